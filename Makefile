@@ -1,0 +1,35 @@
+# The two commands of the README do all the set-up: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+# torch first, by the constraints, so that nothing can pull another build of it.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: .venv/demo
+	$(BIN)/zeromean compare --out runs/demo
+
+test: .venv/test lint
+	$(BIN)/pytest
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build dist runs
+
+.venv/torch: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) torch
+	touch $@
+
+.venv/demo: .venv/torch pyproject.toml
+	$(INSTALL) --editable '.[study]'
+	touch $@
+
+.venv/test: .venv/torch pyproject.toml
+	$(INSTALL) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,53 @@
+"""Zero-mean gradients and weights, for every layer and every way of training.
+
+>>> import torch, zeromean
+>>> model = torch.nn.Linear(3, 2)
+>>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+>>> handle = zeromean.centralize(optimizer, model)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zeromean import fan_in as fan_in
+    from zeromean.attach import Handle as Handle
+    from zeromean.attach import centralize as centralize
+    from zeromean.errors import ZeromeanError as ZeromeanError
+    from zeromean.errors import ZeromeanWarning as ZeromeanWarning
+    from zeromean.fan_in import FanIn as FanIn
+    from zeromean.model import explain as explain
+    from zeromean.plan import Plan as Plan
+    from zeromean.projection import center as center
+
+# Public name -> where it lives. Names load when first used, so that a framework is imported only
+# by those who use it.
+_HOMES = {
+    "FanIn": "zeromean.fan_in",
+    "Handle": "zeromean.attach",
+    "Plan": "zeromean.plan",
+    "ZeromeanError": "zeromean.errors",
+    "ZeromeanWarning": "zeromean.errors",
+    "center": "zeromean.projection",
+    "centralize": "zeromean.attach",
+    "explain": "zeromean.model",
+}
+
+__all__ = [*_HOMES, "fan_in"]  # noqa: PLE0604
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "fan_in":
+        return importlib.import_module("zeromean.fan_in")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'zeromean' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

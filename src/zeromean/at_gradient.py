@@ -1,0 +1,113 @@
+"""at="gradient": the optimizer sees P(g), or P(g + lambda w) where its decay is coupled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from zeromean.errors import ZeromeanError, warn
+from zeromean.optimizers import WeightDecay, decay_inside, facts_of
+from zeromean.projection import shift_, vector_means
+from zeromean.targets import Targets
+
+Closure = Callable[[], Any]
+
+
+class AtGradient:
+    """Centers every gradient before the optimizer reads it, in place.
+
+    Args:
+        targets: What to center.
+        weight_decay: "auto", or how the optimizer's decay acts.
+    """
+
+    def __init__(self, targets: Targets, weight_decay: Literal["auto"] | WeightDecay) -> None:
+        self._targets = targets
+        self._weight_decay = weight_decay
+
+    def before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        # A closure makes the gradients inside step, so they are centered when it returns. Where
+        # super().step() fires the hooks again the closure is wrapped twice; P P = P.
+        if len(args) > 1 and args[1] is not None:
+            return (args[0], partial(self._run_closure, optimizer, args[1]), *args[2:]), kwargs
+        if kwargs.get("closure") is not None:
+            closure = partial(self._run_closure, optimizer, kwargs["closure"])
+            return args, {**kwargs, "closure": closure}
+        self._center_gradients(optimizer)
+        return None
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Nothing is left to do."""
+
+    def _run_closure(self, optimizer: Optimizer, closure: Closure) -> Any:
+        loss = closure()
+        self._center_gradients(optimizer)
+        return loss
+
+    @torch.no_grad()
+    def _center_gradients(self, optimizer: Optimizer) -> None:
+        for group, parameter, fan_in in self._targets.of(optimizer):
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            if gradient.layout is not torch.strided:
+                raise ZeromeanError(
+                    f"a sparse gradient of shape {tuple(gradient.shape)}",
+                    "a dense gradient, because the mean changes the absent entries too",
+                    "leave this layer out by layers=, or build it with sparse=False",
+                )
+            mean = vector_means(gradient, fan_in)
+            decay = decay_inside(optimizer, group, self._weight_decay)
+            if decay:  # the optimizer adds lambda w later: take its mean away now
+                mean += decay * vector_means(parameter, fan_in)
+            shift_(gradient, fan_in, -mean)
+
+
+@torch.no_grad()
+def project_momentum(optimizer: Optimizer, targets: Targets) -> None:
+    """Project the running means of gradients from before, once.
+
+    Raises:
+        ZeromeanError: The optimizer has state, and nobody knows which of it is momentum.
+    """
+    if facts_of(optimizer) is None and optimizer.state:
+        keys = sorted({key for state in optimizer.state.values() for key in state})
+        raise ZeromeanError(
+            f"project_state=True with {type(optimizer).__name__}, an optimizer that zeromean does"
+            f" not know, and its state {', '.join(keys)}",
+            "to know which of its buffers are running means of the gradient",
+            "project those with zeromean.center, or start the optimizer anew",
+        )
+    for buffer, means, fan_in in _momentum(optimizer, targets):
+        shift_(buffer, fan_in, -means)
+
+
+@torch.no_grad()
+def warn_of_momentum(optimizer: Optimizer, targets: Targets) -> None:
+    """Warn where running means of gradients from before are not zero-mean."""
+    for buffer, means, _ in _momentum(optimizer, targets):
+        # Rounding leaves about eps of the largest entry; a mean from before is far above.
+        rounding = 16 * torch.finfo(buffer.dtype).eps * buffer.abs().max()
+        if means.abs().max() > rounding:
+            warn(
+                "momentum from before is not zero-mean and leaks into the steps for a while;"
+                " pass project_state=True to project it once"
+            )
+            return
+
+
+def _momentum(optimizer: Optimizer, targets: Targets) -> list[tuple[Tensor, Tensor, Any]]:
+    facts = facts_of(optimizer)
+    return [
+        (buffer, vector_means(buffer, fan_in), fan_in)
+        for _, parameter, fan_in in targets.of(optimizer)
+        for key in (facts.momentum if facts else ())
+        if (buffer := optimizer.state.get(parameter, {}).get(key)) is not None
+    ]

@@ -1,0 +1,213 @@
+"""Fan-in axes: over which axes of a parameter one output unit's weight vector extends.
+
+The axes follow from the layer, never from the shape alone, so each layer declares them: a rule is
+a function from a module to ``{parameter name: FanIn}``. Rules are found by the qualified names of
+the classes in a module's MRO. Nothing is imported to know a layer, and a subclass, a parametrized
+or a sharded module is what it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+from zeromean.errors import ZeromeanError
+from zeromean.mro import nearest
+
+Role = Literal["conv", "linear", "embedding"]
+
+
+@dataclass(frozen=True)
+class FanIn:
+    """The fan-in axes of one parameter.
+
+    A weight vector holds the ``M`` numbers that multiply inputs to make one output unit;
+    ``M`` is the product of the sizes of its axes (of one group only, where there are groups).
+
+    Args:
+        axes: Axes of the parameter that a weight vector extends over, from 0.
+        groups: How many blocks axis 0 splits into, each with weight vectors of its own: the groups
+            of a transposed convolution. Needs axis 0 among ``axes``.
+        role: What ``layers=`` and ``embeddings=`` select by.
+        padding_idx: An index along axis 0 that is no input: it is neither averaged nor changed.
+
+    Raises:
+        ZeromeanError: The axes are empty, negative or repeated, or ``groups`` does not fit them.
+
+    Example:
+        >>> from zeromean.fan_in import FanIn
+        >>> FanIn(axes=(1, 2, 3), role="conv").size((64, 3, 7, 7))
+        147
+        >>> FanIn(axes=(0, 2, 3), groups=4, role="conv").size((8, 16, 3, 3))
+        18
+    """
+
+    axes: tuple[int, ...]
+    groups: int = 1
+    role: Role = "linear"
+    padding_idx: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.axes or min(self.axes) < 0 or len(set(self.axes)) != len(self.axes):
+            raise ZeromeanError(
+                f"FanIn axes {self.axes!r}",
+                "one or more different axes, counted from 0",
+                "name each axis that an output unit's weights extend over, once",
+            )
+        if self.groups < 1 or (self.groups > 1 and 0 not in self.axes):
+            raise ZeromeanError(
+                f"FanIn groups {self.groups!r} with axes {self.axes!r}",
+                "groups >= 1, and axis 0 among the axes when there is more than one",
+                "leave groups at 1 unless axis 0 splits into blocks that are averaged apart",
+            )
+        if self.role not in get_args(Role):
+            raise ZeromeanError(
+                f"FanIn role {self.role!r}",
+                " or ".join(map(repr, get_args(Role))),
+                "take the role that layers= should select this parameter by",
+            )
+        if self.padding_idx is not None and (0 not in self.axes or self.groups > 1):
+            raise ZeromeanError(
+                f"FanIn padding_idx {self.padding_idx!r} with axes {self.axes!r}",
+                "axis 0 among the axes, and no groups",
+                "leave padding_idx out where axis 0 is not the input",
+            )
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a parameter of this shape has these axes, and a first axis that splits."""
+        if max(self.axes) >= len(shape):
+            return False
+        if self.padding_idx is not None and not 0 <= self.padding_idx < shape[0]:
+            return False
+        return shape[0] % self.groups == 0
+
+    def size(self, shape: Sequence[int]) -> int:
+        """M, the number of entries of one weight vector of a parameter of this shape."""
+        entries = math.prod(shape[axis] for axis in self.axes) // self.groups
+        if self.padding_idx is not None:
+            entries -= entries // shape[0]
+        return entries
+
+    def over_tensor(self, shape: Sequence[int]) -> FanIn:
+        """The same parameter taken as one vector: the ``scope="tensor"`` ablation."""
+        return FanIn(tuple(range(len(shape))), role=self.role, padding_idx=self.padding_idx)
+
+
+Description = Mapping[str, "FanIn | str | None"]
+"""Parameter name -> its fan-in axes, or a reason (or None) why it has none."""
+
+Rule = Callable[[Any], Description]
+_AnyRule = TypeVar("_AnyRule", bound=Rule)
+
+_rules: dict[type | str, Rule] = {}
+
+
+def register(module_class: type | str) -> Callable[[_AnyRule], _AnyRule]:
+    """Teach zeromean the fan-in axes of a module class and its subclasses.
+
+    Args:
+        module_class: The class, or its qualified name (``"package.module.Class"``) so that it need
+            not be imported. A later registration replaces an earlier one.
+
+    Returns:
+        A decorator for the rule: a function from a module of that class to a mapping
+        {parameter name: :class:`FanIn`, or None (or a reason, as text) to leave it alone}. Names
+        are those of the module's own parameters; those of its submodules belong to the submodules.
+
+    Raises:
+        ZeromeanError: ``module_class`` is neither a class nor a qualified name.
+
+    Example:
+        >>> import torch, zeromean
+        >>> class Experts(torch.nn.Module):  # one (in, out) matrix an expert
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.w = torch.nn.Parameter(torch.randn(8, 16, 32))
+        >>> @zeromean.fan_in.register(Experts)
+        ... def experts(module):
+        ...     return {"w": zeromean.FanIn(axes=(1,))}
+        >>> [row.axes for row in zeromean.explain(Experts())]
+        [(1,)]
+    """
+    if not isinstance(module_class, type) and not (
+        isinstance(module_class, str) and "." in module_class
+    ):
+        raise ZeromeanError(
+            f"register({module_class!r})",
+            "a module class or its qualified name",
+            "decorate the rule with @register(MyModule)",
+        )
+
+    def add(rule: _AnyRule) -> _AnyRule:
+        _rules[module_class] = rule
+        return rule
+
+    return add
+
+
+def rule_for(module_class: type) -> Rule | None:
+    """The rule of the nearest class in the MRO that has one."""
+    return nearest(_rules, module_class)
+
+
+# --- PyTorch --------------------------------------------------------------------------------------
+
+
+@register("torch.nn.modules.linear.Linear")  # (out, in)
+@register("torch.nn.modules.rnn.RNNCellBase")
+@register("torch.nn.modules.rnn.RNNBase")  # (gates * hidden, in): each matrix on its own
+@register("torch.nn.modules.activation.MultiheadAttention")  # in_proj (3E, E), or q, k, v apart
+def _rows(module: Any) -> Description:
+    return {
+        name: FanIn(axes=(1,))
+        for name in _tensor_names(module)
+        if name.startswith("weight") or name.endswith("_weight")
+    }
+
+
+@register("torch.nn.modules.linear.Bilinear")  # (out, in1, in2)
+def _bilinear(module: Any) -> Description:
+    return {"weight": FanIn(axes=(1, 2))}
+
+
+@register("torch.nn.modules.conv._ConvNd")
+def _convolution(module: Any) -> Description:
+    kernel = range(2, 2 + len(module.kernel_size))
+    if module.transposed:  # (in, out / groups, k...): a group's inputs feed its own outputs only
+        return {"weight": FanIn(axes=(0, *kernel), groups=module.groups, role="conv")}
+    return {"weight": FanIn(axes=(1, *kernel), role="conv")}  # (out, in / groups, k...)
+
+
+@register("torch.nn.modules.sparse.Embedding")  # (tokens, dim): a Linear of one-hot tokens
+@register("torch.nn.modules.sparse.EmbeddingBag")
+def _embedding(module: Any) -> Description:
+    return {"weight": FanIn(axes=(0,), role="embedding", padding_idx=module.padding_idx)}
+
+
+@register("torch.nn.modules.batchnorm._NormBase")
+@register("torch.nn.modules.normalization.LayerNorm")
+@register("torch.nn.modules.normalization.GroupNorm")
+@register("torch.nn.modules.normalization.RMSNorm")
+def _norm(module: Any) -> Description:
+    return {"weight": "a norm's gain multiplies one input"}
+
+
+@register("torch.nn.modules.activation.PReLU")
+def _prelu(module: Any) -> Description:
+    return {"weight": "a slope multiplies one input"}
+
+
+def _tensor_names(module: Any) -> list[str]:
+    """The module's own parameters that are set, under the names they had before parametrization."""
+    names = [name for name, value in module._parameters.items() if value is not None]
+    return names + list(getattr(module, "parametrizations", ()))
+
+
+# --- Hugging Face transformers --------------------------------------------------------------------
+
+
+@register("transformers.pytorch_utils.Conv1D")  # (in, out), GPT-2's linear layer
+def _hf_conv1d(module: Any) -> Description:
+    return {"weight": FanIn(axes=(0,))}

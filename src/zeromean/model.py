@@ -1,0 +1,169 @@
+"""A torch model's plan: who owns each parameter, and what the owner's rule says of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from zeromean.errors import ZeromeanError
+from zeromean.fan_in import Description, FanIn, rule_for
+from zeromean.mro import qualified_name
+from zeromean.plan import Layers, Owner, Plan, Scope, make_plan
+
+
+class HasPlan(Protocol):
+    """What has been planned already, such as a :class:`zeromean.Handle`."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that is in force."""
+
+
+def explain(
+    subject: nn.Module | HasPlan,
+    *,
+    layers: Layers | None = None,
+    embeddings: bool | None = None,
+    scope: Scope | None = None,
+) -> Plan:
+    """Tell for every parameter whether it is centered, over which axes, and why.
+
+    Args:
+        subject: A model, to see what :func:`zeromean.centralize` would do with it; or a handle, to
+            see what it does.
+        layers, embeddings, scope: As in :func:`zeromean.centralize`, and with its defaults; a
+            handle has its own.
+
+    Returns:
+        A :class:`zeromean.Plan`: a sequence of rows that prints as a table.
+
+    Raises:
+        ZeromeanError: ``subject`` is neither, or options were given with a handle.
+
+    Example:
+        >>> import torch, zeromean
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.ConvTranspose2d(8, 6, 3, groups=2), torch.nn.BatchNorm2d(6)
+        ... )
+        >>> print(zeromean.explain(model))
+        parameter  shape    role  axes               centered  reason
+        0.weight   8x3x3x3  conv  0,2,3 in 2 groups  yes       ConvTranspose2d, fan-in 36
+        0.bias     6        -     -                  no        a bias has no fan-in
+        1.weight   6        -     -                  no        a norm's gain multiplies one input
+        1.bias     6        -     -                  no        a bias has no fan-in
+        centered: 1 of 4 parameters, 216 of 234 entries
+    """
+    given = {"layers": layers, "embeddings": embeddings, "scope": scope}
+    options: Any = {name: value for name, value in given.items() if value is not None}
+    if isinstance(subject, nn.Module):
+        return make_plan(owners(subject), **options)
+    if not isinstance(getattr(subject, "plan", None), Plan):
+        raise ZeromeanError(
+            f"{type(subject).__name__} to explain",
+            "a torch.nn.Module, or the handle that centralize returned",
+            "call explain(model) or explain(handle)",
+        )
+    if options:
+        raise ZeromeanError(
+            f"{', '.join(options)} together with a handle",
+            "a handle alone, which has its own options",
+            "leave the options out, or pass the model",
+        )
+    return subject.plan
+
+
+def owners(model: nn.Module) -> Iterator[Owner]:
+    """Every parameter of the model under every module that holds it, in the model's own order.
+
+    Raises:
+        ZeromeanError: A parameter has no shape yet (a lazy module before its first forward), or a
+            rule names a parameter that its module does not have.
+    """
+    for module_name, module in model.named_modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            continue  # its originals belong to the module that they parametrize
+        description = _describe(module)
+        for name, full_name, parameter in _own_parameters(module, module_name):
+            if is_lazy(parameter):
+                raise ZeromeanError(
+                    f"{full_name}, a lazy parameter that has no shape yet",
+                    "a model whose parameters have their shapes",
+                    "run one forward pass before centralizing",
+                )
+            fan_in, reason = _look_up(module, name, parameter, description)
+            yield Owner(
+                full_name, parameter, tuple(parameter.shape), module_name, module, fan_in, reason
+            )
+
+
+def owners_by_shape(named: Iterable[tuple[str, Tensor]]) -> Iterator[Owner]:
+    """The published rule, for parameters without a model: dimensions 1.. of two or more."""
+    for name, parameter in named:
+        fan_in, reason = None, "fewer than two dimensions"
+        if parameter.ndim >= 2:
+            axes = tuple(range(1, parameter.ndim))
+            fan_in = FanIn(axes, role="conv" if parameter.ndim >= 4 else "linear")
+            reason = "by its shape alone"
+        yield Owner(name, parameter, tuple(parameter.shape), name, None, fan_in, reason)
+
+
+def _describe(module: nn.Module) -> Description | None:
+    rule = rule_for(type(module))
+    if rule is None:
+        return None
+    description = rule(module)
+    for name in description:
+        if not hasattr(module, name):
+            raise ZeromeanError(
+                f"a fan-in rule for {name!r}, which {qualified_name(type(module))} does not have",
+                "a rule that names parameters of its module",
+                f"check the name in the rule registered for {type(module).__name__}",
+            )
+    return description
+
+
+def _own_parameters(module: nn.Module, module_name: str) -> Iterator[tuple[str, str, Tensor]]:
+    """(name in the module, full name, parameter) of each, parametrized ones by their original."""
+    prefix = f"{module_name}." if module_name else ""
+    for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+        yield name, prefix + name, parameter
+    if parametrize.is_parametrized(module):
+        parametrized: Any = module.parametrizations
+        for name, parametrizations in parametrized.items():
+            for original, parameter in parametrizations.named_parameters(recurse=False):
+                yield name, f"{prefix}parametrizations.{name}.{original}", parameter
+
+
+def _look_up(
+    module: nn.Module, name: str, parameter: Tensor, description: Description | None
+) -> tuple[FanIn | None, str]:
+    kind = type(module).__name__
+    if description is None:
+        return None, f"nobody described {kind}: zeromean.fan_in.register can"
+    if name not in description:
+        return None, "a bias has no fan-in" if "bias" in name else f"{kind}'s rule leaves it out"
+    told = description[name]
+    if not isinstance(told, FanIn):
+        return None, told or f"{kind}'s rule leaves it alone"
+    if not (parameter.is_floating_point() or parameter.is_complex()):
+        return None, f"{parameter.dtype} entries have no mean"
+    if parametrize.is_parametrized(module, name) and not _keeps_shape(module, name):
+        return None, f"the parametrization of {kind}'s {name} changes its shape or splits it"
+    return told, kind
+
+
+def _keeps_shape(module: nn.Module, name: str) -> bool:
+    """Whether one original of the same shape stands behind a parametrized tensor."""
+    parametrizations: Any = module.parametrizations[name]  # type: ignore[index]
+    if not parametrizations.is_tensor:
+        return False
+    # A copy in eval mode: some parametrizations move their buffers whenever they are evaluated.
+    with torch.no_grad():
+        value = copy.deepcopy(parametrizations).eval()()
+    return bool(value.shape == parametrizations.original.shape)

@@ -1,0 +1,92 @@
+"""The operator: the projection P = I - e e^T, which takes each weight vector's mean away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from zeromean.errors import ZeromeanError
+from zeromean.fan_in import FanIn
+
+
+def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
+    r"""Subtract from each weight vector its mean: :math:`P x = x - \frac{1}{M} \sum_{i=1}^{M} x_i`.
+
+    P is linear, symmetric and idempotent, and never lengthens a vector. The mean accumulates in at
+    least float32; the result has the type of ``x``, and autograd goes through.
+
+    Args:
+        x: A floating-point or complex tensor of any shape.
+        axes: The axes that one vector extends over; negative ones count from the end.
+        groups: How many blocks axis 0 splits into, each with vectors of its own (default 1).
+
+    Returns:
+        A new tensor of the shape and type of ``x``.
+
+    Raises:
+        ZeromeanError: ``x`` is not floating-point or complex, or lacks an axis, or its first axis
+            does not split into ``groups``.
+
+    Example:
+        >>> import torch, zeromean
+        >>> zeromean.center(torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 6.0]]), axes=1)
+        tensor([[-1.,  0.,  1.],
+                [-2., -2.,  4.]])
+
+    Reference:
+        Yong et al., Gradient Centralization, ECCV 2020, eq. 1 and 2.
+    """
+    if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
+        got = f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__
+        raise ZeromeanError(
+            f"a {got}", "a floating-point or complex torch.Tensor", "convert it first: x.float()"
+        )
+    given = (axes,) if isinstance(axes, int) else tuple(axes)
+    if any(not -x.ndim <= axis < x.ndim for axis in given):
+        raise ZeromeanError(
+            f"axes {given} for the shape {tuple(x.shape)}",
+            f"axes from {-x.ndim} to {x.ndim - 1}",
+            "name axes that the tensor has",
+        )
+    fan_in = FanIn(tuple(axis % x.ndim for axis in given), groups)
+    if not fan_in.fits(x.shape):
+        raise ZeromeanError(
+            f"groups={groups} for the shape {tuple(x.shape)}",
+            "a first axis that splits into equal groups",
+            "pass the layer's own number of groups",
+        )
+    return (_split(x, fan_in) - vector_means(x, fan_in)).reshape(x.shape).to(x.dtype)
+
+
+def vector_means(x: Tensor, fan_in: FanIn) -> Tensor:
+    """The mean of each weight vector of ``x``, in at least float32, shaped to broadcast back."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    totals = (
+        part.sum(_split_axes(fan_in), keepdim=True, dtype=dtype) for part in _parts(x, fan_in)
+    )
+    return reduce(torch.add, totals) / fan_in.size(x.shape)
+
+
+def shift_(x: Tensor, fan_in: FanIn, by: Tensor) -> None:
+    """Add to every entry of each weight vector, in place, its number in ``by``."""
+    for part in _parts(x, fan_in):
+        part.add_(by)
+
+
+def _split(x: Tensor, fan_in: FanIn) -> Tensor:
+    return x if fan_in.groups == 1 else x.view(fan_in.groups, -1, *x.shape[1:])
+
+
+def _split_axes(fan_in: FanIn) -> tuple[int, ...]:
+    return fan_in.axes if fan_in.groups == 1 else tuple(axis + 1 for axis in fan_in.axes)
+
+
+def _parts(x: Tensor, fan_in: FanIn) -> tuple[Tensor, ...]:
+    """Views that together hold every averaged entry: all of ``x``, but for a padding row."""
+    x = _split(x, fan_in)
+    if fan_in.padding_idx is None:
+        return (x,)
+    return x[: fan_in.padding_idx], x[fan_in.padding_idx + 1 :]

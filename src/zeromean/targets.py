@@ -1,0 +1,85 @@
+"""Which of an optimizer's parameters are centered: its plan, kept up to date as it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from zeromean.errors import warn
+from zeromean.fan_in import FanIn
+from zeromean.model import owners, owners_by_shape
+from zeromean.plan import Layers, Plan, Row, Scope, make_plan
+
+
+class Targets:
+    """The centered parameters of one optimizer, planned again when it holds one never seen.
+
+    Args:
+        optimizer: Whose parameters are meant. It is not kept: hooks pass it in.
+        model: Whose layers tell the axes, or None to go by shapes.
+        layers, embeddings, scope: As in :func:`zeromean.centralize`.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module | None,
+        layers: Layers,
+        embeddings: bool,
+        scope: Scope,
+    ) -> None:
+        self._model = model
+        self._layers = layers
+        self._embeddings = embeddings
+        self._scope = scope
+        self.plan = self._make_plan(optimizer)
+
+    def of(self, optimizer: Optimizer) -> Iterator[tuple[dict[str, Any], Tensor, FanIn]]:
+        """(param group, parameter, fan-in) of everything that is centered now."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter not in self._fan_ins:
+                    self.plan = self._make_plan(optimizer)
+                fan_in = self._fan_ins[parameter]
+                if fan_in is not None:
+                    yield group, parameter, fan_in
+
+    def _make_plan(self, optimizer: Optimizer) -> Plan:
+        named = list(_named_parameters(optimizer))
+        held = {id(parameter) for _, parameter in named}
+        plan = make_plan(
+            owners_by_shape(named) if self._model is None else owners(self._model),
+            layers=self._layers,
+            embeddings=self._embeddings,
+            scope=self._scope,
+        )
+        rows = [
+            row.left_alone("not a parameter of this optimizer")
+            if row.centered and id(row.parameter) not in held
+            else row
+            for row in plan
+        ]
+        owned = {id(row.parameter) for row in rows}
+        strangers = [
+            Row(name, tuple(p.shape), None, False, "not a parameter of the model", p)
+            for name, p in named
+            if id(p) not in owned
+        ]
+        if strangers:
+            warn(
+                f"{len(strangers)} of the optimizer's parameters ({strangers[0].name} first) do not"
+                " belong to the model and are not centered; pass the model that holds them all"
+            )
+        rows += strangers
+        self._fan_ins = {row.parameter: row.fan_in if row.centered else None for row in rows}
+        return Plan(tuple(rows))
+
+
+def _named_parameters(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for number, group in enumerate(optimizer.param_groups):
+        names = group.get("param_names")
+        for index, parameter in enumerate(group["params"]):
+            yield (names[index] if names else f"group {number}, parameter {index}"), parameter
