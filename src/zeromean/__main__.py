@@ -1,0 +1,22 @@
+"""The `zeromean` program, also `python -m zeromean`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line; says in one line if the extra it needs is missing."""
+    try:
+        from zeromean.cli import app
+
+        app()
+    except ModuleNotFoundError as error:
+        print(
+            f"zeromean: no module {error.name}; fix: pip install 'zeromean[study]'", file=sys.stderr
+        )
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

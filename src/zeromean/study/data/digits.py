@@ -1,0 +1,24 @@
+"""Handwritten digits that come with scikit-learn: 1,797 grey images of 8x8 pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from zeromean.study.data.dataset import Dataset
+from zeromean.study.data.split import split_dataset
+
+# As in scikit-learn's own example: with fewer test images, one of them would weigh too much.
+TEST_FRACTION = 0.5
+
+
+def read_digits() -> Dataset:
+    """Reads the digits (values 0 to 16) and holds half of each class out for testing."""
+    bunch = load_digits()
+    return split_dataset(
+        "digits",
+        bunch.images.astype(np.uint8)[:, None],
+        bunch.target.astype(np.int64),
+        tuple(str(name) for name in bunch.target_names),
+        TEST_FRACTION,
+    )

@@ -1,0 +1,1 @@
+"""The networks that a comparison can train; one architecture a file."""

@@ -1,0 +1,29 @@
+"""A small convolutional network."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from zeromean.errors import ZeromeanError
+
+
+def cnn(channels: int, side: int, classes: int) -> nn.Module:
+    """Two blocks of 3x3 convolution, ReLU and 2x2 max pooling, then one linear layer.
+
+    Raises:
+        ZeromeanError: The images are smaller than 4x4 pixels, so that pooling leaves nothing.
+    """
+    if side < 4:
+        raise ZeromeanError(
+            f"model 'cnn' on images of {side}x{side} pixels", "4x4 or more", "use --model mlp"
+        )
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (side // 4) ** 2, classes),
+    )
