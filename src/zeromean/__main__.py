@@ -12,6 +12,8 @@ def main() -> None:
 
         app()
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("zeromean"):
+            raise
         print(
             f"zeromean: no module {error.name}; fix: pip install 'zeromean[study]'", file=sys.stderr
         )

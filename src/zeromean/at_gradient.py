@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from zeromean.errors import ZeromeanError, warn
+from zeromean.fan_in import FanIn
 from zeromean.optimizers import WeightDecay, decay_inside, facts_of
 from zeromean.projection import shift_, vector_means
 from zeromean.targets import Targets
@@ -53,21 +54,36 @@ class AtGradient:
 
     @torch.no_grad()
     def _center_gradients(self, optimizer: Optimizer) -> None:
+        gradients: list[Tensor] = []
+        fan_ins: list[FanIn] = []
+        decays: list[tuple[int, float]] = []  # (which gradient, lambda)
+        weights: list[Tensor] = []
         for group, parameter, fan_in in self._targets.of(optimizer):
-            gradient = parameter.grad
-            if gradient is None:
+            if parameter.grad is None:
                 continue
-            if gradient.layout is not torch.strided:
-                raise ZeromeanError(
-                    f"a sparse gradient of shape {tuple(gradient.shape)}",
-                    "a dense gradient, because the mean changes the absent entries too",
-                    "leave this layer out by layers=, or build it with sparse=False",
-                )
-            mean = vector_means(gradient, fan_in)
             decay = decay_inside(optimizer, group, self._weight_decay)
-            if decay:  # the optimizer adds lambda w later: take its mean away now
-                mean += decay * vector_means(parameter, fan_in)
-            shift_(gradient, fan_in, -mean)
+            if decay:
+                decays.append((len(gradients), decay))
+                weights.append(parameter)
+            gradients.append(_dense(parameter.grad))
+            fan_ins.append(fan_in)
+        means = vector_means(
+            gradients + weights, fan_ins + [fan_ins[number] for number, _ in decays]
+        )
+        # The optimizer adds lambda w later: the mean of that is taken away now.
+        for (number, decay), weight_means in zip(decays, means[len(gradients) :], strict=True):
+            means[number] += decay * weight_means
+        shift_(gradients, fan_ins, [-mean for mean in means[: len(gradients)]])
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    if gradient.layout is not torch.strided:
+        raise ZeromeanError(
+            f"a sparse gradient of shape {tuple(gradient.shape)}",
+            "a dense gradient, because the mean changes the absent entries too",
+            "leave this layer out by layers=, or build it with sparse=False",
+        )
+    return gradient
 
 
 @torch.no_grad()
@@ -85,14 +101,15 @@ def project_momentum(optimizer: Optimizer, targets: Targets) -> None:
             "to know which of its buffers are running means of the gradient",
             "project those with zeromean.center, or start the optimizer anew",
         )
-    for buffer, means, fan_in in _momentum(optimizer, targets):
-        shift_(buffer, fan_in, -means)
+    buffers, fan_ins = _momentum(optimizer, targets)
+    shift_(buffers, fan_ins, [-means for means in vector_means(buffers, fan_ins)])
 
 
 @torch.no_grad()
 def warn_of_momentum(optimizer: Optimizer, targets: Targets) -> None:
     """Warn where running means of gradients from before are not zero-mean."""
-    for buffer, means, _ in _momentum(optimizer, targets):
+    buffers, fan_ins = _momentum(optimizer, targets)
+    for buffer, means in zip(buffers, vector_means(buffers, fan_ins), strict=True):
         # Rounding leaves about eps of the largest entry; a mean from before is far above.
         rounding = 16 * torch.finfo(buffer.dtype).eps * buffer.abs().max()
         if means.abs().max() > rounding:
@@ -103,11 +120,12 @@ def warn_of_momentum(optimizer: Optimizer, targets: Targets) -> None:
             return
 
 
-def _momentum(optimizer: Optimizer, targets: Targets) -> list[tuple[Tensor, Tensor, Any]]:
+def _momentum(optimizer: Optimizer, targets: Targets) -> tuple[list[Tensor], list[FanIn]]:
     facts = facts_of(optimizer)
-    return [
-        (buffer, vector_means(buffer, fan_in), fan_in)
+    found = [
+        (buffer, fan_in)
         for _, parameter, fan_in in targets.of(optimizer)
         for key in (facts.momentum if facts else ())
         if (buffer := optimizer.state.get(parameter, {}).get(key)) is not None
     ]
+    return [buffer for buffer, _ in found], [fan_in for _, fan_in in found]

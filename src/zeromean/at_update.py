@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,38 +28,44 @@ class AtUpdate:
         self._targets = targets
         # A stack, because super().step() fires the hooks again inside. A step that raises leaves
         # its entry behind; the bound, deeper than any such chain, lets those fall off the end.
-        self._means: deque[list[tuple[Tensor, FanIn, Tensor]]] = deque(maxlen=8)
-        self._residuals: dict[Tensor, Tensor] = {}
+        self._entered: deque[_Entered] = deque(maxlen=8)
+        # A mean is finer than a rounding step of half-precision weights. What rounding loses, one
+        # float32 a vector, is carried to the next step that moves the vector.
+        self._lost: dict[Tensor, Tensor] = {}
 
     @torch.no_grad()
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        self._means.append(
-            [
-                (parameter, fan_in, vector_means(parameter, fan_in))
-                for _, parameter, fan_in in self._targets.of(optimizer)
-            ]
-        )
+        targets = [(weight, fan_in) for _, weight, fan_in in self._targets.of(optimizer)]
+        weights = [weight for weight, _ in targets]
+        fan_ins = [fan_in for _, fan_in in targets]
+        means = vector_means(weights, fan_ins)
+        aims = [
+            mean + self._lost[weight] if weight in self._lost else mean
+            for weight, mean in zip(weights, means, strict=True)
+        ]
+        self._entered.append(_Entered(weights, fan_ins, means, aims))
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:
-        for parameter, fan_in, before in self._means.pop():
-            moved = before - vector_means(parameter, fan_in)
-            if parameter.dtype == before.dtype:
-                shift_(parameter, fan_in, moved)
-            else:
-                self._put_back_rounded(parameter, fan_in, before, moved)
+        weights, fan_ins, before, aims = self._entered.pop()
+        after = vector_means(weights, fan_ins)
+        amounts = [
+            torch.where(new == old, 0, aim - new)
+            for old, new, aim in zip(before, after, aims, strict=True)
+        ]
+        shift_(weights, fan_ins, amounts)
+        rounded = [n for n, weight in enumerate(weights) if weight.dtype != before[n].dtype]
+        left = vector_means([weights[n] for n in rounded], [fan_ins[n] for n in rounded])
+        for n, mean in zip(rounded, left, strict=True):
+            self._lost[weights[n]] = aims[n] - mean
 
-    def _put_back_rounded(
-        self, parameter: Tensor, fan_in: FanIn, before: Tensor, moved: Tensor
-    ) -> None:
-        """Put back a mean finer than a rounding step of half-precision weights.
 
-        What rounding loses, one float32 a vector, is carried to the next step that moves it.
-        """
-        lost = self._residuals.get(parameter, torch.zeros_like(before))
-        still = moved == 0
-        shift_(parameter, fan_in, torch.where(still, 0, moved + lost))
-        lost_now = before + lost - vector_means(parameter, fan_in)
-        self._residuals[parameter] = torch.where(still, lost, lost_now)
+class _Entered(NamedTuple):
+    """What one step found: its weights, their means, and the means that it is to leave."""
+
+    weights: list[Tensor]
+    fan_ins: list[FanIn]
+    means: list[Tensor]
+    aims: list[Tensor]

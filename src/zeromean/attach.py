@@ -87,8 +87,10 @@ def centralize(
     check_option("project_state", project_state, (True, False))
     _check_effect(at, model, layers, embeddings, weight_decay, project_state)
     _check_optimizer(optimizer, at, weight_decay)
+    _check_model(optimizer, model)
     targets = Targets(optimizer, model, layers, embeddings, scope)
-    _check_plan(targets.plan, optimizer, model)
+    if not targets.plan.centered:
+        warn("nothing is centered: print(handle.plan) tells why for each parameter")
     if at == "update":
         return Handle(optimizer, targets, AtUpdate(targets))
     if project_state:
@@ -250,7 +252,7 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
             decay_inside(optimizer, group, weight_decay)
 
 
-def _check_plan(plan: Plan, optimizer: Optimizer, model: nn.Module | None) -> None:
+def _check_model(optimizer: Optimizer, model: nn.Module | None) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if model is None:
         warn(
@@ -263,5 +265,3 @@ def _check_plan(plan: Plan, optimizer: Optimizer, model: nn.Module | None) -> No
             "the model whose parameters the optimizer updates",
             "pass that model, and make the optimizer after moving or wrapping it",
         )
-    if not plan.centered:
-        warn("nothing is centered: print(handle.plan) tells why for each parameter")

@@ -40,4 +40,4 @@ def warn(message: str) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("zeromean."):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, ZeromeanWarning, stacklevel=level - 1)
+    warnings.warn(message, ZeromeanWarning, stacklevel=level)

@@ -118,8 +118,10 @@ def _describe(module: nn.Module) -> Description | None:
     if rule is None:
         return None
     description = rule(module)
+    # Looked up by hand: reading a parametrized attribute would evaluate its parametrization.
+    known = {*module._parameters, *vars(module), *getattr(module, "parametrizations", ())}
     for name in description:
-        if not hasattr(module, name):
+        if name not in known:
             raise ZeromeanError(
                 f"a fan-in rule for {name!r}, which {qualified_name(type(module))} does not have",
                 "a rule that names parameters of its module",

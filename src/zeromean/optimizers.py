@@ -43,8 +43,8 @@ _facts: dict[type | str, Facts] = {
     "torch.optim.rmsprop.RMSprop": Facts("coupled", ("grad_avg",)),
     "torch.optim.asgd.ASGD": Facts("coupled"),
     "torch.optim.rprop.Rprop": Facts(),
-    "torch.optim._adafactor.Adafactor": Facts("decoupled"),
-    "torch.optim._muon.Muon": Facts("decoupled", ("momentum_buffer",)),
+    "torch.optim.Adafactor": Facts("decoupled"),
+    "torch.optim.Muon": Facts("decoupled", ("momentum_buffer",)),
     "torch.optim.lbfgs.LBFGS": Facts(
         refuses_update="its curvature pairs hold differences of the weights it wrote itself"
     ),

@@ -58,22 +58,30 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
             "a first axis that splits into equal groups",
             "pass the layer's own number of groups",
         )
-    return (_split(x, fan_in) - vector_means(x, fan_in)).reshape(x.shape).to(x.dtype)
+    return (_split(x, fan_in) - _vector_means(x, fan_in)).reshape(x.shape).to(x.dtype)
 
 
-def vector_means(x: Tensor, fan_in: FanIn) -> Tensor:
-    """The mean of each weight vector of ``x``, in at least float32, shaped to broadcast back."""
+def vector_means(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> list[Tensor]:
+    """The mean of each weight vector of many tensors, shaped to broadcast back to each.
+
+    In at least float32, whatever the tensors' types.
+    """
+    return [_vector_means(x, fan_in) for x, fan_in in zip(tensors, fan_ins, strict=True)]
+
+
+def shift_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn], by: Sequence[Tensor]) -> None:
+    """Add to all entries of each weight vector, in place, the vector's number in ``by``."""
+    for x, fan_in, amount in zip(tensors, fan_ins, by, strict=True):
+        for part in _parts(x, fan_in):
+            part.add_(amount)
+
+
+def _vector_means(x: Tensor, fan_in: FanIn) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
     totals = (
         part.sum(_split_axes(fan_in), keepdim=True, dtype=dtype) for part in _parts(x, fan_in)
     )
     return reduce(torch.add, totals) / fan_in.size(x.shape)
-
-
-def shift_(x: Tensor, fan_in: FanIn, by: Tensor) -> None:
-    """Add to every entry of each weight vector, in place, its number in ``by``."""
-    for part in _parts(x, fan_in):
-        part.add_(by)
 
 
 def _split(x: Tensor, fan_in: FanIn) -> Tensor:

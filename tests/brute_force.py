@@ -1,0 +1,33 @@
+"""Weight vectors found by what a layer computes, not by its declared axes: the tests' oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def weight_vectors(outputs: Tensor, weight: Tensor, unit_axis: int = 1) -> list[Tensor]:
+    """One mask an output unit: the entries of ``weight`` that the unit's output depends on."""
+    masks = []
+    for unit in outputs.unbind(unit_axis):
+        (gradient,) = torch.autograd.grad(unit.sum(), weight, retain_graph=True)
+        masks.append(gradient != 0)
+    return masks
+
+
+def center_vectors(x: Tensor, masks: list[Tensor]) -> Tensor:
+    """Each weight vector of ``x`` less its mean, one after the other in float64."""
+    centered = x.double().clone()
+    for mask in masks:
+        centered[mask] -= x.double()[mask].mean()
+    return centered
+
+
+def layer_vectors(
+    layer: nn.Module, inputs: Callable[[], tuple[Tensor, ...]], unit_axis: int = 1
+) -> list[Tensor]:
+    """The weight vectors of ``layer.weight``, from positive inputs so that nothing cancels."""
+    layer = layer.double()
+    return weight_vectors(layer(*inputs()), layer.weight, unit_axis)

@@ -1,0 +1,564 @@
+"""centralize on any optimizer: where it acts, how it is driven, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zeromean
+from zeromean.attach import handle_of
+
+SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 6, 2, groups=2), nn.Flatten(),
+        nn.Linear(6 * 5 * 5, 3),
+    ).to(dtype)  # fmt: skip
+
+
+def loss_of(model: nn.Module) -> Tensor:
+    dtype = next(model.parameters()).dtype
+    return model(torch.randn(4, 3, 6, 6).to(dtype)).square().mean()
+
+
+def backward(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    loss_of(model).backward()
+
+
+def centered_rows(model: nn.Module) -> Iterator[tuple[nn.Parameter, Any]]:
+    for row in zeromean.explain(model).centered:
+        yield row.parameter, row
+
+
+def vector_means(tensor: Tensor, row: Any) -> Tensor:
+    return tensor - zeromean.center(tensor, row.axes, row.groups)
+
+
+def all_means(model: nn.Module) -> list[Tensor]:
+    return [vector_means(p.detach(), row) for p, row in centered_rows(model)]
+
+
+def assert_same_weights(a: nn.Module, b: nn.Module, **tolerance: float) -> None:
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q, **tolerance)
+
+
+# --- at="gradient" --------------------------------------------------------------------------------
+
+COUPLED = {
+    "SGD": lambda p, **k: SGD(p, lr=0.1, momentum=0.9, **k),
+    "Adam": lambda p, **k: Adam(p, lr=0.01, **k),
+    "Adamax": lambda p, **k: torch.optim.Adamax(p, lr=0.01, **k),
+    "NAdam": lambda p, **k: torch.optim.NAdam(p, lr=0.01, **k),
+    "RAdam": lambda p, **k: torch.optim.RAdam(p, lr=0.01, **k),
+    "Adagrad": lambda p, **k: torch.optim.Adagrad(p, lr=0.01, **k),
+    "Adadelta": torch.optim.Adadelta,
+    "RMSprop": lambda p, **k: torch.optim.RMSprop(p, lr=0.01, momentum=0.9, centered=True, **k),
+    "ASGD": torch.optim.ASGD,
+}
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("name", COUPLED)
+def test_coupled_decay_is_inside_the_projection(name: str, maximize: bool) -> None:
+    make, decay = COUPLED[name], 0.3
+    model = network()
+    reference = copy.deepcopy(model)
+    optimizer = make(model.parameters(), weight_decay=decay, maximize=maximize)
+    plain = make(reference.parameters())
+    zeromean.centralize(optimizer, model)
+    axes = {row.name: row for row in zeromean.explain(model).centered}
+    for _ in range(4):
+        backward(model, optimizer)
+        for (key, p), q in zip(model.named_parameters(), reference.parameters(), strict=True):
+            assert p.grad is not None
+            q.grad = (-p.grad if maximize else p.grad) + decay * q.detach()
+            if key in axes:
+                q.grad = zeromean.center(q.grad, axes[key].axes, axes[key].groups)
+        optimizer.step()
+        plain.step()
+        assert_same_weights(model, reference, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: AdamW(p, lr=0.01, weight_decay=0.3),
+        lambda p: Adam(p, lr=0.01, weight_decay=0.3, decoupled_weight_decay=True),
+        lambda p: torch.optim.NAdam(p, lr=0.01, weight_decay=0.3, decoupled_weight_decay=True),
+        lambda p: torch.optim.RAdam(p, lr=0.01, weight_decay=0.3, decoupled_weight_decay=True),
+        lambda p: torch.optim.Rprop(p, lr=0.01),
+        lambda p: torch.optim.Adafactor(p, lr=0.01, weight_decay=0.3),
+        lambda p: SGD(p, lr=0.01, momentum=0.9, nesterov=True),
+    ],
+)
+def test_without_coupled_decay_the_optimizer_sees_the_centered_gradient(
+    make: Callable[..., torch.optim.Optimizer],
+) -> None:
+    model = network()
+    reference = copy.deepcopy(model)
+    optimizer, plain = make(model.parameters()), make(reference.parameters())
+    zeromean.centralize(optimizer, model)
+    for _ in range(4):
+        backward(model, optimizer)
+        for p, q in zip(model.parameters(), reference.parameters(), strict=True):
+            q.grad = p.grad.clone()
+        for q, row in centered_rows(reference):
+            q.grad = zeromean.center(q.grad, row.axes, row.groups)
+        optimizer.step()
+        plain.step()
+        assert_same_weights(model, reference, rtol=1e-12, atol=1e-15)
+
+
+def test_told_decay_overrides_the_table() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), lr=0.1, weight_decay=0.3)
+    zeromean.centralize(optimizer, model, weight_decay="decoupled")
+    before = all_means(model)
+    backward(model, optimizer)
+    optimizer.step()
+    for mean, old in zip(all_means(model), before, strict=True):
+        torch.testing.assert_close(mean, old * (1 - 0.1 * 0.3))
+
+
+def test_scope_tensor_averages_the_whole_tensor() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model, scope="tensor")
+    backward(model, optimizer)
+    before = model[0].weight.grad.clone()
+    optimizer.step()
+    torch.testing.assert_close(model[0].weight.grad, before - before.mean())
+
+
+def test_the_padding_row_of_an_embedding_is_neither_averaged_nor_changed() -> None:
+    model = nn.Embedding(5, 3, padding_idx=2).double()
+    with torch.no_grad():
+        model.weight[2] = 7.0
+    optimizer = SGD(model.parameters(), lr=1.0)
+    zeromean.centralize(optimizer, model, embeddings=True)
+    model(torch.tensor([0, 1, 1, 2, 4])).sum().backward()
+    before = model.weight.detach().clone()
+    optimizer.step()
+    tokens = torch.tensor([0, 1, 3, 4])
+    moved = before - model.weight.detach()
+    assert (moved[2] == 0).all()
+    torch.testing.assert_close(moved[tokens, 0], torch.tensor([0.0, 1, -1, 0]).double())
+
+
+def test_attaching_in_the_middle_of_a_run() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    backward(model, optimizer)
+    optimizer.step()
+    with pytest.warns(zeromean.ZeromeanWarning, match="project_state=True"):
+        zeromean.centralize(optimizer, model).remove()
+    zeromean.centralize(optimizer, model, project_state=True)
+    before = all_means(model)
+    for _ in range(3):
+        backward(model, optimizer)
+        optimizer.step()
+    torch.testing.assert_close(all_means(model), before)
+
+
+def test_attaching_again_in_the_middle_of_a_centered_run_does_not_warn() -> None:
+    model = network(torch.float32)
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    handle = zeromean.centralize(optimizer, model)
+    for _ in range(20):
+        backward(model, optimizer)
+        optimizer.step()
+    handle.remove()
+    zeromean.centralize(optimizer, model)
+
+
+# --- at="update" ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *COUPLED.values(),
+        lambda p, **k: AdamW(p, lr=0.01, **k),
+        lambda p, **k: torch.optim.Adafactor(p, lr=0.01, **k),
+    ],
+)
+def test_the_whole_update_is_projected(make: Callable[..., torch.optim.Optimizer]) -> None:
+    model = network()
+    optimizer = make(model.parameters(), weight_decay=0.1)
+    zeromean.centralize(optimizer, model, at="update")
+    for _ in range(4):
+        backward(model, optimizer)
+        start = [p.detach().clone() for p in model.parameters()]
+        # One copy of both, so that the copied optimizer steps the copied model; hooks stay behind.
+        plain_model, plain = copy.deepcopy((model, optimizer))
+        for p, q in zip(model.parameters(), plain_model.parameters(), strict=True):
+            q.grad = p.grad.clone()
+        plain.step()
+        optimizer.step()
+        axes = {row.name: row for row in zeromean.explain(model).centered}
+        for (name, p), q, w in zip(
+            model.named_parameters(), plain_model.parameters(), start, strict=True
+        ):
+            delta = w - q.detach()
+            if name in axes:
+                delta = zeromean.center(delta, axes[name].axes, axes[name].groups)
+            torch.testing.assert_close(p.detach(), w - delta, rtol=1e-12, atol=1e-15)
+
+
+def test_parameters_that_a_step_does_not_move_stay_bit_identical() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        model = network(dtype)
+        optimizer = AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+        zeromean.centralize(optimizer, model, at="update")
+        for _ in range(3):
+            backward(model, optimizer)
+            optimizer.step()
+        optimizer.zero_grad()
+        before = copy.deepcopy(model.state_dict())
+        optimizer.step()
+        for name, weight in model.state_dict().items():
+            assert torch.equal(weight, before[name])
+
+
+def drift_in_half_precision(at: str | None, steps: int = 300) -> float:
+    """How far the vector means move, in standard deviations of the weights."""
+    torch.manual_seed(1)
+    model = nn.Linear(256, 64, bias=False).to(torch.bfloat16)
+    optimizer = AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    if at is not None:
+        zeromean.centralize(optimizer, model, at=at)  # type: ignore[arg-type]
+    start = model.weight.detach().double()
+    for _ in range(steps):
+        model.weight.grad = torch.randn(64, 256).add_(0.3).to(torch.bfloat16)
+        optimizer.step()
+    moved = (model.weight.detach().double() - start).mean(1)
+    return float(moved.abs().max() / start.std())
+
+
+def test_half_precision_weights_keep_their_mean_by_the_carried_residual() -> None:
+    assert drift_in_half_precision(None) > 0.1
+    assert drift_in_half_precision("update") < 0.003
+
+
+# --- closures and nested steps --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["positional", "keyword"])
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_a_closure_that_makes_the_gradients(how: str, at: Any) -> None:
+    model = network()
+    optimizer = Adam(model.parameters(), lr=0.01, weight_decay=0.1)
+    plain_model = copy.deepcopy(model)
+    plain = Adam(plain_model.parameters(), lr=0.01, weight_decay=0.1)
+    zeromean.centralize(optimizer, model, at=at)
+    zeromean.centralize(plain, plain_model, at=at)
+    for step in range(3):
+
+        def closure(step: int = step) -> Tensor:
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            loss = loss_of(model)
+            loss.backward()
+            return loss
+
+        loss = optimizer.step(closure) if how == "positional" else optimizer.step(closure=closure)
+        assert loss is not None
+        torch.manual_seed(step)
+        backward(plain_model, plain)
+        plain.step()
+        assert_same_weights(model, plain_model, rtol=0, atol=0)
+
+
+def test_lbfgs_sees_centered_gradients_at_every_evaluation() -> None:
+    model = nn.Linear(6, 2).double()
+    x, y = torch.randn(20, 6).double(), torch.randn(20, 2).double()
+    optimizer = torch.optim.LBFGS(model.parameters(), line_search_fn="strong_wolfe")
+    zeromean.centralize(optimizer, model)
+    before = model.weight.detach().mean(1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure).item() for _ in range(3)]
+    torch.testing.assert_close(model.weight.detach().mean(1), before)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_a_step_after_a_closure_that_raised_is_right(at: Any) -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    zeromean.centralize(optimizer, model, at=at)
+
+    def broken() -> Tensor:
+        raise RuntimeError("no data")
+
+    before = all_means(model)
+    for _ in range(20):  # more often than any stack could hide
+        with pytest.raises(RuntimeError, match="no data"):
+            optimizer.step(broken)
+        backward(model, optimizer)
+        optimizer.step()
+    torch.testing.assert_close(all_means(model), before)
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+@pytest.mark.parametrize("with_closure", [False, True])
+def test_a_subclass_that_calls_super_step_fires_the_hooks_twice(
+    at: Any, with_closure: bool
+) -> None:
+    class Twice(Adam):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    results = []
+    for kind in (Adam, Twice):
+        torch.manual_seed(0)
+        model = network()
+        optimizer = kind(model.parameters(), lr=0.01, weight_decay=0.1)
+        zeromean.centralize(optimizer, model, at=at)
+        for _ in range(3):
+            if with_closure:
+
+                def closure(model: nn.Module = model, optimizer: Any = optimizer) -> Tensor:
+                    optimizer.zero_grad()
+                    loss = loss_of(model)
+                    loss.backward()
+                    return loss
+
+                optimizer.step(closure)
+            else:
+                backward(model, optimizer)
+                optimizer.step()
+        results.append(model)
+    assert_same_weights(*results, rtol=1e-12, atol=1e-14)
+
+
+# --- growing and shrinking ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_parameters_added_later_are_planned_when_first_seen(at: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 4)).double()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, model, at=at)
+    model.append(nn.Linear(4, 3).double())
+    optimizer.add_param_group({"params": model[1].parameters(), "weight_decay": 0.1})
+    before = all_means(model)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(5, 4).double()).square().sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(all_means(model), before)
+    assert {row.name for row in handle.plan.centered} == {"0.weight", "1.weight"}
+
+
+def test_parameters_from_outside_the_model_are_left_alone_with_a_warning() -> None:
+    model, other = nn.Linear(4, 4), nn.Linear(4, 4)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, model)
+    optimizer.add_param_group({"params": other.parameters()})
+    model.weight.grad = torch.ones(4, 4)
+    other.weight.grad = torch.ones(4, 4)
+    with pytest.warns(zeromean.ZeromeanWarning, match="2 of the optimizer's parameters"):
+        optimizer.step()
+    optimizer.step()
+    assert (other.weight.grad == 1).all()
+    assert (model.weight.grad == 0).all()
+    assert handle.plan[-1].reason == "not a parameter of the model"
+
+
+def test_parameters_of_another_optimizer_are_not_claimed() -> None:
+    model = network()
+    optimizer = SGD(model[0].parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, model)
+    assert [row.name for row in handle.plan.centered] == ["0.weight"]
+    assert "not a parameter of this optimizer" in str(handle.plan)
+
+
+def test_parameters_without_a_gradient_are_skipped() -> None:
+    model = network()
+    model[0].weight.requires_grad_(False)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model)
+    optimizer.step()
+    backward(model, optimizer)
+    optimizer.step()
+    assert model[0].weight.grad is None
+    torch.testing.assert_close(model[4].weight.grad.mean(1), torch.zeros(3).double())
+
+
+# --- the handle -----------------------------------------------------------------------------------
+
+
+def test_removed_and_context() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with zeromean.centralize(optimizer, model) as handle:
+        assert handle_of(optimizer) is handle
+    assert handle_of(optimizer) is None
+    handle.remove()
+    backward(model, optimizer)
+    gradient = model[0].weight.grad.clone()
+    optimizer.step()
+    assert torch.equal(model[0].weight.grad, gradient)
+    zeromean.centralize(optimizer, model, at="update")
+
+
+def test_the_optimizer_stays_what_it_was() -> None:
+    model = network()
+    optimizer = AdamW(model.parameters())
+    state, attributes = copy.deepcopy(optimizer.state_dict()), set(vars(optimizer))
+    zeromean.centralize(optimizer, model, at="update")
+    assert type(optimizer) is AdamW
+    assert optimizer.state_dict() == state
+    assert set(vars(optimizer)) == attributes
+    backward(model, optimizer)
+    optimizer.step()
+    assert set(optimizer.state_dict()["state"][0]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_nothing_keeps_a_dropped_optimizer_alive() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, model)
+    gone = weakref.ref(optimizer)
+    del optimizer
+    gc.collect()
+    assert gone() is None
+    handle.remove()
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+class Unknown(torch.optim.Optimizer):
+    def __init__(self, params: Any, **defaults: Any) -> None:
+        super().__init__(params, {"lr": 0.1, **defaults})
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data -= group["lr"] * (p.grad + group.get("weight_decay", 0) * p)
+                self.state[p]["average"] = p.grad.clone()
+
+
+class TwoStep(torch.optim.Optimizer):
+    """As sharpness-aware minimization does it: an inner optimizer over the same groups."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+        self.base_optimizer = SGD(self.param_groups, lr=0.1)
+        self.param_groups = self.base_optimizer.param_groups
+
+
+class Daughter(SGD):
+    pass
+
+
+def test_decay_of_unknown_kind_must_be_told() -> None:
+    model = network()
+    optimizer = Unknown(model.parameters(), weight_decay=0.1)
+    with pytest.raises(zeromean.ZeromeanError, match=r"Unknown.*weight_decay=\"coupled\""):
+        zeromean.centralize(optimizer, model)
+    zeromean.centralize(optimizer, model, weight_decay="coupled")
+    before = all_means(model)
+    backward(model, optimizer)
+    optimizer.step()
+    torch.testing.assert_close(all_means(model), before)
+
+
+def test_no_decay_needs_no_word_and_a_subclass_is_what_its_parent_was() -> None:
+    model = network()
+    zeromean.centralize(Unknown(model.parameters()), model)
+    zeromean.centralize(Daughter(model.parameters(), lr=0.1, weight_decay=0.1), model)
+
+
+def test_unknown_momentum_is_not_guessed() -> None:
+    model = network()
+    optimizer = Unknown(model.parameters())
+    zeromean.centralize(optimizer, model, project_state=True).remove()
+    backward(model, optimizer)
+    optimizer.step()
+    with pytest.raises(zeromean.ZeromeanError, match="average"):
+        zeromean.centralize(optimizer, model, project_state=True)
+
+
+def refusals() -> dict[str, tuple[Callable[[], object], str]]:
+    model = network()
+    sgd = SGD(model.parameters(), lr=0.1)
+    lbfgs = torch.optim.LBFGS(model.parameters())
+
+    def attach(*subjects: Any, **options: Any) -> Callable[[], object]:
+        return lambda: zeromean.centralize(*(subjects or (sgd, model)), **options)
+
+    return {
+        "at": (attach(at="forward"), r"at='forward'.*'gradient', 'update'"),
+        "layers": (attach(layers="convs"), r"layers='convs'"),
+        "scope": (attach(scope="row"), r"scope='row'"),
+        "embeddings": (attach(embeddings="yes"), r"embeddings='yes'"),
+        "weight_decay": (attach(weight_decay="l2"), r"weight_decay='l2'"),
+        "project_state": (attach(project_state="yes"), r"project_state='yes'"),
+        "swapped": (attach(model, sgd), r"Sequential as the optimizer.*optimizer first"),
+        "not a model": (attach(sgd, [1]), r"list as the model"),
+        "other model": (attach(sgd, network()), r"share no parameter"),
+        "two-step": (attach(TwoStep(model.parameters()), model), r"optimizer\.base_optimizer"),
+        "LBFGS": (attach(lbfgs, model, at="update"), r"curvature"),
+        "decay at update": (attach(at="update", weight_decay="coupled"), r"leave weight_decay out"),
+        "state at update": (attach(at="update", project_state=True), r"leave project_state out"),
+        "predicate": (attach(sgd, layers=lambda n, m: True), r"predicate without a model"),
+        "shape embeddings": (attach(sgd, embeddings=True), r"embeddings=True without a model"),
+    }
+
+
+@pytest.mark.parametrize("name", refusals())
+def test_what_cannot_be_right_is_refused(name: str) -> None:
+    call, message = refusals()[name]
+    with pytest.raises(zeromean.ZeromeanError, match=message):
+        call()
+
+
+def test_attaching_twice_is_refused() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, model)
+    with pytest.raises(zeromean.ZeromeanError, match="centralized already"):
+        zeromean.centralize(optimizer, model, at="update")
+    handle.remove()
+    zeromean.centralize(optimizer, model)
+
+
+def test_sparse_gradients_are_refused() -> None:
+    model = nn.Embedding(5, 3, sparse=True)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model, embeddings=True)
+    model(torch.tensor([1, 2])).sum().backward()
+    with pytest.raises(zeromean.ZeromeanError, match=r"sparse gradient.*sparse=False"):
+        optimizer.step()
+
+
+def test_a_plan_that_centers_nothing_warns() -> None:
+    model = nn.BatchNorm1d(3)
+    with pytest.warns(zeromean.ZeromeanWarning, match="nothing is centered"):
+        zeromean.centralize(SGD(model.parameters(), lr=0.1), model)
+
+
+def test_warnings_point_at_the_caller() -> None:
+    model = network()
+    with pytest.warns(zeromean.ZeromeanWarning, match="without a model") as caught:
+        zeromean.centralize(SGD(model.parameters(), lr=0.1))
+    assert caught[0].filename == __file__

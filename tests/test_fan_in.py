@@ -1,0 +1,198 @@
+"""The fan-in axes of every layer, against what the layer computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+import zeromean
+from brute_force import center_vectors, layer_vectors
+from zeromean import FanIn
+from zeromean.fan_in import _rules, register
+
+# layer, input shapes, the axis of the output that counts units
+LAYERS = {
+    "Linear": (nn.Linear(5, 3), [(2, 5)], 1),
+    "Bilinear": (nn.Bilinear(4, 3, 5), [(2, 4), (2, 3)], 1),
+    "Conv1d": (nn.Conv1d(4, 6, 3), [(1, 4, 9)], 1),
+    "Conv1d, groups": (nn.Conv1d(4, 6, 3, groups=2), [(1, 4, 9)], 1),
+    "Conv2d": (nn.Conv2d(3, 4, (3, 2), stride=2), [(1, 3, 9, 9)], 1),
+    "Conv2d, 1x1": (nn.Conv2d(6, 4, 1), [(1, 6, 3, 3)], 1),
+    "Conv2d, depthwise": (nn.Conv2d(4, 8, 3, groups=4), [(1, 4, 5, 5)], 1),
+    "Conv3d": (nn.Conv3d(2, 3, 2), [(1, 2, 4, 4, 4)], 1),
+    "ConvTranspose1d": (nn.ConvTranspose1d(4, 6, 3), [(1, 4, 9)], 1),
+    "ConvTranspose2d": (nn.ConvTranspose2d(4, 6, 3, stride=2), [(1, 4, 5, 5)], 1),
+    "ConvTranspose2d, groups": (nn.ConvTranspose2d(8, 6, 3, groups=2), [(1, 8, 5, 5)], 1),
+    "ConvTranspose2d, depthwise": (nn.ConvTranspose2d(4, 4, 3, groups=4), [(1, 4, 5, 5)], 1),
+    "ConvTranspose3d": (nn.ConvTranspose3d(4, 2, 2, groups=2), [(1, 4, 3, 3, 3)], 1),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_weight_vectors_are_what_feeds_an_output_unit(name: str) -> None:
+    layer, shapes, unit_axis = LAYERS[name]
+    vectors = layer_vectors(
+        layer, lambda: tuple(torch.rand(s, dtype=torch.float64) + 0.1 for s in shapes), unit_axis
+    )
+    (row,) = (row for row in zeromean.explain(layer) if row.name == "weight")
+    assert row.centered
+    assert row.role == ("conv" if "Conv" in name else "linear")
+    assert row.fan_in is not None
+    assert row.fan_in.size(row.shape) == vectors[0].sum()
+    gradient = torch.randn(layer.weight.shape, dtype=torch.float64)
+    torch.testing.assert_close(
+        zeromean.center(gradient, row.axes, row.groups), center_vectors(gradient, vectors)
+    )
+
+
+def test_a_one_hot_linear_is_what_an_embedding_is() -> None:
+    embedding = nn.Embedding(7, 3, padding_idx=2)
+    (row,) = zeromean.explain(embedding, embeddings=True)
+    assert (row.axes, row.role, row.centered) == ((0,), "embedding", True)
+    assert row.fan_in is not None
+    assert row.fan_in.padding_idx == 2
+    assert row.fan_in.size(row.shape) == 6
+
+
+RECURRENT = {
+    "RNN": nn.RNN(3, 4, bidirectional=True),
+    "LSTM, projected": nn.LSTM(3, 4, num_layers=2, proj_size=2),
+    "GRU": nn.GRU(3, 4),
+    "RNNCell": nn.RNNCell(3, 4),
+    "LSTMCell": nn.LSTMCell(3, 4),
+    "GRUCell": nn.GRUCell(3, 4),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_each_recurrent_matrix_is_centered_on_its_own(name: str) -> None:
+    for row in zeromean.explain(RECURRENT[name]):
+        is_matrix = row.name.startswith("weight")
+        assert row.centered == is_matrix
+        assert row.axes == ((1,) if is_matrix else ())
+
+
+@pytest.mark.parametrize("other_sizes", [{}, {"kdim": 3, "vdim": 5, "add_bias_kv": True}])
+def test_attention(other_sizes: dict[str, int]) -> None:
+    for row in zeromean.explain(nn.MultiheadAttention(4, 2, **other_sizes)):
+        assert row.centered == ("weight" in row.name)
+        assert row.axes == ((1,) if "weight" in row.name else ())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.BatchNorm2d(4),
+        nn.LayerNorm((3, 4)),
+        nn.GroupNorm(2, 4),
+        nn.RMSNorm((2, 4)),
+        nn.InstanceNorm1d(4, affine=True),
+        nn.PReLU(4),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_gains_biases_and_slopes_have_none(layer: nn.Module) -> None:
+    for row in zeromean.explain(layer):
+        assert not row.centered
+        assert row.axes == ()
+        assert row.reason
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(1, 4), nn.Conv2d(4, 4, 1, groups=4), nn.Embedding(2, 3, padding_idx=0)]
+)
+def test_fan_in_1_is_left_alone(layer: nn.Module) -> None:
+    row = next(iter(zeromean.explain(layer, embeddings=True)))
+    assert not row.centered
+    assert "fan-in 1" in row.reason
+
+
+# --- register -------------------------------------------------------------------------------------
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(8, 16, 32))
+        self.scale = nn.Parameter(torch.ones(8))
+
+
+class FineExperts(Experts):
+    pass
+
+
+@pytest.fixture
+def rules() -> Iterator[None]:
+    """Leave the table of rules as it was."""
+    saved = dict(_rules)
+    yield
+    _rules.clear()
+    _rules.update(saved)
+
+
+@pytest.mark.usefixtures("rules")
+def test_a_module_can_be_described() -> None:
+    assert not zeromean.explain(FineExperts()).centered
+    assert "nobody described FineExperts" in zeromean.explain(FineExperts())[0].reason
+
+    @register(Experts)
+    def experts(module: Experts) -> dict[str, FanIn | None]:
+        return {"w": FanIn(axes=(1,)), "scale": None}
+
+    w, scale = zeromean.explain(FineExperts())
+    assert w.centered
+    assert w.axes == (1,)
+    assert not scale.centered
+
+
+@pytest.mark.usefixtures("rules")
+def test_a_module_can_be_described_by_name_and_again() -> None:
+    register(f"{__name__}.Experts")(lambda module: {"w": FanIn((2,)), "scale": "a scale"})
+    assert zeromean.explain(Experts())[0].axes == (2,)
+    assert zeromean.explain(Experts())[1].reason == "a scale"
+    register(f"{__name__}.Experts")(lambda module: {"w": FanIn((1, 2))})
+    assert zeromean.explain(Experts())[0].axes == (1, 2)
+
+
+@pytest.mark.usefixtures("rules")
+def test_a_rule_for_a_parameter_that_is_not_there_is_an_error() -> None:
+    register(Experts)(lambda module: {"weight": FanIn((1,))})
+    with pytest.raises(zeromean.ZeromeanError, match=r"'weight'.*Experts.*does not have"):
+        zeromean.explain(Experts())
+
+
+@pytest.mark.usefixtures("rules")
+def test_axes_that_the_parameter_does_not_have_are_shown() -> None:
+    register(Experts)(lambda module: {"w": FanIn((3,))})
+    row = zeromean.explain(Experts())[0]
+    assert not row.centered
+    assert "does not have" in row.reason
+
+
+@pytest.mark.parametrize("subject", [Experts, 3, "Experts"], ids=str)
+def test_only_classes_and_qualified_names_can_be_described(subject: object) -> None:
+    if subject is Experts:
+        subject = Experts()
+    with pytest.raises(zeromean.ZeromeanError, match="module class or its qualified name"):
+        register(subject)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"axes": ()},
+        {"axes": (-1,)},
+        {"axes": (1, 1)},
+        {"axes": (1,), "groups": 2},
+        {"axes": (0,), "groups": 0},
+        {"axes": (1,), "role": "convolution"},
+        {"axes": (1,), "padding_idx": 0},
+    ],
+    ids=str,
+)
+def test_impossible_axes_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(zeromean.ZeromeanError, match="FanIn"):
+        FanIn(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,53 @@
+"""centralize on torch's optimizers walks the published optimizers' trajectories."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import zeromean
+from golden_cases import CASES, Case
+
+# SGDW has no torch class to attach to.
+TORCH_CASES = [case for case in CASES if not case.optimizer.startswith("SGDW")]
+
+
+def as_centralize(case: Case) -> tuple[type[torch.optim.Optimizer], dict, dict[str, str]]:
+    """torch's class, its settings, and centralize's, for a published name or its keywords."""
+    hyper = dict(case.hyper)
+    kind, _, suffix = case.optimizer.partition("_")
+    conv_only = hyper.pop("gc_conv_only", suffix.startswith("GCC"))
+    at_gradient = hyper.pop("gc_loc", not suffix.endswith("2"))
+    hyper.pop("use_gc", None)
+    options = {
+        "layers": "conv" if conv_only else "all",
+        "at": "gradient" if at_gradient else "update",
+    }
+    return getattr(torch.optim, kind), hyper, options
+
+
+@pytest.mark.parametrize("case", TORCH_CASES, ids=str)
+def test_every_step_agrees_to_1e_12(case: Case) -> None:
+    optimizer_class, hyper, options = as_centralize(case)
+    parameters = [nn.Parameter(start.clone()) for start in case.start]
+    optimizer = optimizer_class(parameters, **hyper)
+    with pytest.warns(zeromean.ZeromeanWarning, match="only shapes are known"):
+        zeromean.centralize(optimizer, **options)
+    for step in range(len(case.gradients[0])):
+        for parameter, gradients in zip(parameters, case.gradients, strict=True):
+            parameter.grad = gradients[step].clone()
+        optimizer.step()
+        for parameter, weights in zip(parameters, case.weights, strict=True):
+            error = (parameter.detach() - weights[step]).abs().max() / weights[step].abs().max()
+            assert error <= 1e-12
+
+
+def test_every_optimizer_and_place_is_covered() -> None:
+    assert len(TORCH_CASES) == 21
+    assert {case.optimizer.partition("_")[0] for case in TORCH_CASES} == {
+        "SGD",
+        "Adam",
+        "AdamW",
+        "Adagrad",
+    }

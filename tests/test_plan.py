@@ -1,0 +1,147 @@
+"""Who is centered and why: ties, choices, lazy and parametrized modules, the printed table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+import zeromean
+
+
+def centered(model: nn.Module, **options: object) -> dict[str, tuple[int, ...]]:
+    return {row.name: row.axes for row in zeromean.explain(model, **options).centered}  # type: ignore[arg-type]
+
+
+def small_network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv1d(4, 6, 3),
+        nn.ConvTranspose2d(4, 6, 3),
+        nn.Linear(6, 5),
+        nn.LSTM(5, 5),
+        nn.Embedding(5, 5),
+    )
+
+
+def test_layers_chooses() -> None:
+    model = small_network()
+    convolutions = {"0.weight": (1, 2), "1.weight": (0, 2, 3)}
+    others = {"2.weight": (1,), "3.weight_ih_l0": (1,), "3.weight_hh_l0": (1,)}
+    assert centered(model) == convolutions | others
+    assert centered(model, layers="conv") == convolutions
+    assert centered(model, layers="linear") == others
+    assert centered(model, layers=lambda name, module: name == "2") == {"2.weight": (1,)}
+    assert centered(model, layers=lambda name, module: isinstance(module, nn.LSTM)).keys() == {
+        "3.weight_ih_l0",
+        "3.weight_hh_l0",
+    }
+    assert centered(model, embeddings=True) == convolutions | others | {"4.weight": (0,)}
+
+
+def test_what_is_not_chosen_says_so() -> None:
+    rows = {row.name: row.reason for row in zeromean.explain(small_network(), layers="conv")}
+    assert rows["2.weight"] == "layers='conv' leaves out 2"
+    assert "embeddings=True" in rows["4.weight"]
+
+
+def test_scope_tensor_takes_the_whole_tensor_as_one_vector() -> None:
+    assert centered(small_network(), scope="tensor")["0.weight"] == (0, 1, 2)
+
+
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_tied_owners_that_disagree_are_left_alone(embeddings: bool) -> None:
+    model = nn.ModuleDict({"embed": nn.Embedding(7, 3), "head": nn.Linear(3, 7, bias=False)})
+    model["head"].weight = model["embed"].weight
+    (row,) = zeromean.explain(model, embeddings=embeddings)
+    assert not row.centered
+    assert "tied" in row.reason
+    assert "head.weight" in row.reason
+
+
+def test_tied_owners_that_agree_are_one_row() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    model["b"].weight = model["a"].weight
+    assert centered(model) == {"a.weight": (1,)}
+    assert centered(model, layers=lambda name, module: name == "a") == {}
+
+
+def test_a_module_used_twice_is_one_row() -> None:
+    layer = nn.Linear(3, 3)
+    assert centered(nn.ModuleList([layer, layer])) == {"0.weight": (1,)}
+
+
+def test_parameters_of_a_module_that_nobody_described_are_left_alone() -> None:
+    class ClassToken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.position = nn.Parameter(torch.zeros(1, 16, 8))
+
+    (row,) = zeromean.explain(ClassToken())
+    assert not row.centered
+    assert "ClassToken" in row.reason
+
+
+def test_a_lazy_module_has_no_shape_yet() -> None:
+    model = nn.Sequential(nn.LazyLinear(3))
+    with pytest.raises(zeromean.ZeromeanError, match=r"0\.weight.*lazy.*forward"):
+        zeromean.explain(model)
+    model(torch.ones(1, 4))
+    assert centered(model) == {"0.weight": (1,)}
+
+
+def test_a_parametrized_weight_is_centered_by_its_owner() -> None:
+    layer = parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))
+    buffers = {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    assert centered(layer) == {"parametrizations.weight.original": (1, 2, 3)}
+    for name, buffer in layer.named_buffers():
+        assert torch.equal(buffer, buffers[name]), f"explain moved {name}"
+
+
+def test_a_parametrization_that_changes_the_shape_is_left_alone() -> None:
+    class Doubled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x, x])
+
+    layer = nn.Linear(3, 4, bias=False)
+    layer.weight = nn.Parameter(torch.randn(2, 3))
+    parametrize.register_parametrization(layer, "weight", Doubled(), unsafe=True)
+    (row,) = zeromean.explain(layer)
+    assert not row.centered
+    assert "changes its shape" in row.reason
+    split = zeromean.explain(parametrizations.weight_norm(nn.Linear(3, 4, bias=False)))
+    assert [row.centered for row in split] == [False, False]
+
+
+def test_entries_without_a_mean_are_left_alone() -> None:
+    layer = nn.Linear(4, 4, bias=False)
+    layer.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+    assert not zeromean.explain(layer).centered
+
+
+def test_an_empty_parameter_is_left_alone() -> None:
+    layer = nn.Linear(4, 4)
+    layer.weight = nn.Parameter(torch.ones(0, 4))
+    assert not zeromean.explain(layer)[0].centered
+
+
+def test_the_table_shows_every_parameter() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(8, 6, 3, groups=2), nn.BatchNorm2d(6))
+    lines = str(zeromean.explain(model)).splitlines()
+    assert lines[0].split() == ["parameter", "shape", "role", "axes", "centered", "reason"]
+    assert lines[1].split("  ")[0] == "0.weight"
+    assert "0,2,3 in 2 groups" in lines[1]
+    assert len(lines) == 1 + 4 + 1
+    assert lines[-1] == "centered: 1 of 4 parameters, 216 of 234 entries"
+
+
+def test_explain_refuses_what_it_cannot_read() -> None:
+    model = nn.Linear(3, 2)
+    handle = zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    assert [row.name for row in zeromean.explain(handle).centered] == ["weight"]
+    with pytest.raises(zeromean.ZeromeanError, match="layers together with a handle"):
+        zeromean.explain(handle, layers="conv")
+    with pytest.raises(zeromean.ZeromeanError, match="dict to explain"):
+        zeromean.explain({})  # type: ignore[arg-type]
+    with pytest.raises(zeromean.ZeromeanError, match="layers='convs'"):
+        zeromean.explain(model, layers="convs")  # type: ignore[arg-type]
