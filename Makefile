@@ -4,13 +4,17 @@ BIN := .venv/bin
 # torch first, by the constraints, so that nothing can pull another build of it.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test supported lint clean
 
 demo: .venv/demo
 	$(BIN)/zeromean compare --out runs/demo
 
 test: .venv/test lint
 	$(BIN)/pytest
+
+# Writes docs/supported.md from what the tests show.
+supported: .venv/test
+	$(BIN)/pytest --supported
 
 lint: .venv/test
 	$(BIN)/ruff check .
