@@ -70,9 +70,11 @@ class AtGradient:
         means = vector_means(
             gradients + weights, fan_ins + [fan_ins[number] for number, _ in decays]
         )
-        # The optimizer adds lambda w later: the mean of that is taken away now.
+        # The optimizer adds lambda w later: the mean of that is taken away now. A fused optimizer
+        # under a gradient scaler sees scaled gradients, s g, so there it is s lambda w.
+        scale = getattr(optimizer, "grad_scale", None)
         for (number, decay), weight_means in zip(decays, means[len(gradients) :], strict=True):
-            means[number] += decay * weight_means
+            means[number] += (decay if scale is None else decay * scale) * weight_means
         shift_(gradients, fan_ins, [-mean for mean in means[: len(gradients)]])
 
 

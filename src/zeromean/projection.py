@@ -70,10 +70,18 @@ def vector_means(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> list[Te
 
 
 def shift_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn], by: Sequence[Tensor]) -> None:
-    """Add to all entries of each weight vector, in place, the vector's number in ``by``."""
+    """Add to all entries of each weight vector, in place, the vector's number in ``by``.
+
+    float16 saturates: what was finite stays finite, so that centring a gradient that a gradient
+    scaler has let pass cannot overflow. A vector that held inf or nan still holds nan.
+    """
     for x, fan_in, amount in zip(tensors, fan_ins, by, strict=True):
         for part in _parts(x, fan_in):
-            part.add_(amount)
+            if part.dtype == torch.float16:
+                largest = torch.finfo(torch.float16).max
+                part.copy_((part + amount).clamp_(-largest, largest))
+            else:
+                part.add_(amount)
 
 
 def _vector_means(x: Tensor, fan_in: FanIn) -> Tensor:
