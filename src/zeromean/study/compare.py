@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -70,10 +71,16 @@ def compare(
     task = Task(load(settings.data), device)
     _rehearse(task, settings)
     surroundings = environment.describe(device)
-    facts = {name: str(value) for name, value in asdict(settings).items()}
-    facts |= {"learning_rate": str(settings.learning_rate), "command": settings.command()}
+    facts = {
+        "command": settings.command(),
+        "settings": json.dumps(asdict(settings), default=str),
+        "learning_rate": repr(settings.learning_rate),
+        "data": task.data.describe(),
+        "split": task.data.split,
+        "environment": json.dumps(surroundings),
+    }
     runs = []
-    with Store(settings.database, facts | surroundings) as store:
+    with Store(settings.database, facts) as store:
         for seed in range(settings.seeds):
             # The methods of a seed follow each other, so that a busy machine slows all of them;
             # each goes first in turn.

@@ -31,6 +31,7 @@ class LiveProgress:
         self.kept = 0
         self.total = settings.seeds * len(settings.methods)
         self._settings = settings
+        console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -39,8 +40,12 @@ class LiveProgress:
             TextColumn("left"),
             # Over the last runs rather than the last seconds: methods differ in speed.
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             speed_estimate_period=120,
+            # The results take its place; an error stands alone.
+            transient=True,
+            # A log file has no use for a bar.
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task(
             f"reading {settings.data}", total=self.total * settings.epochs

@@ -92,11 +92,19 @@ class Settings:
             )
 
     def _check_out(self) -> None:
-        if self.out.exists() and not self.out.is_dir():
+        try:
+            taken, file = self.database.exists(), self.out.exists() and not self.out.is_dir()
+        except OSError as error:
+            raise ZeromeanError(
+                f"--out {self.out}, which cannot be used ({error})",
+                "a folder",
+                "pass another --out",
+            ) from error
+        if file:
             raise ZeromeanError(
                 f"--out {self.out}, which is a file", "a folder", "pass another --out"
             )
-        if self.database.exists():
+        if taken:
             raise ZeromeanError(
                 f"--out {self.out}, which already holds a study",
                 "a folder without study.sqlite",

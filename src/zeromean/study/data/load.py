@@ -41,4 +41,9 @@ def load(text: str) -> Dataset:
             "digits, idx:DIR, npz:FILE or imagefolder:DIR[.tar.xz]",
             "name the format, a colon and the path",
         )
-    return READERS[kind](Path(path))
+    try:
+        return READERS[kind](Path(path))
+    except OSError as error:
+        raise ZeromeanError(
+            f"data {text!r}, which cannot be read ({error})", "readable files", "check the path"
+        ) from error

@@ -72,7 +72,9 @@ def _read_split(path: Path, name: str, arrays: dict[str, np.ndarray]) -> Dataset
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of the first layout that the archive holds; others in it may be of any type."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves a broken archive's file open.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, not an archive")
             for keys in LAYOUTS:
@@ -108,10 +110,10 @@ def _images(path: Path, key: str, array: np.ndarray) -> np.ndarray:
 def _labels(path: Path, key: str, array: np.ndarray) -> np.ndarray:
     """Integers of shape (N,)."""
     flat = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
-    if not np.issubdtype(array.dtype, np.integer) or not flat:
+    if not np.issubdtype(array.dtype, np.integer) or not flat or not array.size:
         raise ZeromeanError(
             f"{key} of type {array.dtype} and shape {array.shape} in {path}",
-            "integers of shape (N,) or (N, 1)",
+            "integers of shape (N,) or (N, 1), N at least 1",
             "store one class number an image",
         )
     return array.reshape(-1)
