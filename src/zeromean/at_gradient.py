@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.optimizers import WeightDecay, decay_inside, facts_of
-from zeromean.projection import shift_, vector_means
+from zeromean.projection import center_, shift_, vector_means
 from zeromean.targets import Targets
 
 Closure = Callable[[], Any]
@@ -47,6 +47,9 @@ class AtGradient:
     def after_step(self, optimizer: Optimizer) -> None:
         """Nothing is left to do."""
 
+    def remove(self) -> None:
+        """There is nothing to take back."""
+
     def _run_closure(self, optimizer: Optimizer, closure: Closure) -> Any:
         loss = closure()
         self._center_gradients(optimizer)
@@ -65,7 +68,7 @@ class AtGradient:
             if decay:
                 decays.append((len(gradients), decay))
                 weights.append(parameter)
-            gradients.append(_dense(parameter.grad))
+            gradients.append(parameter.grad)
             fan_ins.append(fan_in)
         means = vector_means(
             gradients + weights, fan_ins + [fan_ins[number] for number, _ in decays]
@@ -76,16 +79,6 @@ class AtGradient:
         for (number, decay), weight_means in zip(decays, means[len(gradients) :], strict=True):
             means[number] += (decay if scale is None else decay * scale) * weight_means
         shift_(gradients, fan_ins, [-mean for mean in means[: len(gradients)]])
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    if gradient.layout is not torch.strided:
-        raise ZeromeanError(
-            f"a sparse gradient of shape {tuple(gradient.shape)}",
-            "a dense gradient, because the mean changes the absent entries too",
-            "leave this layer out by layers=, or build it with sparse=False",
-        )
-    return gradient
 
 
 @torch.no_grad()
@@ -103,8 +96,7 @@ def project_momentum(optimizer: Optimizer, targets: Targets) -> None:
             "to know which of its buffers are running means of the gradient",
             "project those with zeromean.center, or start the optimizer anew",
         )
-    buffers, fan_ins = _momentum(optimizer, targets)
-    shift_(buffers, fan_ins, [-means for means in vector_means(buffers, fan_ins)])
+    center_(*_momentum(optimizer, targets))
 
 
 @torch.no_grad()

@@ -61,6 +61,10 @@ class AtUpdate:
         for n, mean in zip(rounded, left, strict=True):
             self._lost[weights[n]] = aims[n] - mean
 
+    def remove(self) -> None:
+        self._entered.clear()
+        self._lost.clear()
+
 
 class _Entered(NamedTuple):
     """What one step found: its weights, their means, and the means that it is to leave."""

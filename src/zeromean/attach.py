@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from zeromean.at_backward import AtBackward, refuse_decay_inside
 from zeromean.at_gradient import AtGradient, project_momentum, warn_of_momentum
 from zeromean.at_update import AtUpdate
 from zeromean.errors import ZeromeanError, warn
@@ -21,7 +22,7 @@ def centralize(
     optimizer: Optimizer,
     model: nn.Module | None = None,
     *,
-    at: Literal["gradient", "update"] = "gradient",
+    at: Literal["gradient", "update", "backward"] = "gradient",
     layers: Layers = "all",
     embeddings: bool = False,
     scope: Scope = "vector",
@@ -36,8 +37,11 @@ def centralize(
       weight decay is coupled. This writes into ``.grad`` during ``step``.
     - ``at="update"`` projects the whole change of the weights, decay included:
       :math:`w \leftarrow w - P(\Delta)`. Each weight vector keeps the mean it had before the step.
+    - ``at="backward"`` centers each gradient as soon as it is accumulated, for optimizers that step
+      during the backward pass. Gradients are centered before they are clipped, and coupled weight
+      decay is refused.
 
-    For SGD the two agree; for adaptive methods the authors advise the second. The optimizer's
+    For SGD the first two agree; for adaptive methods the authors advise the second. The optimizer's
     class, state and checkpoints stay as they were. Parameters added later are planned when first
     seen.
 
@@ -45,7 +49,7 @@ def centralize(
         optimizer: Any ``torch.optim.Optimizer``.
         model: The model whose layers tell the fan-in axes. Without it only shapes are known
             (dimensions 1.. of every parameter with two or more), and a warning says so.
-        at: "gradient" (default) or "update".
+        at: "gradient" (default), "update" or "backward".
         layers: "all" (default); "conv", every convolution, transposed ones and Conv1d too;
             "linear", everything else that has fan-in axes; or a predicate of a module's full name
             and the module. Without a model "conv" means four or more dimensions.
@@ -62,8 +66,8 @@ def centralize(
 
     Raises:
         ZeromeanError: An option has an unknown value or no effect; the optimizer is centralized
-            already, owns another optimizer, has weight decay of unknown kind, cannot be right with
-            at="update", or shares no parameter with the model.
+            already, owns another optimizer, has weight decay of unknown kind, cannot be right at
+            this place, or shares no parameter with the model.
 
     Example:
         >>> import torch, zeromean
@@ -82,7 +86,7 @@ def centralize(
         each layer's own fan-in axes and fan-in 1 is left alone, unlike in the published code.
     """
     _check_subjects(optimizer, model)
-    check_option("at", at, ("gradient", "update"))
+    check_option("at", at, ("gradient", "update", "backward"))
     check_option("weight_decay", weight_decay, ("auto", "coupled", "decoupled"))
     check_option("project_state", project_state, (True, False))
     _check_effect(at, model, layers, embeddings, weight_decay, project_state)
@@ -97,6 +101,8 @@ def centralize(
         project_momentum(optimizer, targets)
     else:
         warn_of_momentum(optimizer, targets)
+    if at == "backward":
+        return Handle(optimizer, targets, AtBackward(targets, optimizer, weight_decay))
     return Handle(optimizer, targets, AtGradient(targets, weight_decay))
 
 
@@ -110,6 +116,9 @@ class Place(Protocol):
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Act after the step."""
+
+    def remove(self) -> None:
+        """Take back what was left at the parameters, and forget what was remembered."""
 
 
 class Handle:
@@ -141,6 +150,7 @@ class Handle:
         """Detach: the optimizer steps as it did before. A second call does nothing."""
         for hook in self._hooks:
             hook.remove()
+        self._place.remove()
 
     def __enter__(self) -> Handle:
         return self
@@ -247,9 +257,11 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
         raise ZeromeanError(
             f'at="update" with {kind}', f"another place: {facts.refuses_update}", 'at="gradient"'
         )
-    if at == "gradient":
-        for group in optimizer.param_groups:
+    for group in optimizer.param_groups:
+        if at == "gradient":
             decay_inside(optimizer, group, weight_decay)
+        elif at == "backward":
+            refuse_decay_inside(optimizer, group, weight_decay)
 
 
 def _check_model(optimizer: Optimizer, model: nn.Module | None) -> None:

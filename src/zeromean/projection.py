@@ -61,11 +61,27 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
     return (_split(x, fan_in) - _vector_means(x, fan_in)).reshape(x.shape).to(x.dtype)
 
 
+def center_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> None:
+    """Center many tensors in place."""
+    means = vector_means(tensors, fan_ins)
+    shift_(tensors, fan_ins, [-mean for mean in means])
+
+
 def vector_means(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> list[Tensor]:
     """The mean of each weight vector of many tensors, shaped to broadcast back to each.
 
     In at least float32, whatever the tensors' types.
+
+    Raises:
+        ZeromeanError: A tensor is sparse.
     """
+    for x in tensors:
+        if x.layout is not torch.strided:
+            raise ZeromeanError(
+                f"a sparse gradient of shape {tuple(x.shape)}",
+                "a dense one, because its mean changes the absent entries too",
+                "leave this layer out by layers=, or build it with sparse=False",
+            )
     return [_vector_means(x, fan_in) for x, fan_in in zip(tensors, fan_ins, strict=True)]
 
 
