@@ -10,11 +10,11 @@ demo: .venv/demo
 	$(BIN)/zeromean compare --out runs/demo
 
 test: .venv/test lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2
 
 # Writes docs/supported.md from what the tests show.
 supported: .venv/test
-	$(BIN)/pytest --supported
+	$(BIN)/pytest --numprocesses 2 --supported
 
 lint: .venv/test
 	$(BIN)/ruff check .

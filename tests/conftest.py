@@ -24,6 +24,7 @@ Every row is a test that passed: `make supported` runs the tests and writes this
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # small tensors; the tests themselves run side by side
 
 
 @pytest.fixture
@@ -48,32 +49,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_rows] = {}
+    if config.getoption("--supported") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SupportTable())
 
 
-_rows = pytest.StashKey[dict[tuple[str, str, str, str], set[str]]]()
+class SupportTable:
+    """Collects what passing tests say they show; writes the page if none failed."""
 
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, ...], set[str]] = {}
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> object:
-    report = yield
-    if report.when == "call" and report.passed:
-        file = Path(item.path).relative_to(item.config.rootpath).as_posix()
-        for name, row in item.user_properties:
-            if name == "supports":
-                item.config.stash[_rows].setdefault(row, set()).add(file)
-    return report
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            for name, row in report.user_properties:
+                if name == "supports":
+                    file = report.nodeid.partition("::")[0]
+                    self.rows.setdefault(tuple(row), set()).add(file)  # type: ignore[arg-type]
 
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if not session.config.getoption("--supported") or exitstatus != 0:
-        return
-    text = HEADER
-    rows = session.config.stash[_rows]
-    for area in sorted({row[0] for row in rows}):
-        text += f"## {area}\n\n| what | at | tested how | in |\n|---|---|---|---|\n"
-        for _, what, at, how in sorted(row for row in rows if row[0] == area):
-            files = ", ".join(f"`{file}`" for file in sorted(rows[area, what, at, how]))
-            text += f"| {what} | {at} | {how} | {files} |\n"
-        text += "\n"
-    SUPPORTED.write_text(text.rstrip() + "\n")
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if exitstatus != 0:
+            return
+        text = HEADER
+        for area in sorted({row[0] for row in self.rows}):
+            text += f"## {area}\n\n| what | at | tested how | in |\n|---|---|---|---|\n"
+            for row in sorted(row for row in self.rows if row[0] == area):
+                files = ", ".join(f"`{file}`" for file in sorted(self.rows[row]))
+                text += f"| {' | '.join(row[1:])} | {files} |\n"
+            text += "\n"
+        SUPPORTED.write_text(text.rstrip() + "\n")
