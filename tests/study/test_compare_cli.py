@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -11,18 +12,22 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from study_files import patterns
 from typer.testing import CliRunner
 
 from zeromean.cli import app
 from zeromean.study import compare as study
+from zeromean.study.data.load import load
 from zeromean.study.settings import Settings
-from zeromean.study.train import Run
+from zeromean.study.table import NOTHING
+from zeromean.study.train import Epoch, Run, Task, train
 
 SMALL = ("--model", "mlp", "--epochs", "3", "--batch-size", "8", "--seeds", "2")
 PROGRAM = (sys.executable, "-m", "zeromean")
@@ -55,8 +60,8 @@ def test_a_comparison_leaves_table_sentence_and_three_files(archive: Path, tmp_p
     assert query(database, "SELECT method, seed, status FROM runs ORDER BY id") == [
         ("plain", 0, "finished"),
         ("gc", 0, "finished"),
-        ("gc", 1, "finished"),
         ("plain", 1, "finished"),
+        ("gc", 1, "finished"),
     ]
     assert query(database, "SELECT run, count(*), max(epoch) FROM epochs GROUP BY run") == [
         (run, 3, 3) for run in (1, 2, 3, 4)
@@ -159,6 +164,41 @@ def test_a_folder_that_holds_a_study_is_refused_and_left_alone(
     assert {file: file.read_bytes() for file in out.iterdir()} == before
 
 
+def test_methods_take_turns_epoch_by_epoch(settings: Settings) -> None:
+    seen = []
+    study.compare(settings, on_epoch=lambda *one: seen.append((one[1], one[2].number, one[0])))
+    assert seen == [
+        (seed, number, method)
+        for seed in (0, 1)
+        for number, turn in ((1, 1), (2, -1), (3, 1))
+        for method in ("plain", "gc")[::turn]
+    ]
+
+
+def test_taking_turns_changes_no_result(settings: Settings) -> None:
+    together = study.compare(settings)
+    task = Task(load(settings.data), torch.device("cpu"))
+    for run in together.runs:
+        alone = train(task, settings, run.method, run.seed)
+        assert [epoch.test_loss for epoch in alone] == [epoch.test_loss for epoch in run.epochs]
+
+
+def test_a_diverged_run_leaves_the_others_going(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(task: Task, settings: Settings, method: str, seed: int) -> Iterator[Epoch]:
+        for epoch in train(task, settings, method, seed):
+            if method == "gc" and epoch.number == 2:
+                yield dataclasses.replace(epoch, train_loss=float("inf"))
+                return
+            yield epoch
+
+    monkeypatch.setattr(study, "train", diverge)
+    comparison = study.compare(settings)
+    lengths = {(run.method, run.diverged, len(run.epochs)) for run in comparison.runs}
+    assert lengths == {("gc", True, 2), ("plain", False, 3)}
+
+
 def test_runs_are_kept_even_if_a_later_one_fails(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +218,17 @@ def test_the_program_refuses_in_one_line_too() -> None:
     assert done.stderr == (
         "zeromean: got --batch-size 0; wanted 1 or more; fix: raise --batch-size\n"
     )
+
+
+def test_output_into_a_narrow_encoding_keeps_its_signs(archive: Path, tmp_path: Path) -> None:
+    options = (*SMALL, "--seeds", "1", "--data", f"npz:{archive}", "--out", str(tmp_path / "out"))
+    done = subprocess.run(
+        (*PROGRAM, "compare", *options),
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert NOTHING in done.stdout.decode("utf-8")
 
 
 @pytest.mark.parametrize("module", ["typer", "sklearn"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -46,17 +47,35 @@ def test_differences_are_taken_within_each_seed(tmp_path: Path) -> None:
     assert gc.early.difference.differences == pytest.approx((0.2, 0.0, -0.2))
 
 
-def test_overhead_is_the_median_of_the_seeds_own_ratios(tmp_path: Path) -> None:
+def test_overhead_is_the_median_of_ratios_taken_epoch_by_epoch(tmp_path: Path) -> None:
     comparison = make_comparison(
         tmp_path,
         {"plain": PLAIN, "gc": PLAIN},
-        # Ratios 1.1, 1.5 and 1.2: a machine that slowed down in the middle does not count.
+        # Ratios 1.1, 1.5 and 1.2: a seed on a machine that was slower does not count more.
         seconds={"plain": (1.0, 10.0, 2.0), "gc": (1.1, 15.0, 2.4)},
     )
     plain, gc = summarize(comparison)
     assert plain.overhead is None
     assert gc.overhead == pytest.approx(0.2)
     assert cells(comparison, "Overhead") == [NOTHING, "+20%"]
+
+
+def test_an_epoch_in_which_the_machine_was_busy_leaves_the_overhead_alone(tmp_path: Path) -> None:
+    calm = make_comparison(
+        tmp_path, {"plain": PLAIN, "gc": PLAIN}, seconds={"plain": (2.0,) * 3, "gc": (2.5,) * 3}
+    )
+    runs = [
+        dataclasses.replace(
+            run,
+            epochs=tuple(
+                dataclasses.replace(epoch, seconds=epoch.seconds * slowdown)
+                for epoch, slowdown in zip(run.epochs, (1, 9, 30), strict=True)
+            ),
+        )
+        for run in calm.runs
+    ]
+    _, gc = summarize(dataclasses.replace(calm, runs=tuple(runs)))
+    assert gc.overhead == pytest.approx(0.25)
 
 
 def test_a_diverged_run_is_counted_named_and_left_out_of_the_pairs(tmp_path: Path) -> None:

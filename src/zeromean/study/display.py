@@ -38,9 +38,9 @@ class LiveProgress:
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            # Over the last runs rather than the last seconds: methods differ in speed.
             TimeRemainingColumn(),
             console=console,
+            # Long enough to average over the methods, which differ in speed.
             speed_estimate_period=120,
             # The results take its place; an error stands alone.
             transient=True,
@@ -61,9 +61,9 @@ class LiveProgress:
 
     def on_run(self, run: Run) -> None:
         self.kept += 1
-        # A run that diverged leaves out the rest of its epochs.
-        self._bar.update(self._task, completed=self.kept * self._settings.epochs)
         if run.diverged:
+            # The rest of its epochs will never come.
+            self._bar.advance(self._task, self._settings.epochs - len(run.epochs))
             self._bar.console.print(
                 f"seed {run.seed + 1} {run.method}: diverged in epoch {run.epochs[-1].number}"
             )

@@ -20,19 +20,19 @@ class Settings:
     """The settings of one comparison.
 
     Args:
-        data: `digits`, `idx:DIR`, `npz:FILE` or `imagefolder:DIR` (or a tar archive).
-        model: `mlp`, `cnn`, `resnet20` or `resnet18`.
-        optimizer: `sgd`, `adam`, `adamw` or `adagrad`.
-        methods: Two or more of `plain`, `gc`, `gc-conv`, `gc-update`; `plain` among them.
+        data: ``digits``, ``idx:DIR``, ``npz:FILE`` or ``imagefolder:DIR`` (or a tar archive).
+        model: ``mlp``, ``cnn``, ``resnet20`` or ``resnet18``.
+        optimizer: ``sgd``, ``adam``, ``adamw`` or ``adagrad``.
+        methods: Two or more of ``plain``, ``gc``, ``gc-conv``, ``gc-update``; ``plain`` among them.
         lr: Peak learning rate; None takes the optimizer's customary one for the model.
         epochs: Passes over the training images, per run.
         batch_size: Images a step.
         seeds: How many; seeds 0, 1, ... are used, each for every method.
         out: Folder for the results; it must not hold a study already.
-        device: As torch names it, such as `cpu` or `cuda:0`.
+        device: As torch names it, such as ``cpu`` or ``cuda:0``.
 
     Raises:
-        ZeromeanError: A name is unknown or repeated, a number out of range, or `out` is taken.
+        ZeromeanError: A name is unknown or repeated, a number out of range, or ``out`` is taken.
 
     Example:
         >>> Settings(epochs=3).learning_rate

@@ -1,4 +1,4 @@
-"""Image files in `train/<class>/` and `test/<class>/`, in a folder or in a tar archive."""
+"""Image files in ``train/<class>/`` and ``test/<class>/``, in a folder or in a tar archive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAYOUT = f"images ({', '.join(SUFFIXES)}) in train/<class>/ and test/<class>/"
 def read_imagefolder(path: Path) -> Dataset:
     """Reads a folder or a tar archive (plain, .gz, .bz2 or .xz) without unpacking it to disk.
 
-    Files whose path ends otherwise than `train/<class>/<image>` or `test/<class>/<image>` are left
+    Files whose path ends otherwise than ``train/<class>/<image>`` or ``test/<class>/<image>`` are left
     alone. The images are decoded as RGB, or as one channel where all of them are grey.
 
     Raises:

@@ -25,11 +25,11 @@ TEST_FRACTION = 0.2
 
 
 def read_npz(path: Path) -> Dataset:
-    """Reads an archive that holds `images` and `labels`, or train and test arrays.
+    """Reads an archive that holds ``images`` and ``labels``, or train and test arrays.
 
     Images are unsigned bytes of shape (N, height, width) or (N, height, width, channels) with one
-    or three channels, labels integers of shape (N,) or (N, 1). `images` and `labels` without a
-    split get a seeded, stratified one: see `split_dataset`. Other arrays are left alone.
+    or three channels, labels integers of shape (N,) or (N, 1). ``images`` and ``labels`` without a
+    split get a seeded, stratified one: see ``split_dataset``. Other arrays are left alone.
 
     Raises:
         ZeromeanError: The file is missing, no such archive, or its arrays have other names,
