@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from zeromean.at_gradient import warn_of_momentum
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.optimizers import WeightDecay, decay_inside
@@ -49,6 +50,9 @@ class AtBackward:
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Nothing is left to do."""
+
+    def after_load(self, optimizer: Optimizer) -> None:
+        warn_of_momentum(optimizer, self._targets)
 
     def remove(self) -> None:
         for hook in self._hooks.values():

@@ -47,6 +47,9 @@ class AtGradient:
     def after_step(self, optimizer: Optimizer) -> None:
         """Nothing is left to do."""
 
+    def after_load(self, optimizer: Optimizer) -> None:
+        warn_of_momentum(optimizer, self._targets)
+
     def remove(self) -> None:
         """There is nothing to take back."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 from typing import Any, Literal, Protocol
+from weakref import ref
 
 from torch import nn
 from torch.optim import Optimizer
@@ -13,6 +14,7 @@ from zeromean.at_backward import AtBackward, refuse_decay_inside
 from zeromean.at_gradient import AtGradient, project_momentum, warn_of_momentum
 from zeromean.at_update import AtUpdate
 from zeromean.errors import ZeromeanError, warn
+from zeromean.fingerprint import describe, erase, stamp, warn_of_another
 from zeromean.optimizers import WeightDecay, decay_inside, facts_of
 from zeromean.plan import Layers, Plan, Scope, check_option
 from zeromean.targets import Targets
@@ -42,8 +44,9 @@ def centralize(
       decay is refused.
 
     For SGD the first two agree; for adaptive methods the authors advise the second. The optimizer's
-    class, state and checkpoints stay as they were. Parameters added later are planned when first
-    seen.
+    class and state stay as they were; its param groups, and with them its checkpoints, get one line
+    of text that lets :func:`zeromean.status` tell when a copy or a resumed run forgot to centralize
+    again. Parameters added later are planned when first seen.
 
     Args:
         optimizer: Any ``torch.optim.Optimizer``.
@@ -95,15 +98,23 @@ def centralize(
     targets = Targets(optimizer, model, layers, embeddings, scope)
     if not targets.plan.centered:
         warn("nothing is centered: print(handle.plan) tells why for each parameter")
+    how = describe(
+        at,
+        layers=layers,
+        embeddings=embeddings,
+        scope=scope,
+        axes="model" if model is not None else "shapes",
+        **({} if weight_decay == "auto" else {"weight_decay": weight_decay}),
+    )
     if at == "update":
-        return Handle(optimizer, targets, AtUpdate(targets))
+        return Handle(optimizer, targets, AtUpdate(targets), how)
     if project_state:
         project_momentum(optimizer, targets)
     else:
         warn_of_momentum(optimizer, targets)
     if at == "backward":
-        return Handle(optimizer, targets, AtBackward(targets, optimizer, weight_decay))
-    return Handle(optimizer, targets, AtGradient(targets, weight_decay))
+        return Handle(optimizer, targets, AtBackward(targets, optimizer, weight_decay), how)
+    return Handle(optimizer, targets, AtGradient(targets, weight_decay), how)
 
 
 class Place(Protocol):
@@ -117,12 +128,17 @@ class Place(Protocol):
     def after_step(self, optimizer: Optimizer) -> None:
         """Act after the step."""
 
+    def after_load(self, optimizer: Optimizer) -> None:
+        """Act after a checkpoint was loaded into the optimizer."""
+
     def remove(self) -> None:
         """Take back what was left at the parameters, and forget what was remembered."""
 
 
 class Handle:
     """An optimizer centralized by :func:`centralize`; detaches by ``remove()`` or as a context.
+
+    ``how`` tells the place and the options in one line.
 
     Example:
         >>> import torch, zeromean
@@ -133,12 +149,18 @@ class Handle:
         ['weight']
     """
 
-    def __init__(self, optimizer: Optimizer, targets: Targets, place: Place) -> None:
+    def __init__(self, optimizer: Optimizer, targets: Targets, place: Place, how: str) -> None:
+        self.how = how
         self._targets = targets
         self._place = place
+        self._optimizer = ref(optimizer)
+        warn_of_another(optimizer, how)
+        stamp(optimizer, how)
         self._hooks: tuple[RemovableHandle, ...] = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_state_dict_pre_hook(self._before_save),
+            optimizer.register_load_state_dict_post_hook(self._after_load),
         )
 
     @property
@@ -151,6 +173,9 @@ class Handle:
         for hook in self._hooks:
             hook.remove()
         self._place.remove()
+        optimizer = self._optimizer()
+        if optimizer is not None and handle_of(optimizer) is None:
+            erase(optimizer)
 
     def __enter__(self) -> Handle:
         return self
@@ -174,6 +199,14 @@ class Handle:
     ) -> None:
         self._place.after_step(optimizer)
 
+    def _before_save(self, optimizer: Optimizer) -> None:
+        stamp(optimizer, self.how)  # groups may have been added since
+
+    def _after_load(self, optimizer: Optimizer) -> None:
+        warn_of_another(optimizer, self.how)
+        stamp(optimizer, self.how)
+        self._place.after_load(optimizer)
+
 
 def handle_of(optimizer: Optimizer) -> Handle | None:
     """The handle that centralizes this optimizer now, or None."""
@@ -186,10 +219,15 @@ def handle_of(optimizer: Optimizer) -> Handle | None:
 
 def _check_subjects(optimizer: object, model: object) -> None:
     if not isinstance(optimizer, Optimizer):
+        inner = [
+            n for n, x in getattr(optimizer, "__dict__", {}).items() if isinstance(x, Optimizer)
+        ]
         raise ZeromeanError(
             f"{type(optimizer).__name__} as the optimizer",
             "a torch.optim.Optimizer",
-            "call centralize(optimizer, model), the optimizer first",
+            f"call centralize(optimizer.{inner[0]}, model), the optimizer that it wraps"
+            if inner
+            else "call centralize(optimizer, model), the optimizer first",
         )
     if model is not None and not isinstance(model, nn.Module):
         raise ZeromeanError(
