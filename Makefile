@@ -7,6 +7,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 .PHONY: demo test supported lint clean
 
 demo: .venv/demo
+	rm -rf runs/demo
 	$(BIN)/zeromean compare --out runs/demo
 
 test: .venv/test lint
