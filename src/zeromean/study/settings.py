@@ -44,7 +44,7 @@ class Settings:
     optimizer: str = "sgd"
     methods: tuple[str, ...] = ("plain", "gc")
     lr: float | None = None
-    epochs: int = 15
+    epochs: int = 12
     batch_size: int = 64
     seeds: int = 5
     out: Path = Path("zeromean-compare")

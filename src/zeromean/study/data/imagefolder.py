@@ -24,8 +24,8 @@ LAYOUT = f"images ({', '.join(SUFFIXES)}) in train/<class>/ and test/<class>/"
 def read_imagefolder(path: Path) -> Dataset:
     """Reads a folder or a tar archive (plain, .gz, .bz2 or .xz) without unpacking it to disk.
 
-    Files whose path ends otherwise than ``train/<class>/<image>`` or ``test/<class>/<image>`` are left
-    alone. The images are decoded as RGB, or as one channel where all of them are grey.
+    Files whose path ends otherwise than ``train/<class>/<image>`` or ``test/<class>/<image>`` are
+    left alone. The images are decoded as RGB, or as one channel where all of them are grey.
 
     Raises:
         ZeromeanError: The path is missing, holds no such images, an image is broken or of another
