@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from zeromean.errors import ZeromeanError
-from zeromean.fan_in import Description, FanIn, rule_for
+from zeromean.fan_in import Description, FanIn, quantized, rule_for
 from zeromean.mro import qualified_name
 from zeromean.plan import Layers, Owner, Plan, Scope, make_plan
 
@@ -153,6 +153,8 @@ def _look_up(
     told = description[name]
     if not isinstance(told, FanIn):
         return None, told or f"{kind}'s rule leaves it alone"
+    if reason := quantized(type(parameter)):
+        return None, reason
     if not (parameter.is_floating_point() or parameter.is_complex()):
         return None, f"{parameter.dtype} entries have no mean"
     if parametrize.is_parametrized(module, name) and not _keeps_shape(module, name):
