@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from zeromean import fsdp1
 from zeromean.at_gradient import warn_of_momentum
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
@@ -65,10 +66,17 @@ class AtBackward:
             refuse_decay_inside(optimizer, group, self._weight_decay)
             if parameter not in self._hooks and parameter.requires_grad:
                 new.append((parameter, fan_in))
-                self._hooks[parameter] = parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+        origins = fsdp1.origins(self._targets.model) if new and self._targets.model else {}
+        for parameter, fan_in in new:
+            origin = origins.get(parameter)
+            self._hooks[parameter] = (
+                origin.hook_gradient(fan_in)
+                if origin
+                else parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                     partial(_center_gradient, fan_in=fan_in)
                 )
-        return new
+            )
+        return [] if origins else new
 
 
 @torch.no_grad()

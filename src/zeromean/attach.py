@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from zeromean import fsdp1
 from zeromean.at_backward import AtBackward, refuse_decay_inside
 from zeromean.at_gradient import AtGradient, project_momentum, warn_of_momentum
 from zeromean.at_update import AtUpdate
@@ -94,7 +95,7 @@ def centralize(
     check_option("project_state", project_state, (True, False))
     _check_effect(at, model, layers, embeddings, weight_decay, project_state)
     _check_optimizer(optimizer, at, weight_decay)
-    _check_model(optimizer, model)
+    _check_model(optimizer, model, at)
     targets = Targets(optimizer, model, layers, embeddings, scope)
     if not targets.plan.centered:
         warn("nothing is centered: print(handle.plan) tells why for each parameter")
@@ -302,7 +303,7 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
             refuse_decay_inside(optimizer, group, weight_decay)
 
 
-def _check_model(optimizer: Optimizer, model: nn.Module | None) -> None:
+def _check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if model is None:
         warn(
@@ -314,4 +315,10 @@ def _check_model(optimizer: Optimizer, model: nn.Module | None) -> None:
             "an optimizer and a model that share no parameter",
             "the model whose parameters the optimizer updates",
             "pass that model, and make the optimizer after moving or wrapping it",
+        )
+    elif fsdp1.is_fsdp1(model) and (at != "backward" or not fsdp1.origins(model)):
+        raise ZeromeanError(
+            f'at="{at}" with FullyShardedDataParallel (FSDP1), whose flat shards have no rows',
+            "whole rows: those of FSDP2, or of the gradients before FSDP1 cuts them",
+            'shard with fully_shard (FSDP2), or wrap with use_orig_params=True and at="backward"',
         )

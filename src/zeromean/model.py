@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from zeromean import fsdp1
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import Description, FanIn, quantized, rule_for
 from zeromean.mro import qualified_name
@@ -85,6 +86,7 @@ def owners(model: nn.Module) -> Iterator[Owner]:
         ZeromeanError: A parameter has no shape yet (a lazy module before its first forward), or a
             rule names a parameter that its module does not have.
     """
+    origins = fsdp1.origins(model)
     for module_name, module in model.named_modules():
         if isinstance(module, parametrize.ParametrizationList):
             continue  # its originals belong to the module that they parametrize
@@ -97,9 +99,8 @@ def owners(model: nn.Module) -> Iterator[Owner]:
                     "run one forward pass before centralizing",
                 )
             fan_in, reason = _look_up(module, name, parameter, description)
-            yield Owner(
-                full_name, parameter, tuple(parameter.shape), module_name, module, fan_in, reason
-            )
+            shape = origins[parameter].shape if parameter in origins else tuple(parameter.shape)
+            yield Owner(full_name, parameter, shape, module_name, module, fan_in, reason)
 
 
 def owners_by_shape(named: Iterable[tuple[str, Tensor]]) -> Iterator[Owner]:
