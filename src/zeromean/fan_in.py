@@ -216,9 +216,12 @@ def _hf_conv1d(module: Any) -> Description:
 
 
 _quantized: dict[type | str, str] = {
-    "bitsandbytes.nn.modules.Params4bit": "quantized by bitsandbytes: its entries are codes",
-    "torchao.utils.TorchAOBaseTensor": "quantized by torchao: its entries are codes",
-    "torchao.quantization.quantize_.workflows.nf4.nf4_tensor.NF4Tensor": "quantized by torchao: its entries are codes",
+    name: f"quantized by {name.partition('.')[0]}: its entries are codes"
+    for name in (
+        "bitsandbytes.nn.modules.Params4bit",
+        "torchao.utils.TorchAOBaseTensor",
+        "torchao.quantization.quantize_.workflows.nf4.nf4_tensor.NF4Tensor",
+    )
 }
 
 
