@@ -45,18 +45,23 @@ def supports(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--supported", action="store_true", help=f"write {SUPPORTED}")
+    parser.addoption(
+        "--supported",
+        choices=("write", "check"),
+        help=f"write {SUPPORTED.name} from a run of all tests, or check that it says what they show",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--supported") and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(SupportTable())
+        config.pluginmanager.register(SupportTable(config.getoption("--supported")))
 
 
 class SupportTable:
-    """Collects what passing tests say they show; writes the page if none failed."""
+    """Collects what passing tests say they show, for a page that says no more and no less."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: str) -> None:
+        self.task = task
         self.rows: dict[tuple[str, ...], set[str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -66,9 +71,16 @@ class SupportTable:
                     file = report.nodeid.partition("::")[0]
                     self.rows.setdefault(tuple(row), set()).add(file)  # type: ignore[arg-type]
 
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        if exitstatus != 0:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus != pytest.ExitCode.OK:
             return
+        if self.task == "write":
+            SUPPORTED.write_text(self.page())
+        elif not SUPPORTED.exists() or SUPPORTED.read_text() != self.page():
+            print(f"\n{SUPPORTED} does not say what the tests show: run make supported")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def page(self) -> str:
         text = HEADER
         for area in sorted({row[0] for row in self.rows}):
             text += f"## {area}\n\n| what | at | tested how | in |\n|---|---|---|---|\n"
@@ -76,4 +88,4 @@ class SupportTable:
                 files = ", ".join(f"`{file}`" for file in sorted(self.rows[row]))
                 text += f"| {' | '.join(row[1:])} | {files} |\n"
             text += "\n"
-        SUPPORTED.write_text(text.rstrip() + "\n")
+        return text.rstrip() + "\n"
