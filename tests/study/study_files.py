@@ -56,7 +56,7 @@ def write_imagefolder(folder: Path, suffix: str = ".png", colour: bool = False) 
 
 def write_tar(path: Path, folder: Path, inside: str = "") -> Path:
     """Packs `folder`, its content under `inside` in the archive."""
-    mode = "w:" + {".xz": "xz", ".gz": "gz", ".tar": ""}[path.suffix]
+    mode = "w:" + {".xz": "xz", ".gz": "gz", ".bz2": "bz2", ".tar": ""}[path.suffix]
     with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
         for part in ("train", "test"):
             archive.add(folder / part, arcname=f"{inside}{part}")
