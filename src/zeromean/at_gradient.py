@@ -14,6 +14,7 @@ from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.optimizers import WeightDecay, decay_inside, facts_of
 from zeromean.projection import center_, shift_, vector_means
+from zeromean.sharded import local_part, summed_over_ranks
 from zeromean.targets import Targets
 
 Closure = Callable[[], Any]
@@ -65,13 +66,16 @@ class AtGradient:
         decays: list[tuple[int, float]] = []  # (which gradient, lambda)
         weights: list[Tensor] = []
         for group, parameter, fan_in in self._targets.of(optimizer):
-            if parameter.grad is None:
-                continue
+            gradient = parameter.grad
+            if gradient is None:
+                if not summed_over_ranks(parameter, fan_in):
+                    continue
+                gradient = torch.zeros_like(parameter)  # other ranks may have theirs, and wait
             decay = decay_inside(optimizer, group, self._weight_decay)
             if decay:
                 decays.append((len(gradients), decay))
                 weights.append(parameter)
-            gradients.append(parameter.grad)
+            gradients.append(gradient)
             fan_ins.append(fan_in)
         means = vector_means(
             gradients + weights, fan_ins + [fan_ins[number] for number, _ in decays]
@@ -108,8 +112,8 @@ def warn_of_momentum(optimizer: Optimizer, targets: Targets) -> None:
     buffers, fan_ins = _momentum(optimizer, targets)
     for buffer, means in zip(buffers, vector_means(buffers, fan_ins), strict=True):
         # Rounding leaves about eps of the largest entry; a mean from before is far above.
-        rounding = 16 * torch.finfo(buffer.dtype).eps * buffer.abs().max()
-        if means.abs().max() > rounding:
+        here = local_part(buffer)
+        if here.numel() and means.abs().max() > 16 * torch.finfo(here.dtype).eps * here.abs().max():
             warn(
                 "momentum from before is not zero-mean and leaks into the steps for a while;"
                 " pass project_state=True to project it once"
