@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--supported",
         choices=("write", "check"),
-        help=f"write {SUPPORTED.name} from a run of all tests, or check that it says what they show",
+        help=f"write {SUPPORTED.name} from a run of all tests, or check what it says",
     )
 
 
