@@ -297,6 +297,12 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
             f'at="update" with {kind}', f"another place: {facts.refuses_update}", 'at="gradient"'
         )
     for group in optimizer.param_groups:
+        if group.get("differentiable"):
+            raise ZeromeanError(
+                f"{kind} with differentiable=True",
+                "a step that autograd need not follow, because hooks act outside its graph",
+                "differentiable=False, or zeromean.center on the gradients: autograd follows that",
+            )
         if at == "gradient":
             decay_inside(optimizer, group, weight_decay)
         elif at == "backward":
