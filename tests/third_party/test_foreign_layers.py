@@ -120,7 +120,7 @@ class StdConv2d(nn.Conv2d):
 
 
 @as_timm("std_conv")
-class ScaledStdConv2d(StdConv2d):
+class ScaledStdConv2d(nn.Conv2d):
     def __init__(self, *sizes: int) -> None:
         super().__init__(*sizes)
         self.gain = nn.Parameter(torch.full((self.out_channels, 1, 1, 1), 1.0))
