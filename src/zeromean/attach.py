@@ -218,18 +218,31 @@ def handle_of(optimizer: Optimizer) -> Handle | None:
     return None
 
 
-def _check_subjects(optimizer: object, model: object) -> None:
+def refuse_wrapper(optimizer: object) -> None:
+    """Raise unless this is an optimizer, and one that applies the gradients itself."""
+    kind = type(optimizer).__name__
+    for name, inner in getattr(optimizer, "__dict__", {}).items():
+        if isinstance(inner, Optimizer) and _share_parameters(optimizer, inner):
+            raise ZeromeanError(
+                f"{kind}, which steps through its .{name} ({type(inner).__name__})",
+                "the optimizer that applies the gradients itself",
+                f"pass optimizer.{name}",
+            )
     if not isinstance(optimizer, Optimizer):
-        inner = [
-            n for n, x in getattr(optimizer, "__dict__", {}).items() if isinstance(x, Optimizer)
-        ]
         raise ZeromeanError(
-            f"{type(optimizer).__name__} as the optimizer",
+            f"{kind} as the optimizer",
             "a torch.optim.Optimizer",
-            f"call centralize(optimizer.{inner[0]}, model), the optimizer that it wraps"
-            if inner
-            else "call centralize(optimizer, model), the optimizer first",
+            "call centralize(optimizer, model), the optimizer first",
         )
+
+
+def _share_parameters(outer: Any, inner: Optimizer) -> bool:
+    held = {id(p) for group in getattr(outer, "param_groups", ()) for p in group["params"]}
+    return any(id(p) in held for group in inner.param_groups for p in group["params"])
+
+
+def _check_subjects(optimizer: object, model: object) -> None:
+    refuse_wrapper(optimizer)
     if model is not None and not isinstance(model, nn.Module):
         raise ZeromeanError(
             f"{type(model).__name__} as the model",
@@ -275,16 +288,6 @@ def _check_effect(
 
 def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
     kind = type(optimizer).__name__
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for name, inner in vars(optimizer).items():
-        if isinstance(inner, Optimizer) and any(
-            id(p) in held for group in inner.param_groups for p in group["params"]
-        ):
-            raise ZeromeanError(
-                f"{kind}, which steps through its .{name} ({type(inner).__name__})",
-                "the optimizer that applies the gradients itself",
-                f"call centralize(optimizer.{name}, model)",
-            )
     if handle_of(optimizer) is not None:
         raise ZeromeanError(
             f"{kind}, which is centralized already",
