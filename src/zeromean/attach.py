@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 from weakref import ref
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -190,11 +191,14 @@ class Handle:
         self.remove()
 
     # Bound methods, so that the hooks that really run tell whether an optimizer is centralized.
+    # A compiled step compiles around them.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         return self._place.before_step(optimizer, args, kwargs)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
@@ -288,6 +292,12 @@ def _check_effect(
 
 def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
     kind = type(optimizer).__name__
+    if getattr(optimizer, "_overlap_with_ddp", False):  # ZeroRedundancyOptimizer
+        raise ZeromeanError(
+            f"{kind} with overlap_with_ddp=True, which steps inside DDP's communication hook",
+            "a step that fires the optimizer's hooks",
+            "overlap_with_ddp=False, and centralize(optimizer.optim, model)",
+        )
     if handle_of(optimizer) is not None:
         raise ZeromeanError(
             f"{kind}, which is centralized already",
