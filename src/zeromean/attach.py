@@ -17,6 +17,7 @@ from zeromean.at_gradient import AtGradient, project_momentum, warn_of_momentum
 from zeromean.at_update import AtUpdate
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fingerprint import describe, erase, stamp, warn_of_another
+from zeromean.mro import is_a
 from zeromean.optimizers import WeightDecay, decay_inside, facts_of
 from zeromean.plan import Layers, Plan, Scope, check_option
 from zeromean.targets import Targets
@@ -213,6 +214,14 @@ class Handle:
         self._place.after_load(optimizer)
 
 
+_DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
+
+
+def _holds_all(optimizer: Optimizer, model: nn.Module) -> bool:
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return all(id(p) in held for p in model.parameters() if p.requires_grad)
+
+
 def handle_of(optimizer: Optimizer) -> Handle | None:
     """The handle that centralizes this optimizer now, or None."""
     for hook in optimizer._optimizer_step_pre_hooks.values():
@@ -334,6 +343,12 @@ def _check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None
             "an optimizer and a model that share no parameter",
             "the model whose parameters the optimizer updates",
             "pass that model, and make the optimizer after moving or wrapping it",
+        )
+    elif at == "backward" and is_a(type(model), _DDP) and not _holds_all(optimizer, model):
+        raise ZeromeanError(
+            'at="backward" under DistributedDataParallel with an optimizer of some of its parameters',
+            "all of them on every rank, because each rank centers before gradients are averaged",
+            'at="gradient", which centers the average (for ZeroRedundancyOptimizer, of .optim)',
         )
     elif fsdp1.is_fsdp1(model) and (at != "backward" or not fsdp1.origins(model)):
         raise ZeromeanError(
