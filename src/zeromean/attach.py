@@ -346,7 +346,7 @@ def _check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None
         )
     elif at == "backward" and is_a(type(model), _DDP) and not _holds_all(optimizer, model):
         raise ZeromeanError(
-            'at="backward" under DistributedDataParallel with an optimizer of some of its parameters',
+            'at="backward" under DistributedDataParallel, whose parameters it holds in part',
             "all of them on every rank, because each rank centers before gradients are averaged",
             'at="gradient", which centers the average (for ZeroRedundancyOptimizer, of .optim)',
         )
