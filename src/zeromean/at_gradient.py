@@ -59,6 +59,7 @@ class AtGradient:
         self._center_gradients(optimizer)
         return loss
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def _center_gradients(self, optimizer: Optimizer) -> None:
         gradients: list[Tensor] = []
