@@ -18,7 +18,7 @@ from zeromean.at_update import AtUpdate
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fingerprint import describe, erase, stamp, warn_of_another
 from zeromean.mro import is_a
-from zeromean.optimizers import WeightDecay, decay_inside, facts_of
+from zeromean.optimizers import WeightDecay, acting, decay_inside, facts_of
 from zeromean.plan import Layers, Plan, Scope, check_option
 from zeromean.targets import Targets
 
@@ -235,7 +235,9 @@ def refuse_wrapper(optimizer: object) -> None:
     """Raise unless this is an optimizer, and one that applies the gradients itself."""
     kind = type(optimizer).__name__
     for name, inner in getattr(optimizer, "__dict__", {}).items():
-        if isinstance(inner, Optimizer) and _share_parameters(optimizer, inner):
+        if not isinstance(inner, Optimizer) or not _share_parameters(optimizer, inner):
+            continue
+        if not isinstance(optimizer, Optimizer) or inner is not acting(optimizer):
             raise ZeromeanError(
                 f"{kind}, which steps through its .{name} ({type(inner).__name__})",
                 "the optimizer that applies the gradients itself",
@@ -305,7 +307,7 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
         raise ZeromeanError(
             f"{kind} with overlap_with_ddp=True, which steps inside DDP's communication hook",
             "a step that fires the optimizer's hooks",
-            "overlap_with_ddp=False, and centralize(optimizer.optim, model)",
+            "overlap_with_ddp=False",
         )
     if handle_of(optimizer) is not None:
         raise ZeromeanError(
@@ -348,7 +350,7 @@ def _check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None
         raise ZeromeanError(
             'at="backward" under DistributedDataParallel, whose parameters it holds in part',
             "all of them on every rank, because each rank centers before gradients are averaged",
-            'at="gradient", which centers the average (for ZeroRedundancyOptimizer, of .optim)',
+            'at="gradient", which centers the average',
         )
     elif fsdp1.is_fsdp1(model) and (at != "backward" or not fsdp1.origins(model)):
         raise ZeromeanError(
