@@ -238,10 +238,11 @@ def refuse_wrapper(optimizer: object) -> None:
         if not isinstance(inner, Optimizer) or not _share_parameters(optimizer, inner):
             continue
         if not isinstance(optimizer, Optimizer) or inner is not acting(optimizer):
+            public = name.lstrip("_")
             raise ZeromeanError(
                 f"{kind}, which steps through its .{name} ({type(inner).__name__})",
                 "the optimizer that applies the gradients itself",
-                f"pass optimizer.{name}",
+                f"pass optimizer.{public if getattr(optimizer, public, None) is inner else name}",
             )
     if not isinstance(optimizer, Optimizer):
         raise ZeromeanError(
