@@ -197,6 +197,7 @@ class Handle:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._targets.before_step(optimizer)
         return self._place.before_step(optimizer, args, kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -335,27 +336,24 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
 
 
 def _check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None:
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(map(fsdp1.is_flat, held)) and (
+        at != "backward" or model is None or not fsdp1.origins(model)
+    ):
+        raise ZeromeanError(
+            f'at="{at}" with FullyShardedDataParallel (FSDP1), whose flat shards have no rows',
+            "whole rows: those of FSDP2, or of the gradients before FSDP1 cuts them",
+            "shard with fully_shard (FSDP2), or wrap with use_orig_params=True, pass the wrapped"
+            ' model and at="backward"',
+        )
     if model is None:
         warn(
             "without a model only shapes are known: transposed convolutions, embeddings, position"
             " embeddings and tied weights may be centered over the wrong axes; pass the model"
-        )
-    elif not any(id(parameter) in held for parameter in model.parameters()):
-        raise ZeromeanError(
-            "an optimizer and a model that share no parameter",
-            "the model whose parameters the optimizer updates",
-            "pass that model, and make the optimizer after moving or wrapping it",
         )
     elif at == "backward" and is_a(type(model), _DDP) and not _holds_all(optimizer, model):
         raise ZeromeanError(
             'at="backward" under DistributedDataParallel, whose parameters it holds in part',
             "all of them on every rank, because each rank centers before gradients are averaged",
             'at="gradient", which centers the average',
-        )
-    elif fsdp1.is_fsdp1(model) and (at != "backward" or not fsdp1.origins(model)):
-        raise ZeromeanError(
-            f'at="{at}" with FullyShardedDataParallel (FSDP1), whose flat shards have no rows',
-            "whole rows: those of FSDP2, or of the gradients before FSDP1 cuts them",
-            'shard with fully_shard (FSDP2), or wrap with use_orig_params=True and at="backward"',
         )
