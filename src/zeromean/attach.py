@@ -179,6 +179,7 @@ class Handle:
         optimizer = self._optimizer()
         if optimizer is not None and handle_of(optimizer) is None:
             erase(optimizer)
+            erase(acting(optimizer))  # which some outer ones copy their groups from
 
     def __enter__(self) -> Handle:
         return self
