@@ -75,6 +75,23 @@ def test_an_optimizer_that_steps_in_backward(supports: Supports) -> None:
     supports("Driver", "optimizer in backward", "backward", "equal to a plain loop with GC in step")
 
 
+def test_a_hook_that_steps_may_be_registered_first() -> None:
+    model = nn.Linear(6, 4).double()
+    optimizers = {p: SGD([p], lr=0.1) for p in model.parameters()}
+
+    def step(parameter: Tensor) -> None:
+        optimizers[parameter].step()  # type: ignore[index]
+        optimizers[parameter].zero_grad()  # type: ignore[index]
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(step)
+    zeromean.centralize(optimizers[model.weight], model, at="backward")
+    before = model.weight.detach().mean(1)
+    for _ in range(3):
+        model(torch.randn(8, 6).double()).square().mean().backward()
+    torch.testing.assert_close(model.weight.detach().mean(1), before)
+
+
 def test_parameters_added_later_are_centered_from_their_first_step() -> None:
     model = nn.Sequential(nn.Linear(4, 4)).double()
     optimizer = SGD(model.parameters(), lr=0.1)

@@ -367,6 +367,60 @@ def test_parameters_added_later_are_planned_when_first_seen(at: Any) -> None:
     assert {row.name for row in handle.plan.centered} == {"0.weight", "1.weight"}
 
 
+@pytest.mark.parametrize("at", ["gradient", "update", "backward"])
+def test_layers_of_the_model_that_the_optimizer_gets_later_are_centered(at: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 4)).double()
+    optimizer = SGD(model[1].parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, model, at=at)
+    before = all_means(model)
+    for step in range(6):
+        if step == 3:  # gradual unfreezing
+            optimizer.add_param_group({"params": model[0].parameters()})
+        optimizer.zero_grad()
+        model(torch.randn(5, 4).double()).square().sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(all_means(model), before)
+    assert {row.name for row in handle.plan.centered} == {"0.weight", "1.weight"}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:optimizer contains a parameter group with duplicate:UserWarning"
+)
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_a_parameter_listed_twice_is_centered_once(at: Any) -> None:
+    model = nn.Linear(4, 3).double()
+    optimizer = SGD([model.weight, model.weight], lr=0.1)
+    zeromean.centralize(optimizer, model, at=at)
+    before = all_means(model)
+    for _ in range(3):
+        backward_of_linear(model, optimizer)
+        optimizer.step()
+    torch.testing.assert_close(all_means(model), before)
+
+
+def backward_of_linear(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    model(torch.randn(5, 4).double()).square().sum().backward()
+
+
+def test_attaching_inside_a_step_begins_with_the_next() -> None:
+    model = nn.Linear(4, 3).double()
+    optimizer = SGD(model.parameters(), lr=0.1)
+
+    def closure() -> Tensor:
+        if handle_of(optimizer) is None:
+            zeromean.centralize(optimizer, model, at="update")
+        optimizer.zero_grad()
+        loss = model(torch.randn(5, 4).double()).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    before = all_means(model)
+    optimizer.step(closure)
+    torch.testing.assert_close(all_means(model), before)
+
+
 def test_parameters_from_outside_the_model_are_left_alone_with_a_warning() -> None:
     model, other = nn.Linear(4, 4), nn.Linear(4, 4)
     optimizer = SGD(model.parameters(), lr=0.1)
@@ -374,8 +428,9 @@ def test_parameters_from_outside_the_model_are_left_alone_with_a_warning() -> No
     optimizer.add_param_group({"params": other.parameters()})
     model.weight.grad = torch.ones(4, 4)
     other.weight.grad = torch.ones(4, 4)
-    with pytest.warns(zeromean.ZeromeanWarning, match="2 of the optimizer's parameters"):
+    with pytest.warns(zeromean.ZeromeanWarning, match="2 of the optimizer's parameters") as caught:
         optimizer.step()
+    assert caught[0].filename == __file__  # the user's line, not torch's hook machinery
     optimizer.step()
     assert (other.weight.grad == 1).all()
     assert (model.weight.grad == 0).all()
@@ -515,6 +570,7 @@ def refusals() -> dict[str, tuple[Callable[[], object], str]]:
     return {
         "at": (attach(at="forward"), r"at='forward'.*'gradient', 'update'"),
         "layers": (attach(layers="convs"), r"layers='convs'"),
+        "layers class": (attach(layers=nn.Linear), r"layers=<class"),
         "scope": (attach(scope="row"), r"scope='row'"),
         "embeddings": (attach(embeddings="yes"), r"embeddings='yes'"),
         "weight_decay": (attach(weight_decay="l2"), r"weight_decay='l2'"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import zeromean
 from brute_force import center_vectors, layer_vectors
@@ -172,6 +173,49 @@ def test_axes_that_the_parameter_does_not_have_are_shown() -> None:
     assert "does not have" in row.reason
 
 
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize("told", [(1,), [1], 1, True, FanIn], ids=str)
+def test_a_rule_that_says_something_else_is_an_error(told: object) -> None:
+    register(Experts)(lambda module: {"w": told})
+    with pytest.raises(zeromean.ZeromeanError, match=r"'w'; wanted a FanIn.*Experts"):
+        zeromean.explain(Experts())
+
+
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize("description", [None, ["w"], FanIn((1,))], ids=str)
+def test_a_rule_that_returns_no_mapping_is_an_error(description: object) -> None:
+    register(Experts)(lambda module: description)  # type: ignore[arg-type, return-value]
+    with pytest.raises(zeromean.ZeromeanError, match=r"parameter name: FanIn"):
+        zeromean.explain(Experts())
+
+
+class Scaled(nn.Linear):
+    """A gain for each input beside the weight."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.weight_scale = nn.Parameter(torch.ones(1, 4))
+
+
+class Equalized(nn.Conv2d):
+    """The weight is a property of another parameter."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4, 3)
+        raw = self.weight
+        del self.weight
+        self.weight_raw = nn.Parameter(raw.detach())
+
+    weight = property(lambda self: self.weight_raw * 0.5)
+
+
+def test_a_subclass_has_other_parameters_than_its_layer_declares() -> None:
+    assert [row.name for row in zeromean.explain(Scaled()).centered] == ["weight"]
+    assert not zeromean.explain(Equalized()).centered
+    pruned = prune.l1_unstructured(nn.Conv2d(3, 4, 3), "weight", amount=2)
+    assert [row.name for row in zeromean.explain(pruned).centered] == ["weight_orig"]
+
+
 @pytest.mark.parametrize("subject", [Experts, 3, "Experts"], ids=str)
 def test_only_classes_and_qualified_names_can_be_described(subject: object) -> None:
     if subject is Experts:
@@ -186,6 +230,8 @@ def test_only_classes_and_qualified_names_can_be_described(subject: object) -> N
         {"axes": ()},
         {"axes": (-1,)},
         {"axes": (1, 1)},
+        {"axes": 1},
+        {"axes": (1.0,)},
         {"axes": (1,), "groups": 2},
         {"axes": (0,), "groups": 0},
         {"axes": (1,), "role": "convolution"},

@@ -108,9 +108,21 @@ def test_a_parametrization_that_changes_the_shape_is_left_alone() -> None:
     parametrize.register_parametrization(layer, "weight", Doubled(), unsafe=True)
     (row,) = zeromean.explain(layer)
     assert not row.centered
-    assert "changes its shape" in row.reason
+    assert "does not keep" in row.reason
     split = zeromean.explain(parametrizations.weight_norm(nn.Linear(3, 4, bias=False)))
     assert [row.centered for row in split] == [False, False]
+
+
+def test_a_parametrization_that_cannot_be_tried_is_left_alone() -> None:
+    class Cached(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.cache = x * 2
+            return self.cache
+
+    layer = nn.Linear(3, 4, bias=False)
+    parametrize.register_parametrization(layer, "weight", Cached())
+    layer(torch.ones(1, 3))
+    assert not zeromean.explain(layer).centered
 
 
 def test_entries_without_a_mean_are_left_alone() -> None:

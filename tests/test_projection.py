@@ -103,3 +103,8 @@ def test_autograd_goes_through() -> None:
 def test_what_it_cannot_center_is_refused(x: Tensor, axes: int, groups: int) -> None:
     with pytest.raises(zeromean.ZeromeanError):
         zeromean.center(x, axes, groups)
+
+
+def test_float16_saturates_where_the_subtraction_overflows() -> None:
+    x = torch.tensor([[-60000.0, 60000, 60000, 60000]]).half()
+    assert zeromean.center(x, 1).flatten().tolist() == [-65504, 30000, 30000, 30000]

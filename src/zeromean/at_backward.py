@@ -40,14 +40,18 @@ class AtBackward:
         self._targets = targets
         self._weight_decay = weight_decay
         self._hooks: dict[Tensor, RemovableHandle] = {}
+        self._origins: dict[Tensor, fsdp1.Origin] = {}
         self._hook_new(optimizer)
 
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        # Parameters that were added or replaced since got this step's gradient without a hook.
-        for parameter, fan_in in self._hook_new(optimizer):
-            _center_gradient(parameter, fan_in)
+        self._hook_new(optimizer)
+        # A gradient may have come before its hook: the parameter is new, or a hook that steps was
+        # registered earlier. P P = P for all others. FSDP1's shards have no rows left to center.
+        for _, parameter, fan_in in self._targets.of(optimizer):
+            if parameter not in self._origins:
+                _center_gradient(parameter, fan_in)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Nothing is left to do."""
@@ -60,15 +64,16 @@ class AtBackward:
             hook.remove()
         self._hooks.clear()
 
-    def _hook_new(self, optimizer: Optimizer) -> list[tuple[Tensor, FanIn]]:
+    def _hook_new(self, optimizer: Optimizer) -> None:
         new = []
         for group, parameter, fan_in in self._targets.of(optimizer):
             refuse_decay_inside(optimizer, group, self._weight_decay)
             if parameter not in self._hooks and parameter.requires_grad:
                 new.append((parameter, fan_in))
-        origins = fsdp1.origins(self._targets.model) if new and self._targets.model else {}
+        if new and self._targets.model is not None:
+            self._origins = fsdp1.origins(self._targets.model)
         for parameter, fan_in in new:
-            origin = origins.get(parameter)
+            origin = self._origins.get(parameter)
             self._hooks[parameter] = (
                 origin.hook_gradient(fan_in)
                 if origin
@@ -76,7 +81,6 @@ class AtBackward:
                     partial(_center_gradient, fan_in=fan_in)
                 )
             )
-        return [] if origins else new
 
 
 @torch.no_grad()

@@ -118,7 +118,8 @@ def warn_of_momentum(optimizer: Optimizer, targets: Targets) -> None:
         if here.numel() and means.abs().max() > 16 * torch.finfo(here.dtype).eps * here.abs().max():
             warn(
                 "momentum from before is not zero-mean and leaks into the steps for a while;"
-                " pass project_state=True to project it once"
+                " centralize(..., project_state=True), after handle.remove() where the optimizer is"
+                " centralized already, projects it once"
             )
             return
 

@@ -49,6 +49,8 @@ class AtUpdate:
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:
+        if not self._entered:
+            return  # attached while this step was under way: the next one is the first
         weights, fan_ins, before, aims = self._entered.pop()
         after = vector_means(weights, fan_ins)
         amounts = [

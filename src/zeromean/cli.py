@@ -103,9 +103,10 @@ def compare(
                 file=sys.stderr,
             )
             raise typer.Exit(130) from None
-    picture, page = report.write(comparison)
+    # First what cannot fail any more.
     show_table(report.table(comparison), settings.methods, Console())
     print()
     for sentence in report.conclusions(comparison):
         print(sentence)
+    picture, page = report.write(comparison)
     print(f"\n{page}\n{picture}\n{settings.database}")

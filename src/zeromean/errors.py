@@ -36,8 +36,12 @@ class ZeromeanWarning(UserWarning):
 
 
 def warn(message: str) -> None:
-    """Warn with the line outside zeromean that led here."""
+    """Warn with the line that led here, outside zeromean and the torch that calls its hooks."""
     level, frame = 2, sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith("zeromean."):
+    while frame.f_back and _is_between(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, ZeromeanWarning, stacklevel=level)
+
+
+def _is_between(module: str) -> bool:
+    return module.partition(".")[0] in ("zeromean", "torch", "contextlib")

@@ -9,6 +9,7 @@ or a sharded module is what it was.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
@@ -50,10 +51,16 @@ class FanIn:
     padding_idx: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.axes or min(self.axes) < 0 or len(set(self.axes)) != len(self.axes):
+        if (
+            not isinstance(self.axes, tuple)
+            or not all(isinstance(axis, int) for axis in self.axes)
+            or not self.axes
+            or min(self.axes) < 0
+            or len(set(self.axes)) != len(self.axes)
+        ):
             raise ZeromeanError(
                 f"FanIn axes {self.axes!r}",
-                "one or more different axes, counted from 0",
+                "a tuple of one or more different axes, counted from 0",
                 "name each axis that an output unit's weights extend over, once",
             )
         if self.groups < 1 or (self.groups > 1 and 0 not in self.axes):
@@ -156,34 +163,40 @@ def rule_for(module_class: type) -> Rule | None:
 
 
 @register("torch.nn.modules.linear.Linear")  # (out, in)
-@register("torch.nn.modules.rnn.RNNCellBase")
-@register("torch.nn.modules.rnn.RNNBase")  # (gates * hidden, in): each matrix on its own
-@register("torch.nn.modules.activation.MultiheadAttention")  # in_proj (3E, E), or q, k, v apart
-def _rows(module: Any) -> Description:
-    return {
-        name: FanIn(axes=(1,))
-        for name in _tensor_names(module)
-        if name.startswith("weight") or name.endswith("_weight")
-    }
+def _linear(module: Any) -> Description:
+    return _weight(module, FanIn(axes=(1,)))
 
 
 @register("torch.nn.modules.linear.Bilinear")  # (out, in1, in2)
 def _bilinear(module: Any) -> Description:
-    return {"weight": FanIn(axes=(1, 2))}
+    return _weight(module, FanIn(axes=(1, 2)))
+
+
+@register("torch.nn.modules.rnn.RNNCellBase")
+@register("torch.nn.modules.rnn.RNNBase")  # (gates * hidden, in): each matrix on its own
+def _recurrent(module: Any) -> Description:
+    matrix = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?")
+    return {name: FanIn(axes=(1,)) for name in _tensor_names(module) if matrix.fullmatch(name)}
+
+
+@register("torch.nn.modules.activation.MultiheadAttention")  # in_proj (3E, E), or q, k, v apart
+def _attention(module: Any) -> Description:
+    matrix = re.compile(r"(in|q|k|v)_proj_weight")
+    return {name: FanIn(axes=(1,)) for name in _tensor_names(module) if matrix.fullmatch(name)}
 
 
 @register("torch.nn.modules.conv._ConvNd")
 def _convolution(module: Any) -> Description:
     kernel = range(2, 2 + len(module.kernel_size))
     if module.transposed:  # (in, out / groups, k...): a group's inputs feed its own outputs only
-        return {"weight": FanIn(axes=(0, *kernel), groups=module.groups, role="conv")}
-    return {"weight": FanIn(axes=(1, *kernel), role="conv")}  # (out, in / groups, k...)
+        return _weight(module, FanIn(axes=(0, *kernel), groups=module.groups, role="conv"))
+    return _weight(module, FanIn(axes=(1, *kernel), role="conv"))  # (out, in / groups, k...)
 
 
 @register("torch.nn.modules.sparse.Embedding")  # (tokens, dim): a Linear of one-hot tokens
 @register("torch.nn.modules.sparse.EmbeddingBag")
 def _embedding(module: Any) -> Description:
-    return {"weight": FanIn(axes=(0,), role="embedding", padding_idx=module.padding_idx)}
+    return _weight(module, FanIn(axes=(0,), role="embedding", padding_idx=module.padding_idx))
 
 
 @register("torch.nn.modules.batchnorm._NormBase")
@@ -191,12 +204,20 @@ def _embedding(module: Any) -> Description:
 @register("torch.nn.modules.normalization.GroupNorm")
 @register("torch.nn.modules.normalization.RMSNorm")
 def _norm(module: Any) -> Description:
-    return {"weight": "a norm's gain multiplies one input"}
+    return _weight(module, "a norm's gain multiplies one input")
 
 
 @register("torch.nn.modules.activation.PReLU")
 def _prelu(module: Any) -> Description:
-    return {"weight": "a slope multiplies one input"}
+    return _weight(module, "a slope multiplies one input")
+
+
+def _weight(module: Any, told: FanIn | str) -> Description:
+    """``weight``, where the module trains it, also under pruning's name for its original.
+
+    A subclass may have made something else of it: a buffer, a product of other parameters.
+    """
+    return {name: told for name in _tensor_names(module) if name in ("weight", "weight_orig")}
 
 
 def _tensor_names(module: Any) -> list[str]:

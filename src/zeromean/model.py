@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -121,12 +121,23 @@ def _describe(module: nn.Module) -> Description | None:
     description = rule(module)
     # Looked up by hand: reading a parametrized attribute would evaluate its parametrization.
     known = {*module._parameters, *vars(module), *getattr(module, "parametrizations", ())}
-    for name in description:
+    fix = f"mend the rule registered for {type(module).__name__}"
+    if not isinstance(description, Mapping):
+        raise ZeromeanError(
+            f"a fan-in rule that returns {description!r}", "{parameter name: FanIn or None}", fix
+        )
+    for name, told in description.items():
         if name not in known:
             raise ZeromeanError(
                 f"a fan-in rule for {name!r}, which {qualified_name(type(module))} does not have",
                 "a rule that names parameters of its module",
-                f"check the name in the rule registered for {type(module).__name__}",
+                fix,
+            )
+        if not (told is None or isinstance(told, FanIn | str)):
+            raise ZeromeanError(
+                f"a fan-in rule that says {told!r} of {name!r}",
+                "a FanIn, such as FanIn(axes=(1,)); or None, or a reason as text",
+                fix,
             )
     return description
 
@@ -159,7 +170,7 @@ def _look_up(
     if not (parameter.is_floating_point() or parameter.is_complex()):
         return None, f"{parameter.dtype} entries have no mean"
     if parametrize.is_parametrized(module, name) and not _keeps_shape(module, name):
-        return None, f"the parametrization of {kind}'s {name} changes its shape or splits it"
+        return None, f"the parametrization of {kind}'s {name} does not keep one tensor's shape"
     return told, kind
 
 
@@ -169,6 +180,9 @@ def _keeps_shape(module: nn.Module, name: str) -> bool:
     if not parametrizations.is_tensor:
         return False
     # A copy in eval mode: some parametrizations move their buffers whenever they are evaluated.
-    with torch.no_grad():
-        value = copy.deepcopy(parametrizations).eval()()
+    try:
+        with torch.no_grad():
+            value = copy.deepcopy(parametrizations).eval()()
+    except RuntimeError:  # it keeps tensors of a graph, which cannot be copied
+        return False
     return bool(value.shape == parametrizations.original.shape)

@@ -166,7 +166,8 @@ def make_plan(
     Raises:
         ZeromeanError: An option has a value that does not exist.
     """
-    check_option("layers", layers, ("all", "conv", "linear"), callable(layers))
+    is_predicate = callable(layers) and not isinstance(layers, type)
+    check_option("layers", layers, ("all", "conv", "linear"), is_predicate)
     check_option("embeddings", embeddings, (True, False))
     check_option("scope", scope, ("vector", "tensor"))
     by_parameter: dict[int, list[Owner]] = {}

@@ -62,7 +62,7 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
     split = x if groups == 1 else _split(x, groups)
     dtype = torch.promote_types(x.dtype, torch.float32)
     means = split.mean(_split_axes(fan_in), keepdim=True, dtype=dtype)
-    return (split - means).reshape(x.shape).to(x.dtype)
+    return _saturated(split - means, x.dtype).reshape(x.shape)
 
 
 def center_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> None:
@@ -104,10 +104,17 @@ def shift_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn], by: Sequence[Ten
         amount = share(x, whole)
         for part, groups in _parts(x, fan_in):
             if part.dtype == torch.float16:
-                largest = torch.finfo(torch.float16).max
-                part.copy_((part + amount[groups]).clamp_(-largest, largest))
+                part.copy_(_saturated(part + amount[groups], part.dtype))
             else:
                 part.add_(amount[groups])
+
+
+def _saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` in ``dtype``, where float16 ends at its largest number instead of infinity."""
+    if dtype == torch.float16:
+        largest = torch.finfo(dtype).max
+        x = x.clamp(-largest, largest)
+    return x.to(dtype)
 
 
 def _totals(x: Tensor, fan_in: FanIn) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 def is_sharded(x: Tensor) -> TypeGuard[DTensor]:
     """Whether ``x`` is a DTensor."""
-    # Whoever holds one has imported it; the others need not wait for that import.
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(x, module.DTensor)
+    return isinstance(x, _imported("torch.distributed.tensor", "DTensor"))
 
 
 def local_part(x: Tensor) -> Tensor:
@@ -38,6 +36,14 @@ def local_part(x: Tensor) -> Tensor:
     local = x.to_local()
     # A redistributed tensor may still be on its way.
     return local.wait() if hasattr(local, "wait") else local
+
+
+def reshard(model: nn.Module) -> None:
+    """Give an FSDP2 model its sharded parameters back: a forward pass alone leaves whole ones."""
+    fsdp2 = _imported("torch.distributed.fsdp", "FSDPModule")
+    for module in model.modules():
+        if isinstance(module, fsdp2):
+            module.reshard()
 
 
 def rows_here(x: Tensor) -> range:
@@ -76,6 +82,11 @@ def share(x: Tensor, amount: Tensor) -> Tensor:
     # The parts of a partial tensor are yet to be added up.
     copies = _copies(x, "sum") if is_sharded(x) else 1
     return amount if copies == 1 else amount / copies
+
+
+def _imported(module: str, name: str) -> Any:
+    """A class, or nothing if its module is not imported: then there is no instance either."""
+    return getattr(sys.modules.get(module), name, ())
 
 
 def _all_reduce(sums: list[Tensor], group: Any, device: str) -> None:

@@ -12,6 +12,7 @@ from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.model import owners, owners_by_shape
 from zeromean.plan import Layers, Plan, Row, Scope, make_plan
+from zeromean.sharded import reshard
 
 
 class Targets:
@@ -47,17 +48,21 @@ class Targets:
 
     def of(self, optimizer: Optimizer) -> Iterator[tuple[dict[str, Any], Tensor, FanIn]]:
         """(param group, parameter, fan-in) of everything that is centered now."""
+        seen: set[int] = set()  # torch only warns of a parameter that is listed twice
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter not in self._fan_ins:
                     self.plan = self._make_plan(optimizer)
                 fan_in = self._fan_ins[parameter]
-                if fan_in is not None:
+                if fan_in is not None and id(parameter) not in seen:
+                    seen.add(id(parameter))
                     yield group, parameter, fan_in
 
     def _make_plan(self, optimizer: Optimizer) -> Plan:
         named = list(_named_parameters(optimizer))
         held = {id(parameter) for _, parameter in named}
+        if self.model is not None and not held <= {id(p) for p in self.model.parameters()}:
+            reshard(self.model)
         plan = make_plan(
             owners_by_shape(named) if self.model is None else owners(self.model),
             layers=self._layers,
@@ -91,7 +96,12 @@ class Targets:
                 " belong to the model and are not centered; pass the model that holds them all"
             )
         rows += strangers
-        self._fan_ins = {row.parameter: row.fan_in if row.centered else None for row in rows}
+        # A parameter that the optimizer does not hold may be added later, and is planned then.
+        self._fan_ins = {
+            row.parameter: row.fan_in if row.centered else None
+            for row in rows
+            if id(row.parameter) in held
+        }
         return Plan(tuple(rows))
 
 

@@ -12,6 +12,7 @@ from cases_replicated import ZeroRedundancyOptimizer
 from processes import case, refuses
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from training import PLACES, Network, Perceptron, batches, loss_of
 
@@ -66,6 +67,34 @@ def made_before_sharding_a_layer() -> None:
     assert "2 of the optimizer's parameters" in str(warning.message)
 
 
+def after_a_forward_pass_alone() -> None:
+    """FSDP2 leaves whole parameters in the model then; its sharded ones are found again."""
+    model = shard(Network())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tokens = my_part(next(batches()))
+
+    def look() -> None:
+        with torch.no_grad():
+            loss_of(model, tokens)
+        assert not any(isinstance(p, DTensor) for p in model.parameters())
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(model, tokens)
+        loss.backward()
+        return loss
+
+    look()
+    handle = zeromean.centralize(optimizer, model)
+    assert len(handle.plan.centered) == 4
+    look()
+    optimizer.step(closure)
+    for row in handle.plan.centered:
+        gradient = row.parameter.grad.full_tensor()
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(gradient, zeromean.center(gradient, row.axes, row.groups))
+
+
 def parameters_put_in_place() -> None:
     """Who gives the optimizer the new parameters, as some trainers do, is planned anew."""
     model = Network()
@@ -108,6 +137,7 @@ case(
     ("Optimizer made before `fully_shard`", "-", "refused at its first step"),
 )
 case(2, "optimizer made before fully_shard of a layer", made_before_sharding_a_layer)
+case(2, "after a forward pass alone", after_a_forward_pass_alone)
 case(2, "parameters put in place", parameters_put_in_place)
 case(
     2,

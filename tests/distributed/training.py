@@ -42,7 +42,7 @@ class Perceptron(nn.Module):
 
     def __init__(self, hidden: int = 8, vocabulary: int = 12) -> None:
         super().__init__()
-        self.embed = nn.Embedding(vocabulary, 6, padding_idx=2)
+        self.embed = nn.Embedding(vocabulary, 6, padding_idx=4)
         self.up = nn.Linear(6, hidden)
         self.down = nn.Linear(hidden, 4)
 

@@ -87,3 +87,11 @@ def test_differences_that_are_all_the_same_have_no_interval(shift: float, p: flo
 def test_one_pair_has_a_difference_and_no_statistics() -> None:
     result = paired([0.75], [0.5])
     assert (result.mean, result.interval, result.p_value) == (0.25, None, None)
+
+
+def test_patterns_that_tie_in_images_tie_in_accuracies() -> None:
+    treated = [808, 827, 811, 804, 806, 839, 809, 807]
+    control = [805, 828, 809, 801, 807, 837, 807, 802]
+    exact = paired(treated, control).p_value
+    assert exact == 0.0546875
+    assert paired([n / 899 for n in treated], [n / 899 for n in control]).p_value == exact

@@ -223,6 +223,13 @@ def corrupt_image(path: Path) -> str:
     return f"imagefolder:{path}"
 
 
+def deep_image(path: Path) -> str:
+    write_imagefolder(path)
+    grey16 = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    Image.fromarray(grey16).save(path / "train" / "dog" / "0001.png")
+    return f"imagefolder:{path}"
+
+
 def truncated_image(path: Path) -> str:
     write_imagefolder(path, suffix=".jpg")
     file = path / "train" / "dog" / "0001.jpg"
@@ -288,6 +295,7 @@ def no_tar(path: Path) -> str:
         (truncated_npz, "unreadable .*a.npz"),
         (one_class, r"1 class\(es\)"),
         (corrupt_image, "broken image .*dog/0001.png"),
+        (deep_image, "dog/0001.png with more than 8 bits a pixel"),
         (truncated_image, "broken image .*dog/0001.jpg"),
         (varying_size, "dog/0001.png of 9x9 pixels; wanted 8x8"),
         (class_without_test_image, "class 'dog' without a test image"),

@@ -14,6 +14,8 @@ from zeromean.errors import ZeromeanError
 # The names of choices live in tables beside their code, which loads torch; they are imported in
 # the checks below, so that `zeromean --help` stays quick.
 
+LARGEST_FLOAT32 = 3.4e38
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -67,9 +69,11 @@ class Settings:
         ):
             if number < 1:
                 raise ZeromeanError(f"{option} {number}", "1 or more", f"raise {option}")
-        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
+        if self.lr is not None and not 0 < self.lr <= LARGEST_FLOAT32:
             raise ZeromeanError(
-                f"--lr {self.lr}", "a positive number", "pass one, or leave --lr out for a default"
+                f"--lr {self.lr}",
+                "a positive float32",
+                "pass one, or leave --lr out for a default",
             )
         self._check_out()
 

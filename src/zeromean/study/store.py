@@ -49,16 +49,20 @@ class Store:
     def __init__(self, path: Path, facts: dict[str, str]) -> None:
         self.path = path
         self.kept = 0
+        created = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Exclusive: of two comparisons started at once for one folder, the second is refused.
             path.touch(exist_ok=False)
+            created = True
             self._database = sqlite3.connect(path)
             self._database.execute("PRAGMA foreign_keys = ON")
             with self._database:
                 self._database.executescript(SCHEMA)
                 self._database.executemany("INSERT INTO study VALUES (?, ?)", facts.items())
         except (OSError, sqlite3.Error) as error:
+            if created:
+                path.unlink(missing_ok=True)
             raise ZeromeanError(
                 f"{path}, which cannot be created ({error})",
                 "a folder that can be written to, without a study in it",

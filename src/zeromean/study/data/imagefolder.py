@@ -148,6 +148,12 @@ def _decode(name: str, content: bytes) -> np.ndarray:
     """Bytes of shape (height, width) for a grey image, else (height, width, 3)."""
     try:
         with Image.open(io.BytesIO(content)) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would clip these to black and white
+                raise ZeromeanError(
+                    f"image {name} with more than 8 bits a pixel (mode {image.mode})",
+                    "8 bits a channel",
+                    "convert the images",
+                )
             return np.asarray(image if image.mode == "L" else image.convert("RGB"))
     # Pillow's decoders raise SyntaxError and ValueError too on broken files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
