@@ -7,14 +7,15 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 .PHONY: demo test supported lint clean
 
 demo: .venv/demo
+	rm -rf runs/demo
 	$(BIN)/zeromean compare --out runs/demo
 
 test: .venv/test lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --supported check
 
 # Writes docs/supported.md from what the tests show.
 supported: .venv/test
-	$(BIN)/pytest --supported
+	$(BIN)/pytest --numprocesses 2 --supported write
 
 lint: .venv/test
 	$(BIN)/ruff check .

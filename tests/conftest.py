@@ -24,6 +24,7 @@ Every row is a test that passed: `make supported` runs the tests and writes this
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # small tensors; the tests themselves run side by side
 
 
 @pytest.fixture
@@ -44,36 +45,47 @@ def supports(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--supported", action="store_true", help=f"write {SUPPORTED}")
+    parser.addoption(
+        "--supported",
+        choices=("write", "check"),
+        help=f"write {SUPPORTED.name} from a run of all tests, or check what it says",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_rows] = {}
+    if config.getoption("--supported") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SupportTable(config.getoption("--supported")))
 
 
-_rows = pytest.StashKey[dict[tuple[str, str, str, str], set[str]]]()
+class SupportTable:
+    """Collects what passing tests say they show, for a page that says no more and no less."""
 
+    def __init__(self, task: str) -> None:
+        self.task = task
+        self.rows: dict[tuple[str, ...], set[str]] = {}
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> object:
-    report = yield
-    if report.when == "call" and report.passed:
-        file = Path(item.path).relative_to(item.config.rootpath).as_posix()
-        for name, row in item.user_properties:
-            if name == "supports":
-                item.config.stash[_rows].setdefault(row, set()).add(file)
-    return report
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            for name, row in report.user_properties:
+                if name == "supports":
+                    file = report.nodeid.partition("::")[0]
+                    self.rows.setdefault(tuple(row), set()).add(file)  # type: ignore[arg-type]
 
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus != pytest.ExitCode.OK:
+            return
+        if self.task == "write":
+            SUPPORTED.write_text(self.page())
+        elif not SUPPORTED.exists() or SUPPORTED.read_text() != self.page():
+            print(f"\n{SUPPORTED} does not say what the tests show: run make supported")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if not session.config.getoption("--supported") or exitstatus != 0:
-        return
-    text = HEADER
-    rows = session.config.stash[_rows]
-    for area in sorted({row[0] for row in rows}):
-        text += f"## {area}\n\n| what | at | tested how | in |\n|---|---|---|---|\n"
-        for _, what, at, how in sorted(row for row in rows if row[0] == area):
-            files = ", ".join(f"`{file}`" for file in sorted(rows[area, what, at, how]))
-            text += f"| {what} | {at} | {how} | {files} |\n"
-        text += "\n"
-    SUPPORTED.write_text(text.rstrip() + "\n")
+    def page(self) -> str:
+        text = HEADER
+        for area in sorted({row[0] for row in self.rows}):
+            text += f"## {area}\n\n| what | at | tested how | in |\n|---|---|---|---|\n"
+            for row in sorted(row for row in self.rows if row[0] == area):
+                files = ", ".join(f"`{file}`" for file in sorted(self.rows[row]))
+                text += f"| {' | '.join(row[1:])} | {files} |\n"
+            text += "\n"
+        return text.rstrip() + "\n"

@@ -423,13 +423,19 @@ def test_the_optimizer_stays_what_it_was() -> None:
     model = network()
     optimizer = AdamW(model.parameters())
     state, attributes = copy.deepcopy(optimizer.state_dict()), set(vars(optimizer))
-    zeromean.centralize(optimizer, model, at="update")
+    handle = zeromean.centralize(optimizer, model, at="update")
     assert type(optimizer) is AdamW
-    assert optimizer.state_dict() == state
     assert set(vars(optimizer)) == attributes
+    # One line of text in each param group is all that is allowed, and it goes with the hooks.
+    assert optimizer.state_dict() == {
+        "state": state["state"],
+        "param_groups": [{**group, "zeromean": handle.how} for group in state["param_groups"]],
+    }
     backward(model, optimizer)
     optimizer.step()
     assert set(optimizer.state_dict()["state"][0]) == {"step", "exp_avg", "exp_avg_sq"}
+    handle.remove()
+    assert optimizer.state_dict()["param_groups"] == state["param_groups"]
 
 
 def test_nothing_keeps_a_dropped_optimizer_alive() -> None:

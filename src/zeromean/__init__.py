@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from zeromean.model import explain as explain
     from zeromean.plan import Plan as Plan
     from zeromean.projection import center as center
+    from zeromean.standing import Status as Status
+    from zeromean.standing import status as status
 
 # Public name -> where it lives. Names load when first used, so that a framework is imported only
 # by those who use it.
@@ -28,11 +30,13 @@ _HOMES = {
     "FanIn": "zeromean.fan_in",
     "Handle": "zeromean.attach",
     "Plan": "zeromean.plan",
+    "Status": "zeromean.standing",
     "ZeromeanError": "zeromean.errors",
     "ZeromeanWarning": "zeromean.errors",
     "center": "zeromean.projection",
     "centralize": "zeromean.attach",
     "explain": "zeromean.model",
+    "status": "zeromean.standing",
 }
 
 __all__ = [*_HOMES, "fan_in"]  # noqa: PLE0604

@@ -1,12 +1,17 @@
-"""The `zeromean` program, also `python -m zeromean`."""
+"""The ``zeromean`` program, also ``python -m zeromean``."""
 
 from __future__ import annotations
 
+import io
 import sys
 
 
 def main() -> None:
     """Runs the command line; says in one line if the extra it needs is missing."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file or pipe may be in an encoding without a minus sign.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
     try:
         from zeromean.cli import app
 

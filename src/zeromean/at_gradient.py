@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.optimizers import WeightDecay, decay_inside, facts_of
-from zeromean.projection import shift_, vector_means
+from zeromean.projection import center_, shift_, vector_means
+from zeromean.sharded import local_part, summed_over_ranks
 from zeromean.targets import Targets
 
 Closure = Callable[[], Any]
@@ -47,6 +48,12 @@ class AtGradient:
     def after_step(self, optimizer: Optimizer) -> None:
         """Nothing is left to do."""
 
+    def after_load(self, optimizer: Optimizer) -> None:
+        warn_of_momentum(optimizer, self._targets)
+
+    def remove(self) -> None:
+        """There is nothing to take back."""
+
     def _run_closure(self, optimizer: Optimizer, closure: Closure) -> Any:
         loss = closure()
         self._center_gradients(optimizer)
@@ -59,31 +66,26 @@ class AtGradient:
         decays: list[tuple[int, float]] = []  # (which gradient, lambda)
         weights: list[Tensor] = []
         for group, parameter, fan_in in self._targets.of(optimizer):
-            if parameter.grad is None:
-                continue
+            gradient = parameter.grad
+            if gradient is None:
+                if not summed_over_ranks(parameter, fan_in):
+                    continue
+                gradient = torch.zeros_like(parameter)  # other ranks may have theirs, and wait
             decay = decay_inside(optimizer, group, self._weight_decay)
             if decay:
                 decays.append((len(gradients), decay))
                 weights.append(parameter)
-            gradients.append(_dense(parameter.grad))
+            gradients.append(gradient)
             fan_ins.append(fan_in)
         means = vector_means(
             gradients + weights, fan_ins + [fan_ins[number] for number, _ in decays]
         )
-        # The optimizer adds lambda w later: the mean of that is taken away now.
+        # The optimizer adds lambda w later: the mean of that is taken away now. A fused optimizer
+        # under a gradient scaler sees scaled gradients, s g, so there it is s lambda w.
+        scale = getattr(optimizer, "grad_scale", None)
         for (number, decay), weight_means in zip(decays, means[len(gradients) :], strict=True):
-            means[number] += decay * weight_means
+            means[number] += (decay if scale is None else decay * scale) * weight_means
         shift_(gradients, fan_ins, [-mean for mean in means[: len(gradients)]])
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    if gradient.layout is not torch.strided:
-        raise ZeromeanError(
-            f"a sparse gradient of shape {tuple(gradient.shape)}",
-            "a dense gradient, because the mean changes the absent entries too",
-            "leave this layer out by layers=, or build it with sparse=False",
-        )
-    return gradient
 
 
 @torch.no_grad()
@@ -101,8 +103,7 @@ def project_momentum(optimizer: Optimizer, targets: Targets) -> None:
             "to know which of its buffers are running means of the gradient",
             "project those with zeromean.center, or start the optimizer anew",
         )
-    buffers, fan_ins = _momentum(optimizer, targets)
-    shift_(buffers, fan_ins, [-means for means in vector_means(buffers, fan_ins)])
+    center_(*_momentum(optimizer, targets))
 
 
 @torch.no_grad()
@@ -111,8 +112,8 @@ def warn_of_momentum(optimizer: Optimizer, targets: Targets) -> None:
     buffers, fan_ins = _momentum(optimizer, targets)
     for buffer, means in zip(buffers, vector_means(buffers, fan_ins), strict=True):
         # Rounding leaves about eps of the largest entry; a mean from before is far above.
-        rounding = 16 * torch.finfo(buffer.dtype).eps * buffer.abs().max()
-        if means.abs().max() > rounding:
+        here = local_part(buffer)
+        if here.numel() and means.abs().max() > 16 * torch.finfo(here.dtype).eps * here.abs().max():
             warn(
                 "momentum from before is not zero-mean and leaks into the steps for a while;"
                 " pass project_state=True to project it once"

@@ -61,6 +61,13 @@ class AtUpdate:
         for n, mean in zip(rounded, left, strict=True):
             self._lost[weights[n]] = aims[n] - mean
 
+    def after_load(self, optimizer: Optimizer) -> None:
+        self._lost.clear()  # lost by weights that the checkpoint has replaced
+
+    def remove(self) -> None:
+        self._entered.clear()
+        self._lost.clear()
+
 
 class _Entered(NamedTuple):
     """What one step found: its weights, their means, and the means that it is to leave."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from types import TracebackType
 from typing import Any, Literal, Protocol
+from weakref import ref
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from zeromean import fsdp1
+from zeromean.at_backward import AtBackward, refuse_decay_inside
 from zeromean.at_gradient import AtGradient, project_momentum, warn_of_momentum
 from zeromean.at_update import AtUpdate
 from zeromean.errors import ZeromeanError, warn
+from zeromean.fingerprint import describe, erase, stamp, warn_of_another
 from zeromean.optimizers import WeightDecay, decay_inside, facts_of
 from zeromean.plan import Layers, Plan, Scope, check_option
 from zeromean.targets import Targets
@@ -21,7 +25,7 @@ def centralize(
     optimizer: Optimizer,
     model: nn.Module | None = None,
     *,
-    at: Literal["gradient", "update"] = "gradient",
+    at: Literal["gradient", "update", "backward"] = "gradient",
     layers: Layers = "all",
     embeddings: bool = False,
     scope: Scope = "vector",
@@ -36,16 +40,20 @@ def centralize(
       weight decay is coupled. This writes into ``.grad`` during ``step``.
     - ``at="update"`` projects the whole change of the weights, decay included:
       :math:`w \leftarrow w - P(\Delta)`. Each weight vector keeps the mean it had before the step.
+    - ``at="backward"`` centers each gradient as soon as it is accumulated, for optimizers that step
+      during the backward pass. Gradients are centered before they are clipped, and coupled weight
+      decay is refused.
 
-    For SGD the two agree; for adaptive methods the authors advise the second. The optimizer's
-    class, state and checkpoints stay as they were. Parameters added later are planned when first
-    seen.
+    For SGD the first two agree; for adaptive methods the authors advise the second. The optimizer's
+    class and state stay as they were; its param groups, and with them its checkpoints, get one line
+    of text that lets :func:`zeromean.status` tell when a copy or a resumed run forgot to centralize
+    again. Parameters added later are planned when first seen.
 
     Args:
         optimizer: Any ``torch.optim.Optimizer``.
         model: The model whose layers tell the fan-in axes. Without it only shapes are known
             (dimensions 1.. of every parameter with two or more), and a warning says so.
-        at: "gradient" (default) or "update".
+        at: "gradient" (default), "update" or "backward".
         layers: "all" (default); "conv", every convolution, transposed ones and Conv1d too;
             "linear", everything else that has fan-in axes; or a predicate of a module's full name
             and the module. Without a model "conv" means four or more dimensions.
@@ -62,8 +70,8 @@ def centralize(
 
     Raises:
         ZeromeanError: An option has an unknown value or no effect; the optimizer is centralized
-            already, owns another optimizer, has weight decay of unknown kind, cannot be right with
-            at="update", or shares no parameter with the model.
+            already, owns another optimizer, has weight decay of unknown kind, cannot be right at
+            this place, or shares no parameter with the model.
 
     Example:
         >>> import torch, zeromean
@@ -82,22 +90,32 @@ def centralize(
         each layer's own fan-in axes and fan-in 1 is left alone, unlike in the published code.
     """
     _check_subjects(optimizer, model)
-    check_option("at", at, ("gradient", "update"))
+    check_option("at", at, ("gradient", "update", "backward"))
     check_option("weight_decay", weight_decay, ("auto", "coupled", "decoupled"))
     check_option("project_state", project_state, (True, False))
     _check_effect(at, model, layers, embeddings, weight_decay, project_state)
     _check_optimizer(optimizer, at, weight_decay)
-    _check_model(optimizer, model)
+    _check_model(optimizer, model, at)
     targets = Targets(optimizer, model, layers, embeddings, scope)
     if not targets.plan.centered:
         warn("nothing is centered: print(handle.plan) tells why for each parameter")
+    how = describe(
+        at,
+        layers=layers,
+        embeddings=embeddings,
+        scope=scope,
+        axes="model" if model is not None else "shapes",
+        **({} if weight_decay == "auto" else {"weight_decay": weight_decay}),
+    )
     if at == "update":
-        return Handle(optimizer, targets, AtUpdate(targets))
+        return Handle(optimizer, targets, AtUpdate(targets), how)
     if project_state:
         project_momentum(optimizer, targets)
     else:
         warn_of_momentum(optimizer, targets)
-    return Handle(optimizer, targets, AtGradient(targets, weight_decay))
+    if at == "backward":
+        return Handle(optimizer, targets, AtBackward(targets, optimizer, weight_decay), how)
+    return Handle(optimizer, targets, AtGradient(targets, weight_decay), how)
 
 
 class Place(Protocol):
@@ -111,9 +129,17 @@ class Place(Protocol):
     def after_step(self, optimizer: Optimizer) -> None:
         """Act after the step."""
 
+    def after_load(self, optimizer: Optimizer) -> None:
+        """Act after a checkpoint was loaded into the optimizer."""
+
+    def remove(self) -> None:
+        """Take back what was left at the parameters, and forget what was remembered."""
+
 
 class Handle:
     """An optimizer centralized by :func:`centralize`; detaches by ``remove()`` or as a context.
+
+    ``how`` tells the place and the options in one line.
 
     Example:
         >>> import torch, zeromean
@@ -124,12 +150,18 @@ class Handle:
         ['weight']
     """
 
-    def __init__(self, optimizer: Optimizer, targets: Targets, place: Place) -> None:
+    def __init__(self, optimizer: Optimizer, targets: Targets, place: Place, how: str) -> None:
+        self.how = how
         self._targets = targets
         self._place = place
+        self._optimizer = ref(optimizer)
+        warn_of_another(optimizer, how)
+        stamp(optimizer, how)
         self._hooks: tuple[RemovableHandle, ...] = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_state_dict_pre_hook(self._before_save),
+            optimizer.register_load_state_dict_post_hook(self._after_load),
         )
 
     @property
@@ -141,6 +173,10 @@ class Handle:
         """Detach: the optimizer steps as it did before. A second call does nothing."""
         for hook in self._hooks:
             hook.remove()
+        self._place.remove()
+        optimizer = self._optimizer()
+        if optimizer is not None and handle_of(optimizer) is None:
+            erase(optimizer)
 
     def __enter__(self) -> Handle:
         return self
@@ -164,6 +200,14 @@ class Handle:
     ) -> None:
         self._place.after_step(optimizer)
 
+    def _before_save(self, optimizer: Optimizer) -> None:
+        stamp(optimizer, self.how)  # groups may have been added since
+
+    def _after_load(self, optimizer: Optimizer) -> None:
+        warn_of_another(optimizer, self.how)
+        stamp(optimizer, self.how)
+        self._place.after_load(optimizer)
+
 
 def handle_of(optimizer: Optimizer) -> Handle | None:
     """The handle that centralizes this optimizer now, or None."""
@@ -176,10 +220,15 @@ def handle_of(optimizer: Optimizer) -> Handle | None:
 
 def _check_subjects(optimizer: object, model: object) -> None:
     if not isinstance(optimizer, Optimizer):
+        inner = [
+            n for n, x in getattr(optimizer, "__dict__", {}).items() if isinstance(x, Optimizer)
+        ]
         raise ZeromeanError(
             f"{type(optimizer).__name__} as the optimizer",
             "a torch.optim.Optimizer",
-            "call centralize(optimizer, model), the optimizer first",
+            f"call centralize(optimizer.{inner[0]}, model), the optimizer that it wraps"
+            if inner
+            else "call centralize(optimizer, model), the optimizer first",
         )
     if model is not None and not isinstance(model, nn.Module):
         raise ZeromeanError(
@@ -247,12 +296,20 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
         raise ZeromeanError(
             f'at="update" with {kind}', f"another place: {facts.refuses_update}", 'at="gradient"'
         )
-    if at == "gradient":
-        for group in optimizer.param_groups:
+    for group in optimizer.param_groups:
+        if group.get("differentiable"):
+            raise ZeromeanError(
+                f"{kind} with differentiable=True",
+                "a step that autograd need not follow, because hooks act outside its graph",
+                "differentiable=False, or zeromean.center on the gradients: autograd follows that",
+            )
+        if at == "gradient":
             decay_inside(optimizer, group, weight_decay)
+        elif at == "backward":
+            refuse_decay_inside(optimizer, group, weight_decay)
 
 
-def _check_model(optimizer: Optimizer, model: nn.Module | None) -> None:
+def _check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if model is None:
         warn(
@@ -264,4 +321,10 @@ def _check_model(optimizer: Optimizer, model: nn.Module | None) -> None:
             "an optimizer and a model that share no parameter",
             "the model whose parameters the optimizer updates",
             "pass that model, and make the optimizer after moving or wrapping it",
+        )
+    elif fsdp1.is_fsdp1(model) and (at != "backward" or not fsdp1.origins(model)):
+        raise ZeromeanError(
+            f'at="{at}" with FullyShardedDataParallel (FSDP1), whose flat shards have no rows',
+            "whole rows: those of FSDP2, or of the gradients before FSDP1 cuts them",
+            'shard with fully_shard (FSDP2), or wrap with use_orig_params=True and at="backward"',
         )

@@ -1,4 +1,4 @@
-"""The commands of the `zeromean` program."""
+"""The commands of the ``zeromean`` program."""
 
 from __future__ import annotations
 

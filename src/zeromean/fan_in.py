@@ -205,9 +205,26 @@ def _tensor_names(module: Any) -> list[str]:
     return names + list(getattr(module, "parametrizations", ()))
 
 
-# --- Hugging Face transformers --------------------------------------------------------------------
+# --- Third parties --------------------------------------------------------------------------------
+# Most need no rule: timm's StdConv2d and Linear, PEFT's A and B, and bitsandbytes' Linear8bitLt are
+# torch's own layers or subclasses of them.
 
 
 @register("transformers.pytorch_utils.Conv1D")  # (in, out), GPT-2's linear layer
 def _hf_conv1d(module: Any) -> Description:
     return {"weight": FanIn(axes=(0,))}
+
+
+_quantized: dict[type | str, str] = {
+    name: f"quantized by {name.partition('.')[0]}: its entries are codes"
+    for name in (
+        "bitsandbytes.nn.modules.Params4bit",
+        "torchao.utils.TorchAOBaseTensor",
+        "torchao.quantization.quantize_.workflows.nf4.nf4_tensor.NF4Tensor",
+    )
+}
+
+
+def quantized(tensor_class: type) -> str | None:
+    """Why the entries of a tensor subclass cannot be averaged, or None where they can."""
+    return nearest(_quantized, tensor_class)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from zeromean import fsdp1
 from zeromean.errors import ZeromeanError
-from zeromean.fan_in import Description, FanIn, rule_for
+from zeromean.fan_in import Description, FanIn, quantized, rule_for
 from zeromean.mro import qualified_name
 from zeromean.plan import Layers, Owner, Plan, Scope, make_plan
 
@@ -85,6 +86,7 @@ def owners(model: nn.Module) -> Iterator[Owner]:
         ZeromeanError: A parameter has no shape yet (a lazy module before its first forward), or a
             rule names a parameter that its module does not have.
     """
+    origins = fsdp1.origins(model)
     for module_name, module in model.named_modules():
         if isinstance(module, parametrize.ParametrizationList):
             continue  # its originals belong to the module that they parametrize
@@ -97,9 +99,8 @@ def owners(model: nn.Module) -> Iterator[Owner]:
                     "run one forward pass before centralizing",
                 )
             fan_in, reason = _look_up(module, name, parameter, description)
-            yield Owner(
-                full_name, parameter, tuple(parameter.shape), module_name, module, fan_in, reason
-            )
+            shape = origins[parameter].shape if parameter in origins else tuple(parameter.shape)
+            yield Owner(full_name, parameter, shape, module_name, module, fan_in, reason)
 
 
 def owners_by_shape(named: Iterable[tuple[str, Tensor]]) -> Iterator[Owner]:
@@ -153,6 +154,8 @@ def _look_up(
     told = description[name]
     if not isinstance(told, FanIn):
         return None, told or f"{kind}'s rule leaves it alone"
+    if reason := quantized(type(parameter)):
+        return None, reason
     if not (parameter.is_floating_point() or parameter.is_complex()):
         return None, f"{parameter.dtype} entries have no mean"
     if parametrize.is_parametrized(module, name) and not _keeps_shape(module, name):

@@ -20,3 +20,8 @@ def nearest(table: Mapping[type | str, Value], cls: type) -> Value | None:
             if key in table:
                 return table[key]
     return None
+
+
+def is_a(cls: type, name: str) -> bool:
+    """Whether a class or one of its ancestors has this qualified name."""
+    return any(qualified_name(ancestor) == name for ancestor in cls.__mro__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch.optim import Optimizer
@@ -23,11 +23,13 @@ class Facts:
             applied to the weights beside it ("decoupled").
         momentum: State keys of running means of the gradient, which are linear in it.
         refuses_update: Why at="update" cannot be right, or "".
+        decouples_by: Key of a flag in the param groups that decouples the decay.
     """
 
     decay: WeightDecay = "decoupled"
     momentum: tuple[str, ...] = ()
     refuses_update: str = ""
+    decouples_by: str = "decoupled_weight_decay"
 
 
 _facts: dict[type | str, Facts] = {
@@ -48,6 +50,56 @@ _facts: dict[type | str, Facts] = {
     "torch.optim.lbfgs.LBFGS": Facts(
         refuses_update="its curvature pairs hold differences of the weights it wrote itself"
     ),
+}
+
+# Schedule-free: decay acts at the point that the parameters hold, y.
+_schedule_free = Facts(refuses_update="it owns another iterate, z, whose mean moves all the same")
+_schedule_free_l2 = replace(_schedule_free, decay="coupled")
+_facts |= {
+    "schedulefree.sgd_schedulefree.SGDScheduleFree": _schedule_free_l2,
+    "schedulefree.sgd_schedulefree_closure.SGDScheduleFreeClosure": _schedule_free_l2,
+    "schedulefree.adamw_schedulefree.AdamWScheduleFree": _schedule_free,
+    "schedulefree.adamw_schedulefree_closure.AdamWScheduleFreeClosure": _schedule_free,
+    "schedulefree.radam_schedulefree.RAdamScheduleFree": _schedule_free,
+    "schedulefree.radam_schedulefree_closure.RAdamScheduleFreeClosure": _schedule_free,
+    "pytorch_optimizer.optimizer.schedulefree.ScheduleFreeSGD": _schedule_free_l2,
+    "pytorch_optimizer.optimizer.schedulefree.ScheduleFreeAdamW": _schedule_free,
+    "pytorch_optimizer.optimizer.schedulefree.ScheduleFreeRAdam": _schedule_free,
+}
+
+# pytorch-optimizer: only those whose ``weight_decouple`` was seen to mean what it says. Adan's does
+# not: without it the weights are divided, which is beside the gradient too.
+_flagged = Facts("coupled", ("exp_avg",), decouples_by="weight_decouple")
+_facts |= {
+    "pytorch_optimizer.optimizer.adabelief.AdaBelief": _flagged,
+    "pytorch_optimizer.optimizer.ademamix.AdEMAMix": replace(
+        _flagged, momentum=("exp_avg", "exp_avg_slow")
+    ),
+    "pytorch_optimizer.optimizer.adamw.StableAdamW": _flagged,
+    "pytorch_optimizer.optimizer.adan.Adan": Facts(
+        momentum=("exp_avg", "exp_avg_diff", "previous_grad")
+    ),
+    "pytorch_optimizer.optimizer.adopt.ADOPT": replace(_flagged, momentum=()),
+    "pytorch_optimizer.optimizer.came.CAME": replace(_flagged, momentum=()),
+    "pytorch_optimizer.optimizer.lion.Lion": _flagged,
+    "pytorch_optimizer.optimizer.soap.SOAP": Facts(momentum=("exp_avg",)),
+    "pytorch_optimizer.optimizer.tiger.Tiger": _flagged,
+}
+
+# bitsandbytes: its Adam decays as AdamW does. State may be 8-bit, so none is known as momentum.
+_facts |= {
+    "bitsandbytes.optim.optimizer.Optimizer1State": Facts("coupled"),
+    "bitsandbytes.optim.optimizer.Optimizer2State": Facts("decoupled"),
+}
+_facts |= {
+    f"bitsandbytes.optim.lion.{name}": Facts("decoupled")
+    for name in ("Lion", "Lion8bit", "Lion32bit", "PagedLion", "PagedLion8bit", "PagedLion32bit")
+}
+
+# torchao
+_facts |= {f"torchao.optim.adam.Adam{bits}": Facts("coupled") for bits in ("8bit", "4bit", "Fp8")}
+_facts |= {
+    f"torchao.optim.adam.AdamW{bits}": Facts("decoupled") for bits in ("8bit", "4bit", "Fp8")
 }
 
 
@@ -74,13 +126,16 @@ def decay_inside(
         told = _decay_kind(optimizer, group)
     if told == "decoupled":
         return 0.0
-    return -weight_decay if group.get("maximize", False) else weight_decay
+    # Some keep the choice on the optimizer instead of the param group.
+    maximizes = group.get("maximize", getattr(optimizer, "maximize", False))
+    return -weight_decay if maximizes else weight_decay
 
 
 def _decay_kind(optimizer: Optimizer, group: Mapping[str, Any]) -> WeightDecay:
-    if "decoupled_weight_decay" in group:
-        return "decoupled" if group["decoupled_weight_decay"] else "coupled"
     facts = facts_of(optimizer)
+    flag = facts.decouples_by if facts else "decoupled_weight_decay"
+    if flag in group:
+        return "decoupled" if group[flag] else "coupled"
     if facts is None:
         raise ZeromeanError(
             f"{type(optimizer).__name__} with weight_decay={group['weight_decay']}, an optimizer"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
+from zeromean.sharded import local_part, rows_here, share, sum_over_ranks
 
 
 def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
@@ -58,43 +59,114 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
             "a first axis that splits into equal groups",
             "pass the layer's own number of groups",
         )
-    return (_split(x, fan_in) - _vector_means(x, fan_in)).reshape(x.shape).to(x.dtype)
+    split = _split(x, groups)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    means = split.mean(_split_axes(fan_in), keepdim=True, dtype=dtype)
+    return (split - means).reshape(x.shape).to(x.dtype)
+
+
+def center_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> None:
+    """Center many tensors in place."""
+    means = vector_means(tensors, fan_ins)
+    shift_(tensors, fan_ins, [-mean for mean in means])
 
 
 def vector_means(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> list[Tensor]:
     """The mean of each weight vector of many tensors, shaped to broadcast back to each.
 
     In at least float32, whatever the tensors' types.
+
+    Raises:
+        ZeromeanError: A tensor is sparse.
     """
-    return [_vector_means(x, fan_in) for x, fan_in in zip(tensors, fan_ins, strict=True)]
+    for x in tensors:
+        if x.layout is not torch.strided:
+            raise ZeromeanError(
+                f"a sparse gradient of shape {tuple(x.shape)}",
+                "a dense one, because its mean changes the absent entries too",
+                "leave this layer out by layers=, or build it with sparse=False",
+            )
+    totals = [_totals(x, fan_in) for x, fan_in in zip(tensors, fan_ins, strict=True)]
+    sum_over_ranks(totals, tensors, fan_ins)
+    return [
+        total / fan_in.size(x.shape)
+        for total, x, fan_in in zip(totals, tensors, fan_ins, strict=True)
+    ]
 
 
 def shift_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn], by: Sequence[Tensor]) -> None:
-    """Add to all entries of each weight vector, in place, the vector's number in ``by``."""
-    for x, fan_in, amount in zip(tensors, fan_ins, by, strict=True):
-        for part in _parts(x, fan_in):
-            part.add_(amount)
+    """Add to all entries of each weight vector, in place, the vector's number in ``by``.
+
+    float16 saturates: what was finite stays finite, so that centring a gradient that a gradient
+    scaler has let pass cannot overflow. A vector that held inf or nan still holds nan.
+    """
+    for x, fan_in, whole in zip(tensors, fan_ins, by, strict=True):
+        amount = share(x, whole)
+        for part, groups in _parts(x, fan_in):
+            if part.dtype == torch.float16:
+                largest = torch.finfo(torch.float16).max
+                part.copy_((part + amount[groups]).clamp_(-largest, largest))
+            else:
+                part.add_(amount[groups])
 
 
-def _vector_means(x: Tensor, fan_in: FanIn) -> Tensor:
+def _totals(x: Tensor, fan_in: FanIn) -> Tensor:
+    """The sum of what is here of each weight vector, shaped to broadcast back."""
+    here = local_part(x)
+    axes = _split_axes(fan_in)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    totals = (
-        part.sum(_split_axes(fan_in), keepdim=True, dtype=dtype) for part in _parts(x, fan_in)
-    )
-    return reduce(torch.add, totals) / fan_in.size(x.shape)
+    if not _divided(fan_in):
+        return here.sum(axes, keepdim=True, dtype=dtype)
+    shape = here.shape if fan_in.groups == 1 else (fan_in.groups, 1, *here.shape[1:])
+    totals = here.new_zeros([1 if n in axes else size for n, size in enumerate(shape)], dtype=dtype)
+    for part, groups in _parts(x, fan_in):
+        totals[groups] += part.sum(axes, keepdim=True, dtype=dtype)
+    return totals
 
 
-def _split(x: Tensor, fan_in: FanIn) -> Tensor:
-    return x if fan_in.groups == 1 else x.view(fan_in.groups, -1, *x.shape[1:])
+def _parts(x: Tensor, fan_in: FanIn) -> Iterator[tuple[Tensor, slice]]:
+    """Views that together hold every averaged entry that is here, and the groups of each."""
+    here = local_part(x)
+    if not _divided(fan_in):
+        yield here, slice(None)
+        return
+    passed = 0  # rows of `here` in the runs before
+    for run in rows_here(x):
+        for rows in _pieces(run, x.shape[0], fan_in):
+            first = passed + rows.start - run.start
+            part = here[first : first + len(rows)]
+            if fan_in.groups == 1:
+                yield part, slice(None)
+            else:
+                size = x.shape[0] // fan_in.groups
+                groups = slice(rows.start // size, -(-rows.stop // size))
+                yield _split(part, groups.stop - groups.start), groups
+        passed += len(run)
+
+
+def _pieces(run: range, size: int, fan_in: FanIn) -> Iterator[range]:
+    """Consecutive rows cut where a group or the padding row begins and ends.
+
+    A shard may begin and end inside a group; the whole groups between make one piece.
+    """
+    rows = size // fan_in.groups
+    cuts = [-(-run.start // rows) * rows, run.stop // rows * rows]
+    if fan_in.padding_idx is not None:
+        cuts = [fan_in.padding_idx, fan_in.padding_idx + 1]
+    ends = sorted({run.start, run.stop, *(cut for cut in cuts if cut in run)})
+    for start, stop in pairwise(ends):
+        if start != fan_in.padding_idx:
+            yield range(start, stop)
+
+
+def _divided(fan_in: FanIn) -> bool:
+    """Whether axis 0 is averaged in several pieces."""
+    return fan_in.groups > 1 or fan_in.padding_idx is not None
+
+
+def _split(x: Tensor, groups: int) -> Tensor:
+    return x if groups == 1 else x.view(groups, x.shape[0] // groups, *x.shape[1:])
 
 
 def _split_axes(fan_in: FanIn) -> tuple[int, ...]:
     return fan_in.axes if fan_in.groups == 1 else tuple(axis + 1 for axis in fan_in.axes)
-
-
-def _parts(x: Tensor, fan_in: FanIn) -> tuple[Tensor, ...]:
-    """Views that together hold every averaged entry: all of ``x``, but for a padding row."""
-    x = _split(x, fan_in)
-    if fan_in.padding_idx is None:
-        return (x,)
-    return x[: fan_in.padding_idx], x[fan_in.padding_idx + 1 :]

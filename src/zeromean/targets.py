@@ -31,7 +31,7 @@ class Targets:
         embeddings: bool,
         scope: Scope,
     ) -> None:
-        self._model = model
+        self.model = model
         self._layers = layers
         self._embeddings = embeddings
         self._scope = scope
@@ -51,7 +51,7 @@ class Targets:
         named = list(_named_parameters(optimizer))
         held = {id(parameter) for _, parameter in named}
         plan = make_plan(
-            owners_by_shape(named) if self._model is None else owners(self._model),
+            owners_by_shape(named) if self.model is None else owners(self.model),
             layers=self._layers,
             embeddings=self._embeddings,
             scope=self._scope,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -45,7 +46,9 @@ def compare(
     on_epoch: Callable[[str, int, Epoch], None] = lambda method, seed, epoch: None,
     on_run: Callable[[Run], None] = lambda run: None,
 ) -> Comparison:
-    """Trains every method on every seed and keeps each run in `settings.database` once it ended.
+    """Trains every method on every seed and keeps each run in ``settings.database`` once it ended.
+
+    An interruption loses no more than the seed under way.
 
     Args:
         settings: What to compare.
@@ -53,7 +56,7 @@ def compare(
         on_run: Called after each run that was kept.
 
     Returns:
-        All runs. `report.write` makes files of them.
+        All runs. ``report.write`` makes files of them.
 
     Raises:
         ZeromeanError: The data, the device or the folder for results cannot be used, or do not fit
@@ -70,41 +73,57 @@ def compare(
     task = Task(load(settings.data), device)
     _rehearse(task, settings)
     surroundings = environment.describe(device)
-    facts = {name: str(value) for name, value in asdict(settings).items()}
-    facts |= {"learning_rate": str(settings.learning_rate), "command": settings.command()}
+    facts = {
+        "command": settings.command(),
+        "settings": json.dumps(asdict(settings), default=str),
+        "learning_rate": repr(settings.learning_rate),
+        "data": task.data.describe(),
+        "split": task.data.split,
+        "environment": json.dumps(surroundings),
+    }
     runs = []
-    with Store(settings.database, facts | surroundings) as store:
+    with Store(settings.database, facts) as store:
         for seed in range(settings.seeds):
-            # The methods of a seed follow each other, so that a busy machine slows all of them;
-            # each goes first in turn.
-            turn = seed % len(settings.methods)
-            for method in settings.methods[turn:] + settings.methods[:turn]:
-                run = _run(task, settings, method, seed, on_epoch)
+            for run in _train_together(task, settings, seed, on_epoch):
                 store.add(run)
                 runs.append(run)
                 on_run(run)
     return Comparison(settings, task.data.describe(), task.data.split, tuple(runs), surroundings)
 
 
-def _run(
-    task: Task,
-    settings: Settings,
-    method: str,
-    seed: int,
-    on_epoch: Callable[[str, int, Epoch], None],
-) -> Run:
-    epochs = []
-    try:
-        for epoch in train(task, settings, method, seed):
-            epochs.append(epoch)
+def _train_together(
+    task: Task, settings: Settings, seed: int, on_epoch: Callable[[str, int, Epoch], None]
+) -> Iterator[Run]:
+    """Yields each method's run of one seed as it ends.
+
+    The methods take turns epoch by epoch: what slows the machine for a while slows all of them,
+    and their ratio stays what it is.
+    """
+    trainings = {method: train(task, settings, method, seed) for method in settings.methods}
+    records: dict[str, list[Epoch]] = {method: [] for method in settings.methods}
+    for number in range(settings.epochs):
+        first = number % len(settings.methods)
+        for method in settings.methods[first:] + settings.methods[:first]:
+            epoch = _next_epoch(task, settings, trainings[method])
+            if epoch is None:
+                continue
+            records[method].append(epoch)
             on_epoch(method, seed, epoch)
+            if epoch.diverged or epoch.number == settings.epochs:
+                yield Run(method, seed, tuple(records[method]))
+
+
+def _next_epoch(task: Task, settings: Settings, training: Iterator[Epoch]) -> Epoch | None:
+    """None after a run diverged."""
+    try:
+        return next(training, None)
     except torch.OutOfMemoryError as error:
         raise ZeromeanError(
-            f"{settings.model} with batches of {settings.batch_size}, too much for {task.device}",
-            "a network and batches that fit its memory",
-            "lower --batch-size",
+            f"{len(settings.methods)} x {settings.model} with batches of {settings.batch_size}, "
+            f"too much for {task.device}",
+            "networks and batches that fit its memory together",
+            "lower --batch-size, or name fewer --methods",
         ) from error
-    return Run(method, seed, tuple(epochs))
 
 
 def _device(name: str) -> torch.device:

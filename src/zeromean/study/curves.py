@@ -44,9 +44,7 @@ def draw(comparison: Comparison, path: Path) -> None:
         if sound:
             accuracies = np.stack([_percent(run) for run in sound.values()])
             _line_and_band(upper, accuracies, method, label=method)
-        for run in runs.values():
-            if run.diverged:
-                _diverged(upper, run)
+        _diverged(upper, method, [run for run in runs.values() if run.diverged])
         pairs = [seed for seed in sound if not baseline[seed].diverged]
         if pairs and method != BASELINE:
             differences = [_percent(runs[seed]) - _percent(baseline[seed]) for seed in pairs]
@@ -72,7 +70,7 @@ def _percent(run: Run) -> np.ndarray:
 
 
 def _line_and_band(axes: Axes, values: np.ndarray, method: str, label: str | None = None) -> None:
-    """`values`: a row a seed, a column an epoch."""
+    """``values``: a row a seed, a column an epoch."""
     epochs = np.arange(1, values.shape[1] + 1)
     mean = values.mean(0)
     # A single epoch has no line; a marker shows it.
@@ -90,14 +88,11 @@ def _line_and_band(axes: Axes, values: np.ndarray, method: str, label: str | Non
         )
 
 
-def _diverged(axes: Axes, run: Run) -> None:
-    accuracies = _percent(run)
-    epochs = np.arange(1, len(accuracies) + 1)
-    axes.plot(epochs, accuracies, ":", color=COLOURS[run.method], linewidth=1)
-    axes.plot(
-        epochs[-1:],
-        accuracies[-1:],
-        "x",
-        color=COLOURS[run.method],
-        label=f"{run.method}, diverged",
-    )
+def _diverged(axes: Axes, method: str, runs: list[Run]) -> None:
+    for number, run in enumerate(runs):
+        accuracies = _percent(run)
+        epochs = np.arange(1, len(accuracies) + 1)
+        # One entry in the legend for all of them.
+        label = f"{method}, diverged" if number == 0 else None
+        axes.plot(epochs, accuracies, ":", color=COLOURS[method], linewidth=1)
+        axes.plot(epochs[-1:], accuracies[-1:], "x", color=COLOURS[method], label=label)

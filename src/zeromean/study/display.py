@@ -31,16 +31,21 @@ class LiveProgress:
         self.kept = 0
         self.total = settings.seeds * len(settings.methods)
         self._settings = settings
+        console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            # Over the last runs rather than the last seconds: methods differ in speed.
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
+            # Long enough to average over the methods, which differ in speed.
             speed_estimate_period=120,
+            # The results take its place; an error stands alone.
+            transient=True,
+            # A log file has no use for a bar.
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task(
             f"reading {settings.data}", total=self.total * settings.epochs
@@ -56,9 +61,9 @@ class LiveProgress:
 
     def on_run(self, run: Run) -> None:
         self.kept += 1
-        # A run that diverged leaves out the rest of its epochs.
-        self._bar.update(self._task, completed=self.kept * self._settings.epochs)
         if run.diverged:
+            # The rest of its epochs will never come.
+            self._bar.advance(self._task, self._settings.epochs - len(run.epochs))
             self._bar.console.print(
                 f"seed {run.seed + 1} {run.method}: diverged in epoch {run.epochs[-1].number}"
             )

@@ -15,7 +15,7 @@ BASELINE = "plain"
 
 @dataclass(frozen=True)
 class Centring:
-    """The arguments of `zeromean.centralize` that make up a method."""
+    """The arguments of ``zeromean.centralize`` that make up a method."""
 
     at: Literal["gradient", "update"]
     layers: Literal["all", "conv"]
@@ -38,7 +38,7 @@ def describe(method: str) -> str:
 
 
 def apply(method: str, optimizer: Optimizer, network: nn.Module) -> None:
-    """Hooks the method's centring on `optimizer`; the baseline is left as it is."""
+    """Hooks the method's centring on ``optimizer``; the baseline is left as it is."""
     centring = METHODS[method]
     if centring is not None:
         centralize(optimizer, network, at=centring.at, layers=centring.layers)

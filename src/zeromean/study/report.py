@@ -35,7 +35,7 @@ def table(comparison: Comparison) -> list[Row]:
 
 
 def write(comparison: Comparison) -> tuple[Path, Path]:
-    """Writes `curves.png` and `report.html` beside the database.
+    """Writes ``curves.png`` and ``report.html`` beside the database.
 
     Returns:
         The paths of both.

@@ -20,19 +20,19 @@ class Settings:
     """The settings of one comparison.
 
     Args:
-        data: `digits`, `idx:DIR`, `npz:FILE` or `imagefolder:DIR` (or a tar archive).
-        model: `mlp`, `cnn`, `resnet20` or `resnet18`.
-        optimizer: `sgd`, `adam`, `adamw` or `adagrad`.
-        methods: Two or more of `plain`, `gc`, `gc-conv`, `gc-update`; `plain` among them.
+        data: ``digits``, ``idx:DIR``, ``npz:FILE`` or ``imagefolder:DIR`` (or a tar archive).
+        model: ``mlp``, ``cnn``, ``resnet20`` or ``resnet18``.
+        optimizer: ``sgd``, ``adam``, ``adamw`` or ``adagrad``.
+        methods: Two or more of ``plain``, ``gc``, ``gc-conv``, ``gc-update``; ``plain`` among them.
         lr: Peak learning rate; None takes the optimizer's customary one for the model.
         epochs: Passes over the training images, per run.
         batch_size: Images a step.
         seeds: How many; seeds 0, 1, ... are used, each for every method.
         out: Folder for the results; it must not hold a study already.
-        device: As torch names it, such as `cpu` or `cuda:0`.
+        device: As torch names it, such as ``cpu`` or ``cuda:0``.
 
     Raises:
-        ZeromeanError: A name is unknown or repeated, a number out of range, or `out` is taken.
+        ZeromeanError: A name is unknown or repeated, a number out of range, or ``out`` is taken.
 
     Example:
         >>> Settings(epochs=3).learning_rate
@@ -44,7 +44,7 @@ class Settings:
     optimizer: str = "sgd"
     methods: tuple[str, ...] = ("plain", "gc")
     lr: float | None = None
-    epochs: int = 15
+    epochs: int = 12
     batch_size: int = 64
     seeds: int = 5
     out: Path = Path("zeromean-compare")
@@ -92,11 +92,19 @@ class Settings:
             )
 
     def _check_out(self) -> None:
-        if self.out.exists() and not self.out.is_dir():
+        try:
+            taken, file = self.database.exists(), self.out.exists() and not self.out.is_dir()
+        except OSError as error:
+            raise ZeromeanError(
+                f"--out {self.out}, which cannot be used ({error})",
+                "a folder",
+                "pass another --out",
+            ) from error
+        if file:
             raise ZeromeanError(
                 f"--out {self.out}, which is a file", "a folder", "pass another --out"
             )
-        if self.database.exists():
+        if taken:
             raise ZeromeanError(
                 f"--out {self.out}, which already holds a study",
                 "a folder without study.sqlite",

@@ -40,7 +40,7 @@ class Store:
 
     Args:
         path: The database file; its folder is made where missing.
-        facts: Settings and environment, kept in the table `study`.
+        facts: Settings and environment, kept in the table ``study``.
 
     Raises:
         ZeromeanError: The file exists already, or cannot be written.

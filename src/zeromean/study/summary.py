@@ -38,8 +38,8 @@ class Summary:
         final: At the end.
         target_epochs: Epochs that each run took to the target accuracy, infinite for never.
         seconds_per_epoch: Median over the seeds.
-        overhead: Median over the seeds of (this method's seconds / the baseline's) - 1; None for
-            the baseline.
+        overhead: Median over the seeds of the ratio of seconds to the baseline's, minus 1; None
+            for the baseline.
     """
 
     method: str
@@ -72,10 +72,7 @@ def summarize(comparison: Comparison) -> list[Summary]:
         runs = comparison.of(method)
         overhead = None
         if method != BASELINE:
-            overhead = order.median(
-                run.seconds_per_epoch / baseline[seed].seconds_per_epoch - 1
-                for seed, run in runs.items()
-            )
+            overhead = order.median(_ratio(run, baseline[seed]) for seed, run in runs.items()) - 1
         summaries.append(
             Summary(
                 method=method,
@@ -109,6 +106,13 @@ def _stage(runs: dict[int, Run], baseline: dict[int, Run] | None, epoch: int) ->
         accuracy=spread([accuracy(run) for run in sound.values()]) if sound else None,
         difference=paired(*zip(*pairs, strict=True)) if pairs else None,
     )
+
+
+def _ratio(run: Run, baseline: Run) -> float:
+    """Of the seconds, epoch by epoch, since both ran each epoch close together; their median."""
+    # One of them is shorter if it diverged.
+    pairs = zip(run.epochs, baseline.epochs, strict=False)
+    return order.median(one.seconds / other.seconds for one, other in pairs)
 
 
 def _epochs_to(run: Run, target: float | None) -> float:

@@ -16,7 +16,7 @@ Row = tuple[str, list[str]]
 
 
 def rows(summaries: list[Summary], settings: Settings, target: float | None) -> list[Row]:
-    """Labels with one cell a method, in the order of `summaries`.
+    """Labels with one cell a method, in the order of ``summaries``.
 
     Args:
         summaries: One a method.
@@ -81,4 +81,4 @@ def _target_cell(summary: Summary) -> str:
 
 
 def _optional(value: float | None, form: str) -> str:
-    return NOTHING if value is None else form.format(value)
+    return NOTHING if value is None else form.format(value).replace("-", "\N{MINUS SIGN}")

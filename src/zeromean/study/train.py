@@ -132,7 +132,7 @@ def train(task: Task, settings: Settings, method: str, seed: int) -> Iterator[Ep
     Args:
         task: Data on a device.
         settings: The comparison that the run belongs to.
-        method: A key of `METHODS`.
+        method: A key of ``METHODS``.
         seed: Of the initial weights and of the batches.
     """
     network = task.network(settings.model, seed)

@@ -18,8 +18,8 @@ class Dataset:
         name: How the user named it, shown in reports.
         train_images: Unsigned bytes of shape (N, channels, side, side).
         train_labels: Class indices of shape (N,), int64, from 0.
-        test_images: As `train_images`.
-        test_labels: As `train_labels`.
+        test_images: As ``train_images``.
+        test_labels: As ``train_labels``.
         classes: One name a class index.
         split: One sentence on where the test set comes from.
 

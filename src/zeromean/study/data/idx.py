@@ -19,7 +19,7 @@ UNSIGNED_BYTE = 8
 
 
 def read_idx(folder: Path) -> Dataset:
-    """Reads `{train,t10k}-{images-idx3,labels-idx1}-ubyte`, each as it is or with `.gz`.
+    """Reads ``{train,t10k}-{images-idx3,labels-idx1}-ubyte``, each as it is or with ``.gz``.
 
     Raises:
         ZeromeanError: A file is missing or is not of the stated format.

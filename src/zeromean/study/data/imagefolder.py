@@ -1,12 +1,14 @@
-"""Image files in `train/<class>/` and `test/<class>/`, in a folder or in a tar archive."""
+"""Image files in ``train/<class>/`` and ``test/<class>/``, in a folder or in a tar archive."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,13 +21,19 @@ from zeromean.study.data.dataset import Dataset
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 PARTS = ("train", "test")
 LAYOUT = f"images ({', '.join(SUFFIXES)}) in train/<class>/ and test/<class>/"
+# First bytes of a file -> what opens it.
+COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+}
 
 
 def read_imagefolder(path: Path) -> Dataset:
     """Reads a folder or a tar archive (plain, .gz, .bz2 or .xz) without unpacking it to disk.
 
-    Files whose path ends otherwise than `train/<class>/<image>` or `test/<class>/<image>` are left
-    alone. The images are decoded as RGB, or as one channel where all of them are grey.
+    Files whose path ends otherwise than ``train/<class>/<image>`` or ``test/<class>/<image>`` are
+    left alone. The images are decoded as RGB, or as one channel where all of them are grey.
 
     Raises:
         ZeromeanError: The path is missing, holds no such images, an image is broken or of another
@@ -102,9 +110,10 @@ def _folder_files(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
 
 
 def _tar_files(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    # "r|*" reads the archive once from front to back: seeking in an .xz decompresses it anew.
+    wanted = f"a .tar archive of {LAYOUT}"
     try:
-        with tarfile.open(path, "r|*") as archive:
+        # "r|" reads once from front to back: seeking in a compressed archive decompresses it anew.
+        with _open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             for entry in archive:
                 member = PurePosixPath(entry.name)
                 if entry.isfile() and _is_image(member):
@@ -113,8 +122,26 @@ def _tar_files(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
                     yield member, content.read()
     except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
         raise ZeromeanError(
-            f"unreadable {path} ({error})", f"a .tar archive of {LAYOUT}", "fetch the archive anew"
+            f"unreadable {path} ({error})", wanted, "fetch the archive anew"
         ) from error
+
+
+def _open(path: Path) -> io.BufferedIOBase:
+    """The archive without its compression, which must not end early.
+
+    ``tarfile`` takes the end of its input for the end of the archive, even in the middle of a
+    header; images would go missing without a word. The decompressors raise where data end early;
+    an archive that is not compressed has to end in the zeros that mark its end.
+    """
+    with path.open("rb") as file:
+        start = file.read(max(map(len, COMPRESSIONS)))
+        for magic, opener in COMPRESSIONS.items():
+            if start.startswith(magic):
+                return opener(path)
+        file.seek(max(0, path.stat().st_size - tarfile.BLOCKSIZE))
+        if any(file.read()):
+            raise tarfile.ReadError("it does not end as a tar archive ends")
+    return path.open("rb")
 
 
 def _decode(name: str, content: bytes) -> np.ndarray:

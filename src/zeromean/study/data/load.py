@@ -1,4 +1,4 @@
-"""From the text after `--data` to a data set."""
+"""From the text after ``--data`` to a data set."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ READERS: dict[str, Callable[[Path], Dataset]] = {
 
 
 def load(text: str) -> Dataset:
-    """Reads the data set that `text` names.
+    """Reads the data set that ``text`` names.
 
     Args:
-        text: `digits`, `idx:DIR`, `npz:FILE` or `imagefolder:DIR` (or a tar archive).
+        text: ``digits``, ``idx:DIR``, ``npz:FILE`` or ``imagefolder:DIR`` (or a tar archive).
 
     Raises:
         ZeromeanError: The text has another form, or the reader refuses what it finds.
@@ -41,4 +41,9 @@ def load(text: str) -> Dataset:
             "digits, idx:DIR, npz:FILE or imagefolder:DIR[.tar.xz]",
             "name the format, a colon and the path",
         )
-    return READERS[kind](Path(path))
+    try:
+        return READERS[kind](Path(path))
+    except OSError as error:
+        raise ZeromeanError(
+            f"data {text!r}, which cannot be read ({error})", "readable files", "check the path"
+        ) from error

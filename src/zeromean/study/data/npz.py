@@ -25,11 +25,11 @@ TEST_FRACTION = 0.2
 
 
 def read_npz(path: Path) -> Dataset:
-    """Reads an archive that holds `images` and `labels`, or train and test arrays.
+    """Reads an archive that holds ``images`` and ``labels``, or train and test arrays.
 
     Images are unsigned bytes of shape (N, height, width) or (N, height, width, channels) with one
-    or three channels, labels integers of shape (N,) or (N, 1). `images` and `labels` without a
-    split get a seeded, stratified one: see `split_dataset`. Other arrays are left alone.
+    or three channels, labels integers of shape (N,) or (N, 1). ``images`` and ``labels`` without a
+    split get a seeded, stratified one: see ``split_dataset``. Other arrays are left alone.
 
     Raises:
         ZeromeanError: The file is missing, no such archive, or its arrays have other names,
@@ -72,7 +72,9 @@ def _read_split(path: Path, name: str, arrays: dict[str, np.ndarray]) -> Dataset
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of the first layout that the archive holds; others in it may be of any type."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves a broken archive's file open.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, not an archive")
             for keys in LAYOUTS:
@@ -108,10 +110,10 @@ def _images(path: Path, key: str, array: np.ndarray) -> np.ndarray:
 def _labels(path: Path, key: str, array: np.ndarray) -> np.ndarray:
     """Integers of shape (N,)."""
     flat = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
-    if not np.issubdtype(array.dtype, np.integer) or not flat:
+    if not np.issubdtype(array.dtype, np.integer) or not flat or not array.size:
         raise ZeromeanError(
             f"{key} of type {array.dtype} and shape {array.shape} in {path}",
-            "integers of shape (N,) or (N, 1)",
+            "integers of shape (N,) or (N, 1), N at least 1",
             "store one class number an image",
         )
     return array.reshape(-1)

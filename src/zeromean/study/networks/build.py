@@ -20,12 +20,12 @@ NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {
 
 
 def build(name: str, channels: int, side: int, classes: int, seed: int) -> nn.Module:
-    """A network on the CPU whose initial weights depend on `seed` alone.
+    """A network on the CPU whose initial weights depend on ``seed`` alone.
 
     The global random state is left as it was.
 
     Args:
-        name: A key of `NETWORKS`.
+        name: A key of ``NETWORKS``.
         channels: Of the images.
         side: Height and width of the images in pixels.
         classes: Number of outputs.

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def mlp(channels: int, side: int, classes: int, hidden: int = 256) -> nn.Module:
-    """Two hidden layers of `hidden` rectified units."""
+    """Two hidden layers of ``hidden`` rectified units."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(channels * side * side, hidden),

@@ -50,7 +50,7 @@ def _shortcut(inputs: int, outputs: int, stride: int, projected: bool) -> nn.Mod
 def _resnet(
     channels: int, classes: int, widths: tuple[int, ...], blocks: int, projected: bool
 ) -> nn.Module:
-    """A 3x3 stem, one stage of `blocks` blocks a width (halving the size between), global pooling.
+    """A 3x3 stem, one stage of blocks a width (halving the size between), global pooling.
 
     Args:
         channels: Of the images.

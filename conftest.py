@@ -1,0 +1,16 @@
+"""Runs the Python examples of the README and the docs as tests."""
+
+from __future__ import annotations
+
+import doctest
+
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+pytest_collect_file = Sybil(
+    parsers=[
+        PythonCodeBlockParser(doctest_optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS),
+        SkipParser(),
+    ],
+    patterns=["*.md"],
+).pytest()

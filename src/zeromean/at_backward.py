@@ -1,0 +1,98 @@
+"""at="backward": each gradient is centered as soon as it is accumulated."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from zeromean import fsdp1
+from zeromean.at_gradient import warn_of_momentum
+from zeromean.errors import ZeromeanError
+from zeromean.fan_in import FanIn
+from zeromean.optimizers import WeightDecay, decay_inside
+from zeromean.projection import center_
+from zeromean.targets import Targets
+
+
+class AtBackward:
+    """Centers gradients in hooks of the parameters, for an optimizer that steps in backward.
+
+    Right under accumulation and averaging, because P is linear: P(P(a) + b) = P(a + b). Gradients
+    are centered before they are clipped.
+
+    Args:
+        targets: What to center.
+        optimizer: Whose parameters get hooks. It is not kept.
+        weight_decay: "auto", or how the optimizer's decay acts.
+    """
+
+    def __init__(
+        self,
+        targets: Targets,
+        optimizer: Optimizer,
+        weight_decay: Literal["auto"] | WeightDecay,
+    ) -> None:
+        self._targets = targets
+        self._weight_decay = weight_decay
+        self._hooks: dict[Tensor, RemovableHandle] = {}
+        self._hook_new(optimizer)
+
+    def before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        # Parameters that were added or replaced since got this step's gradient without a hook.
+        for parameter, fan_in in self._hook_new(optimizer):
+            _center_gradient(parameter, fan_in)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Nothing is left to do."""
+
+    def after_load(self, optimizer: Optimizer) -> None:
+        warn_of_momentum(optimizer, self._targets)
+
+    def remove(self) -> None:
+        for hook in self._hooks.values():
+            hook.remove()
+        self._hooks.clear()
+
+    def _hook_new(self, optimizer: Optimizer) -> list[tuple[Tensor, FanIn]]:
+        new = []
+        for group, parameter, fan_in in self._targets.of(optimizer):
+            refuse_decay_inside(optimizer, group, self._weight_decay)
+            if parameter not in self._hooks and parameter.requires_grad:
+                new.append((parameter, fan_in))
+        origins = fsdp1.origins(self._targets.model) if new and self._targets.model else {}
+        for parameter, fan_in in new:
+            origin = origins.get(parameter)
+            self._hooks[parameter] = (
+                origin.hook_gradient(fan_in)
+                if origin
+                else parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                    partial(_center_gradient, fan_in=fan_in)
+                )
+            )
+        return [] if origins else new
+
+
+@torch.no_grad()
+def _center_gradient(parameter: Tensor, fan_in: FanIn) -> None:
+    if parameter.grad is not None:
+        center_([parameter.grad], [fan_in])
+
+
+def refuse_decay_inside(
+    optimizer: Optimizer, group: dict[str, Any], weight_decay: Literal["auto"] | WeightDecay
+) -> None:
+    """Raise where coupled decay belongs inside the projection: backward comes too early for it."""
+    if decay_inside(optimizer, group, weight_decay):
+        raise ZeromeanError(
+            f'at="backward" with {type(optimizer).__name__} and coupled'
+            f" weight_decay={group['weight_decay']}",
+            "no decay, or decoupled decay: the optimizer adds this one after the projection",
+            'at="gradient", or an optimizer with decoupled decay such as AdamW',
+        )

@@ -1,0 +1,146 @@
+"""Weight vectors spread over ranks: what of a DTensor is here, and how its sums become whole.
+
+Every rank sums what it holds. Where a fan-in axis is sharded the rest is elsewhere, so the sums of
+all tensors are added up in one all-reduce for each mesh dimension; where none is, nothing is sent.
+Who takes part follows from placements and shapes, never from data, so that ranks cannot disagree.
+DTensor's own ``mean`` and ``sub_`` would do this tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from zeromean.errors import ZeromeanError
+from zeromean.fan_in import FanIn
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def is_sharded(x: Tensor) -> TypeGuard[DTensor]:
+    """Whether ``x`` is a DTensor."""
+    # Whoever holds one has imported it; the others need not wait for that import.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(x, module.DTensor)
+
+
+def local_part(x: Tensor) -> Tensor:
+    """What this rank holds of ``x``, sharing its memory: all of it where it is not sharded."""
+    if not is_sharded(x):
+        return x
+    local = x.to_local()
+    # A redistributed tensor may still be on its way.
+    return local.wait() if hasattr(local, "wait") else local
+
+
+def rows_here(x: Tensor) -> tuple[range, ...]:
+    """Which indices of axis 0 this rank holds, in its order, as runs of consecutive ones."""
+    if not is_sharded(x):
+        return (range(x.shape[0]),)
+    splits = tuple(
+        (getattr(placement, "split_factor", 1), size, x.device_mesh.get_local_rank(dim))
+        for dim, placement, size in _dimensions(x)
+        if _sharded_axis(placement) == 0
+    )
+    return _runs(x.shape[0], splits)
+
+
+def summed_over_ranks(x: Tensor, fan_in: FanIn) -> bool:
+    """Whether a weight vector of ``x`` lies on several ranks, which all wait for each other."""
+    return any(True for _ in _process_groups(x, fan_in))
+
+
+def sum_over_ranks(
+    totals: Sequence[Tensor], tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]
+) -> None:
+    """Make the sums over each rank's own part of ``tensors`` whole, in place."""
+    parts: dict[Any, tuple[str, list[Tensor]]] = {}  # process group -> (its device, its sums)
+    for total, x, fan_in in zip(totals, tensors, fan_ins, strict=True):
+        if is_sharded(x):
+            total.div_(_copies(x, "avg"))
+            for group in _process_groups(x, fan_in):
+                parts.setdefault(group, (x.device_mesh.device_type, []))[1].append(total)
+    for group, (device, sums) in parts.items():
+        _all_reduce(sums, group, device)
+
+
+def share(x: Tensor, amount: Tensor) -> Tensor:
+    """What this rank adds to its part, so that ``amount`` is added to ``x``."""
+    # The parts of a partial tensor are yet to be added up.
+    copies = _copies(x, "sum") if is_sharded(x) else 1
+    return amount if copies == 1 else amount / copies
+
+
+def _all_reduce(sums: list[Tensor], group: Any, device: str) -> None:
+    real = [torch.view_as_real(s) if s.is_complex() else s for s in sums]
+    # The group's backend works on its own device, also when parameters are offloaded to the CPU.
+    together = torch.cat([s.flatten().to(device) for s in real])
+    dist.all_reduce(together, group=group)
+    for s, whole in zip(real, torch.split(together, [s.numel() for s in real]), strict=True):
+        s.copy_(whole.view(s.shape))
+
+
+def _process_groups(x: Tensor, fan_in: FanIn) -> Iterator[Any]:
+    """The group of each mesh dimension that a sum over the fan-in axes has to cross."""
+    if is_sharded(x):
+        for dim, placement, size in _dimensions(x):
+            if size > 1 and (placement.is_partial() or _sharded_axis(placement) in fan_in.axes):
+                yield x.device_mesh.get_group(dim)
+
+
+def _copies(x: DTensor, reduction: str) -> int:
+    """How many ranks hold parts of one entry that are to be put together in this way."""
+    return math.prod(
+        size for _, placement, size in _dimensions(x) if _reduction(placement) == reduction
+    )
+
+
+def _dimensions(x: DTensor) -> Iterator[tuple[int, Any, int]]:
+    """(mesh dimension, placement, number of ranks)."""
+    for dim, placement in enumerate(x.placements):
+        known = placement.is_replicate() or _sharded_axis(placement) is not None
+        if not known and _reduction(placement) not in ("sum", "avg"):
+            raise ZeromeanError(
+                f"a DTensor placed by {placement}",
+                "placements by Shard, Replicate, or Partial with sum or avg",
+                "redistribute it before",
+            )
+        yield dim, placement, x.device_mesh.size(dim)
+
+
+def _sharded_axis(placement: Any) -> int | None:
+    # Shard and the _StridedShard of FSDP with tensor parallelism, which is no subclass of it.
+    return getattr(placement, "dim", None)
+
+
+def _reduction(placement: Any) -> str | None:
+    return getattr(placement, "reduce_op", None)
+
+
+@lru_cache
+def _runs(size: int, splits: tuple[tuple[int, int, int], ...]) -> tuple[range, ...]:
+    """The indices left of ``size`` after each split (split factor, number of ranks, rank)."""
+    rows: Sequence[int] = range(size)
+    for factor, ranks, rank in splits:
+        rows = [row for part in _chunks(rows, factor) for row in _chunks(part, ranks)[rank]]
+    runs: list[range] = []
+    for row in rows:
+        if runs and runs[-1].stop == row:
+            runs[-1] = range(runs[-1].start, row + 1)
+        else:
+            runs.append(range(row, row + 1))
+    return tuple(runs)
+
+
+def _chunks(rows: Sequence[int], number: int) -> list[Sequence[int]]:
+    """Like ``torch.chunk``, with empty chunks at the end where there are too few rows."""
+    length = -(-len(rows) // number)
+    return [rows[k * length : (k + 1) * length] for k in range(number)]

@@ -1,0 +1,294 @@
+"""The command as a user meets it: three files, or one clear line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from study_files import patterns
+from typer.testing import CliRunner
+
+from zeromean.cli import app
+from zeromean.study import compare as study
+from zeromean.study.data.load import load
+from zeromean.study.settings import Settings
+from zeromean.study.table import NOTHING
+from zeromean.study.train import Epoch, Run, Task, train
+
+SMALL = ("--model", "mlp", "--epochs", "3", "--batch-size", "8", "--seeds", "2")
+PROGRAM = (sys.executable, "-m", "zeromean")
+
+
+def invoke(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["compare", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def query(path: Path, text: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+        return database.execute(text).fetchall()
+
+
+def test_a_comparison_leaves_table_sentence_and_three_files(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    code, stdout, stderr = invoke(*SMALL, "--data", f"npz:{archive}", "--out", out)
+    assert (code, stderr) == (0, "")
+    assert "Final accuracy" in stdout
+    assert re.search("^(No difference shown|gc ended (more|less) accurate)", stdout, re.M)
+    assert "".join(stdout.split()).endswith(f"{out}/study.sqlite")
+    assert sorted(file.name for file in out.iterdir()) == [
+        "curves.png",
+        "report.html",
+        "study.sqlite",
+    ]
+    database = out / "study.sqlite"
+    assert query(database, "SELECT method, seed, status FROM runs ORDER BY id") == [
+        ("plain", 0, "finished"),
+        ("gc", 0, "finished"),
+        ("plain", 1, "finished"),
+        ("gc", 1, "finished"),
+    ]
+    assert query(database, "SELECT run, count(*), max(epoch) FROM epochs GROUP BY run") == [
+        (run, 3, 3) for run in (1, 2, 3, 4)
+    ]
+    facts = dict(query(database, "SELECT key, value FROM study"))
+    assert json.loads(str(facts["settings"]))["batch_size"] == 8
+    assert "torch" in json.loads(str(facts["environment"]))
+
+
+def test_the_recorded_command_repeats_the_results(archive: Path, tmp_path: Path) -> None:
+    accuracies = "SELECT method, seed, epoch, test_accuracy FROM runs JOIN epochs ON run = id"
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert invoke(*SMALL, "--data", f"npz:{archive}", "--out", first)[0] == 0
+    ((command,),) = query(first / "study.sqlite", "SELECT value FROM study WHERE key = 'command'")
+    _, _, *arguments = shlex.split(str(command).replace(str(first), str(second)))
+    assert invoke(*arguments)[0] == 0
+    assert query(first / "study.sqlite", accuracies) == query(second / "study.sqlite", accuracies)
+
+
+def test_one_seed_and_four_methods(archive: Path, tmp_path: Path) -> None:
+    data = ("--data", f"npz:{archive}", "--model", "cnn", "--methods", "gc-conv,plain,gc-update,gc")
+    code, stdout, stderr = invoke(*SMALL, *data, "--seeds", 1, "--out", tmp_path / "out")
+    assert (code, stderr) == (0, "")
+    assert stdout.count("One pair of runs cannot tell") == 3
+
+
+def test_a_diverged_run_is_kept_and_shown(archive: Path, tmp_path: Path) -> None:
+    data = ("--data", f"npz:{archive}", "--lr", "1e30", "--out", tmp_path)
+    code, stdout, _ = invoke(*SMALL, *data)
+    assert code == 0
+    assert "2 of 2 plain runs and 2 of 2 gc runs diverged" in stdout
+    rows = query(tmp_path / "study.sqlite", "SELECT DISTINCT status FROM runs")
+    assert rows == [("diverged",)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--data", "idx:nowhere"), "idx:nowhere, which is not a folder"),
+        (("--data", "mnist"), "data 'mnist'; wanted digits, idx:DIR"),
+        (("--model", "vgg"), "model 'vgg'; wanted mlp, cnn, resnet20, resnet18"),
+        (("--optimizer", "lion"), "optimizer 'lion'; wanted sgd, adam, adamw, adagrad"),
+        (("--methods", "plain,gcc"), "method 'gcc'; wanted plain, gc, gc-conv, gc-update"),
+        (("--methods", "plain,gc,gc"), "each method once"),
+        (("--methods", "gc,gc-conv"), "plain among them"),
+        (("--methods", "plain"), "a method besides plain"),
+        (("--methods", ""), "method ''"),
+        (("--model", "mlp", "--methods", "plain,gc-conv"), "mlp, which has no convolution"),
+        (("--batch-size", "0"), "--batch-size 0; wanted 1 or more"),
+        (("--epochs", "-1"), "--epochs -1; wanted 1 or more"),
+        (("--seeds", "0"), "--seeds 0; wanted 1 or more"),
+        (("--epochs", "many"), "'--epochs'"),
+        (("--lr", "nan"), "--lr nan; wanted a positive number"),
+        (("--lr", "-0.1"), "--lr -0.1; wanted a positive number"),
+        (("--lr", "inf"), "--lr inf; wanted a positive number"),
+        (("--batch-size", "899"), "--batch-size 899 with 898 training images"),
+        (("--batch-size", "1", "--model", "resnet20"), "normalizes over the batch"),
+        (("--device", "abacus"), "--device abacus, which torch cannot use here"),
+        (("--device", "meta"), "--device meta, which torch cannot use here"),
+        (("--out", os.devnull), f"--out {os.devnull}, which is a file"),
+        (("--out", f"{os.devnull}/x"), "cannot be created"),
+        (("--out", "x" * 300), "cannot be used"),
+        (("--momentum", "0.9"), "No such option: --momentum"),
+    ],
+)
+def test_bad_input_ends_with_one_line_before_any_training(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    line: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "train", lambda *arguments: pytest.fail("training began"))
+    code, stdout, stderr = invoke(*arguments)
+    assert (code, stdout) == (2, "")
+    assert stderr.count("\n") == 1
+    assert stderr.startswith("zeromean: ")
+    assert line in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_too_small_for_the_network_are_refused(tmp_path: Path) -> None:
+    images, labels = patterns(30, side=3)
+    np.savez(tmp_path / "small.npz", images=images, labels=labels)
+    code, _, stderr = invoke("--data", f"npz:{tmp_path / 'small.npz'}", "--batch-size", 8)
+    assert code == 2
+    assert "model 'cnn' on images of 3x3 pixels" in stderr
+
+
+def test_a_folder_that_holds_a_study_is_refused_and_left_alone(
+    archive: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    data = (*SMALL, "--data", f"npz:{archive}", "--out", out)
+    assert invoke(*data)[0] == 0
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    code, _, stderr = invoke(*data)
+    assert code == 2
+    assert "already holds a study" in stderr
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_methods_take_turns_epoch_by_epoch(settings: Settings) -> None:
+    seen = []
+    study.compare(settings, on_epoch=lambda *one: seen.append((one[1], one[2].number, one[0])))
+    assert seen == [
+        (seed, number, method)
+        for seed in (0, 1)
+        for number, turn in ((1, 1), (2, -1), (3, 1))
+        for method in ("plain", "gc")[::turn]
+    ]
+
+
+def test_taking_turns_changes_no_result(settings: Settings) -> None:
+    together = study.compare(settings)
+    task = Task(load(settings.data), torch.device("cpu"))
+    for run in together.runs:
+        alone = train(task, settings, run.method, run.seed)
+        assert [epoch.test_loss for epoch in alone] == [epoch.test_loss for epoch in run.epochs]
+
+
+def test_a_diverged_run_leaves_the_others_going(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(task: Task, settings: Settings, method: str, seed: int) -> Iterator[Epoch]:
+        for epoch in train(task, settings, method, seed):
+            if method == "gc" and epoch.number == 2:
+                yield dataclasses.replace(epoch, train_loss=float("inf"))
+                return
+            yield epoch
+
+    monkeypatch.setattr(study, "train", diverge)
+    comparison = study.compare(settings)
+    lengths = {(run.method, run.diverged, len(run.epochs)) for run in comparison.runs}
+    assert lengths == {("gc", True, 2), ("plain", False, 3)}
+
+
+def test_runs_are_kept_even_if_a_later_one_fails(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(run: Run) -> None:
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        study.compare(settings, on_run=fail)
+    assert query(settings.database, "SELECT method FROM runs") == [("plain",)]
+
+
+def test_the_program_refuses_in_one_line_too() -> None:
+    done = subprocess.run(
+        (*PROGRAM, "compare", "--batch-size", "0"), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "zeromean: got --batch-size 0; wanted 1 or more; fix: raise --batch-size\n"
+    )
+
+
+def test_output_into_a_narrow_encoding_keeps_its_signs(archive: Path, tmp_path: Path) -> None:
+    options = (*SMALL, "--seeds", "1", "--data", f"npz:{archive}", "--out", str(tmp_path / "out"))
+    done = subprocess.run(
+        (*PROGRAM, "compare", *options),
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert NOTHING in done.stdout.decode("utf-8")
+
+
+@pytest.mark.parametrize("module", ["typer", "sklearn"])
+def test_a_missing_extra_is_named_in_one_line(module: str, tmp_path: Path) -> None:
+    program = (
+        f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = ['compare']\n"
+        "from zeromean.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        (sys.executable, "-c", program), capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"zeromean: no module {module}")
+    assert done.stderr.endswith("; fix: pip install 'zeromean[study]'\n")
+    assert done.stderr.count("\n") == 1
+
+
+def interrupt_once(process: subprocess.Popen[str], ready: Path, runs: int) -> tuple[int, str]:
+    """Presses Ctrl-C as soon as the database holds so many runs."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if query(ready, "SELECT count(*) FROM runs")[0][0] >= runs:
+                break
+        except sqlite3.OperationalError:
+            pass  # not there yet
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise on Windows")
+@pytest.mark.parametrize("runs", [0, 1])
+def test_ctrl_c_ends_with_one_line_that_says_what_is_kept(
+    archive: Path, tmp_path: Path, runs: int
+) -> None:
+    out = tmp_path / "out"
+    epochs = "100000" if runs == 0 else "20"
+    command = (*PROGRAM, "compare", "--data", f"npz:{archive}", "--out", str(out))
+    process = subprocess.Popen(
+        (*command, "--model", "mlp", "--epochs", epochs, "--batch-size", "8", "--seeds", "1000"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    code, stderr = interrupt_once(process, out / "study.sqlite", runs)
+    assert code == 130
+    if runs:
+        kept = query(out / "study.sqlite", "SELECT count(*) FROM runs")[0][0]
+        assert (
+            stderr == f"zeromean: interrupted with {kept} of 2000 runs kept in {out}/study.sqlite\n"
+        )
+    else:
+        assert stderr == "zeromean: interrupted before the first run ended; nothing kept\n"
+        assert not (out / "study.sqlite").exists()
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 0
+    assert "compare" in result.stdout

@@ -1,0 +1,89 @@
+"""Paired statistics against answers known from enumeration and from theory."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from zeromean.study.statistics import Spread, paired, spread
+
+
+def test_spread_divides_by_n_minus_one() -> None:
+    assert spread([2, 4, 4, 4, 5, 5, 7, 9]) == Spread(5.0, pytest.approx((32 / 7) ** 0.5))
+    assert spread([3.0]) == Spread(3.0, None)
+
+
+@given(st.lists(st.integers(-50, 50), min_size=2, max_size=7))
+def test_p_is_the_share_of_sign_patterns_that_are_at_least_as_extreme(values: list[int]) -> None:
+    result = paired(values, [0] * len(values))
+    flipped = [
+        abs(sum(sign * value for sign, value in zip(signs, values, strict=True)))
+        for signs in itertools.product((-1, 1), repeat=len(values))
+    ]
+    extreme = np.mean([total >= abs(sum(values)) for total in flipped])
+    assert result.p_value == pytest.approx(min(1.0, extreme))
+    assert result.p_value >= result.smallest_p
+
+
+def test_five_pairs_cannot_give_a_p_below_a_sixteenth() -> None:
+    result = paired([0.9, 0.8, 0.9, 0.7, 0.8], [0.1, 0.2, 0.05, 0.1, 0.1])
+    assert result.p_value == result.smallest_p == 0.0625
+
+
+def test_the_interval_of_many_normal_differences_is_the_textbooks() -> None:
+    differences = np.random.default_rng(0).normal(0.5, 1.0, 400)
+    result = paired(differences, np.zeros(400))
+    error = differences.std(ddof=1) / 20
+    expected = (differences.mean() - 1.96 * error, differences.mean() + 1.96 * error)
+    assert result.interval == pytest.approx(expected, abs=0.1 * error)
+
+
+def test_the_interval_of_skewed_differences_is_bca() -> None:
+    """Against the formula (Efron 1987), from a bootstrap of its own."""
+    rng = np.random.default_rng(1)
+    differences = rng.exponential(1.0, 15)
+    means = rng.choice(differences, (200_000, 15)).mean(1)
+    bias = norm.ppf((means < differences.mean()).mean())
+    influence = differences - differences.mean()
+    acceleration = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)
+    shifted = bias + norm.ppf([0.025, 0.975])
+    expected = np.quantile(means, norm.cdf(bias + shifted / (1 - acceleration * shifted)))
+    percentile = np.quantile(means, [0.025, 0.975])
+    tolerance = np.abs(expected - percentile).min() / 3
+    assert paired(differences, np.zeros(15)).interval == pytest.approx(expected, abs=tolerance)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=9))
+def test_swapping_the_methods_turns_every_sign(values: list[float]) -> None:
+    zeros = [0.0] * len(values)
+    there, back = paired(values, zeros), paired(zeros, values)
+    assert back.mean == pytest.approx(-there.mean)
+    assert back.p_value == pytest.approx(there.p_value)
+    if there.interval is not None:
+        assert there.interval[0] <= there.interval[1]
+        assert min(values) - 1e-12 <= there.interval[0]
+        assert there.interval[1] <= max(values) + 1e-12
+
+
+def test_the_same_numbers_give_the_same_interval() -> None:
+    treated, control = [0.3, 0.1, 0.4, 0.2], [0.2, 0.2, 0.1, 0.1]
+    assert paired(treated, control) == paired(treated, control)
+
+
+@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (0.01, 0.125)])
+def test_differences_that_are_all_the_same_have_no_interval(shift: float, p: float) -> None:
+    control = np.array([0.9, 0.8, 0.7, 0.6])
+    result = paired(control + shift, control)
+    assert result.interval is None
+    assert result.p_value == p
+    assert result.mean == pytest.approx(shift)
+
+
+def test_one_pair_has_a_difference_and_no_statistics() -> None:
+    result = paired([0.75], [0.5])
+    assert (result.mean, result.interval, result.p_value) == (0.25, None, None)

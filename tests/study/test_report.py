@@ -1,0 +1,138 @@
+"""The files of a comparison: complete, self-contained, safe."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from synthetic import make_comparison
+
+from zeromean.errors import ZeromeanError
+from zeromean.study import report
+from zeromean.study.compare import Comparison
+from zeromean.study.curves import COLOURS
+from zeromean.study.methods import METHODS
+
+CURVES = {
+    "plain": ((0.4, 0.7, 0.7), (0.5, 0.8, 0.8)),
+    "gc": ((0.5, 0.7, 0.8), (0.5, 0.9, 0.8)),
+    "gc-update": ((0.6, 0.7, 0.7), (0.6, 0.8, 0.7)),
+}
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Comparison:
+    return make_comparison(tmp_path, CURVES)
+
+
+class Page(HTMLParser):
+    """The text, attributes and balance of a page."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.text = ""
+        self.attributes: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def attribute(self, name: str) -> list[str]:
+        return [value for key, value in self.attributes if key == name]
+
+
+def test_the_page_needs_no_other_file_and_no_network(comparison: Comparison) -> None:
+    picture, path = report.write(comparison)
+    page = Page(path)
+    (source,) = page.attribute("src")
+    assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == picture.read_bytes()
+    assert not page.attribute("href")
+    assert not re.search(r"https?://|@import|url\(|<script", path.read_text(encoding="utf-8"))
+
+
+def test_the_page_shows_sentence_then_table_settings_and_command(comparison: Comparison) -> None:
+    _, path = report.write(comparison)
+    text = Page(path).text
+    expected = [
+        *report.conclusions(comparison),
+        *(cell for _, cells in report.table(comparison) for cell in cells),
+        "nothing",
+        comparison.settings.command(),
+    ]
+    for part in expected:
+        assert part in text
+    places = [
+        text.index(part) for part in (expected[0], "Results", "Settings", "Command", expected[-1])
+    ]
+    assert places == sorted(places)
+
+
+def test_names_from_outside_are_escaped(comparison: Comparison) -> None:
+    settings = dataclasses.replace(comparison.settings, data="npz:<script>alert(1)</script>.npz")
+    _, path = report.write(dataclasses.replace(comparison, settings=settings))
+    assert "<script>" not in path.read_text(encoding="utf-8")
+    assert "<script>alert(1)</script>.npz" in Page(path).text
+
+
+def test_the_picture_is_a_png_with_each_methods_colour(comparison: Comparison) -> None:
+    picture, _ = report.write(comparison)
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+        seen = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=2**24) or []}
+    for method in CURVES:
+        assert tuple(bytes.fromhex(COLOURS[method][1:])) in seen
+    assert tuple(bytes.fromhex(COLOURS["gc-conv"][1:])) not in seen
+
+
+def test_every_method_has_a_colour_of_its_own() -> None:
+    assert COLOURS.keys() == METHODS.keys()
+    assert len(set(COLOURS.values())) == len(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("curves", "diverged"),
+    [
+        ({"plain": ((0.5,),), "gc": ((0.6,),)}, []),
+        ({"plain": ((0.5, 0.6),), "gc": ((0.6,),)}, [("gc", 0)]),
+        (
+            {"plain": ((0.1,), (0.1,)), "gc": ((0.1,), (0.1,))},
+            [("plain", 0), ("plain", 1), ("gc", 0), ("gc", 1)],
+        ),
+    ],
+    ids=["one seed and one epoch", "the only gc run diverged", "every run diverged"],
+)
+def test_poor_results_make_a_page_too(
+    tmp_path: Path,
+    curves: dict[str, tuple[tuple[float, ...], ...]],
+    diverged: list[tuple[str, int]],
+) -> None:
+    _, path = report.write(make_comparison(tmp_path, curves, diverged=diverged))
+    text = Page(path).text
+    assert not re.search(r"\bnan\b|\binf\b|None", text)
+    assert f"{sum(method == 'gc' for method, _ in diverged)} of {len(curves['gc'])}" in text
+
+
+def test_a_folder_that_vanished_is_told_with_where_the_results_are(comparison: Comparison) -> None:
+    shutil.rmtree(comparison.settings.out)
+    with pytest.raises(
+        ZeromeanError, match=r"cannot be written.*all results are in .*study.sqlite"
+    ):
+        report.write(comparison)

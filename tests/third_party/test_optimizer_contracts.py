@@ -1,0 +1,382 @@
+"""One table of contracts, run over every optimizer of torch and many of third parties."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from optimizer_cases import APART, CASES, TORCH, Case
+from torch import Tensor, nn, optim
+
+import zeromean
+
+Say = Callable[[str, str, str, str], None]
+DECAY = 0.3
+
+
+@pytest.fixture(autouse=True)
+def _eager() -> Iterator[None]:
+    """Optimizers that compile their own steps run them as they are written."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def layers(case: Case) -> nn.ModuleList:
+    """Layers whose weight vectors lie along different axes; one is large enough for 8 bits."""
+    made: list[nn.Module] = [nn.Linear(64, 80, bias=not case.matrices)]
+    if not case.matrices:
+        made += [nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 6, 2, groups=2), nn.LayerNorm(5)]
+    return nn.ModuleList(made).to(case.dtype)
+
+
+def build(case: Case, model: nn.Module, decay: float, **options: Any) -> optim.Optimizer:
+    if case.decay is not None:
+        options["weight_decay"] = decay
+    optimizer = case.make(model.parameters(), **case.options, **options)
+    if callable(getattr(optimizer, "train", None)):
+        optimizer.train()
+    return optimizer
+
+
+def draw_gradients(model: nn.Module, step: int) -> None:
+    for number, p in enumerate(model.parameters()):
+        generator = torch.Generator(p.device).manual_seed(100 * step + number)
+        p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype, device=p.device) + 0.3
+
+
+def run(model: nn.Module, optimizer: optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        draw_gradients(model, step)
+        optimizer.step()
+
+
+def assert_same(a: nn.Module, b: nn.Module, case: Case) -> None:
+    tolerance = {} if case.dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-6}
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q, **tolerance)
+
+
+def means(model: nn.Module) -> list[Tensor]:
+    return [
+        row.parameter.detach() - zeromean.center(row.parameter.detach(), row.axes, row.groups)
+        for row in zeromean.explain(model).centered
+    ]
+
+
+def check_what_it_saw(case: Case, **options: Any) -> None:
+    """A plain optimizer that is fed P(g), or P(g + lambda w) without decay, goes the same way."""
+    model = layers(case)
+    reference = copy.deepcopy(model)
+    inside = DECAY if case.decay == "coupled" else 0.0
+    optimizer = build(case, model, DECAY, **options)
+    plain = build(case, reference, 0.0 if inside else DECAY, **options)
+    handle = zeromean.centralize(optimizer, model)
+    rows = {row.name: row for row in handle.plan.centered}
+    assert len(rows) == (1 if case.matrices else 3)
+    for step in range(5):
+        draw_gradients(model, step)
+        sign = -1 if options.get("maximize") else 1
+        for (name, p), q in zip(model.named_parameters(), reference.parameters(), strict=True):
+            q.grad = p.grad + sign * inside * q.detach()
+            if name in rows:
+                q.grad = zeromean.center(q.grad, rows[name].axes, rows[name].groups)
+        optimizer.step()
+        plain.step()
+        assert_same(model, reference, case)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_sees_the_centered_gradient(name: str, supports: Say) -> None:
+    check_what_it_saw(CASES[name])
+    how = "equal to a plain one that is fed P(g)"
+    if CASES[name].decay == "coupled":
+        how = "equal to a plain one that is fed P(g + decay w)"
+    supports("Optimizer", name, "gradient", how)
+
+
+def takes(option: str) -> list[str]:
+    return [name for name, c in CASES.items() if option in inspect.signature(c.make).parameters]
+
+
+@pytest.mark.parametrize("name", takes("maximize"))
+def test_maximizing_turns_the_sign_of_decay(name: str) -> None:
+    check_what_it_saw(CASES[name], maximize=True)
+
+
+VARIANTS = [
+    (name, option)
+    for option in ("foreach", "fused", "capturable")
+    for name in takes(option)
+    if name.startswith("torch ")
+]
+
+
+@pytest.mark.parametrize(("name", "option"), VARIANTS)
+def test_variants_of_torch_see_the_same(name: str, option: str, supports: Say) -> None:
+    if option == "capturable" and not torch.cuda.is_available():
+        pytest.skip("capturable steps need an accelerator")
+    with torch.device("cuda" if option == "capturable" else "cpu"):
+        check_what_it_saw(CASES[name], **{option: True})
+    supports(
+        "Optimizer", f"torch, {option}=True", "gradient", "equal to a plain one that is fed P(g)"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("torch ")])
+def test_lr_as_a_tensor(name: str, supports: Say) -> None:
+    case = CASES[name]
+    check_what_it_saw(replace(case, options=case.options | {"lr": torch.tensor(0.01)}))
+    supports("Optimizer", "torch, lr as a tensor", "gradient", "as with a number")
+
+
+@pytest.mark.parametrize("name", takes("differentiable"))
+def test_steps_that_autograd_follows_are_refused(name: str, supports: Say) -> None:
+    case = CASES[name]
+    model = layers(case)
+    optimizer = build(case, model, 0.0, differentiable=True)
+    with pytest.raises(zeromean.ZeromeanError, match="differentiable"):
+        zeromean.centralize(optimizer, model)
+    supports("Optimizer", "torch, differentiable=True", "-", "refused: autograd misses the hooks")
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.update])
+def test_the_whole_update_is_projected(name: str, supports: Say) -> None:
+    case = CASES[name]
+    model = layers(case)
+    twin = copy.deepcopy(model)
+    optimizer, plain = build(case, model, DECAY), build(case, twin, DECAY)
+    zeromean.centralize(optimizer, model, at="update")
+    rows = {row.name: row for row in zeromean.explain(model).centered}
+    before, start = means(model), [p.detach().clone() for p in model.parameters()]
+    for step in range(4):
+        old = [q.detach().clone() for q in twin.parameters()]
+        run(model, optimizer, range(step, step + 1))
+        run(twin, plain, range(step, step + 1))
+        for (key, q), w in zip(twin.named_parameters(), old, strict=True):
+            if key in rows:
+                delta = zeromean.center(w - q.detach(), rows[key].axes, rows[key].groups)
+                with torch.no_grad():
+                    q.copy_(w - delta)
+        assert_same(model, twin, case)
+    assert not any(torch.equal(p, w) for p, w in zip(model.parameters(), start, strict=True))
+    torch.testing.assert_close(means(model), before)
+    supports("Optimizer", name, "update", "w - P(delta) of a plain twin; means kept")
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.update])
+def test_an_optimizer_with_other_iterates_is_refused_at_update(name: str, supports: Say) -> None:
+    case = CASES[name]
+    model = layers(case)
+    with pytest.raises(zeromean.ZeromeanError, match="another iterate"):
+        zeromean.centralize(build(case, model, DECAY), model, at="update")
+    supports("Optimizer", name, "update", "refused: its other iterate would drift")
+
+
+AT = [
+    (name, at)
+    for name, case in CASES.items()
+    for at in (("gradient", "update") if case.update else ("gradient",))
+]
+
+
+@pytest.mark.parametrize(("name", "at"), AT)
+def test_a_checkpoint_goes_on_where_it_stopped(name: str, at: Any) -> None:
+    case = CASES[name]
+    model = layers(case)
+    optimizer = build(case, model, DECAY)
+    handle = zeromean.centralize(optimizer, model, at=at)
+    run(model, optimizer, range(3))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    resumed = copy.deepcopy(model)
+    other = build(case, resumed, DECAY)
+    zeromean.centralize(other, resumed, at=at)
+    other.load_state_dict(torch.load(file, weights_only=True))  # and no warning
+    assert zeromean.status(other).remembered == handle.how
+    run(model, optimizer, range(3, 5))
+    run(resumed, other, range(3, 5))
+    assert_same(model, resumed, case)
+
+
+def state_types(optimizer: optim.Optimizer) -> list[dict[str, object]]:
+    return [
+        {key: getattr(value, "dtype", type(value)) for key, value in state.items()}
+        for state in optimizer.state.values()
+    ]
+
+
+@pytest.mark.parametrize(("name", "at"), AT)
+def test_types_stay_as_they_were(name: str, at: Any) -> None:
+    case = CASES[name]
+    model = layers(case)
+    plain_model = copy.deepcopy(model)
+    optimizer, plain = build(case, model, DECAY), build(case, plain_model, DECAY)
+    zeromean.centralize(optimizer, model, at=at)
+    run(model, optimizer, range(3))
+    run(plain_model, plain, range(3))
+    assert {p.dtype for p in model.parameters()} == {case.dtype}
+    assert state_types(optimizer) == state_types(plain)
+
+
+@pytest.mark.parametrize(("name", "at"), AT)
+def test_a_closure_makes_the_gradients(name: str, at: Any) -> None:
+    case = CASES[name]
+    model = layers(case)
+    twin = copy.deepcopy(model)
+    optimizer, other = build(case, model, DECAY), build(case, twin, DECAY)
+    zeromean.centralize(optimizer, model, at=at)
+    zeromean.centralize(other, twin, at=at)
+    for step in range(3):
+
+        def closure(step: int = step) -> Tensor:
+            draw_gradients(model, step)
+            return torch.tensor(float(step))
+
+        loss = optimizer.step(closure)
+        assert loss == step
+        run(twin, other, range(step, step + 1))
+    assert_same(model, twin, case)
+
+
+@pytest.mark.parametrize(("name", "at"), AT)
+def test_parameters_without_a_gradient_stay_where_they_are(name: str, at: Any) -> None:
+    case = CASES[name]
+    model = layers(case)
+    model.append(nn.Linear(6, 6, bias=False).to(case.dtype))
+    optimizer = build(case, model, DECAY)
+    zeromean.centralize(optimizer, model, at=at)
+    still = model[-1].weight.detach().clone()
+    for step in range(3):
+        draw_gradients(model, step)
+        model[-1].weight.grad = None
+        optimizer.step()
+    assert torch.equal(model[-1].weight, still)
+    run(model, optimizer, range(3, 6))
+    assert not torch.equal(model[-1].weight, still)
+
+
+@pytest.mark.parametrize(("name", "at"), AT)
+def test_removed_it_steps_as_it_did(name: str, at: Any) -> None:
+    case = CASES[name]
+    model = layers(case)
+    twin = copy.deepcopy(model)
+    optimizer, plain = build(case, model, DECAY), build(case, twin, DECAY)
+    zeromean.centralize(optimizer, model, at=at).remove()
+    run(model, optimizer, range(4))
+    run(twin, plain, range(4))
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert zeromean.status(optimizer).remembered is None
+
+
+# --- the two that are driven differently ----------------------------------------------------------
+
+
+def test_the_table_names_every_optimizer_of_torch() -> None:
+    names = {
+        name
+        for name, kind in vars(optim).items()
+        if inspect.isclass(kind) and issubclass(kind, optim.Optimizer)
+    }
+    assert names == {name.partition(",")[0] for name in TORCH} | APART | {"Optimizer"}
+
+
+def test_lbfgs_sees_centered_gradients(supports: Say) -> None:
+    x, y = torch.randn(20, 6).double(), torch.randn(20, 2).double()
+    model = nn.Linear(6, 2).double()
+    reference = copy.deepcopy(model)
+    optimizer = optim.LBFGS(model.parameters(), line_search_fn="strong_wolfe", max_iter=5)
+    plain = optim.LBFGS(reference.parameters(), line_search_fn="strong_wolfe", max_iter=5)
+    zeromean.centralize(optimizer, model)
+
+    def closure(model: nn.Linear, optimizer: optim.Optimizer, by_hand: bool) -> Tensor:
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        if by_hand:
+            model.weight.grad = zeromean.center(model.weight.grad, 1)
+        return loss
+
+    for _ in range(3):
+        optimizer.step(lambda: closure(model, optimizer, False))
+        plain.step(lambda: closure(reference, plain, True))
+    torch.testing.assert_close(model.weight, reference.weight)
+    supports("Optimizer", "torch LBFGS", "gradient", "equal to a plain one that is fed P(g)")
+    with pytest.raises(zeromean.ZeromeanError, match="curvature"):
+        zeromean.centralize(optim.LBFGS(model.parameters()), model, at="update")
+    supports("Optimizer", "torch LBFGS", "update", "refused: its curvature pairs would break")
+
+
+def test_sparse_adam_is_refused_at_gradient_and_kept_at_update(supports: Say) -> None:
+    def trained(at: Any) -> nn.Embedding:
+        torch.manual_seed(0)
+        model = nn.Embedding(7, 3, sparse=True).double()
+        optimizer = optim.SparseAdam(model.parameters(), lr=0.1)
+        zeromean.centralize(optimizer, model, at=at, embeddings=True)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.tensor([1, 2, 2, 5])).square().sum().backward()
+            optimizer.step()
+        return model
+
+    with pytest.raises(zeromean.ZeromeanError, match="sparse gradient"):
+        trained("gradient")
+    torch.manual_seed(0)
+    start = nn.Embedding(7, 3, sparse=True).double().weight.detach()
+    weight = trained("update").weight.detach()
+    assert not torch.equal(weight, start)
+    torch.testing.assert_close(weight.mean(0), start.mean(0))
+    supports("Optimizer", "torch SparseAdam", "gradient", "refused: its gradients are sparse")
+    supports("Optimizer", "torch SparseAdam", "update", "means kept")
+
+
+# --- what a step may do besides -------------------------------------------------------------------
+
+
+class Clearing(optim.SGD):
+    """Drops the gradients inside its step."""
+
+    def step(self, closure: Any = None) -> Any:
+        loss = super().step(closure)
+        self.zero_grad()
+        return loss
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_gradients_that_are_cleared_inside_the_step(at: Any) -> None:
+    case = Case(Clearing, {"lr": 0.1, "momentum": 0.9})
+    model = layers(case)
+    optimizer = build(case, model, DECAY)
+    zeromean.centralize(optimizer, model, at=at)
+    before = means(model)
+    run(model, optimizer, range(3))
+    assert all(p.grad is None for p in model.parameters())
+    torch.testing.assert_close(means(model), before)
+
+
+def test_the_iterate_behind_schedule_free_would_drift() -> None:
+    """Why at="update" is refused there: what is evaluated follows z, which nobody projects."""
+    from zeromean.at_update import AtUpdate
+    from zeromean.attach import Handle
+    from zeromean.targets import Targets
+
+    case = CASES["schedulefree AdamWScheduleFree"]
+    model = layers(case)
+    optimizer: Any = build(case, model, 0.0)
+    targets = Targets(optimizer, model, "all", False, "vector")
+    Handle(optimizer, targets, AtUpdate(targets), "forced")
+    before = means(model)
+    run(model, optimizer, range(20))
+    torch.testing.assert_close(means(model), before)
+    optimizer.eval()
+    drift = max(
+        float((now - old).abs().max()) for now, old in zip(means(model), before, strict=True)
+    )
+    assert drift > 1e-3
