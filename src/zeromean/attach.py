@@ -95,7 +95,7 @@ def centralize(
     check_option("project_state", project_state, (True, False))
     _check_effect(at, model, layers, embeddings, weight_decay, project_state)
     _check_optimizer(optimizer, at, weight_decay)
-    _check_model(optimizer, model, at)
+    check_model(optimizer, model, at)
     targets = Targets(optimizer, model, layers, embeddings, scope)
     if not targets.plan.centered:
         warn("nothing is centered: print(handle.plan) tells why for each parameter")
@@ -285,6 +285,14 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
                 "the optimizer that applies the gradients itself",
                 f"call centralize(optimizer.{name}, model)",
             )
+    from zeromean.optim.centered import Centered  # which imports this file
+
+    if isinstance(optimizer, Centered):
+        raise ZeromeanError(
+            f"zeromean.optim.{kind}, which centers inside its step",
+            "an optimizer that does not",
+            f"leave centralize out, or make a torch.optim.{kind}",
+        )
     if handle_of(optimizer) is not None:
         raise ZeromeanError(
             f"{kind}, which is centralized already",
@@ -309,7 +317,8 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
             refuse_decay_inside(optimizer, group, weight_decay)
 
 
-def _check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None:
+def check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None:
+    """Warn without a model; refuse one that holds none of the parameters or no whole rows."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if model is None:
         warn(

@@ -74,7 +74,12 @@ class Targets:
                 " belong to the model and are not centered; pass the model that holds them all"
             )
         rows += strangers
-        self._fan_ins = {row.parameter: row.fan_in if row.centered else None for row in rows}
+        # A parameter that the optimizer does not hold may be added later, and is planned then.
+        self._fan_ins = {
+            row.parameter: row.fan_in if row.centered else None
+            for row in rows
+            if id(row.parameter) in held
+        }
         return Plan(tuple(rows))
 
 

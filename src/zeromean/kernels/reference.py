@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -100,8 +101,8 @@ def _adam(entry: Entry, g: Tensor, rule: AdamRule) -> Tensor:
     if rule.amsgrad:
         v = torch.maximum(_wide(state["max_exp_avg_sq"]), v)
         _narrow(state["max_exp_avg_sq"]).copy_(v)
-    root = (v / (1 - beta2**t)).sqrt()
-    step_size: float = rule.lr / (1 - beta1**t)
+    root = (v / (1 - math.pow(beta2, t))).sqrt()
+    step_size = rule.lr / (1 - math.pow(beta1, t))
     return step_size * m / (root + rule.eps)
 
 
