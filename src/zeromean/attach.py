@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 from weakref import ref
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -16,6 +17,7 @@ from zeromean.at_gradient import AtGradient, project_momentum, warn_of_momentum
 from zeromean.at_update import AtUpdate
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fingerprint import describe, erase, stamp, warn_of_another
+from zeromean.mro import is_a
 from zeromean.optimizers import WeightDecay, decay_inside, facts_of
 from zeromean.plan import Layers, Plan, Scope, check_option
 from zeromean.targets import Targets
@@ -190,11 +192,14 @@ class Handle:
         self.remove()
 
     # Bound methods, so that the hooks that really run tell whether an optimizer is centralized.
+    # A compiled step compiles around them.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         return self._place.before_step(optimizer, args, kwargs)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
@@ -209,6 +214,14 @@ class Handle:
         self._place.after_load(optimizer)
 
 
+_DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
+
+
+def _holds_all(optimizer: Optimizer, model: nn.Module) -> bool:
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return all(id(p) in held for p in model.parameters() if p.requires_grad)
+
+
 def handle_of(optimizer: Optimizer) -> Handle | None:
     """The handle that centralizes this optimizer now, or None."""
     for hook in optimizer._optimizer_step_pre_hooks.values():
@@ -218,18 +231,31 @@ def handle_of(optimizer: Optimizer) -> Handle | None:
     return None
 
 
-def _check_subjects(optimizer: object, model: object) -> None:
+def refuse_wrapper(optimizer: object) -> None:
+    """Raise unless this is an optimizer, and one that applies the gradients itself."""
+    kind = type(optimizer).__name__
+    for name, inner in getattr(optimizer, "__dict__", {}).items():
+        if isinstance(inner, Optimizer) and _share_parameters(optimizer, inner):
+            raise ZeromeanError(
+                f"{kind}, which steps through its .{name} ({type(inner).__name__})",
+                "the optimizer that applies the gradients itself",
+                f"pass optimizer.{name}",
+            )
     if not isinstance(optimizer, Optimizer):
-        inner = [
-            n for n, x in getattr(optimizer, "__dict__", {}).items() if isinstance(x, Optimizer)
-        ]
         raise ZeromeanError(
-            f"{type(optimizer).__name__} as the optimizer",
+            f"{kind} as the optimizer",
             "a torch.optim.Optimizer",
-            f"call centralize(optimizer.{inner[0]}, model), the optimizer that it wraps"
-            if inner
-            else "call centralize(optimizer, model), the optimizer first",
+            "call centralize(optimizer, model), the optimizer first",
         )
+
+
+def _share_parameters(outer: Any, inner: Optimizer) -> bool:
+    held = {id(p) for group in getattr(outer, "param_groups", ()) for p in group["params"]}
+    return any(id(p) in held for group in inner.param_groups for p in group["params"])
+
+
+def _check_subjects(optimizer: object, model: object) -> None:
+    refuse_wrapper(optimizer)
     if model is not None and not isinstance(model, nn.Module):
         raise ZeromeanError(
             f"{type(model).__name__} as the model",
@@ -275,16 +301,6 @@ def _check_effect(
 
 def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
     kind = type(optimizer).__name__
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for name, inner in vars(optimizer).items():
-        if isinstance(inner, Optimizer) and any(
-            id(p) in held for group in inner.param_groups for p in group["params"]
-        ):
-            raise ZeromeanError(
-                f"{kind}, which steps through its .{name} ({type(inner).__name__})",
-                "the optimizer that applies the gradients itself",
-                f"call centralize(optimizer.{name}, model)",
-            )
     from zeromean.optim.centered import Centered  # which imports this file
 
     if isinstance(optimizer, Centered):
@@ -292,6 +308,12 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
             f"zeromean.optim.{kind}, which centers inside its step",
             "an optimizer that does not",
             f"leave centralize out, or make a torch.optim.{kind}",
+        )
+    if getattr(optimizer, "_overlap_with_ddp", False):  # ZeroRedundancyOptimizer
+        raise ZeromeanError(
+            f"{kind} with overlap_with_ddp=True, which steps inside DDP's communication hook",
+            "a step that fires the optimizer's hooks",
+            "overlap_with_ddp=False, and centralize(optimizer.optim, model)",
         )
     if handle_of(optimizer) is not None:
         raise ZeromeanError(
@@ -330,6 +352,12 @@ def check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None:
             "an optimizer and a model that share no parameter",
             "the model whose parameters the optimizer updates",
             "pass that model, and make the optimizer after moving or wrapping it",
+        )
+    elif at == "backward" and is_a(type(model), _DDP) and not _holds_all(optimizer, model):
+        raise ZeromeanError(
+            'at="backward" under DistributedDataParallel, whose parameters it holds in part',
+            "all of them on every rank, because each rank centers before gradients are averaged",
+            'at="gradient", which centers the average (for ZeroRedundancyOptimizer, of .optim)',
         )
     elif fsdp1.is_fsdp1(model) and (at != "backward" or not fsdp1.origins(model)):
         raise ZeromeanError(

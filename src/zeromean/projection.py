@@ -59,7 +59,7 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
             "a first axis that splits into equal groups",
             "pass the layer's own number of groups",
         )
-    split = _split(x, groups)
+    split = x if groups == 1 else _split(x, groups)
     dtype = torch.promote_types(x.dtype, torch.float32)
     means = split.mean(_split_axes(fan_in), keepdim=True, dtype=dtype)
     return (split - means).reshape(x.shape).to(x.dtype)
@@ -165,7 +165,7 @@ def _divided(fan_in: FanIn) -> bool:
 
 
 def _split(x: Tensor, groups: int) -> Tensor:
-    return x if groups == 1 else x.view(groups, x.shape[0] // groups, *x.shape[1:])
+    return x.view(groups, x.shape[0] // groups, *x.shape[1:])
 
 
 def _split_axes(fan_in: FanIn) -> tuple[int, ...]:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from zeromean.attach import handle_of
-from zeromean.errors import ZeromeanError
+from zeromean.attach import handle_of, refuse_wrapper
 from zeromean.fingerprint import read
 
 
@@ -65,7 +64,7 @@ def status(optimizer: Optimizer) -> Status:
         A :class:`Status`, which prints as a sentence.
 
     Raises:
-        ZeromeanError: ``optimizer`` is not a ``torch.optim.Optimizer``.
+        ZeromeanError: ``optimizer`` is not a ``torch.optim.Optimizer`` that steps itself.
 
     Example:
         >>> import copy, torch, zeromean
@@ -79,12 +78,7 @@ def status(optimizer: Optimizer) -> Status:
         >>> zeromean.status(copy.deepcopy(optimizer)).as_remembered
         False
     """
-    if not isinstance(optimizer, Optimizer):
-        raise ZeromeanError(
-            f"{type(optimizer).__name__} to tell the status of",
-            "a torch.optim.Optimizer",
-            "pass the optimizer that was centralized",
-        )
+    refuse_wrapper(optimizer)
     handle = handle_of(optimizer)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     centered = handle.plan.centered if handle else ()

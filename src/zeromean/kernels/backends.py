@@ -12,7 +12,7 @@ from torch import Tensor
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.kernels import native, reference
-from zeromean.kernels.rules import At, Entry, Kind, Rule
+from zeromean.kernels.rules import At, Decay, Entry, Kind, Rule
 
 Backend = Literal["reference", "native"]
 VARIABLE = "ZEROMEAN_KERNELS"
@@ -106,7 +106,7 @@ def prepare(
 def center_(
     gradients: Sequence[Tensor],
     fan_ins: Sequence[FanIn],
-    decays: Iterable[tuple[Tensor, float] | None] | None = None,
+    decays: Iterable[Decay | None] | None = None,
     into: Sequence[Tensor] | None = None,
 ) -> None:
     r"""Take the mean of every weight vector of many tensors away: :math:`P g`.

@@ -15,7 +15,7 @@ from torch.autograd.graph import increment_version
 
 from zeromean.fan_in import FanIn
 from zeromean.kernels.layout import layout_of, same_layout
-from zeromean.kernels.rules import STATE, AdamRule, At, Entry, Kind, Rule
+from zeromean.kernels.rules import STATE, AdamRule, At, Decay, Entry, Kind, Rule
 
 # The orders of the enums of centered.c, and of its structures' fields.
 _KINDS: dict[Kind | str, int] = {
@@ -96,7 +96,7 @@ def center_(
     into: Sequence[Tensor],
     gradients: Sequence[Tensor],
     fan_ins: Sequence[FanIn],
-    decays: Sequence[tuple[Tensor, float] | None],
+    decays: Sequence[Decay | None],
 ) -> None:
     """``into = g - mean(g) - lambda mean(w)``, of tensors of one type."""
     table, rules = array("q"), array("d", [0.0, 1.0, 0, 0, 0, 0, 0, 0, 0])
@@ -106,7 +106,7 @@ def center_(
         weight, group = 0, 0
         if decay is not None:
             weight, group = decay[0].data_ptr(), len(rules) // 9
-            rules.extend((0.0, 1.0, decay[1], 0, 0, 0, 0, 0, 0))
+            rules.extend((0.0, 1.0, float(decay[1]), 0, 0, 0, 0, 0, 0))
         table.extend((*layout, 1, group, weight, target.data_ptr(), 0, 0, 0, 0, 0, 0))
     _call("center", "gradient", gradients[0].dtype, table, _addresses(gradients), rules)
     increment_version(into)

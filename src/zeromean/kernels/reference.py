@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zeromean.fan_in import FanIn
-from zeromean.kernels.rules import AdamRule, At, Entry, Rule, SGDRule
+from zeromean.kernels.rules import AdamRule, At, Decay, Entry, Rule, SGDRule
 from zeromean.projection import shift_, vector_means
 
 
@@ -17,17 +17,19 @@ def center_(
     into: Sequence[Tensor],
     gradients: Sequence[Tensor],
     fan_ins: Sequence[FanIn],
-    decays: Sequence[tuple[Tensor, float] | None],
+    decays: Sequence[Decay | None],
 ) -> None:
     """``into = g - mean(g) - lambda mean(w)``, with a (w, lambda) for each gradient that decays."""
-    for target, gradient, fan_in, decay in zip(into, gradients, fan_ins, decays, strict=True):
-        (mean,) = vector_means([gradient], [fan_in])
-        if decay is not None:
-            weight, factor = decay
-            mean = mean + factor * vector_means([weight], [fan_in])[0]
+    # All means at once: sharded ones are summed over ranks together.
+    decaying = [(n, *decay) for n, decay in enumerate(decays) if decay is not None]
+    weights = [weight for _, weight, _ in decaying]
+    means = vector_means([*gradients, *weights], [*fan_ins, *(fan_ins[n] for n, _, _ in decaying)])
+    for (n, _, factor), weight_mean in zip(decaying, means[len(gradients) :], strict=True):
+        means[n] += factor * weight_mean
+    for target, gradient in zip(into, gradients, strict=True):
         if target is not gradient:
             target.copy_(gradient)
-        shift_([target], [fan_in], [-mean])
+    shift_(into, fan_ins, [-mean for mean in means[: len(gradients)]])
 
 
 class Step:

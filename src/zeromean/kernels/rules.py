@@ -12,6 +12,9 @@ from zeromean.fan_in import FanIn
 At = Literal["gradient", "update"]
 Kind = Literal["sgd", "momentum", "nesterov", "adam", "amsgrad"]
 
+# A weight, and the lambda that it decays with inside the projection.
+Decay = tuple[Tensor, float | Tensor]
+
 # The running tensors, shaped like the weight, that each kind of step keeps under torch's names.
 STATE: dict[Kind, tuple[str, ...]] = {
     "sgd": (),

@@ -35,6 +35,7 @@ class Fused(Centered):
         super().__setstate__(state)
         self._ready = None
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step.

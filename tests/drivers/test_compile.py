@@ -1,0 +1,114 @@
+"""torch.compile of the model, of the step, and of both: the same numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW
+
+import zeromean
+
+Say = Callable[[str, str, str, str], None]
+
+# torch's compiler warns of torch's own calls.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "SGD": lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "Adam": lambda p: Adam(p, lr=0.01, weight_decay=0.1),
+    "AdamW": lambda p: AdamW(p, lr=0.01),
+}
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 6, 2, groups=2), nn.Flatten(),
+        nn.Linear(6 * 5 * 5, 3),
+    ).double()  # fmt: skip
+
+
+def train(
+    model: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    step: Callable[..., Any],
+    closures: bool = False,
+) -> None:
+    for number in range(4):
+        generator = torch.Generator().manual_seed(number)
+        x = torch.randn(4, 3, 6, 6, generator=generator, dtype=torch.float64)
+
+        def closure(x: Tensor = x) -> Tensor:
+            optimizer.zero_grad()
+            loss = model(x).square().mean()
+            loss.backward()
+            return loss
+
+        if closures:
+            step(closure)
+        else:
+            closure()
+            step()
+
+
+def check(name: str, at: Any, backend: str, what: str, closures: bool = False) -> None:
+    model = network()
+    reference, without = copy.deepcopy(model), copy.deepcopy(model)
+    optimizer, plain, other = (
+        OPTIMIZERS[name](m.parameters()) for m in (model, reference, without)
+    )
+    zeromean.centralize(optimizer, model, at=at)
+    zeromean.centralize(plain, reference, at=at)
+    forward = torch.compile(model, backend=backend) if "model" in what else model
+    step = torch.compile(optimizer.step, backend=backend) if "step" in what else optimizer.step
+    train(forward, optimizer, step, closures)
+    train(reference, plain, plain.step, closures)
+    train(without, other, other.step, closures)
+    # torch's own compiled Adam corrects its bias in float32.
+    tolerance = {} if name == "SGD" or "step" not in what else {"rtol": 1e-3, "atol": 1e-5}
+    for p, q in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(p, q, **tolerance)
+    assert (model[0].weight - without[0].weight).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("what", ["model", "step", "model and step"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("at", ["gradient", "update"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_compiled_is_the_same(name: str, at: Any, backend: str, what: str, supports: Say) -> None:
+    check(name, at, backend, what)
+    supports("Driver", f"torch.compile of the {what}, {backend}", at, "equal to the eager run")
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_a_compiled_step_with_a_closure_is_the_same(at: Any, supports: Say) -> None:
+    check("SGD", at, "aot_eager", "step", closures=True)
+    supports("Driver", "torch.compile of a step with a closure", at, "equal to the eager run")
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_inductor_is_the_same(at: Any, supports: Say) -> None:
+    check("AdamW", at, "inductor", "model and step")
+    supports("Driver", "torch.compile of both, inductor", at, "equal to the eager run")
+
+
+@pytest.mark.parametrize("whose", ["compiled", "plain"])
+def test_the_wrapped_model_tells_the_same_layers(whose: str) -> None:
+    model = network()
+    wrapped: Any = torch.compile(model, backend="eager")
+    optimizer = SGD(wrapped.parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, wrapped if whose == "compiled" else model)
+    assert [row.axes for row in handle.plan.centered] == [(1, 2, 3), (0, 2, 3), (1,)]
+    assert zeromean.status(optimizer).centered == 3
