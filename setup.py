@@ -12,6 +12,7 @@ from setuptools.command.build_ext import build_ext
 UNIX = [
     "-std=gnu11",
     "-O3",
+    "-g0",  # Python's own flags ask for symbols, thrice the size
     "-fvisibility=hidden",
     # Of -ffast-math only what touches no one else: sums by `omp simd`, roots that set no errno.
     "-fopenmp-simd",

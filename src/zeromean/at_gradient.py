@@ -14,7 +14,7 @@ from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.kernels import center_
 from zeromean.kernels.rules import Decay
-from zeromean.optimizers import WeightDecay, decay_inside, facts_of
+from zeromean.optimizers import WeightDecay, acting, decay_inside, facts_of
 from zeromean.projection import vector_means
 from zeromean.sharded import local_part, summed_over_ranks
 from zeromean.targets import Targets
@@ -96,8 +96,9 @@ def project_momentum(optimizer: Optimizer, targets: Targets) -> None:
     Raises:
         ZeromeanError: The optimizer has state, and nobody knows which of it is momentum.
     """
-    if facts_of(optimizer) is None and optimizer.state:
-        keys = sorted({key for state in optimizer.state.values() for key in state})
+    state_of = acting(optimizer).state
+    if facts_of(optimizer) is None and state_of:
+        keys = sorted({key for state in state_of.values() for key in state})
         raise ZeromeanError(
             f"project_state=True with {type(optimizer).__name__}, an optimizer that zeromean does"
             f" not know, and its state {', '.join(keys)}",
@@ -123,11 +124,11 @@ def warn_of_momentum(optimizer: Optimizer, targets: Targets) -> None:
 
 
 def _momentum(optimizer: Optimizer, targets: Targets) -> tuple[list[Tensor], list[FanIn]]:
-    facts = facts_of(optimizer)
+    facts, state_of = facts_of(optimizer), acting(optimizer).state
     found = [
         (buffer, fan_in)
         for _, parameter, fan_in in targets.of(optimizer)
         for key in (facts.momentum if facts else ())
-        if (buffer := optimizer.state.get(parameter, {}).get(key)) is not None
+        if (buffer := state_of.get(parameter, {}).get(key)) is not None
     ]
     return [buffer for buffer, _ in found], [fan_in for _, fan_in in found]

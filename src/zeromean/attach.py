@@ -18,7 +18,7 @@ from zeromean.at_update import AtUpdate
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fingerprint import describe, erase, stamp, warn_of_another
 from zeromean.mro import is_a
-from zeromean.optimizers import WeightDecay, decay_inside, facts_of
+from zeromean.optimizers import WeightDecay, acting, decay_inside, facts_of
 from zeromean.plan import Layers, Plan, Scope, check_option
 from zeromean.targets import Targets
 
@@ -179,6 +179,7 @@ class Handle:
         optimizer = self._optimizer()
         if optimizer is not None and handle_of(optimizer) is None:
             erase(optimizer)
+            erase(acting(optimizer))  # which some outer ones copy their groups from
 
     def __enter__(self) -> Handle:
         return self
@@ -197,6 +198,7 @@ class Handle:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._targets.before_step(optimizer)
         return self._place.before_step(optimizer, args, kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -235,11 +237,14 @@ def refuse_wrapper(optimizer: object) -> None:
     """Raise unless this is an optimizer, and one that applies the gradients itself."""
     kind = type(optimizer).__name__
     for name, inner in getattr(optimizer, "__dict__", {}).items():
-        if isinstance(inner, Optimizer) and _share_parameters(optimizer, inner):
+        if not isinstance(inner, Optimizer) or not _share_parameters(optimizer, inner):
+            continue
+        if not isinstance(optimizer, Optimizer) or inner is not acting(optimizer):
+            public = name.lstrip("_")
             raise ZeromeanError(
                 f"{kind}, which steps through its .{name} ({type(inner).__name__})",
                 "the optimizer that applies the gradients itself",
-                f"pass optimizer.{name}",
+                f"pass optimizer.{public if getattr(optimizer, public, None) is inner else name}",
             )
     if not isinstance(optimizer, Optimizer):
         raise ZeromeanError(
@@ -313,7 +318,7 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
         raise ZeromeanError(
             f"{kind} with overlap_with_ddp=True, which steps inside DDP's communication hook",
             "a step that fires the optimizer's hooks",
-            "overlap_with_ddp=False, and centralize(optimizer.optim, model)",
+            "overlap_with_ddp=False",
         )
     if handle_of(optimizer) is not None:
         raise ZeromeanError(
@@ -340,28 +345,25 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
 
 
 def check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None:
-    """Warn without a model; refuse one that holds none of the parameters or no whole rows."""
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    """Warn without a model; refuse a model or a sharding that tells no whole rows."""
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(map(fsdp1.is_flat, held)) and (
+        at != "backward" or model is None or not fsdp1.origins(model)
+    ):
+        raise ZeromeanError(
+            f'at="{at}" with FullyShardedDataParallel (FSDP1), whose flat shards have no rows',
+            "whole rows: those of FSDP2, or of the gradients before FSDP1 cuts them",
+            "shard with fully_shard (FSDP2), or wrap with use_orig_params=True, pass the wrapped"
+            ' model and at="backward"',
+        )
     if model is None:
         warn(
             "without a model only shapes are known: transposed convolutions, embeddings, position"
             " embeddings and tied weights may be centered over the wrong axes; pass the model"
         )
-    elif not any(id(parameter) in held for parameter in model.parameters()):
-        raise ZeromeanError(
-            "an optimizer and a model that share no parameter",
-            "the model whose parameters the optimizer updates",
-            "pass that model, and make the optimizer after moving or wrapping it",
-        )
     elif at == "backward" and is_a(type(model), _DDP) and not _holds_all(optimizer, model):
         raise ZeromeanError(
             'at="backward" under DistributedDataParallel, whose parameters it holds in part',
             "all of them on every rank, because each rank centers before gradients are averaged",
-            'at="gradient", which centers the average (for ZeroRedundancyOptimizer, of .optim)',
-        )
-    elif fsdp1.is_fsdp1(model) and (at != "backward" or not fsdp1.origins(model)):
-        raise ZeromeanError(
-            f'at="{at}" with FullyShardedDataParallel (FSDP1), whose flat shards have no rows',
-            "whole rows: those of FSDP2, or of the gradients before FSDP1 cuts them",
-            'shard with fully_shard (FSDP2), or wrap with use_orig_params=True and at="backward"',
+            'at="gradient", which centers the average',
         )

@@ -53,9 +53,9 @@ class Origin:
         return self.unit.register_forward_pre_hook(before_forward)
 
 
-def is_fsdp1(model: nn.Module) -> bool:
-    """Whether any part of the model is wrapped by FSDP1."""
-    return bool(_units(model))
+def is_flat(parameter: Tensor) -> bool:
+    """Whether a parameter is one of FSDP1's flat shards, or a piece of one."""
+    return getattr(parameter, "_fsdp_flattened", False)
 
 
 def origins(model: nn.Module) -> dict[Tensor, Origin]:

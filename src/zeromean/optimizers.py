@@ -103,9 +103,22 @@ _facts |= {
 }
 
 
+# Optimizers whose step is that of another one that they own, on parameters and gradients as they
+# are: hooks around the outer step are right, facts and state are the inner one's.
+_steps_by: dict[type | str, str] = {
+    "torch.distributed.optim.zero_redundancy_optimizer.ZeroRedundancyOptimizer": "optim",
+}
+
+
+def acting(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that makes the step: itself, but for those that are known to own it."""
+    attribute = nearest(_steps_by, type(optimizer))
+    return optimizer if attribute is None else getattr(optimizer, attribute)
+
+
 def facts_of(optimizer: Optimizer) -> Facts | None:
     """The facts of the nearest known class in the optimizer's MRO, so a subclass of SGD is SGD."""
-    return nearest(_facts, type(optimizer))
+    return nearest(_facts, type(acting(optimizer)))
 
 
 def decay_inside(

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean.errors import warn
+from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.model import owners, owners_by_shape
 from zeromean.plan import Layers, Plan, Row, Scope, make_plan
@@ -35,7 +35,15 @@ class Targets:
         self._layers = layers
         self._embeddings = embeddings
         self._scope = scope
+        self._strangers: set[int] = set()
+        self._stepped = False
         self.plan = self._make_plan(optimizer)
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Plan again at the first step: ``fully_shard`` and the like replace parameters."""
+        if not self._stepped:
+            self._stepped = True
+            self.plan = self._make_plan(optimizer)
 
     def of(self, optimizer: Optimizer) -> Iterator[tuple[dict[str, Any], Tensor, FanIn]]:
         """(param group, parameter, fan-in) of everything that is centered now."""
@@ -68,7 +76,16 @@ class Targets:
             for name, p in named
             if id(p) not in owned
         ]
-        if strangers:
+        if named and len(strangers) == len(named):
+            raise ZeromeanError(
+                "an optimizer and a model that share no parameter",
+                "the model whose parameters the optimizer updates",
+                "pass that model, and make the optimizer after moving or wrapping the model:"
+                " fully_shard, for one, replaces its parameters, and the flat partitions of"
+                " DeepSpeed ZeRO are not its parameters (shard with fully_shard, FSDP2, instead)",
+            )
+        if {id(row.parameter) for row in strangers} - self._strangers:
+            self._strangers = {id(row.parameter) for row in strangers}
             warn(
                 f"{len(strangers)} of the optimizer's parameters ({strangers[0].name} first) do not"
                 " belong to the model and are not centered; pass the model that holds them all"

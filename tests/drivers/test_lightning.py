@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.data import DataLoader, TensorDataset
@@ -22,8 +23,6 @@ Say = Callable[[str, str, str, str], None]
 
 pytestmark = [
     # About this machine and these small runs, not about what is tested.
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
@@ -231,6 +230,21 @@ def test_a_second_fit_centralizes_its_own_optimizers(tmp_path: Path) -> None:
     trainer.fit(module, batches())
     assert callback.handles != [first]
     torch.testing.assert_close(vector_means(module), before)
+
+
+def test_lightnings_own_wrapper_names_the_optimizer_inside() -> None:
+    module = Module()
+    wrapper: Any = LightningOptimizer(module.configure_optimizers())
+    with pytest.raises(zeromean.ZeromeanError, match=r"LightningAdamW.*pass optimizer\.optimizer"):
+        zeromean.centralize(wrapper, module)
+
+
+def test_gradients_centered_during_the_backward_pass(tmp_path: Path, supports: Say) -> None:
+    module, reference = Module(AdamW), Module(AdamW)
+    fit(module, Centralize(at="backward"), tmp_path, accumulate_grad_batches=2)
+    by_hand(reference, "gradient", accumulate=2)
+    assert_same(module, reference)
+    supports("Driver", "Lightning, accumulate grad batches", "backward", "equal to a plain loop")
 
 
 def test_what_centralize_refuses_stops_the_run(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ class Copying(Centered):
         Returns:
             What the closure returned, else None.
         """
+        if self._targets is not None:
+            self._targets.before_step(self)
         if self._at == "gradient" or self._targets is None:
             return super().step(closure)
         if self._place is None:

@@ -85,6 +85,7 @@ class Fused(Centered):
             self._lost: dict[Tensor, Tensor] = {}
         fan_ins: dict[Tensor, FanIn] = {}
         if self._targets is not None:
+            self._targets.before_step(self)
             fan_ins = {parameter: fan_in for _, parameter, fan_in in self._targets.of(self)}
         groups = {}
         for number, group in enumerate(self.param_groups):
