@@ -61,13 +61,15 @@ struct call {
     const struct tensor *tensors;
     void *const *gradients;
     const struct rule *rules;
+    int64_t chunk; /* entries of a task */
 #if !defined(_MSC_VER)
     _Atomic int64_t next;
 #endif
 };
 
-/* What one thread takes at a time: small enough that all its arrays stay in the second cache. */
-enum { CHUNK = 16384, MOST_COLUMNS = 1024, LINE = 16 };
+/* Entries that a thread takes at a time: long runs, which prefetchers like, but several a thread.
+   Columns are walked twice, so what is taken of them stays in the second cache. */
+enum { LEAST = 16384, MOST = 262144, EACH = 8, IN_CACHE = 16384, MOST_COLUMNS = 1024, LINE = 16 };
 
 #define T float
 #define A float
@@ -115,25 +117,25 @@ INLINE uint16_t to_bfloat16(float x) { /* to nearest, ties to even */
 static int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 static int64_t columns_at_once(const struct tensor *t) {
-    int64_t columns = CHUNK / t->m1 / LINE * LINE;
+    int64_t columns = IN_CACHE / t->m1 / LINE * LINE;
     columns = columns < LINE ? LINE : columns > MOST_COLUMNS ? MOST_COLUMNS : columns;
     return columns < t->inner ? columns : t->inner;
 }
 
 static int is_columns(const struct tensor *t) { return t->inner > 1 && t->m2 == 1; }
 
-static int64_t vectors_at_once(const struct tensor *t) {
-    int64_t vectors = CHUNK / (t->m1 * t->m2);
+static int64_t vectors_at_once(const struct tensor *t, int64_t chunk) {
+    int64_t vectors = chunk / (t->m1 * t->m2);
     return vectors < 1 ? 1 : vectors;
 }
 
 static int64_t entries(const struct tensor *t) { return t->outer * t->m1 * t->inner * t->m2; }
 
-static int64_t tasks_of(const struct tensor *t) {
+static int64_t tasks_of(const struct tensor *t, int64_t chunk) {
     if (entries(t) == 0) return 0;
-    if (!t->centered) return ceiling(entries(t), CHUNK);
+    if (!t->centered) return ceiling(entries(t), chunk);
     if (is_columns(t)) return t->outer * ceiling(t->inner, columns_at_once(t));
-    return ceiling(t->outer * t->inner, vectors_at_once(t));
+    return ceiling(t->outer * t->inner, vectors_at_once(t, chunk));
 }
 
 static int64_t at_most(int64_t a, int64_t limit) { return a < limit ? a : limit; }
@@ -142,16 +144,17 @@ static void run(const struct call *call, int64_t index, int64_t task) {
     const struct tensor *t = &call->tensors[index];
     int64_t from, to, outer = 0;
     if (!t->centered) {
-        from = task * CHUNK;
-        to = at_most(from + CHUNK, entries(t));
+        from = task * call->chunk;
+        to = at_most(from + call->chunk, entries(t));
     } else if (is_columns(t)) {
         int64_t width = columns_at_once(t), across = ceiling(t->inner, width);
         outer = task / across;
         from = task % across * width;
         to = at_most(from + width, t->inner);
     } else {
-        from = task * vectors_at_once(t);
-        to = at_most(from + vectors_at_once(t), t->outer * t->inner);
+        const int64_t vectors = vectors_at_once(t, call->chunk);
+        from = task * vectors;
+        to = at_most(from + vectors, t->outer * t->inner);
     }
     if (call->type == FLOAT32) task_float32(call, index, outer, from, to);
     if (call->type == FLOAT64) task_float64(call, index, outer, from, to);
@@ -173,7 +176,7 @@ static void work(void *data) {
     struct call *call = data;
     int64_t index = 0, passed = 0, task = take(call);
     while (index < call->count) {
-        int64_t here = tasks_of(&call->tensors[index]);
+        int64_t here = tasks_of(&call->tensors[index], call->chunk);
         if (task - passed >= here) {
             passed += here;
             index++;
@@ -220,8 +223,10 @@ EXPORT void zeromean_step(int64_t kind, int64_t at, int64_t type, int64_t count,
             else *(float *)t->step += 1;
         }
     }
+    call.chunk = total / (threads * EACH);
+    call.chunk = call.chunk < LEAST ? LEAST : call.chunk > MOST ? MOST : call.chunk;
     /* Waking the other threads costs more than a small step. */
-    if (threads > 1 && total > CHUNK && gomp_parallel)
+    if (threads > 1 && total > LEAST && gomp_parallel)
         gomp_parallel(work, &call, (unsigned)threads, 0);
     else work(&call);
 }

@@ -93,7 +93,7 @@ INLINE void NAME(add_up)(int kind, int at, int columns, const struct NAME(terms)
 
 /* Step a run. Of the gradient goes `mean`, of the change `shift`; `moved` gathers what the stored
    weights gained. Each is one number for the run, or one an entry. */
-INLINE void NAME(step_run)(int kind, int columns, const struct NAME(terms) *s, struct NAME(run) x,
+INLINE void NAME(step_run)(int kind, int columns, int gather, const struct NAME(terms) *s, struct NAME(run) x,
                            int64_t n, const A *mean, const A *shift, double *moved) {
     const int64_t each = columns ? 1 : 0;
     double gained = 0;
@@ -114,10 +114,16 @@ INLINE void NAME(step_run)(int kind, int columns, const struct NAME(terms) *s, s
         if (kind != SGD) x.m[j] = STORE(m);
         if (kind >= ADAM) x.v[j] = STORE(v);
         if (kind == AMSGRAD) x.largest[j] = STORE(largest);
-        if (ROUNDS && columns) moved[j] += (double)(LOAD(stored) - w);
-        if (ROUNDS && !columns) gained += (double)(LOAD(stored) - w);
+        if (gather && columns) moved[j] += (double)(LOAD(stored) - w);
+        if (gather && !columns) gained += (double)(LOAD(stored) - w);
     }
-    if (ROUNDS && !columns) moved[0] += gained;
+    if (gather && !columns) moved[0] += gained;
+}
+
+/* Take from a run of weights what their vectors are to lose. */
+INLINE void NAME(put_back)(int columns, T *w, int64_t n, const A *gained) {
+    const int64_t each = columns ? 1 : 0;
+    SIMD() for (int64_t j = 0; j < n; j++) w[j] = STORE(LOAD(w[j]) - gained[each * j]);
 }
 
 /* Vectors side by side: `count` columns of m1 entries, or one vector of m1 runs of m2. */
@@ -130,7 +136,19 @@ INLINE void NAME(strip)(int kind, int at, int columns, const struct NAME(terms) 
     A shift[MOST_COLUMNS];
     const int64_t length = columns ? count : t->m2, next = t->inner * t->m2;
     const double entries = (double)(t->m1 * t->m2);
-    for (int64_t c = 0; c < count; c++) sums[c] = moved[c] = 0;
+    for (int64_t c = 0; c < count; c++) {
+        sums[c] = moved[c] = 0;
+        mean[c] = shift[c] = 0;
+    }
+    if (at == UPDATE && !ROUNDS) { /* step, then give back the mean that was gained */
+        for (int64_t i = 0; i < t->m1; i++)
+            NAME(step_run)(kind, columns, 1, s, NAME(run_at)(kind, t, g, start + i * next), length,
+                           mean, shift, moved);
+        for (int64_t c = 0; c < count; c++) mean[c] = (A)(moved[c] / entries);
+        for (int64_t i = 0; i < t->m1; i++)
+            NAME(put_back)(columns, (T *)t->weight + start + i * next, length, mean);
+        return;
+    }
     for (int64_t i = 0; i < t->m1; i++)
         NAME(add_up)(kind, at, columns, s, NAME(run_at)(kind, t, g, start + i * next), length,
                      sums);
@@ -141,7 +159,7 @@ INLINE void NAME(strip)(int kind, int at, int columns, const struct NAME(terms) 
         if (ROUNDS && at == UPDATE && t->residual) shift[c] += t->residual[vector + c];
     }
     for (int64_t i = 0; i < t->m1; i++)
-        NAME(step_run)(kind, columns, s, NAME(run_at)(kind, t, g, start + i * next), length, mean,
+        NAME(step_run)(kind, columns, ROUNDS, s, NAME(run_at)(kind, t, g, start + i * next), length, mean,
                        shift, moved);
     if (ROUNDS && at == UPDATE && t->residual)
         for (int64_t c = 0; c < count; c++)
@@ -155,7 +173,7 @@ INLINE void NAME(task_of)(int kind, int at, const struct tensor *t, const void *
     if (!t->centered) {
         const A none = 0;
         double moved = 0;
-        NAME(step_run)(kind, 0, &s, NAME(run_at)(kind, t, g, from), to - from, &none, &none,
+        NAME(step_run)(kind, 0, 0, &s, NAME(run_at)(kind, t, g, from), to - from, &none, &none,
                        &moved);
     } else if (t->inner > 1 && t->m2 == 1) {
         NAME(strip)(kind, at, 1, &s, t, g, outer * t->m1 * t->inner + from,
