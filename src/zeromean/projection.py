@@ -130,30 +130,27 @@ def _parts(x: Tensor, fan_in: FanIn) -> Iterator[tuple[Tensor, slice]]:
     if not _divided(fan_in):
         yield here, slice(None)
         return
-    passed = 0  # rows of `here` in the runs before
-    for run in rows_here(x):
-        for rows in _pieces(run, x.shape[0], fan_in):
-            first = passed + rows.start - run.start
-            part = here[first : first + len(rows)]
-            if fan_in.groups == 1:
-                yield part, slice(None)
-            else:
-                size = x.shape[0] // fan_in.groups
-                groups = slice(rows.start // size, -(-rows.stop // size))
-                yield _split(part, groups.stop - groups.start), groups
-        passed += len(run)
+    held = rows_here(x)
+    for rows in _pieces(held, x.shape[0], fan_in):
+        part = here[rows.start - held.start : rows.stop - held.start]
+        if fan_in.groups == 1:
+            yield part, slice(None)
+        else:
+            size = x.shape[0] // fan_in.groups
+            groups = slice(rows.start // size, -(-rows.stop // size))
+            yield _split(part, groups.stop - groups.start), groups
 
 
-def _pieces(run: range, size: int, fan_in: FanIn) -> Iterator[range]:
-    """Consecutive rows cut where a group or the padding row begins and ends.
+def _pieces(held: range, size: int, fan_in: FanIn) -> Iterator[range]:
+    """The rows held, less the padding row, cut so that each piece is whole groups or part of one.
 
     A shard may begin and end inside a group; the whole groups between make one piece.
     """
-    rows = size // fan_in.groups
-    cuts = [-(-run.start // rows) * rows, run.stop // rows * rows]
+    group = size // fan_in.groups
+    cuts = [-(-held.start // group) * group, held.stop // group * group]
     if fan_in.padding_idx is not None:
         cuts = [fan_in.padding_idx, fan_in.padding_idx + 1]
-    ends = sorted({run.start, run.stop, *(cut for cut in cuts if cut in run)})
+    ends = sorted({held.start, held.stop, *(cut for cut in cuts if cut in held)})
     for start, stop in pairwise(ends):
         if start != fan_in.padding_idx:
             yield range(start, stop)

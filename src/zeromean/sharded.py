@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -41,21 +40,19 @@ def local_part(x: Tensor) -> Tensor:
     return local.wait() if hasattr(local, "wait") else local
 
 
-def rows_here(x: Tensor) -> tuple[range, ...]:
-    """Which indices of axis 0 this rank holds, in its order, as runs of consecutive ones."""
-    if not is_sharded(x):
-        return (range(x.shape[0]),)
-    splits = tuple(
-        (getattr(placement, "split_factor", 1), size, x.device_mesh.get_local_rank(dim))
-        for dim, placement, size in _dimensions(x)
-        if _sharded_axis(placement) == 0
-    )
-    return _runs(x.shape[0], splits)
+def rows_here(x: Tensor) -> range:
+    """Which indices of axis 0 this rank holds."""
+    rows = range(x.shape[0])
+    if is_sharded(x):
+        for ranks, rank in _splits(x):
+            length = -(-len(rows) // ranks)  # as torch.chunk has it: the last may get fewer or none
+            rows = rows[rank * length : (rank + 1) * length]
+    return rows
 
 
 def summed_over_ranks(x: Tensor, fan_in: FanIn) -> bool:
     """Whether a weight vector of ``x`` lies on several ranks, which all wait for each other."""
-    return any(True for _ in _process_groups(x, fan_in))
+    return next(_process_groups(x, fan_in), None) is not None
 
 
 def sum_over_ranks(
@@ -65,7 +62,9 @@ def sum_over_ranks(
     parts: dict[Any, tuple[str, list[Tensor]]] = {}  # process group -> (its device, its sums)
     for total, x, fan_in in zip(totals, tensors, fan_ins, strict=True):
         if is_sharded(x):
-            total.div_(_copies(x, "avg"))
+            copies = _copies(x, "avg")
+            if copies > 1:
+                total.div_(copies)
             for group in _process_groups(x, fan_in):
                 parts.setdefault(group, (x.device_mesh.device_type, []))[1].append(total)
     for group, (device, sums) in parts.items():
@@ -103,17 +102,44 @@ def _copies(x: DTensor, reduction: str) -> int:
     )
 
 
+def _splits(x: DTensor) -> list[tuple[int, int]]:
+    """(number of ranks, this rank) of each split of axis 0, in the order in which they were made.
+
+    FSDP2 over tensor parallelism splits last what stands first, and says so by a _StridedShard
+    whose split factor is the number of parts that it found.
+    """
+    first: list[tuple[int, int]] = []
+    last: list[tuple[int, int]] = []
+    found = 1
+    for dim, placement, size in reversed([*_dimensions(x)]):
+        if _sharded_axis(placement) == 0:
+            split = size, x.device_mesh.get_local_rank(dim)
+            factor = getattr(placement, "split_factor", 1)
+            if factor == 1:
+                first.insert(0, split)
+            elif factor == found:
+                last.append(split)
+            else:
+                raise _refusal(placement)
+            found *= size
+    return first + last
+
+
 def _dimensions(x: DTensor) -> Iterator[tuple[int, Any, int]]:
     """(mesh dimension, placement, number of ranks)."""
     for dim, placement in enumerate(x.placements):
         known = placement.is_replicate() or _sharded_axis(placement) is not None
         if not known and _reduction(placement) not in ("sum", "avg"):
-            raise ZeromeanError(
-                f"a DTensor placed by {placement}",
-                "placements by Shard, Replicate, or Partial with sum or avg",
-                "redistribute it before",
-            )
+            raise _refusal(placement)
         yield dim, placement, x.device_mesh.size(dim)
+
+
+def _refusal(placement: Any) -> ZeromeanError:
+    return ZeromeanError(
+        f"a DTensor placed by {placement!r}",
+        "placements by Shard, Replicate, or Partial with sum or avg",
+        "redistribute it before",
+    )
 
 
 def _sharded_axis(placement: Any) -> int | None:
@@ -123,24 +149,3 @@ def _sharded_axis(placement: Any) -> int | None:
 
 def _reduction(placement: Any) -> str | None:
     return getattr(placement, "reduce_op", None)
-
-
-@lru_cache
-def _runs(size: int, splits: tuple[tuple[int, int, int], ...]) -> tuple[range, ...]:
-    """The indices left of ``size`` after each split (split factor, number of ranks, rank)."""
-    rows: Sequence[int] = range(size)
-    for factor, ranks, rank in splits:
-        rows = [row for part in _chunks(rows, factor) for row in _chunks(part, ranks)[rank]]
-    runs: list[range] = []
-    for row in rows:
-        if runs and runs[-1].stop == row:
-            runs[-1] = range(runs[-1].start, row + 1)
-        else:
-            runs.append(range(row, row + 1))
-    return tuple(runs)
-
-
-def _chunks(rows: Sequence[int], number: int) -> list[Sequence[int]]:
-    """Like ``torch.chunk``, with empty chunks at the end where there are too few rows."""
-    length = -(-len(rows) // number)
-    return [rows[k * length : (k + 1) * length] for k in range(number)]

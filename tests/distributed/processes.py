@@ -1,0 +1,131 @@
+"""Cases that several gloo processes run together, and how each case ended.
+
+``python processes.py WORLD RANK FOLDER MODULES`` is one of the processes: it runs the cases
+of that many processes, one after the other, and leaves their endings in ``FOLDER/RANK.json``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from zeromean import ZeromeanError
+
+MODULES = ("communication", "fsdp2", "refusals", "replicated", "tensor_parallel")
+SECONDS = 240
+
+
+@dataclass(frozen=True)
+class Case:
+    """What ``world`` processes check together, and the table's row that it shows, if any."""
+
+    name: str
+    module: str
+    world: int
+    check: Callable[[], None]
+    shows: tuple[str, str, str] | None
+
+
+_cases: dict[str, Case] = {}
+
+
+def case(
+    world: int, name: str, check: Callable[[], None], shows: tuple[str, str, str] | None = None
+) -> None:
+    """Declare a case; ``shows`` is (what, at, how) for the table of what works."""
+    name = f"{name} ({world} processes)"
+    assert name not in _cases
+    module = sys._getframe(1).f_globals["__name__"]
+    _cases[name] = Case(name, module, world, check, shows)
+
+
+def refuses(call: Callable[[], object], *words: str) -> None:
+    """Assert that ``call`` raises a ZeromeanError with these words."""
+    with pytest.raises(ZeromeanError) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def all_cases(modules: Sequence[str] = MODULES) -> dict[str, Case]:
+    names = [importlib.import_module(f"cases_{module}").__name__ for module in modules]
+    return {name: case for name, case in _cases.items() if case.module in names}
+
+
+def run(world: int, folder: Path, modules: Sequence[str] = MODULES) -> dict[str, str]:
+    """How each case of ``world`` processes ended: "" or what went wrong, and where."""
+    here = Path(__file__)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, here.name, str(world), str(rank), str(folder), *modules],
+            cwd=here.parent,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    try:
+        said = [process.communicate(timeout=SECONDS)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    endings: dict[str, str] = {}
+    for rank in range(world):
+        file = folder / f"{rank}.json"
+        if not file.exists():
+            return dict.fromkeys(all_cases(modules), f"rank {rank} left no word: {said[rank]}")
+        for name, error in json.loads(file.read_text()).items():
+            endings[name] = endings.get(name, "") + (f"rank {rank}:\n{error}\n" if error else "")
+    return endings
+
+
+def _main(world: int, rank: int, folder: Path, modules: Sequence[str]) -> None:
+    if "lo" in dict(map(reversed, socket.if_nameindex())):
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    cases = [case for case in all_cases(modules).values() if case.world == world]
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=60),
+    )
+    endings = {}
+    for case in cases:
+        torch.manual_seed(0)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                case.check()
+            endings[case.name] = ""
+        except Exception:
+            endings[case.name] = traceback.format_exc()
+    file = folder / f"{rank}.json"
+    file.with_suffix(".tmp").write_text(json.dumps(endings))
+    file.with_suffix(".tmp").rename(file)
+    # The others may still need this process; gloo's own teardown can abort when all is done.
+    dist.barrier()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    # Cases register themselves in the module that they import, not in this one run as a script.
+    import processes
+
+    processes._main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
