@@ -624,3 +624,17 @@ def test_warnings_point_at_the_caller() -> None:
     with pytest.warns(zeromean.ZeromeanWarning, match="without a model") as caught:
         zeromean.centralize(SGD(model.parameters(), lr=0.1))
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_a_layer_of_the_model_that_joins_the_optimizer_later_is_centered(at: str) -> None:
+    model = network()
+    optimizer = SGD(model[:3].parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, model, at=at)
+    assert "4.weight" not in [row.name for row in handle.plan.centered]
+    optimizer.add_param_group({"params": model[4].parameters()})
+    before = all_means(model)
+    backward(model, optimizer)
+    optimizer.step()
+    torch.testing.assert_close(all_means(model), before)
+    assert "4.weight" in [row.name for row in handle.plan.centered]

@@ -12,8 +12,10 @@ from torch.optim import Optimizer
 
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
+from zeromean.kernels import center_
+from zeromean.kernels.rules import Decay
 from zeromean.optimizers import WeightDecay, acting, decay_inside, facts_of
-from zeromean.projection import center_, shift_, vector_means
+from zeromean.projection import vector_means
 from zeromean.sharded import local_part, summed_over_ranks
 from zeromean.targets import Targets
 
@@ -64,29 +66,27 @@ class AtGradient:
     def _center_gradients(self, optimizer: Optimizer) -> None:
         gradients: list[Tensor] = []
         fan_ins: list[FanIn] = []
-        decays: list[tuple[int, float]] = []  # (which gradient, lambda)
-        weights: list[Tensor] = []
+        decays: list[Decay | None] = []
+        # A fused optimizer under a gradient scaler sees scaled gradients, s g, so there it is
+        # s lambda w that decays.
+        scale = getattr(optimizer, "grad_scale", None)
+        decay_of = {
+            id(group): decay_inside(optimizer, group, self._weight_decay)
+            for group in optimizer.param_groups
+        }
         for group, parameter, fan_in in self._targets.of(optimizer):
             gradient = parameter.grad
             if gradient is None:
                 if not summed_over_ranks(parameter, fan_in):
                     continue
                 gradient = torch.zeros_like(parameter)  # other ranks may have theirs, and wait
-            decay = decay_inside(optimizer, group, self._weight_decay)
-            if decay:
-                decays.append((len(gradients), decay))
-                weights.append(parameter)
+            decay = decay_of[id(group)]
+            factor = decay if scale is None else decay * scale
+            decays.append((parameter, factor) if decay else None)
             gradients.append(gradient)
             fan_ins.append(fan_in)
-        means = vector_means(
-            gradients + weights, fan_ins + [fan_ins[number] for number, _ in decays]
-        )
-        # The optimizer adds lambda w later: the mean of that is taken away now. A fused optimizer
-        # under a gradient scaler sees scaled gradients, s g, so there it is s lambda w.
-        scale = getattr(optimizer, "grad_scale", None)
-        for (number, decay), weight_means in zip(decays, means[len(gradients) :], strict=True):
-            means[number] += (decay if scale is None else decay * scale) * weight_means
-        shift_(gradients, fan_ins, [-mean for mean in means[: len(gradients)]])
+        # The optimizer adds lambda w later: the mean of that is taken away now.
+        center_(gradients, fan_ins, decays)
 
 
 @torch.no_grad()

@@ -97,7 +97,7 @@ def centralize(
     check_option("project_state", project_state, (True, False))
     _check_effect(at, model, layers, embeddings, weight_decay, project_state)
     _check_optimizer(optimizer, at, weight_decay)
-    _check_model(optimizer, model, at)
+    check_model(optimizer, model, at)
     targets = Targets(optimizer, model, layers, embeddings, scope)
     if not targets.plan.centered:
         warn("nothing is centered: print(handle.plan) tells why for each parameter")
@@ -306,6 +306,14 @@ def _check_effect(
 
 def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
     kind = type(optimizer).__name__
+    from zeromean.optim.centered import Centered  # which imports this file
+
+    if isinstance(optimizer, Centered):
+        raise ZeromeanError(
+            f"zeromean.optim.{kind}, which centers inside its step",
+            "an optimizer that does not",
+            f"leave centralize out, or make a torch.optim.{kind}",
+        )
     if getattr(optimizer, "_overlap_with_ddp", False):  # ZeroRedundancyOptimizer
         raise ZeromeanError(
             f"{kind} with overlap_with_ddp=True, which steps inside DDP's communication hook",
@@ -336,7 +344,8 @@ def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
             refuse_decay_inside(optimizer, group, weight_decay)
 
 
-def _check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None:
+def check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None:
+    """Warn without a model; refuse a model or a sharding that tells no whole rows."""
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if any(map(fsdp1.is_flat, held)) and (
         at != "backward" or model is None or not fsdp1.origins(model)

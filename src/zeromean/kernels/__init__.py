@@ -1,0 +1,24 @@
+"""Centring many tensors at once, and whole centered optimizer steps, as fast as memory allows.
+
+Two operations behind one interface: ``center_`` takes the mean of every weight vector of many
+tensors away, ``prepare`` makes a step of many tensors ready that centers on the way.
+Interchangeable backends carry them out:
+
+- ``native``: a small C library for float32, float64 and bfloat16 on the CPU. Each weight vector is
+  read from memory once: its mean is taken, and it is updated, while it is in cache.
+- ``reference``: plain torch, for every device, type and layout, written to be read. Everything that
+  the others do not serve comes here.
+
+The environment variable ``ZEROMEAN_KERNELS`` forces one of them.
+"""
+
+from __future__ import annotations
+
+from zeromean.kernels.backends import backend as backend
+from zeromean.kernels.backends import center_ as center_
+from zeromean.kernels.backends import prepare as prepare
+from zeromean.kernels.rules import AdamRule as AdamRule
+from zeromean.kernels.rules import Entry as Entry
+from zeromean.kernels.rules import SGDRule as SGDRule
+
+__all__ = ["AdamRule", "Entry", "SGDRule", "backend", "center_", "prepare"]

@@ -1,0 +1,148 @@
+"""Which backend carries out what."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from zeromean.errors import ZeromeanError
+from zeromean.fan_in import FanIn
+from zeromean.kernels import native, reference
+from zeromean.kernels.rules import At, Decay, Entry, Kind, Rule
+
+Backend = Literal["reference", "native"]
+VARIABLE = "ZEROMEAN_KERNELS"
+
+
+def backend(device: str | torch.device = "cpu") -> Backend:
+    """The backend that serves a device.
+
+    It serves the types and memory layouts that it knows; what it does not know goes to the
+    reference, whichever backend is in use.
+
+    Args:
+        device: A device, as torch names it (default "cpu").
+
+    Returns:
+        "native" on the CPU where the library was built with the package, else "reference".
+
+    Raises:
+        ZeromeanError: ``ZEROMEAN_KERNELS`` names no backend, or one that is not here.
+
+    Example:
+        >>> from zeromean import kernels
+        >>> kernels.backend("meta")
+        'reference'
+    """
+    forced = os.environ.get(VARIABLE)
+    if forced not in (None, "", "reference", "native"):
+        raise ZeromeanError(
+            f"{VARIABLE}={forced}", "reference or native", f"set {VARIABLE} to one of these"
+        )
+    if forced == "native" and native.library() is None:
+        raise ZeromeanError(
+            f"{VARIABLE}=native where the library was not built",
+            "an installation that found a C compiler",
+            "install a wheel, or a C compiler and zeromean again",
+        )
+    if torch.device(device).type != "cpu" or forced == "reference" or native.library() is None:
+        return "reference"
+    return "native"
+
+
+class Step(Protocol):
+    """A step of many tensors, ready to run."""
+
+    def fits(self, gradients: Sequence[Tensor]) -> bool:
+        """Whether the step is still ready: tensors are where they were, gradients alike."""
+
+    def run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
+        """Step every entry along its gradient, by its group's rule."""
+
+
+class Part(NamedTuple):
+    """The entries of a step that one backend carries out."""
+
+    step: Step
+    indices: list[int]
+
+
+def prepare(
+    kinds: Sequence[Kind], at: At, entries: Sequence[Entry], gradients: Sequence[Tensor]
+) -> list[Part]:
+    """Make one centered step of many parameters ready.
+
+    Args:
+        kinds: Which step each param group makes.
+        at: "gradient" (the step sees centered gradients) or "update" (the whole change of the
+            weights is centered).
+        entries: The parameters; each names its group.
+        gradients: A gradient for each. They are never written to.
+
+    Returns:
+        The parts that together make the step.
+    """
+    fast = backend() == "native"
+    parts: dict[object, list[int]] = {}
+    for index, (entry, gradient) in enumerate(zip(entries, gradients, strict=True)):
+        kind = kinds[entry.group]
+        served = fast and native.serves(kind, entry, gradient)
+        parts.setdefault((kind, entry.weight.dtype) if served else None, []).append(index)
+    steps = []
+    for key, indices in parts.items():
+        chosen = [entries[index] for index in indices]
+        step: Step = reference.Step(at, chosen)
+        if key is not None:
+            kind = kinds[chosen[0].group]
+            step = native.Step(kind, at, chosen, [gradients[index] for index in indices])
+        steps.append(Part(step, indices))
+    return steps
+
+
+def center_(
+    gradients: Sequence[Tensor],
+    fan_ins: Sequence[FanIn],
+    decays: Iterable[Decay | None] | None = None,
+    into: Sequence[Tensor] | None = None,
+) -> None:
+    r"""Take the mean of every weight vector of many tensors away: :math:`P g`.
+
+    With coupled decay :math:`g - \operatorname{mean}(g + \lambda w)`, to which an optimizer that
+    adds :math:`\lambda w` makes :math:`P(g + \lambda w)`.
+
+    Args:
+        gradients: Tensors of any shapes and types.
+        fan_ins: The fan-in axes of each.
+        decays: For each a weight of its shape and its lambda, or None; None (default) for no
+            decay at all.
+        into: Where to write; None (default) writes in place.
+
+    Example:
+        >>> import torch
+        >>> from zeromean import FanIn, kernels
+        >>> gradient = torch.tensor([[1.0, 2.0, 6.0]])
+        >>> kernels.center_([gradient], [FanIn(axes=(1,))])
+        >>> gradient
+        tensor([[-2., -1.,  3.]])
+    """
+    into = gradients if into is None else into
+    decays = [None] * len(gradients) if decays is None else list(decays)
+    fast = backend() == "native"
+    parts: dict[torch.dtype | None, list[int]] = {}
+    for index, decay in enumerate(decays):
+        weight = None if decay is None else decay[0]
+        served = fast and native.serves_center(
+            into[index], gradients[index], fan_ins[index], weight
+        )
+        parts.setdefault(gradients[index].dtype if served else None, []).append(index)
+    for key, indices in parts.items():
+        (reference if key is None else native).center_(
+            [into[i] for i in indices],
+            [gradients[i] for i in indices],
+            [fan_ins[i] for i in indices],
+            [decays[i] for i in indices],
+        )

@@ -1,0 +1,232 @@
+/* Centering many tensors, and whole centered optimizer steps, each weight vector while in cache.
+
+   No link to torch or Python: addresses, sizes and the thread count come in. Threads come from
+   the OpenMP runtime that torch itself has loaded, through the address of its GOMP_parallel, so
+   that there is one pool and torch.set_num_threads is obeyed. vectors.h holds the arithmetic and
+   is included once for every element type. */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_MSC_VER)
+#define INLINE static __forceinline
+#define EXPORT __declspec(dllexport)
+#define SIMD(clauses)
+#else
+#include <stdatomic.h>
+#define INLINE static inline __attribute__((always_inline))
+#define EXPORT __attribute__((visibility("default")))
+#define TEXT(x) #x
+#define SIMD(clauses) _Pragma(TEXT(omp simd clauses))
+#endif
+
+/* One compilation for each generation of processors, chosen when the library is loaded. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    __GNUC__ >= 12
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONES
+#endif
+
+enum kind { CENTER, SGD, MOMENTUM, NESTEROV, ADAM, AMSGRAD };
+enum at { GRADIENT = 1, UPDATE };
+enum type { FLOAT32, FLOAT64, BFLOAT16 };
+
+/* Entry (o, i, c, k) of a tensor lies at ((o * m1 + i) * inner + c) * m2 + k; a weight vector
+   holds the entries of one (o, c). Rows: m1 = inner = 1. Columns: m2 = 1. */
+struct tensor {
+    int64_t outer, m1, inner, m2;
+    int64_t centered; /* else the tensor is one run of outer * m1 * inner * m2 entries */
+    int64_t group;    /* which rule */
+    void *weight;     /* CENTER: NULL, or what decays inside the projection */
+    void *first;      /* CENTER: where to write; else the momentum, or exp_avg */
+    void *second;     /* exp_avg_sq */
+    void *largest;    /* max_exp_avg_sq */
+    void *step;       /* ADAM: how many steps were made, one float, or a double if wide_step */
+    int64_t wide_step;
+    float *residual;  /* NULL, or what rounding took from each vector's mean so far */
+    int64_t starts;   /* whether the momentum is still empty */
+};
+
+/* What a param group says. Decay is coupled (inside the projection) or shrinks beside the step. */
+struct rule {
+    double lr, sign, coupled, shrink;
+    double momentum, dampening;
+    double beta1, beta2, eps;
+};
+
+struct call {
+    int64_t kind, at, type, count;
+    const struct tensor *tensors;
+    void *const *gradients;
+    const struct rule *rules;
+    int64_t chunk; /* entries of a task */
+#if !defined(_MSC_VER)
+    _Atomic int64_t next;
+#endif
+};
+
+/* Entries that a thread takes at a time: long runs, which prefetchers like, but several a thread.
+   Columns are walked twice, so what is taken of them stays in the second cache. */
+enum { LEAST = 16384, MOST = 262144, EACH = 8, IN_CACHE = 16384, MOST_COLUMNS = 1024, LINE = 16 };
+
+#define T float
+#define A float
+#define LOAD(x) (x)
+#define STORE(x) (x)
+#define ROUNDS 0
+#define NAME(x) x##_float32
+#include "vectors.h"
+
+#define T double
+#define A double
+#define LOAD(x) (x)
+#define STORE(x) (x)
+#define ROUNDS 0
+#define NAME(x) x##_float64
+#include "vectors.h"
+
+typedef union {
+    float number;
+    uint32_t bits;
+} word;
+
+INLINE float from_bfloat16(uint16_t x) {
+    word wide = {.bits = (uint32_t)x << 16};
+    return wide.number;
+}
+
+INLINE uint16_t to_bfloat16(float x) { /* to nearest, ties to even */
+    word wide = {.number = x};
+    uint32_t rounded = (wide.bits + 0x7fff + ((wide.bits >> 16) & 1)) >> 16;
+    return (uint16_t)(x != x ? 0x7fc0 : rounded);
+}
+
+#define T uint16_t
+#define A float
+#define LOAD(x) from_bfloat16(x)
+#define STORE(x) to_bfloat16(x)
+#define ROUNDS 1
+#define NAME(x) x##_bfloat16
+#include "vectors.h"
+
+/* --- Tasks -------------------------------------------------------------------------------------
+   A tensor is cut into runs of whole vectors; a vector is never shared between threads. */
+
+static int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+static int64_t columns_at_once(const struct tensor *t) {
+    int64_t columns = IN_CACHE / t->m1 / LINE * LINE;
+    columns = columns < LINE ? LINE : columns > MOST_COLUMNS ? MOST_COLUMNS : columns;
+    return columns < t->inner ? columns : t->inner;
+}
+
+static int is_columns(const struct tensor *t) { return t->inner > 1 && t->m2 == 1; }
+
+static int64_t vectors_at_once(const struct tensor *t, int64_t chunk) {
+    int64_t vectors = chunk / (t->m1 * t->m2);
+    return vectors < 1 ? 1 : vectors;
+}
+
+static int64_t entries(const struct tensor *t) { return t->outer * t->m1 * t->inner * t->m2; }
+
+static int64_t tasks_of(const struct tensor *t, int64_t chunk) {
+    if (entries(t) == 0) return 0;
+    if (!t->centered) return ceiling(entries(t), chunk);
+    if (is_columns(t)) return t->outer * ceiling(t->inner, columns_at_once(t));
+    return ceiling(t->outer * t->inner, vectors_at_once(t, chunk));
+}
+
+static int64_t at_most(int64_t a, int64_t limit) { return a < limit ? a : limit; }
+
+static void run(const struct call *call, int64_t index, int64_t task) {
+    const struct tensor *t = &call->tensors[index];
+    int64_t from, to, outer = 0;
+    if (!t->centered) {
+        from = task * call->chunk;
+        to = at_most(from + call->chunk, entries(t));
+    } else if (is_columns(t)) {
+        int64_t width = columns_at_once(t), across = ceiling(t->inner, width);
+        outer = task / across;
+        from = task % across * width;
+        to = at_most(from + width, t->inner);
+    } else {
+        const int64_t vectors = vectors_at_once(t, call->chunk);
+        from = task * vectors;
+        to = at_most(from + vectors, t->outer * t->inner);
+    }
+    if (call->type == FLOAT32) task_float32(call, index, outer, from, to);
+    if (call->type == FLOAT64) task_float64(call, index, outer, from, to);
+    if (call->type == BFLOAT16) task_bfloat16(call, index, outer, from, to);
+}
+
+static int64_t take(struct call *call) {
+#if defined(_MSC_VER)
+    (void)call;
+    return 0;
+#else
+    return atomic_fetch_add_explicit(&call->next, 1, memory_order_relaxed);
+#endif
+}
+
+/* Each thread takes the next task until none is left; tasks only grow, so tensors are passed in
+   order and counted on the way. */
+static void work(void *data) {
+    struct call *call = data;
+    int64_t index = 0, passed = 0, task = take(call);
+    while (index < call->count) {
+        int64_t here = tasks_of(&call->tensors[index], call->chunk);
+        if (task - passed >= here) {
+            passed += here;
+            index++;
+            continue;
+        }
+        run(call, index, task - passed);
+#if defined(_MSC_VER)
+        task++;
+#else
+        task = take(call);
+#endif
+    }
+}
+
+typedef void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
+static parallel gomp_parallel = NULL;
+
+/* The address of GOMP_parallel in the OpenMP runtime that torch uses. */
+EXPORT void zeromean_use_threads_of(void *address) {
+    union {
+        void *address;
+        parallel function;
+    } cast = {.address = address};
+    gomp_parallel = cast.function;
+}
+
+/* One centered step of many tensors of one type, or, with kind CENTER, their gradients centered. */
+EXPORT void zeromean_step(int64_t kind, int64_t at, int64_t type, int64_t count,
+                          const struct tensor *tensors, void *const *gradients,
+                          const struct rule *rules, int64_t threads) {
+    struct call call = {.kind = kind,
+                        .at = at,
+                        .type = type,
+                        .count = count,
+                        .tensors = tensors,
+                        .gradients = gradients,
+                        .rules = rules};
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const struct tensor *t = &tensors[i];
+        total += entries(t);
+        if (kind == ADAM || kind == AMSGRAD) {
+            if (t->wide_step) *(double *)t->step += 1;
+            else *(float *)t->step += 1;
+        }
+    }
+    call.chunk = total / (threads * EACH);
+    call.chunk = call.chunk < LEAST ? LEAST : call.chunk > MOST ? MOST : call.chunk;
+    /* Waking the other threads costs more than a small step. */
+    if (threads > 1 && total > LEAST && gomp_parallel)
+        gomp_parallel(work, &call, (unsigned)threads, 0);
+    else work(&call);
+}

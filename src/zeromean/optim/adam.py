@@ -1,0 +1,178 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from zeromean.kernels import AdamRule
+from zeromean.kernels.rules import At
+from zeromean.optim.centered import OWN_KERNELS, refuse, subjects
+from zeromean.optim.fused import Fused
+from zeromean.plan import Layers
+
+
+class _AnyAdam(Fused, torch.optim.Adam):
+    """The step that Adam and AdamW share."""
+
+    def _rule(self, group: dict[str, Any]) -> AdamRule:
+        beta1, beta2 = group["betas"]
+        return AdamRule(
+            float(group["lr"]),
+            (float(beta1), float(beta2)),
+            group["eps"],
+            group["amsgrad"],
+            float(group["weight_decay"]),
+            group["decoupled_weight_decay"],
+            group["maximize"],
+        )
+
+    def _begin(self, group: dict[str, Any]) -> None:
+        lists: list[list[Tensor]] = [[] for _ in range(6)]
+        self._init_group(group, *lists)  # type: ignore[no-untyped-call]
+
+
+class Adam(_AnyAdam):
+    r"""``torch.optim.Adam`` with centring inside the step.
+
+    .. math::
+        d = P(g + \lambda w), \quad m \leftarrow \beta_1 m + (1 - \beta_1) d, \quad
+        v \leftarrow \beta_2 v + (1 - \beta_2) d^2, \quad
+        w \leftarrow w - \eta \hat m / (\sqrt{\hat v} + \epsilon)
+
+    With ``at="update"`` d is not centered but the whole change of w is.
+
+    Args:
+        params: A model; or parameters or param groups as in torch.
+        lr, betas, eps, weight_decay, amsgrad, maximize: As in ``torch.optim.Adam``.
+        decoupled_weight_decay: As in ``torch.optim.Adam``.
+        foreach, capturable, differentiable, fused: Refused: kernels of its own make every step.
+        model: The model that tells the fan-in axes, where ``params`` is none. Without it only
+            shapes are known, and a warning says so.
+        at: "gradient" (default) or "update".
+        layers, embeddings: As in :func:`zeromean.centralize`.
+
+    Raises:
+        ZeromeanError: An option is not carried out, or has an unknown value or no effect.
+
+    Example:
+        >>> import torch
+        >>> from zeromean.optim import Adam
+        >>> optimizer = Adam(torch.nn.Linear(3, 2), lr=1e-3, at="update")
+
+    Reference:
+        Yong et al., Gradient Centralization, ECCV 2020, Algorithm 2.
+    """
+
+    def __init__(
+        self,
+        params: nn.Module | ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        model: nn.Module | None = None,
+        at: At = "gradient",
+        layers: Layers = "all",
+        embeddings: bool = False,
+    ) -> None:
+        refuse(
+            self,
+            OWN_KERNELS,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+        )
+        params, model = subjects(params, model)
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
+        self._centralize(model, at, layers, embeddings)
+
+
+class AdamW(_AnyAdam, torch.optim.AdamW):
+    r"""``torch.optim.AdamW`` with centring inside the step.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1 - \beta_1) P(g), \quad
+        v \leftarrow \beta_2 v + (1 - \beta_2) P(g)^2, \quad
+        w \leftarrow (1 - \eta \lambda) w - \eta \hat m / (\sqrt{\hat v} + \epsilon)
+
+    With ``at="update"`` the gradient is not centered but the whole change of w is, decay included.
+
+    Args:
+        params: A model; or parameters or param groups as in torch.
+        lr, betas, eps, weight_decay, amsgrad, maximize: As in ``torch.optim.AdamW``.
+        foreach, capturable, differentiable, fused: Refused: kernels of its own make every step.
+        model: The model that tells the fan-in axes, where ``params`` is none. Without it only
+            shapes are known, and a warning says so.
+        at: "gradient" (default) or "update".
+        layers, embeddings: As in :func:`zeromean.centralize`.
+
+    Raises:
+        ZeromeanError: An option is not carried out, or has an unknown value or no effect.
+
+    Example:
+        >>> import torch
+        >>> from zeromean.optim import AdamW
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = AdamW(model, lr=1e-3, at="update")
+        >>> before = model.weight.mean(1)
+        >>> model(torch.tensor([[1.0, 2.0, 6.0]])).sum().backward()
+        >>> optimizer.step()
+        >>> torch.allclose(model.weight.mean(1), before)
+        True
+
+    Reference:
+        Yong et al., Gradient Centralization, ECCV 2020, Algorithm 2.
+    """
+
+    def __init__(
+        self,
+        params: nn.Module | ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        model: nn.Module | None = None,
+        at: At = "gradient",
+        layers: Layers = "all",
+        embeddings: bool = False,
+    ) -> None:
+        refuse(
+            self,
+            OWN_KERNELS,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+        )
+        params, model = subjects(params, model)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
+        self._centralize(model, at, layers, embeddings)

@@ -1,0 +1,79 @@
+"""What all drop-in optimizers share: the plan, and what they accept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from zeromean.attach import check_model
+from zeromean.errors import ZeromeanError, warn
+from zeromean.kernels.rules import At
+from zeromean.plan import Layers, Plan, check_option
+from zeromean.targets import Targets
+
+OWN_KERNELS = "kernels of its own make every step"
+
+
+class Centered(Optimizer):
+    """An optimizer that centers inside its step; goes before torch's class among the bases.
+
+    The plan is an attribute, not part of the param groups: a checkpoint holds what torch's would.
+    """
+
+    _at: At = "gradient"
+    _targets: Targets | None = None  # None: nothing is centered
+
+    def _centralize(
+        self, model: nn.Module | None, at: At, layers: Layers, embeddings: bool
+    ) -> None:
+        check_option("at", at, ("gradient", "update"))
+        if model is None and (callable(layers) or embeddings):
+            raise ZeromeanError(
+                f"{'embeddings=True' if embeddings else 'a layers predicate'} without a model",
+                "the model, because shapes alone do not tell which layer a parameter belongs to",
+                f"call {type(self).__name__}(model, ...), or pass model= beside the param groups",
+            )
+        check_model(self, model, at)
+        self._at = at
+        self._targets = Targets(self, model, layers, embeddings, "vector")
+        if not self._targets.plan.centered:
+            warn("nothing is centered: print(optimizer.plan) tells why for each parameter")
+
+    @property
+    def plan(self) -> Plan:
+        """Every parameter, and what is done with it."""
+        return Plan(()) if self._targets is None else self._targets.plan
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"_at": self._at, "_targets": self._targets}
+        return super().__getstate__() | own  # torch's keeps nothing but its own
+
+
+def subjects(
+    params: nn.Module | ParamsT, model: nn.Module | None
+) -> tuple[ParamsT, nn.Module | None]:
+    """What to step, and the model that tells the axes, of a drop-in's first argument and model."""
+    if not isinstance(params, nn.Module):
+        return params, model
+    if model is not None:
+        raise ZeromeanError(
+            "a model as the first argument and model= beside it",
+            "one model",
+            "leave model= out, or pass its parameters first",
+        )
+    return params.parameters(), params
+
+
+def refuse(optimizer: Optimizer, reason: str, **options: bool | None) -> None:
+    """Raise if an option was given that the drop-in does not carry out."""
+    for name, value in options.items():
+        if value:
+            kind = type(optimizer).__name__
+            raise ZeromeanError(
+                f"{kind}({name}=True)",
+                f"{kind} without {name}: {reason}",
+                f"leave {name} out, or centralize torch.optim.{kind}",
+            )

@@ -1,0 +1,165 @@
+"""Lookahead around any optimizer, and Ranger: Lookahead around RAdam with centring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from zeromean.errors import ZeromeanError
+from zeromean.kernels.rules import At
+from zeromean.optim.radam import RAdam
+from zeromean.plan import Layers
+
+
+class Lookahead(Optimizer):
+    r"""Slow weights that follow an optimizer's fast ones every few steps.
+
+    .. math::
+        \phi \leftarrow \phi + \alpha (\theta - \phi), \quad \theta \leftarrow \phi
+        \quad \text{every } k \text{ steps}
+
+    It shares the optimizer's param groups, so schedulers and ``zero_grad`` act on both. It does
+    not center: the optimizer inside does, and slow weights keep the means that fast ones keep.
+
+    Args:
+        optimizer: Any optimizer, a drop-in or a centralized one too. Step this one, not that.
+        k: Fast steps to each slow one (default 5).
+        alpha: How far a slow step goes, from 0 to 1 (default 0.5).
+
+    Raises:
+        ZeromeanError: ``k`` or ``alpha`` is out of range, or ``optimizer`` is none.
+
+    Example:
+        >>> import torch
+        >>> from zeromean.optim import AdamW, Lookahead
+        >>> optimizer = Lookahead(AdamW(torch.nn.Linear(3, 2)), k=5)
+
+    Reference:
+        Zhang et al., Lookahead Optimizer: k steps forward, 1 step back, NeurIPS 2019, Algorithm 1.
+    """
+
+    def __init__(self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise ZeromeanError(
+                f"{type(optimizer).__name__} to look ahead of",
+                "a torch.optim.Optimizer",
+                "call Lookahead(AdamW(model))",
+            )
+        if not (isinstance(k, int) and k >= 1) or not 0 <= alpha <= 1:
+            raise ZeromeanError(
+                f"k={k!r}, alpha={alpha!r}",
+                "k at least 1 and alpha from 0 to 1",
+                "take the defaults, 5 and 0.5",
+            )
+        self.optimizer: Optimizer | None = None  # until the base class has its groups
+        super().__init__(optimizer.param_groups, {})
+        self.optimizer = optimizer
+        self.k, self.alpha = k, alpha
+        self.param_groups = optimizer.param_groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a param group to the optimizer inside, whose groups these are."""
+        if self.optimizer is None:
+            super().add_param_group(param_group)
+        else:
+            self.optimizer.add_param_group(param_group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make a fast step, and each k-th time a slow one.
+
+        Args:
+            closure: Evaluates the model anew and returns the loss (default None).
+
+        Returns:
+            What the closure returned, else None.
+        """
+        assert self.optimizer is not None
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter] = {"slow": parameter.clone(), "step": torch.tensor(0.0)}
+        with torch.enable_grad():
+            loss = self.optimizer.step(closure)
+        for parameter in parameters:
+            state = self.state[parameter]
+            state["step"] += 1
+            if state["step"] % self.k == 0:
+                slow: Tensor = state["slow"]
+                parameter.copy_(slow.lerp_(parameter, self.alpha))
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The slow weights and step counters in torch's form, and the ``optimizer``'s own dict."""
+        assert self.optimizer is not None
+        return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` gave."""
+        assert self.optimizer is not None
+        own = {key: value for key, value in state_dict.items() if key != "optimizer"}
+        super().load_state_dict(own)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.param_groups = self.optimizer.param_groups  # loading has made new ones
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"optimizer": self.optimizer, "k": self.k, "alpha": self.alpha}
+        return super().__getstate__() | own
+
+
+class Ranger(Lookahead):
+    """RAdam with centring, inside Lookahead.
+
+    Args:
+        params: A model; or parameters or param groups as in torch.
+        lr, betas, eps, weight_decay, decoupled_weight_decay: As in :class:`RAdam`, with the
+            defaults 1e-3, (0.95, 0.999), 1e-5, 0 and False.
+        k, alpha: As in :class:`Lookahead`, with the defaults 6 and 0.5.
+        model, at, layers, embeddings: As in :class:`RAdam`.
+
+    Raises:
+        ZeromeanError: As :class:`Lookahead` and :class:`RAdam`.
+
+    Example:
+        >>> import torch
+        >>> from zeromean.optim import Ranger
+        >>> optimizer = Ranger(torch.nn.Linear(3, 2), lr=1e-3)
+
+    Reference:
+        Wright, Ranger - a synergistic optimizer, 2019. Here RAdam is torch's.
+    """
+
+    def __init__(
+        self,
+        params: nn.Module | ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.95, 0.999),
+        eps: float = 1e-5,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        k: int = 6,
+        alpha: float = 0.5,
+        model: nn.Module | None = None,
+        at: At = "gradient",
+        layers: Layers = "all",
+        embeddings: bool = False,
+    ) -> None:
+        inner = RAdam(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            decoupled_weight_decay,
+            model=model,
+            at=at,
+            layers=layers,
+            embeddings=embeddings,
+        )
+        super().__init__(inner, k, alpha)

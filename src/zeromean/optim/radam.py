@@ -1,0 +1,75 @@
+"""RAdam."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from zeromean.kernels.rules import At
+from zeromean.optim.centered import refuse, subjects
+from zeromean.optim.copying import Copying
+from zeromean.plan import Layers
+
+
+class RAdam(Copying, torch.optim.RAdam):
+    r"""``torch.optim.RAdam`` with centring inside the step.
+
+    torch's own function makes the step along centered copies of the gradients, with coupled decay
+    inside: :math:`P(g + \lambda w)`; or, with ``at="update"``, the whole change of the weights is
+    projected.
+
+    Args:
+        params: A model; or parameters or param groups as in torch.
+        lr, betas, eps, weight_decay, decoupled_weight_decay,
+            foreach, maximize, capturable: As in ``torch.optim.RAdam``.
+        differentiable: Refused: centring leaves no graph behind.
+        model: The model that tells the fan-in axes, where ``params`` is none. Without it only
+            shapes are known, and a warning says so.
+        at: "gradient" (default) or "update".
+        layers, embeddings: As in :func:`zeromean.centralize`.
+
+    Raises:
+        ZeromeanError: An option is not carried out, or has an unknown value or no effect.
+
+    Example:
+        >>> import torch
+        >>> from zeromean.optim import RAdam
+        >>> optimizer = RAdam(torch.nn.Linear(3, 2), lr=0.01)
+
+    Reference:
+        Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, ICLR 2020.
+    """
+
+    def __init__(
+        self,
+        params: nn.Module | ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        model: nn.Module | None = None,
+        at: At = "gradient",
+        layers: Layers = "all",
+        embeddings: bool = False,
+    ) -> None:
+        refuse(self, "centring leaves no graph behind", differentiable=differentiable)
+        params, model = subjects(params, model)
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            decoupled_weight_decay,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+        )
+        self._centralize(model, at, layers, embeddings)

@@ -1,0 +1,125 @@
+"""SGD and SGDW."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from zeromean.kernels import SGDRule
+from zeromean.kernels.rules import At
+from zeromean.optim.centered import OWN_KERNELS, refuse, subjects
+from zeromean.optim.fused import Fused
+from zeromean.plan import Layers
+
+
+class SGD(Fused, torch.optim.SGD):
+    r"""``torch.optim.SGD`` with centring inside the step.
+
+    .. math::
+        d = P(g + \lambda w), \quad b \leftarrow \mu b + (1 - \tau) d, \quad
+        w \leftarrow w - \eta b
+
+    Args:
+        params: A model; or parameters or param groups as in torch.
+        lr, momentum, dampening, weight_decay, nesterov, maximize: As in ``torch.optim.SGD``.
+        foreach, differentiable, fused: Refused: kernels of its own make every step.
+        model: The model that tells the fan-in axes, where ``params`` is none. Without it only
+            shapes are known, and a warning says so.
+        at: "gradient" (default) or "update"; for SGD the two agree.
+        layers, embeddings: As in :func:`zeromean.centralize`.
+
+    Raises:
+        ZeromeanError: An option is not carried out, or has an unknown value or no effect.
+
+    Example:
+        >>> import torch
+        >>> from zeromean.optim import SGD
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = SGD(model, lr=0.1, momentum=0.9)
+        >>> before = model.weight.mean(1)
+        >>> model(torch.tensor([[1.0, 2.0, 6.0]])).sum().backward()
+        >>> optimizer.step()
+        >>> torch.allclose(model.weight.mean(1), before)
+        True
+
+    Reference:
+        Yong et al., Gradient Centralization, ECCV 2020, Algorithm 1.
+    """
+
+    _decoupled = False
+
+    def __init__(
+        self,
+        params: nn.Module | ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        model: nn.Module | None = None,
+        at: At = "gradient",
+        layers: Layers = "all",
+        embeddings: bool = False,
+    ) -> None:
+        refuse(
+            self,
+            OWN_KERNELS,
+            foreach=foreach,
+            differentiable=differentiable,
+            fused=fused,
+        )
+        params, model = subjects(params, model)
+        super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
+        self._centralize(model, at, layers, embeddings)
+
+    def _rule(self, group: dict[str, Any]) -> SGDRule:
+        return SGDRule(
+            float(group["lr"]),
+            float(group["momentum"]),
+            float(group["dampening"]),
+            group["nesterov"],
+            float(group["weight_decay"]),
+            self._decoupled,
+            group["maximize"],
+        )
+
+    def _begin(self, group: dict[str, Any]) -> None:
+        self._init_group(group, [], [], [])  # type: ignore[no-untyped-call]
+
+
+class SGDW(SGD):
+    r"""SGD with decoupled weight decay, and centring inside the step.
+
+    .. math::
+        w \leftarrow (1 - \eta \lambda) w, \quad b \leftarrow \mu b + (1 - \tau) P(g), \quad
+        w \leftarrow w - \eta b
+
+    With ``at="gradient"`` the decay alone shrinks the mean of a weight vector.
+
+    Args:
+        params, lr, momentum, dampening, weight_decay, nesterov: As in :class:`SGD`, but for where
+            the decay acts.
+        maximize, foreach, differentiable, fused: As in :class:`SGD`.
+        model, at, layers, embeddings: As in :class:`SGD`.
+
+    Raises:
+        ZeromeanError: As :class:`SGD`.
+
+    Example:
+        >>> import torch
+        >>> from zeromean.optim import SGDW
+        >>> optimizer = SGDW(torch.nn.Linear(3, 2), lr=0.1, momentum=0.9, weight_decay=0.01)
+
+    Reference:
+        Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019, Algorithm 1.
+    """
+
+    _decoupled = True

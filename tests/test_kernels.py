@@ -1,0 +1,379 @@
+"""Every backend against torch's own optimizers in float64, over odd shapes, layouts and types."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import zeromean
+from zeromean import FanIn, kernels
+from zeromean.kernels import AdamRule, Entry, SGDRule, native, reference
+from zeromean.kernels.layout import Layout, layout_of
+from zeromean.kernels.rules import STATE, Rule
+
+BACKENDS = ["reference", "native"]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+ROWS, COLUMNS, TRANSPOSED = FanIn((1,)), FanIn((0,)), FanIn((0, 2, 3), groups=2)
+CASES: dict[str, tuple[tuple[int, ...], FanIn | None]] = {
+    "matrix": ((5, 7), ROWS),
+    "one row": ((1, 301), ROWS),
+    "long rows": ((3, 50257), ROWS),
+    "many short rows": ((5001, 2), ROWS),
+    "fan-in 9": ((130, 1, 3, 3), FanIn((1, 2, 3))),
+    "convolution": ((20, 3, 5, 5), FanIn((1, 2, 3))),
+    "columns": ((70, 93), COLUMNS),
+    "many columns": ((33, 2050), COLUMNS),
+    "long columns": ((20011, 3), COLUMNS),
+    "transposed convolution": ((6, 5, 3, 3), TRANSPOSED),
+    "transposed convolution, one pixel": ((6, 50, 1, 1), TRANSPOSED),
+    "middle axis": ((4, 5, 6), FanIn((1,))),
+    "whole tensor": ((4, 5, 6), FanIn((0, 1, 2))),
+    "bias": ((40001,), None),
+    "scalar": ((), None),
+    "empty": ((0, 3), None),
+}
+RULES: dict[str, tuple[Rule, type[torch.optim.Optimizer]]] = {
+    "SGD": (SGDRule(0.1, weight_decay=0.2), torch.optim.SGD),
+    "SGD, maximize": (SGDRule(0.1, weight_decay=0.2, maximize=True), torch.optim.SGD),
+    "momentum": (SGDRule(0.1, 0.9, 0.3, weight_decay=0.2), torch.optim.SGD),
+    "nesterov": (SGDRule(0.1, 0.9, nesterov=True), torch.optim.SGD),
+    "Adam": (AdamRule(0.02, (0.8, 0.95), 1e-3, weight_decay=0.2), torch.optim.Adam),
+    "Adam, amsgrad": (AdamRule(0.02, (0.8, 0.95), 1e-3, True), torch.optim.Adam),
+    "AdamW": (
+        AdamRule(0.02, (0.8, 0.95), 1e-3, weight_decay=0.2, decoupled=True),
+        torch.optim.AdamW,
+    ),
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "native" and native.library() is None:
+        pytest.skip("the library was not built")
+    monkeypatch.setenv("ZEROMEAN_KERNELS", request.param)
+    assert kernels.backend() == request.param
+    return str(request.param)
+
+
+def fresh_state(kind: str, weight: Tensor) -> dict[str, Any]:
+    if kind in ("adam", "amsgrad"):
+        return {"step": torch.tensor(0.0)} | {k: torch.zeros_like(weight) for k in STATE[kind]}
+    return {}
+
+
+def residual_of(weight: Tensor, fan_in: FanIn | None, at: str) -> Tensor | None:
+    if fan_in is None or at == "gradient" or weight.dtype.itemsize > 2:
+        return None
+    return torch.zeros(weight.numel() // fan_in.size(weight.shape))
+
+
+def entry_of(weight: Tensor, fan_in: FanIn | None, rule: Rule, at: str, group: int = 0) -> Entry:
+    residual = residual_of(weight, fan_in, at)
+    return Entry(weight, fan_in, fresh_state(rule.kind, weight), group, residual)
+
+
+def run(entries: list[Entry], gradients: list[Tensor], rules: list[Rule], at: str) -> None:
+    """Steps by the backend in use; a library that is there must serve every entry."""
+    parts = kernels.prepare([rule.kind for rule in rules], at, entries, gradients)
+    if kernels.backend() == "native":
+        assert all(isinstance(part.step, native.Step) for part in parts)
+    for step, indices in parts:
+        assert step.fits([gradients[i] for i in indices])
+        step.run([gradients[i] for i in indices], rules)
+
+
+class Oracle:
+    """torch's optimizer in float64; what it lacks, the projection, by the definition."""
+
+    def __init__(self, entry: Entry, rule: Rule, kind: type[torch.optim.Optimizer], at: str):
+        self.weight = entry.weight.detach().double().clone()
+        self.rule, self.at, self.fan_in = rule, at, entry.fan_in
+        options: dict[str, Any] = {"lr": rule.lr, "maximize": rule.maximize}
+        self.coupled = 0.0 if rule.decoupled or at == "update" else rule.weight_decay
+        options["weight_decay"] = 0.0 if self.coupled else rule.weight_decay
+        if isinstance(rule, AdamRule):
+            options |= {"betas": rule.betas, "eps": rule.eps, "amsgrad": rule.amsgrad}
+        else:
+            options |= {"momentum": rule.momentum, "dampening": rule.dampening}
+            options["nesterov"] = rule.nesterov
+        self.optimizer = kind([self.weight], **options)
+
+    def center(self, x: Tensor) -> Tensor:
+        if self.fan_in is None:
+            return x
+        return zeromean.center(x, self.fan_in.axes, self.fan_in.groups)
+
+    def step(self, gradient: Tensor) -> None:
+        before = self.weight.clone()
+        sign = -1 if self.rule.maximize else 1
+        gradient = gradient.double() + sign * self.coupled * before
+        self.weight.grad = self.center(gradient) if self.at == "gradient" else gradient
+        self.optimizer.step()
+        if self.at == "update":
+            self.weight.copy_(before - self.center(before - self.weight))
+
+
+def tolerance(dtype: torch.dtype) -> dict[str, float]:
+    """float64 and float32 to rounding; bfloat16 to a rounding step of weights near 4, thrice."""
+    return {
+        torch.float64: {"rtol": 1e-12, "atol": 1e-13},
+        torch.float32: {"rtol": 2e-6, "atol": 2e-6},
+        torch.bfloat16: {"rtol": 2**-6, "atol": 2**-6},
+    }[dtype]
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+@pytest.mark.parametrize("rule_name", RULES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_step_agrees_with_torch_in_float64(
+    backend: str, dtype: torch.dtype, rule_name: str, at: str
+) -> None:
+    rule, kind = RULES[rule_name]
+    entries = [
+        entry_of(torch.randn(shape).to(dtype), fan_in, rule, at) for shape, fan_in in CASES.values()
+    ]
+    oracles = [Oracle(entry, rule, kind, at) for entry in entries]
+    for _ in range(3):
+        gradients = [torch.randn(entry.weight.shape).to(dtype) for entry in entries]
+        kept = [gradient.clone() for gradient in gradients]
+        run(entries, gradients, [rule], at)
+        for case, entry, oracle, gradient in zip(CASES, entries, oracles, kept, strict=True):
+            oracle.step(gradient)
+            torch.testing.assert_close(
+                entry.weight.double(),
+                oracle.weight,
+                **tolerance(dtype),
+                msg=lambda m, c=case: c + m,
+            )
+            for key, value in oracle.optimizer.state[oracle.weight].items():
+                if value is not None:
+                    torch.testing.assert_close(
+                        entry.state[key].double(), value.double(), **tolerance(dtype)
+                    )
+        assert all(map(torch.equal, gradients, kept))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
+def test_centring_agrees_with_float64(backend: str, dtype: torch.dtype) -> None:
+    cases = [(shape, fan_in) for shape, fan_in in CASES.values() if fan_in is not None]
+    gradients = [torch.randn(shape).to(dtype) for shape, _ in cases]
+    weights = [torch.randn(shape).to(dtype) for shape, _ in cases]
+    decays = [(weight, 0.3) if i % 2 else None for i, weight in enumerate(weights)]
+    expected = []
+    for gradient, decay, (_, fan_in) in zip(gradients, decays, cases, strict=True):
+        decayed = gradient.double() + (0.3 * decay[0].double() if decay else 0)
+        mean = decayed - zeromean.center(decayed, fan_in.axes, fan_in.groups)
+        expected.append(gradient.double() - mean)
+    into = [torch.empty_like(gradient) for gradient in gradients]
+    before = [gradient.clone() for gradient in gradients]
+    kernels.center_(gradients, [fan_in for _, fan_in in cases], decays, into)
+    assert all(map(torch.equal, gradients, before))
+    kernels.center_(gradients, [fan_in for _, fan_in in cases], decays)
+    for target, gradient, exact in zip(into, gradients, expected, strict=True):
+        assert torch.equal(target, gradient)
+        rounding = torch.finfo(dtype).eps
+        torch.testing.assert_close(
+            gradient.double(), exact, rtol=rounding, atol=2e-7 + rounding / 2
+        )
+
+
+@pytest.mark.parametrize("weight_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("gradient_format", [torch.contiguous_format, torch.channels_last])
+def test_channels_last_weights_and_gradients(
+    backend: str, weight_format: torch.memory_format, gradient_format: torch.memory_format
+) -> None:
+    rule, kind = RULES["AdamW"]
+    weights = [torch.randn(6, 4, 3, 3).double() for _ in range(2)]
+    entries = [
+        entry_of(weight.to(memory_format=weight_format), fan_in, rule, "update")
+        for weight, fan_in in zip(weights, (FanIn((1, 2, 3)), TRANSPOSED), strict=True)
+    ]
+    oracles = [Oracle(entry, rule, kind, "update") for entry in entries]
+    gradients = [torch.randn(6, 4, 3, 3).double() for _ in entries]
+    parts = kernels.prepare(
+        ["adam"], "update", entries, [g.to(memory_format=gradient_format) for g in gradients]
+    )
+    for step, indices in parts:
+        step.run([gradients[i].to(memory_format=gradient_format) for i in indices], [rule])
+    for entry, oracle, gradient in zip(entries, oracles, gradients, strict=True):
+        oracle.step(gradient)
+        torch.testing.assert_close(entry.weight, oracle.weight)
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_a_layout_names_the_entries_of_every_vector(data: st.DataObject) -> None:
+    groups = data.draw(st.integers(1, 3))
+    shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    axes = data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
+    groups = groups if 0 in axes else 1
+    shape[0] *= groups
+    order = data.draw(st.permutations(range(len(shape))))
+    fan_in = FanIn(tuple(sorted(axes)), groups)
+    memory = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+    x = memory.view([shape[axis] for axis in order]).permute(
+        [list(order).index(axis) for axis in range(len(shape))]
+    )
+    assert list(x.shape) == shape
+    layout = layout_of(tuple(x.shape), x.stride(), fan_in)
+    if layout is None:
+        return  # the reference serves it
+    blocks = memory.clone().view(layout)
+    blocks -= blocks.mean((1, 3), keepdim=True)
+    expected = zeromean.center(x, fan_in.axes, groups)
+    torch.testing.assert_close(blocks.flatten()[x.long().flatten()].view(x.shape), expected)
+
+
+def test_usual_layouts_are_served() -> None:
+    assert layout_of((5, 7), (7, 1), ROWS) == Layout(5, 1, 1, 7)
+    assert layout_of((5, 7), (7, 1), COLUMNS) == Layout(1, 5, 7, 1)
+    assert layout_of((6, 5, 3, 3), (45, 9, 3, 1), TRANSPOSED) == Layout(2, 3, 5, 9)
+    assert layout_of((5, 4, 3, 3), (36, 1, 12, 4), FanIn((1, 2, 3))) == Layout(5, 1, 1, 36)
+    assert layout_of((5, 7), (8, 1), ROWS) is None
+    assert layout_of((5, 7), (0, 1), ROWS) is None
+    assert layout_of((5, 7), (7, 1), FanIn((0,), padding_idx=2)) is None
+
+
+def test_what_the_library_does_not_know_goes_to_the_reference(backend: str) -> None:
+    rule = RULES["AdamW"][0]
+    gaps = torch.randn(5, 14)[:, ::2]
+    entries = [
+        entry_of(weight, ROWS, rule, "gradient")
+        for weight in (torch.randn(5, 7).half(), gaps, torch.randn(5, 7, dtype=torch.complex64))
+    ]
+    gradients = [torch.randn(5, 7).to(entry.weight.dtype) for entry in entries]
+    (part,) = kernels.prepare(["adam"], "gradient", entries, gradients)
+    assert isinstance(part.step, reference.Step)
+    before = [entry.weight.clone() for entry in entries]
+    part.step.run(gradients, [rule])
+    assert not any(
+        torch.equal(entry.weight, old) for entry, old in zip(entries, before, strict=True)
+    )
+
+
+def test_groups_and_types_in_one_step(backend: str) -> None:
+    rules = [RULES["AdamW"][0], replace(RULES["AdamW"][0], lr=0.05, weight_decay=0.0)]
+    entries = [
+        entry_of(torch.randn(5, 7).to(dtype), ROWS, rules[group], "gradient", group)
+        for group in (0, 1)
+        for dtype in DTYPES
+    ]
+    oracles = [Oracle(e, rules[e.group], torch.optim.AdamW, "gradient") for e in entries]
+    gradients = [torch.randn(5, 7).to(entry.weight.dtype) for entry in entries]
+    run(entries, gradients, rules, "gradient")
+    for entry, oracle, gradient in zip(entries, oracles, gradients, strict=True):
+        oracle.step(gradient)
+        torch.testing.assert_close(
+            entry.weight.double(), oracle.weight, **tolerance(entry.weight.dtype)
+        )
+
+
+@pytest.mark.parametrize("name", ["momentum", "AdamW"])
+def test_bfloat16_means_are_carried_past_rounding(backend: str, name: str) -> None:
+    rule = replace(RULES[name][0], lr=1e-3)
+    weight = torch.randn(6, 64).bfloat16()
+    entry = entry_of(weight, ROWS, rule, "update")
+    before, start = weight.double().mean(1), weight.clone()
+    for _ in range(300):
+        run([entry], [torch.randn(6, 64).bfloat16() + 1], [rule], "update")
+    assert not torch.equal(weight, start)
+    drift = weight.double().mean(1) - before
+    # One rounding step of the largest entry, shared by 64: no matter how many steps were made.
+    assert (drift.abs() < 2**-8 * weight.abs().max() / 8).all()
+    torch.testing.assert_close(-drift, entry.residual.double(), rtol=0, atol=1e-5)
+
+
+def test_float64_step_counters_are_advanced(backend: str) -> None:
+    rule = RULES["AdamW"][0]
+    entry = entry_of(torch.randn(5, 7), ROWS, rule, "gradient")
+    entry.state["step"] = torch.tensor(3.0, dtype=torch.float64)
+    run([entry], [torch.randn(5, 7)], [rule], "gradient")
+    assert entry.state["step"].item() == 4
+    assert entry.state["step"].dtype == torch.float64
+
+
+@pytest.fixture
+def prepared() -> tuple[native.Step, Entry, Tensor]:
+    if native.library() is None:
+        pytest.skip("the library was not built")
+    rule = RULES["AdamW"][0]
+    entry = entry_of(torch.randn(6, 4, 3, 3), FanIn((1, 2, 3)), rule, "gradient")
+    gradient = torch.randn(6, 4, 3, 3)
+    return native.Step("adam", "gradient", [entry], [gradient]), entry, gradient
+
+
+def test_addresses_are_renewed_when_anything_moves(
+    prepared: tuple[native.Step, Entry, Tensor],
+) -> None:
+    step, entry, gradient = prepared
+    assert step.fits([gradient])
+    assert step.fits([gradient.clone()])
+    assert not step.fits([gradient.double()])
+    assert not step.fits([gradient.to_sparse()])
+    assert not step.fits([gradient.to(memory_format=torch.channels_last)])
+    exp_avg = entry.state["exp_avg"]
+    entry.state["exp_avg"] = exp_avg.clone()
+    assert not step.fits([gradient])
+    entry.state["exp_avg"] = exp_avg
+    assert step.fits([gradient])
+    entry.weight.data = entry.weight.data.clone()
+    assert not step.fits([gradient])
+
+
+def test_autograd_sees_that_weights_changed(backend: str) -> None:
+    weight = torch.nn.Parameter(torch.randn(5, 7))
+    entry = entry_of(weight, ROWS, RULES["SGD"][0], "gradient")
+    loss = (weight * weight).sum()
+    with torch.no_grad():
+        run([entry], [torch.randn(5, 7)], [RULES["SGD"][0]], "gradient")
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_threads_are_torchs_own(threads: int) -> None:
+    """No second OpenMP runtime, no more threads than torch was told, denormals left alone."""
+    if native.library() is None:
+        pytest.skip("the library was not built")
+    probe = f"""
+import os, torch
+from pathlib import Path
+from zeromean import FanIn, kernels
+torch.set_num_threads({threads})
+assert kernels.backend() == "native"
+gradient = torch.randn(4000, 500)
+before = len(os.listdir("/proc/self/task"))
+for _ in range(5):
+    kernels.center_([gradient], [FanIn((1,))])
+after = len(os.listdir("/proc/self/task"))
+maps = Path("/proc/self/maps").read_text().split()
+runtimes = {{path for path in maps if "omp" in Path(path).name}}
+print(after - before, len(runtimes), (torch.tensor([1e-40]) * 1).item() > 0)
+"""
+    environment = {"ZEROMEAN_KERNELS": "native", "PYTHONPATH": ":".join(sys.path)}
+    shown = subprocess.run(
+        [sys.executable, "-c", probe], check=True, capture_output=True, text=True, env=environment
+    )
+    started, runtimes, denormals = shown.stdout.split()
+    assert int(started) <= threads - 1
+    assert (runtimes, denormals) == ("1", "True")
+
+
+def test_an_unknown_or_missing_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZEROMEAN_KERNELS", "fast")
+    with pytest.raises(zeromean.ZeromeanError, match="reference or native"):
+        kernels.backend()
+    monkeypatch.setenv("ZEROMEAN_KERNELS", "native")
+    monkeypatch.setattr(native, "library", lambda: None)
+    with pytest.raises(zeromean.ZeromeanError, match="not built"):
+        kernels.backend()
+    monkeypatch.delenv("ZEROMEAN_KERNELS")
+    assert kernels.backend() == "reference"

@@ -1,0 +1,399 @@
+"""The drop-ins: torch's class centralized step for step, its checkpoints, no .grad touched."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zeromean
+from zeromean import optim
+from zeromean.kernels import native
+
+TORCH = ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "RAdam"]
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "SGD": [
+        {"lr": 0.1},
+        {"lr": 0.1, "momentum": 0.9, "dampening": 0.2, "weight_decay": 0.3, "maximize": True},
+        {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.3},
+    ],
+    "Adam": [
+        {"lr": 0.01, "weight_decay": 0.3, "amsgrad": True},
+        {"lr": torch.tensor(0.01, dtype=torch.float64), "weight_decay": 0.3, "maximize": True},
+        {"lr": 0.01, "weight_decay": 0.3, "decoupled_weight_decay": True},
+    ],
+    "AdamW": [{"lr": 0.01, "weight_decay": 0.3, "betas": (0.3, 0.9)}],
+    "Adagrad": [{"lr": 0.1, "weight_decay": 0.3, "lr_decay": 0.1}],
+    "RMSprop": [{"lr": 0.01, "weight_decay": 0.3, "momentum": 0.9, "centered": True}],
+    "RAdam": [
+        {"lr": 0.1, "weight_decay": 0.3},
+        {"lr": 0.1, "weight_decay": 0.3, "decoupled_weight_decay": True, "maximize": True},
+    ],
+}
+CASES = [(name, options) for name in TORCH for options in SETTINGS[name]]
+
+
+@pytest.fixture(params=["reference", "native"], autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "native" and native.library() is None:
+        pytest.skip("the library was not built")
+    monkeypatch.setenv("ZEROMEAN_KERNELS", request.param)
+    return str(request.param)
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 6, 2, groups=2), nn.Flatten(),
+        nn.Linear(6 * 5 * 5, 3),
+    ).to(dtype)  # fmt: skip
+
+
+def backward(*models: nn.Module) -> None:
+    """The same gradients on all: those of the first."""
+    models[0].zero_grad()
+    dtype = next(models[0].parameters()).dtype
+    models[0](torch.randn(4, 3, 6, 6).to(dtype)).square().mean().backward()
+    for model in models[1:]:
+        for p, q in zip(models[0].parameters(), model.parameters(), strict=True):
+            q.grad = p.grad.clone()
+
+
+def assert_same(a: nn.Module, b: nn.Module, **tolerance: float) -> None:
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q, **tolerance)
+
+
+def means(model: nn.Module) -> list[Tensor]:
+    return [
+        row.parameter.detach() - zeromean.center(row.parameter.detach(), row.axes, row.groups)
+        for row in zeromean.explain(model).centered
+    ]
+
+
+def torch_twin(name: str, model: nn.Module, options: dict[str, Any], at: str) -> Any:
+    twin = getattr(torch.optim, name)(model.parameters(), **options)
+    zeromean.centralize(twin, model, at=at)
+    return twin
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_it_steps_as_torchs_class_centralized(name: str, options: dict[str, Any], at: str) -> None:
+    model = network()
+    other = copy.deepcopy(model)
+    optimizer = getattr(optim, name)(model, **options, at=at)
+    twin = torch_twin(name, other, options, at)
+    for _ in range(7):
+        backward(model, other)
+        before = [p.grad.clone() for p in model.parameters()]
+        optimizer.step()
+        twin.step()
+        assert_same(model, other, rtol=1e-10, atol=1e-12)
+        assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True))
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        state, expected = optimizer.state[p], twin.state[q]
+        assert set(state) == {key for key, value in expected.items() if value is not None}
+        for key in state:
+            torch.testing.assert_close(state[key], expected[key], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_checkpoints_go_to_torch_and_back_in_the_middle_of_a_run(
+    name: str, options: dict[str, Any]
+) -> None:
+    model = network()
+    kind, twin_kind = getattr(optim, name), getattr(torch.optim, name)
+    whole = copy.deepcopy(model)
+    optimizer = kind(whole, **options)
+    switching: Any = twin_kind(model.parameters(), **options)
+    handle = zeromean.centralize(switching, model)
+    for step in range(9):
+        if step in (3, 6):
+            kept = switching.state_dict()
+            if step == 3:
+                handle.remove()
+                switching = kind(model, **options)
+            else:
+                switching = twin_kind(model.parameters(), **options)
+                zeromean.centralize(switching, model)
+            switching.load_state_dict(copy.deepcopy(kept))
+        backward(model, whole)
+        switching.step()
+        optimizer.step()
+        assert_same(model, whole, rtol=1e-10, atol=1e-12)
+    ours, theirs = optimizer.state_dict(), twin_kind(model.parameters(), **options).state_dict()
+    assert [set(group) for group in ours["param_groups"]] == [
+        set(group) for group in theirs["param_groups"]
+    ]
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_the_signature_is_torchs_and_the_centring_options(name: str) -> None:
+    ours = inspect.signature(getattr(optim, name)).parameters
+    theirs = inspect.signature(getattr(torch.optim, name)).parameters
+    own = {"model", "at", "layers", "embeddings"}
+    assert set(ours) == set(theirs) | own
+    for key, parameter in theirs.items():
+        assert ours[key].default == parameter.default
+        assert ours[key].kind == parameter.kind
+    positional = [key for key in ours if key in theirs and ours[key].kind != ours[key].KEYWORD_ONLY]
+    assert positional == [key for key in theirs if theirs[key].kind != theirs[key].KEYWORD_ONLY]
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_copies_and_pickles_keep_the_plan(name: str) -> None:
+    model = network()
+    optimizer = getattr(optim, name)(model, lr=0.01, at="update")
+    for step in range(2):
+        backward(model)
+        optimizer.step()
+        other, optimizer_of_other = (model, optimizer)
+        if step == 0:
+            other, optimizer_of_other = pickle.loads(pickle.dumps((model, optimizer)))
+        else:
+            other, optimizer_of_other = copy.deepcopy((model, optimizer))
+        before = means(other)
+        backward(model, other)
+        optimizer.step()
+        optimizer_of_other.step()
+        assert_same(model, other, rtol=1e-12, atol=0)
+        torch.testing.assert_close(means(other), before)
+
+
+def test_param_groups_have_their_own_rules_and_schedulers_act() -> None:
+    model = network()
+    other = copy.deepcopy(model)
+
+    def groups(model: nn.Module) -> list[dict[str, Any]]:
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        return [
+            {"params": decayed, "weight_decay": 0.3, "momentum": 0.9},
+            {"params": [p for p in model.parameters() if p.ndim == 1], "lr": 0.3},
+        ]
+
+    optimizer = optim.SGD(groups(model), lr=0.1, model=model)
+    twin = torch.optim.SGD(groups(other), lr=0.1)
+    zeromean.centralize(twin, other)
+    schedules = [torch.optim.lr_scheduler.ExponentialLR(o, 0.5) for o in (optimizer, twin)]
+    for step in range(6):
+        backward(model, other)
+        if step == 2:  # some have no gradient for once
+            model[0].weight.grad = other[0].weight.grad = None
+        if step == 4:  # the momentum starts late
+            for o in (optimizer, twin):
+                o.param_groups[1]["momentum"] = 0.5
+        optimizer.step()
+        twin.step()
+        for schedule in schedules:
+            schedule.step()
+        assert_same(model, other, rtol=1e-10, atol=1e-12)
+
+
+def test_a_parameter_added_later_is_planned() -> None:
+    model = network()
+    optimizer = optim.AdamW(model[:3].parameters(), model=model, at="update")
+    backward(model)
+    optimizer.step()
+    optimizer.add_param_group({"params": model[4].parameters()})
+    before = means(model)
+    start = model[4].weight.detach().clone()
+    backward(model)
+    optimizer.step()
+    assert not torch.equal(model[4].weight, start)
+    torch.testing.assert_close(means(model), before)
+
+
+def test_new_storage_for_weights_gradients_and_state_is_seen() -> None:
+    model = network()
+    other = copy.deepcopy(model)
+    optimizer, twin = optim.AdamW(model), torch_twin("AdamW", other, {}, "gradient")
+    for step in range(6):
+        backward(model, other)
+        if step == 1:
+            for p in model.parameters():
+                p.data = p.data.clone()
+        if step == 2:
+            model[0].to(memory_format=torch.channels_last)
+        if step == 3:
+            for state in optimizer.state.values():
+                state["exp_avg"] = state["exp_avg"].clone()
+        if step == 4:
+            optimizer.state.clear()
+            twin.state.clear()
+        optimizer.step()
+        twin.step()
+        assert_same(model, other, rtol=1e-10, atol=1e-12)
+
+
+def test_a_closure_makes_the_gradients() -> None:
+    for name in TORCH:
+        model = network()
+        optimizer = getattr(optim, name)(model, lr=0.01, at="update")
+        before = means(model)
+        x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+
+        def closure(model: nn.Module = model, x: Tensor = x) -> Tensor:
+            model.zero_grad()
+            loss = model(x).square().mean()
+            loss.backward()
+            return loss
+
+        assert optimizer.step(closure).item() > 0
+        torch.testing.assert_close(means(model), before)
+
+
+def test_sgdw_shrinks_first_and_keeps_the_decay_outside() -> None:
+    model = network()
+    optimizer = optim.SGDW(model, lr=0.1, momentum=0.9, weight_decay=0.3)
+    before = means(model)
+    for _ in range(3):
+        backward(model)
+        optimizer.step()
+    torch.testing.assert_close(means(model), [mean * (1 - 0.1 * 0.3) ** 3 for mean in before])
+    twin = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    assert set(twin.state_dict()["param_groups"][0]) == set(
+        optimizer.state_dict()["param_groups"][0]
+    )
+
+
+def test_bfloat16_weights_keep_their_means() -> None:
+    model = network(torch.bfloat16)
+    optimizer = optim.AdamW(model, lr=1e-3, at="update")
+    before = [mean.double() for mean in means(network_as(model))]
+    for _ in range(200):
+        backward(model)
+        optimizer.step()
+    for mean, old in zip(means(network_as(model)), before, strict=True):
+        torch.testing.assert_close(mean.double(), old, rtol=0, atol=1e-3)
+
+
+def network_as(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).double()
+
+
+def test_complex_weights_step_as_torchs() -> None:
+    p = nn.Parameter(torch.randn(4, 5, dtype=torch.complex128))
+    q = nn.Parameter(p.detach().clone())
+    with pytest.warns(zeromean.ZeromeanWarning, match="only shapes"):
+        optimizer = optim.AdamW([p], lr=0.01)
+    twin = torch.optim.AdamW([q], lr=0.01)
+    for _ in range(3):
+        p.grad = torch.randn_like(p)
+        q.grad = zeromean.center(p.grad, 1)
+        optimizer.step()
+        twin.step()
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_lookahead_follows_its_definition(at: str) -> None:
+    model = network()
+    other = copy.deepcopy(model)
+    optimizer = optim.Lookahead(optim.AdamW(model, at=at), k=3, alpha=0.4)
+    inner = optim.AdamW(other, at=at)
+    slow = [p.detach().clone() for p in other.parameters()]
+    before = means(model)
+    for step in range(1, 8):
+        backward(model, other)
+        optimizer.step()
+        inner.step()
+        if step % 3 == 0:
+            for phi, theta in zip(slow, other.parameters(), strict=True):
+                phi.add_(0.4 * (theta.detach() - phi))
+                theta.data.copy_(phi)
+        assert_same(model, other)
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+    if at == "update":
+        torch.testing.assert_close(means(model), before)
+
+
+@pytest.mark.parametrize("way", ["state_dict", "deepcopy"])
+def test_lookahead_resumes_where_it_was(way: str) -> None:
+    model = network()
+    optimizer = optim.Ranger(model, lr=0.1, k=3)
+    for _ in range(4):
+        backward(model)
+        optimizer.step()
+    if way == "deepcopy":
+        other, resumed = copy.deepcopy((model, optimizer))
+    else:
+        other = copy.deepcopy(model)
+        resumed = optim.Ranger(other, lr=0.5, k=3)
+        resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert resumed.param_groups is resumed.optimizer.param_groups
+    assert resumed.param_groups[0]["lr"] == 0.1
+    for _ in range(4):
+        backward(model, other)
+        optimizer.step()
+        resumed.step()
+        assert_same(model, other)
+
+
+def test_lookahead_adds_groups_to_the_optimizer_inside() -> None:
+    model = network()
+    optimizer = optim.Lookahead(optim.SGD(model[:3].parameters(), model=model), k=2)
+    optimizer.add_param_group({"params": list(model[4].parameters()), "lr": 0.1})
+    assert len(optimizer.optimizer.param_groups) == 2
+    start = model[4].weight.detach().clone()
+    backward(model)
+    optimizer.step()
+    assert not torch.equal(model[4].weight, start)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *[(name, {option: True}) for name in ("SGD", "SGDW", "Adam", "AdamW")
+          for option in ("foreach", "differentiable", "fused")],
+        *[(name, {"capturable": True}) for name in ("Adam", "AdamW")],
+        *[(name, {"differentiable": True}) for name in ("Adagrad", "RMSprop", "RAdam")],
+        ("Adagrad", {"fused": True}),
+        *[(name, {"at": "backward"}) for name in TORCH],
+        ("SGD", {"model": network()}),
+    ],
+)  # fmt: skip
+def test_what_is_not_carried_out_is_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(zeromean.ZeromeanError):
+        getattr(optim, name)(network(), **options)
+
+
+def test_options_that_need_a_model_are_refused_without() -> None:
+    parameters = list(network().parameters())
+    with pytest.raises(zeromean.ZeromeanError, match="without a model"):
+        optim.AdamW(parameters, embeddings=True)
+    with pytest.raises(zeromean.ZeromeanError, match="without a model"):
+        optim.AdamW(parameters, layers=lambda name, module: True)
+
+
+def test_centralize_on_a_drop_in_is_refused() -> None:
+    model = network()
+    with pytest.raises(zeromean.ZeromeanError, match="inside its step"):
+        zeromean.centralize(optim.AdamW(model), model)
+
+
+def test_sparse_gradients_are_refused() -> None:
+    model = nn.Sequential(nn.Embedding(4, 3, sparse=True), nn.Linear(3, 2))
+    optimizer = optim.SGD(model, lr=0.1)
+    model(torch.tensor([1])).sum().backward()
+    with pytest.raises(zeromean.ZeromeanError, match="sparse"):
+        optimizer.step()
+
+
+def test_foreach_and_capturable_settings_of_a_checkpoint_do_not_matter() -> None:
+    model = network()
+    theirs = torch.optim.AdamW(model.parameters(), foreach=True)
+    optimizer = optim.AdamW(model)
+    optimizer.load_state_dict(theirs.state_dict())
+    backward(model)
+    optimizer.step()
+
+
+def test_what_is_centered_is_told() -> None:
+    optimizer = optim.AdamW(network(), layers="conv")
+    assert [row.name for row in optimizer.plan.centered] == ["0.weight", "2.weight"]
