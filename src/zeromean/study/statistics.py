@@ -72,12 +72,11 @@ def paired(treated: Sequence[float], control: Sequence[float]) -> Paired:
         >>> round(result.mean, 4), result.p_value
         (0.0225, 0.125)
     """
-    # Rounded far below one test image: sign patterns that tie must tie in floating point too.
-    differences = np.subtract(treated, control).round(12)
+    differences = np.subtract(treated, control)
     if len(differences) < 2:
         return Paired(tuple(differences.tolist()), float(differences.mean()), None, None)
     test = stats.permutation_test(
-        (differences,), np.mean, permutation_type="samples", rng=RESAMPLING_SEED
+        (differences,), _mean, permutation_type="samples", rng=RESAMPLING_SEED
     )
     return Paired(
         differences=tuple(differences.tolist()),
@@ -85,6 +84,11 @@ def paired(treated: Sequence[float], control: Sequence[float]) -> Paired:
         interval=_interval(differences),
         p_value=float(test.pvalue),
     )
+
+
+def _mean(differences: np.ndarray, axis: int) -> np.ndarray:
+    """The mean, rounded far below one test image: sign patterns that tie must tie here too."""
+    return np.mean(differences, axis=axis).round(12)
 
 
 def _interval(differences: np.ndarray) -> tuple[float, float] | None:
