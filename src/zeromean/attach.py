@@ -11,15 +11,19 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from zeromean import fsdp1
-from zeromean.at_backward import AtBackward, refuse_decay_inside
+from zeromean.at_backward import AtBackward
 from zeromean.at_gradient import AtGradient, project_momentum, warn_of_momentum
 from zeromean.at_update import AtUpdate
-from zeromean.errors import ZeromeanError, warn
+from zeromean.errors import ZeromeanError
 from zeromean.fingerprint import describe, erase, stamp, warn_of_another
-from zeromean.mro import is_a
-from zeromean.optimizers import WeightDecay, acting, decay_inside, facts_of
+from zeromean.optimizers import WeightDecay, acting
 from zeromean.plan import Layers, Plan, Scope, check_option
+from zeromean.refusals import (
+    refuse_model,
+    refuse_optimizer,
+    refuse_subjects,
+    refuse_without_effect,
+)
 from zeromean.targets import Targets
 
 
@@ -91,16 +95,21 @@ def centralize(
         Yong et al., Gradient Centralization, ECCV 2020, Algorithms 1 and 2. The mean is taken over
         each layer's own fan-in axes and fan-in 1 is left alone, unlike in the published code.
     """
-    _check_subjects(optimizer, model)
+    refuse_subjects(optimizer, model)
     check_option("at", at, ("gradient", "update", "backward"))
     check_option("weight_decay", weight_decay, ("auto", "coupled", "decoupled"))
     check_option("project_state", project_state, (True, False))
-    _check_effect(at, model, layers, embeddings, weight_decay, project_state)
-    _check_optimizer(optimizer, at, weight_decay)
-    check_model(optimizer, model, at)
+    refuse_without_effect(at, model, layers, embeddings, weight_decay, project_state)
+    refuse_optimizer(optimizer, at, weight_decay)
+    refuse_model(optimizer, model, at)
+    if handle_of(optimizer) is not None:
+        raise ZeromeanError(
+            f"{type(optimizer).__name__}, which is centralized already",
+            "an optimizer that is not",
+            "keep the first handle, or call its remove() before attaching again",
+        )
     targets = Targets(optimizer, model, layers, embeddings, scope)
-    if not targets.plan.centered:
-        warn("nothing is centered: print(handle.plan) tells why for each parameter")
+    targets.warn_of_doubt()
     how = describe(
         at,
         layers=layers,
@@ -216,14 +225,6 @@ class Handle:
         self._place.after_load(optimizer)
 
 
-_DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
-
-
-def _holds_all(optimizer: Optimizer, model: nn.Module) -> bool:
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return all(id(p) in held for p in model.parameters() if p.requires_grad)
-
-
 def handle_of(optimizer: Optimizer) -> Handle | None:
     """The handle that centralizes this optimizer now, or None."""
     for hook in optimizer._optimizer_step_pre_hooks.values():
@@ -231,139 +232,3 @@ def handle_of(optimizer: Optimizer) -> Handle | None:
         if isinstance(owner, Handle):
             return owner
     return None
-
-
-def refuse_wrapper(optimizer: object) -> None:
-    """Raise unless this is an optimizer, and one that applies the gradients itself."""
-    kind = type(optimizer).__name__
-    for name, inner in getattr(optimizer, "__dict__", {}).items():
-        if not isinstance(inner, Optimizer) or not _share_parameters(optimizer, inner):
-            continue
-        if not isinstance(optimizer, Optimizer) or inner is not acting(optimizer):
-            public = name.lstrip("_")
-            raise ZeromeanError(
-                f"{kind}, which steps through its .{name} ({type(inner).__name__})",
-                "the optimizer that applies the gradients itself",
-                f"pass optimizer.{public if getattr(optimizer, public, None) is inner else name}",
-            )
-    if not isinstance(optimizer, Optimizer):
-        raise ZeromeanError(
-            f"{kind} as the optimizer",
-            "a torch.optim.Optimizer",
-            "call centralize(optimizer, model), the optimizer first",
-        )
-
-
-def _share_parameters(outer: Any, inner: Optimizer) -> bool:
-    held = {id(p) for group in getattr(outer, "param_groups", ()) for p in group["params"]}
-    return any(id(p) in held for group in inner.param_groups for p in group["params"])
-
-
-def _check_subjects(optimizer: object, model: object) -> None:
-    refuse_wrapper(optimizer)
-    if model is not None and not isinstance(model, nn.Module):
-        raise ZeromeanError(
-            f"{type(model).__name__} as the model",
-            "a torch.nn.Module, or None to go by shapes alone",
-            "call centralize(optimizer, model)",
-        )
-
-
-def _check_effect(
-    at: str,
-    model: nn.Module | None,
-    layers: Layers,
-    embeddings: bool,
-    weight_decay: str,
-    project_state: bool,
-) -> None:
-    """Refuse options that would have no effect, rather than ignore them."""
-    if at == "update" and weight_decay != "auto":
-        raise ZeromeanError(
-            f'weight_decay={weight_decay!r} with at="update"',
-            "no word on decay, because the whole change of the weights is projected",
-            "leave weight_decay out",
-        )
-    if at == "update" and project_state:
-        raise ZeromeanError(
-            'project_state=True with at="update"',
-            "no word on momentum, because the whole change of the weights is projected",
-            "leave project_state out",
-        )
-    if model is None and callable(layers):
-        raise ZeromeanError(
-            "a layers predicate without a model",
-            "the model whose modules it chooses from",
-            "call centralize(optimizer, model, layers=...)",
-        )
-    if model is None and embeddings:
-        raise ZeromeanError(
-            "embeddings=True without a model",
-            "the model, because a shape alone does not tell an embedding",
-            "call centralize(optimizer, model, embeddings=True)",
-        )
-
-
-def _check_optimizer(optimizer: Optimizer, at: str, weight_decay: Any) -> None:
-    kind = type(optimizer).__name__
-    from zeromean.optim.centered import Centered  # which imports this file
-
-    if isinstance(optimizer, Centered):
-        raise ZeromeanError(
-            f"zeromean.optim.{kind}, which centers inside its step",
-            "an optimizer that does not",
-            f"leave centralize out, or make a torch.optim.{kind}",
-        )
-    if getattr(optimizer, "_overlap_with_ddp", False):  # ZeroRedundancyOptimizer
-        raise ZeromeanError(
-            f"{kind} with overlap_with_ddp=True, which steps inside DDP's communication hook",
-            "a step that fires the optimizer's hooks",
-            "overlap_with_ddp=False",
-        )
-    if handle_of(optimizer) is not None:
-        raise ZeromeanError(
-            f"{kind}, which is centralized already",
-            "an optimizer that is not",
-            "keep the first handle, or call its remove() before attaching again",
-        )
-    facts = facts_of(optimizer)
-    if at == "update" and facts is not None and facts.refuses_update:
-        raise ZeromeanError(
-            f'at="update" with {kind}', f"another place: {facts.refuses_update}", 'at="gradient"'
-        )
-    for group in optimizer.param_groups:
-        if group.get("differentiable"):
-            raise ZeromeanError(
-                f"{kind} with differentiable=True",
-                "a step that autograd need not follow, because hooks act outside its graph",
-                "differentiable=False, or zeromean.center on the gradients: autograd follows that",
-            )
-        if at == "gradient":
-            decay_inside(optimizer, group, weight_decay)
-        elif at == "backward":
-            refuse_decay_inside(optimizer, group, weight_decay)
-
-
-def check_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None:
-    """Warn without a model; refuse a model or a sharding that tells no whole rows."""
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    if any(map(fsdp1.is_flat, held)) and (
-        at != "backward" or model is None or not fsdp1.origins(model)
-    ):
-        raise ZeromeanError(
-            f'at="{at}" with FullyShardedDataParallel (FSDP1), whose flat shards have no rows',
-            "whole rows: those of FSDP2, or of the gradients before FSDP1 cuts them",
-            "shard with fully_shard (FSDP2), or wrap with use_orig_params=True, pass the wrapped"
-            ' model and at="backward"',
-        )
-    if model is None:
-        warn(
-            "without a model only shapes are known: transposed convolutions, embeddings, position"
-            " embeddings and tied weights may be centered over the wrong axes; pass the model"
-        )
-    elif at == "backward" and is_a(type(model), _DDP) and not _holds_all(optimizer, model):
-        raise ZeromeanError(
-            'at="backward" under DistributedDataParallel, whose parameters it holds in part',
-            "all of them on every rank, because each rank centers before gradients are averaged",
-            'at="gradient", which centers the average',
-        )

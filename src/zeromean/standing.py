@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from zeromean.attach import handle_of, refuse_wrapper
+from zeromean.attach import handle_of
 from zeromean.fingerprint import read
+from zeromean.refusals import refuse_wrapper
 
 
 @dataclass(frozen=True)

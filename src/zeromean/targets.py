@@ -40,6 +40,17 @@ class Targets:
         self._stepped = False
         self.plan = self._make_plan(optimizer)
 
+    def warn_of_doubt(self) -> None:
+        """Warn of a plan made from shapes alone, and of one that centers nothing."""
+        if self.model is None:
+            warn(
+                "without a model only shapes are known: transposed convolutions, embeddings,"
+                " position embeddings and tied weights may be centered over the wrong axes; pass"
+                " the model"
+            )
+        if not self.plan.centered:
+            warn("nothing is centered: print the plan, which tells why for each parameter")
+
     def before_step(self, optimizer: Optimizer) -> None:
         """Plan again at the first step: ``fully_shard`` and the like replace parameters."""
         if not self._stepped:

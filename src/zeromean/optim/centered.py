@@ -8,10 +8,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from zeromean.attach import check_model
-from zeromean.errors import ZeromeanError, warn
+from zeromean.errors import ZeromeanError
 from zeromean.kernels.rules import At
 from zeromean.plan import Layers, Plan, check_option
+from zeromean.refusals import refuse_model
 from zeromean.targets import Targets
 
 OWN_KERNELS = "kernels of its own make every step"
@@ -36,11 +36,10 @@ class Centered(Optimizer):
                 "the model, because shapes alone do not tell which layer a parameter belongs to",
                 f"call {type(self).__name__}(model, ...), or pass model= beside the param groups",
             )
-        check_model(self, model, at)
+        refuse_model(self, model, at)
         self._at = at
         self._targets = Targets(self, model, layers, embeddings, "vector")
-        if not self._targets.plan.centered:
-            warn("nothing is centered: print(optimizer.plan) tells why for each parameter")
+        self._targets.warn_of_doubt()
 
     @property
     def plan(self) -> Plan:

@@ -88,7 +88,8 @@ def paired(treated: Sequence[float], control: Sequence[float]) -> Paired:
 
 def _mean(differences: np.ndarray, axis: int) -> np.ndarray:
     """The mean, rounded far below one test image: sign patterns that tie must tie here too."""
-    return np.mean(differences, axis=axis).round(12)
+    mean: np.ndarray = np.mean(differences, axis=axis).round(12)
+    return mean
 
 
 def _interval(differences: np.ndarray) -> tuple[float, float] | None:
