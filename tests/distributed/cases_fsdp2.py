@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,9 +19,14 @@ from training import (
     OPTIMIZERS,
     PLACES,
     Network,
+    assert_same,
+    batches,
+    step_once,
     train_beside_centring_by_hand,
     train_beside_one_process,
 )
+
+import zeromean.optim
 
 
 def my_part(tokens: Tensor) -> Tensor:
@@ -48,6 +54,25 @@ def check(
 ) -> None:
     for make in OPTIMIZERS.values():
         train_beside_one_process(make_model(), distribute, make, at, my_part, **options)
+
+
+DROP_INS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "SGD": partial(zeromean.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.05),
+    "AdamW": partial(zeromean.optim.AdamW, lr=0.01, weight_decay=0.1),
+}
+
+
+def check_drop_ins(at: str) -> None:
+    """The optimizers that center inside their step, which take the model itself."""
+    for make in DROP_INS.values():
+        alone = Network().double()
+        model = shard(copy.deepcopy(alone))
+        optimizer = make(model, at=at, embeddings=True)
+        optimizer_alone = make(alone, at=at, embeddings=True)
+        for tokens in batches():
+            step_once(model, optimizer, my_part(tokens))
+            step_once(alone, optimizer_alone, tokens)
+        assert_same(model, alone)
 
 
 def even_axis_1(parameter: nn.Parameter) -> Shard:
@@ -87,6 +112,12 @@ for at in PLACES:
             check, Network, partial(shard, offload_policy=CPUOffloadPolicy(pin_memory=False)), at
         ),
         ("FSDP2, CPU offload (on a CPU mesh)", at, HOW),
+    )
+    case(
+        2,
+        f"FSDP2 drop-ins at={at}",
+        partial(check_drop_ins, at),
+        ("FSDP2 with zeromean.optim.SGD and AdamW", at, HOW),
     )
     case(
         4,
