@@ -15,6 +15,7 @@ from zeromean.optimizers import WeightDecay, acting, decay_inside, facts_of
 from zeromean.plan import Layers
 
 _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
+_DEEPSPEED = "deepspeed.runtime.base_optimizer.DeepSpeedOptimizer"
 _DROP_IN = "zeromean.optim.centered.Centered"
 
 
@@ -32,6 +33,8 @@ def refuse_subjects(optimizer: object, model: object) -> None:
 def refuse_wrapper(optimizer: object) -> None:
     """Raise unless this is an optimizer, and one that applies the gradients itself."""
     kind = type(optimizer).__name__
+    if is_a(type(optimizer), _DEEPSPEED):
+        raise _partitions(f"DeepSpeed's {kind}")
     for name, inner in getattr(optimizer, "__dict__", {}).items():
         if not isinstance(inner, Optimizer) or not _share_parameters(optimizer, inner):
             continue
@@ -123,6 +126,9 @@ def refuse_optimizer(
 def refuse_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None:
     """Raise where sharding or replication hides what has to be averaged."""
     held = [p for group in optimizer.param_groups for p in group["params"]]
+    owned = held if model is None else [*held, *model.parameters()]
+    if any(hasattr(parameter, "ds_id") for parameter in owned):  # stage 3 has taken them apart
+        raise _partitions("parameters of DeepSpeed ZeRO")
     if any(map(fsdp1.is_flat, held)) and (
         at != "backward" or model is None or not fsdp1.origins(model)
     ):
@@ -143,6 +149,14 @@ def refuse_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None
             "all of them on every rank, because each rank centers before gradients are averaged",
             'at="gradient", which centers the average',
         )
+
+
+def _partitions(what: str) -> ZeromeanError:
+    return ZeromeanError(
+        f"{what}, whose flat partitions have no rows",
+        "whole rows, or shards that tell which rows they hold",
+        "shard with fully_shard (FSDP2) instead",
+    )
 
 
 def _share_parameters(outer: Any, inner: Optimizer) -> bool:

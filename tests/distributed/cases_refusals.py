@@ -127,6 +127,12 @@ def flat_partitions() -> None:
     part = flat.chunk(dist.get_world_size())[dist.get_rank()].clone().requires_grad_()
     optimizer.param_groups[0]["params"] = [part]
     refuses(optimizer.step, "DeepSpeed ZeRO", "FSDP2")
+    # After deepspeed.initialize: its wrapper, and what stage 3 writes to a parameter.
+    wrapper = type("DeepSpeedOptimizer", (), {"__module__": "deepspeed.runtime.base_optimizer"})
+    refuses(partial(zeromean.centralize, wrapper(), model), "flat partitions", "FSDP2")
+    optimizer = torch.optim.AdamW(model.parameters())
+    model.head.weight.ds_id = 0
+    refuses(partial(zeromean.centralize, optimizer, model), "flat partitions", "FSDP2")
 
 
 case(2, "FSDP1", fsdp1, ("FSDP1", "gradient, update", "refused; the error names the way out"))
@@ -149,5 +155,5 @@ case(
     2,
     "flat partitions",
     flat_partitions,
-    ("Flat partitions as of DeepSpeed ZeRO", "-", "refused at the first step"),
+    ("Flat partitions as of DeepSpeed ZeRO", "-", "refused; the error names the way out"),
 )

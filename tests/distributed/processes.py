@@ -23,7 +23,7 @@ import pytest
 
 from zeromean import ZeromeanError
 
-MODULES = ("communication", "fsdp2", "refusals", "replicated", "tensor_parallel")
+MODULES = ("backward", "communication", "fsdp2", "refusals", "replicated", "tensor_parallel")
 SECONDS = 240
 
 
