@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -276,8 +277,13 @@ def test_ctrl_c_ends_with_one_line_that_says_what_is_kept(
         stdout=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A test run in the background ignores Ctrl-C, and what it starts would inherit that.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
-    code, stderr = interrupt_once(process, out / "study.sqlite", runs)
+    try:
+        code, stderr = interrupt_once(process, out / "study.sqlite", runs)
+    finally:
+        process.kill()
     assert code == 130
     if runs:
         kept = query(out / "study.sqlite", "SELECT count(*) FROM runs")[0][0]
