@@ -278,7 +278,7 @@ def test_ctrl_c_ends_with_one_line_that_says_what_is_kept(
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         # A test run in the background ignores Ctrl-C, and what it starts would inherit that.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
         code, stderr = interrupt_once(process, out / "study.sqlite", runs)
