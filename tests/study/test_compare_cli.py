@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 from zeromean.cli import app
 from zeromean.study import compare as study
 from zeromean.study.data.load import load
+from zeromean.study.display import LiveProgress
 from zeromean.study.settings import Settings
 from zeromean.study.table import NOTHING
 from zeromean.study.train import Epoch, Run, Task, train
@@ -70,6 +71,29 @@ def test_a_comparison_leaves_table_sentence_and_three_files(archive: Path, tmp_p
     facts = dict(query(database, "SELECT key, value FROM study"))
     assert json.loads(str(facts["settings"]))["batch_size"] == 8
     assert "torch" in json.loads(str(facts["environment"]))
+
+
+def test_the_answer_is_printed_even_if_the_page_cannot_be_written(
+    archive: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "report.html").mkdir()
+    code, stdout, stderr = invoke(*SMALL, "--data", f"npz:{archive}", "--out", tmp_path)
+    assert code == 2
+    assert stderr.count("\n") == 1
+    assert "all results are in" in stderr
+    assert "Final accuracy" in stdout
+    assert re.search("^(No difference shown|gc ended (more|less) accurate)", stdout, re.M)
+
+
+def test_a_path_that_reads_like_markup_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # the bar is for terminals
+    monkeypatch.setenv("COLUMNS", "200")
+    settings = Settings(data="npz:a[/bold].npz", model="mlp", out=tmp_path / "out")
+    with LiveProgress(settings):
+        pass
+    assert "reading npz:a[/bold].npz" in capsys.readouterr().err
 
 
 def test_the_recorded_command_repeats_the_results(archive: Path, tmp_path: Path) -> None:

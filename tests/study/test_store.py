@@ -64,3 +64,13 @@ def test_a_study_without_a_run_leaves_no_file(tmp_path: Path) -> None:
     with Store(path, {}):
         assert path.exists()
     assert not path.exists()
+
+
+def test_a_start_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr("zeromean.study.store.sqlite3.connect", fails)
+    with pytest.raises(ZeromeanError, match="disk I/O error"):
+        Store(tmp_path / "study.sqlite", {})
+    assert not (tmp_path / "study.sqlite").exists()
