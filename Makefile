@@ -31,10 +31,13 @@ clean:
 	$(INSTALL) torch
 	touch $@
 
-.venv/demo: .venv/torch pyproject.toml
+# What an installation is made from: a changed kernel is built again.
+SOURCES := pyproject.toml setup.py $(wildcard src/zeromean/kernels/*.[ch])
+
+.venv/demo: .venv/torch $(SOURCES)
 	$(INSTALL) --editable '.[study]'
 	touch $@
 
-.venv/test: .venv/torch pyproject.toml
+.venv/test: .venv/torch $(SOURCES)
 	$(INSTALL) --editable '.[dev]'
 	touch $@

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from zeromean import kernels
+from zeromean.kernels import native
 
 # A shared machine has slow moments; tests assert no times.
 settings.register_profile("zeromean", deadline=None)
@@ -42,6 +46,26 @@ def supports(
         record_property("supports", (area, what, at, how))
 
     return say
+
+
+@pytest.fixture
+def native_library() -> None:
+    """The native kernels: a machine that can build them has to have them."""
+    if native.library() is not None:
+        return
+    if shutil.which("cc") or shutil.which("cl"):
+        pytest.fail("the native kernels were not built: make clean, then make test")
+    pytest.skip("no C compiler to build the native kernels with")
+
+
+@pytest.fixture(params=["reference", "native"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test once with each backend of the kernels."""
+    if request.param == "native":
+        request.getfixturevalue("native_library")
+    monkeypatch.setenv("ZEROMEAN_KERNELS", request.param)
+    assert kernels.backend() == request.param
+    return str(request.param)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -29,6 +29,16 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.name}-{self.optimizer}"
+
+    def walk(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        """Step along the case's gradients; every step's weights agree to 1e-12, relatively."""
+        for step in range(len(self.gradients[0])):
+            for parameter, gradients in zip(parameters, self.gradients, strict=True):
+                parameter.grad = gradients[step].clone()
+            optimizer.step()
+            for parameter, weights in zip(parameters, self.weights, strict=True):
+                error = (parameter.detach() - weights[step]).abs().max()
+                assert error <= 1e-12 * weights[step].abs().max()
 
 
 def load(file: str) -> list[Case]:

@@ -34,13 +34,7 @@ def test_every_step_agrees_to_1e_12(case: Case) -> None:
     optimizer = optimizer_class(parameters, **hyper)
     with pytest.warns(zeromean.ZeromeanWarning, match="only shapes are known"):
         zeromean.centralize(optimizer, **options)
-    for step in range(len(case.gradients[0])):
-        for parameter, gradients in zip(parameters, case.gradients, strict=True):
-            parameter.grad = gradients[step].clone()
-        optimizer.step()
-        for parameter, weights in zip(parameters, case.weights, strict=True):
-            error = (parameter.detach() - weights[step]).abs().max() / weights[step].abs().max()
-            assert error <= 1e-12
+    case.walk(parameters, optimizer)
 
 
 def test_every_optimizer_and_place_is_covered() -> None:

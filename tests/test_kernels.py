@@ -19,7 +19,6 @@ from zeromean.kernels import AdamRule, Entry, SGDRule, native, reference
 from zeromean.kernels.layout import Layout, layout_of
 from zeromean.kernels.rules import STATE, Rule
 
-BACKENDS = ["reference", "native"]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 ROWS, COLUMNS, TRANSPOSED = FanIn((1,)), FanIn((0,)), FanIn((0, 2, 3), groups=2)
 CASES: dict[str, tuple[tuple[int, ...], FanIn | None]] = {
@@ -52,15 +51,6 @@ RULES: dict[str, tuple[Rule, type[torch.optim.Optimizer]]] = {
         torch.optim.AdamW,
     ),
 }
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "native" and native.library() is None:
-        pytest.skip("the library was not built")
-    monkeypatch.setenv("ZEROMEAN_KERNELS", request.param)
-    assert kernels.backend() == request.param
-    return str(request.param)
 
 
 def fresh_state(kind: str, weight: Tensor) -> dict[str, Any]:
@@ -301,9 +291,7 @@ def test_float64_step_counters_are_advanced(backend: str) -> None:
 
 
 @pytest.fixture
-def prepared() -> tuple[native.Step, Entry, Tensor]:
-    if native.library() is None:
-        pytest.skip("the library was not built")
+def prepared(native_library: None) -> tuple[native.Step, Entry, Tensor]:
     rule = RULES["AdamW"][0]
     entry = entry_of(torch.randn(6, 4, 3, 3), FanIn((1, 2, 3)), rule, "gradient")
     gradient = torch.randn(6, 4, 3, 3)
@@ -338,11 +326,10 @@ def test_autograd_sees_that_weights_changed(backend: str) -> None:
         loss.backward()
 
 
+@pytest.mark.usefixtures("native_library")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_threads_are_torchs_own(threads: int) -> None:
     """No second OpenMP runtime, no more threads than torch was told, denormals left alone."""
-    if native.library() is None:
-        pytest.skip("the library was not built")
     probe = f"""
 import os, torch
 from pathlib import Path

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 import zeromean
 from zeromean import optim
-from zeromean.kernels import native
 
 TORCH = ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "RAdam"]
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -38,12 +37,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 CASES = [(name, options) for name in TORCH for options in SETTINGS[name]]
 
 
-@pytest.fixture(params=["reference", "native"], autouse=True)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "native" and native.library() is None:
-        pytest.skip("the library was not built")
-    monkeypatch.setenv("ZEROMEAN_KERNELS", request.param)
-    return str(request.param)
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
