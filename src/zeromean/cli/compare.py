@@ -1,51 +1,16 @@
-"""The commands of the ``zeromean`` program."""
+"""``zeromean compare``: the same training with and without centring."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from zeromean.errors import ZeromeanError
 from zeromean.study.settings import Settings
 
-# Typer brings its own copy of click's errors and exports just this one of them.
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-
-class OneLineErrors(TyperGroup):
-    """Ends every refusal with one line on standard error and exit code 2."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            code = super().main(*args, **{**kwargs, "standalone_mode": False})
-        except ZeromeanError as error:
-            refuse(str(error))
-        except UsageError as error:
-            refuse(cast(typer.BadParameter, error).format_message())
-        sys.exit(code)
-
-
-def refuse(reason: str) -> None:
-    """Prints one line, whatever line breaks the reason has, and exits with 2."""
-    print(f"zeromean: {' '.join(reason.split())}", file=sys.stderr)
-    sys.exit(2)
-
-
-app = typer.Typer(cls=OneLineErrors, add_completion=False)
-
-
-@app.callback(invoke_without_command=True)
-def zeromean(context: typer.Context) -> None:
-    """Zero-mean gradients: Gradient Centralization (GC), tried out and explained."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-@app.command()
 def compare(
     data: Annotated[
         str, typer.Option(help="digits, idx:DIR, npz:FILE or imagefolder:DIR[.tar.xz]")

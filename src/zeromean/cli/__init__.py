@@ -1,0 +1,8 @@
+"""The commands of the ``zeromean`` program, one file each."""
+
+from __future__ import annotations
+
+from zeromean.cli.app import app as app
+from zeromean.cli.compare import compare
+
+app.command()(compare)
