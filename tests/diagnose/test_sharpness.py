@@ -88,17 +88,20 @@ def test_lanczos_finds_what_a_matrix_of_100_has(least: float) -> None:
 
 def test_restricted_to_zero_mean_an_indefinite_hessian_can_grow(supports: Supports) -> None:
     supports("Diagnostic", "sharpness", "-", "quadratic losses of chosen Hessians, indefinite too")
-    # H = -e e^T + small: its largest eigenvalue is smaller than that of PHP where e is mixed in.
+    # Where every curvature is negative, PHP still has 0 along e, which P takes away.
+    hessian = symmetric([-1.0, -2.0, -3.0, -4.0])
+    norm, projected, restricted = measured(Quadratic(hessian, 1, 4))
+    assert norm == pytest.approx(4.0)
+    assert projected <= norm
+    assert restricted == pytest.approx(0.0, abs=1e-12)
+    # The magnitude of a negative end counts for the norm, not for the largest eigenvalue.
     e = torch.full((4, 1), 0.5, dtype=torch.float64)
     u = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]], dtype=torch.float64) / 2
-    hessian = -4 * e @ e.T + 2 * (e @ u.T + u @ e.T) - 0.1 * u @ u.T
-    top = float(torch.linalg.eigvalsh(hessian)[-1])
-    norm, projected, restricted = measured(Quadratic(hessian, 1, 4))
-    assert restricted == pytest.approx(max(-0.1, 0.0), abs=1e-9)
-    assert projected < norm
-    shifted = hessian - (top + 1) * torch.eye(4, dtype=torch.float64)
-    *_, restricted = measured(Quadratic(shifted, 1, 4))
-    assert restricted > float(torch.linalg.eigvalsh(shifted)[-1])
+    hessian = -4 * u @ u.T + 2 * e @ e.T + 0.5 * (e @ u.T + u @ e.T)
+    found = measured(Quadratic(hessian, 1, 4))
+    assert found == pytest.approx(expected(hessian, projection(1, 4)), abs=1e-9)
+    assert found[0] > 4
+    assert found[2] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_batches_of_unequal_size_count_by_their_samples() -> None:

@@ -77,7 +77,7 @@ class FisherCondition(Diagnostic):
     title: ClassVar[str] = "Conditioning of the Fisher information"
     caption: ClassVar[str] = (
         "Eigenvalues from the largest to the smallest; the dashed lines are the thresholds."
-        " An estimate knows Ritz values alone, spread over the spectrum by their rank."
+        " Of an estimate, its Ritz values."
     )
     source: ClassVar[str] = "Huang et al. 2017, Fig. 2 c"
 
@@ -92,7 +92,8 @@ class FisherCondition(Diagnostic):
         ]
         return (
             f"Pseudo-condition number over eigenvalues above {self.threshold:g} of the largest:"
-            f" {', '.join(parts)}; 1 would be perfect."
+            f" {', '.join(parts)}. Damped by {self.damping:g} of the mean eigenvalue:"
+            f" {', '.join(map(number, self.damped_condition))}. Perfect would be 1."
         )
 
     def table(self) -> list[tuple[str, ...]]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from zeromean.attach import handle_of
 from zeromean.diagnose.batches import Batches, Loss, pairs, run
 from zeromean.diagnose.layers import refuse_model, unchanged
-from zeromean.diagnose.result import Diagnostic, number
+from zeromean.diagnose.result import Diagnostic, layer_axis, number
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.model import explain
@@ -42,12 +42,16 @@ class GradientNorms(Diagnostic):
     """
 
     title = "Gradients before and after centring"
-    caption = "Norm and largest entry over all layers, as they are and centered."
+    caption = (
+        "Norm and largest entry, as they are and centered: by layer, medians over the batches, of a"
+        " model; by step, over all layers, of an optimizer."
+    )
     source = "Yong et al. 2020, Fig. 4"
     panels: ClassVar[int] = 2
 
-    def __init__(self, layers: Sequence[str]) -> None:
+    def __init__(self, layers: Sequence[str], by_layer: bool = False) -> None:
         self.layers = tuple(layers)
+        self._by_layer = by_layer
         self._steps: list[Tensor] = []
         self._stop: Callable[[], None] | None = None
 
@@ -118,22 +122,29 @@ class GradientNorms(Diagnostic):
 
     def _draw(self, axes: Sequence[Axes], label: str | None, colour: str) -> None:
         upper, lower = axes
-        steps = np.arange(1, len(self._steps) + 1)
+        total = _middle if self._by_layer else _length_over_layers
+        largest = _middle if self._by_layer else _largest_over_layers
         measures = (
-            (upper, np.sqrt(np.nansum(self.norm**2, 1)), "-", "as it is"),
-            (upper, np.sqrt(np.nansum(self.projected_norm**2, 1)), "--", "centered"),
-            (lower, _over_layers(self.largest), "-", "as it is"),
-            (lower, _over_layers(self.projected_largest), "--", "centered"),
+            (upper, total(self.norm), "-", "as it is"),
+            (upper, total(self.projected_norm), "--", "centered"),
+            (lower, largest(self.largest), "-", "as it is"),
+            (lower, largest(self.projected_largest), "--", "centered"),
         )
         for one, values, line, what in measures:
             name = what if label is None else f"{label}, {what}"
-            marker = "o" if len(steps) == 1 else None
-            one.plot(steps, values, line, color=colour, linewidth=1.2, marker=marker, label=name)
+            marker = "o" if self._by_layer or len(values) == 1 else None
+            places = np.arange(len(values)) + (0 if self._by_layer else 1)
+            one.plot(
+                places, values, line, color=colour, linewidth=1.2, marker=marker, markersize=4,
+                markerfacecolor=colour if what == "as it is" else "white", label=name,
+            )  # fmt: skip
             one.set_yscale("log")
+            one.set_xlabel("step")
+            if self._by_layer:
+                layer_axis(one, [name.removesuffix(".weight") for name in self.layers])
             one.legend(frameon=False)
         upper.set_ylabel("norm")
         lower.set_ylabel("largest entry")
-        lower.set_xlabel("step")
 
     def _measured(self) -> Array:
         if not self._steps:
@@ -241,7 +252,7 @@ def _of_batches(
     model: nn.Module, batches: Batches, loss: Loss, layers: Layers, embeddings: bool
 ) -> GradientNorms:
     rows = explain(model, layers=layers, embeddings=embeddings).centered
-    norms = GradientNorms([row.name for row in rows])
+    norms = GradientNorms([row.name for row in rows], by_layer=True)
     _refuse_nothing(norms)
     trained = [row.parameter for row in rows if row.parameter.requires_grad]
     for inputs, target in pairs(batches, model):
@@ -296,6 +307,11 @@ def _middle(values: Array) -> Array:
     )  # fmt: skip
 
 
-def _over_layers(values: Array) -> Array:
+def _length_over_layers(values: Array) -> Array:
+    """The norm of each step's whole gradient; nan counts as nothing."""
+    return np.asarray(np.sqrt(np.nansum(values**2, 1)))
+
+
+def _largest_over_layers(values: Array) -> Array:
     """The largest of each step; nan counts as nothing."""
     return np.asarray(np.where(np.isnan(values), 0, values).max(1))

@@ -38,7 +38,8 @@ class Sharpness(Diagnostic):
         hessian_norm: :math:`\|H\|_2`, the largest magnitude of its eigenvalues.
         projected_norm: :math:`\|P H\|_2`, its largest singular value; never above the first.
         restricted_max: The largest eigenvalue of :math:`P H P`, the curvature along zero-mean
-            directions; where H has negative curvature it can exceed the largest eigenvalue of H.
+            directions (and 0 along those that P removes, so that it can exceed the largest
+            eigenvalue of an H whose curvature is negative).
     """
 
     hessian_norm: float
