@@ -104,7 +104,9 @@ class GradientNorms(Diagnostic):
         most = int(np.nanargmax(removed)) if not np.isnan(removed).all() else 0
         return (
             f"Centring takes {max(share, 0):.2%} of the gradients' energy over"
-            f" {len(self._steps)} step(s), most from {self.layers[most]} ({removed[most]:.2%})."
+            f" {len(self._steps)} {'batch' if self._by_layer else 'step'}"
+            f"{'' if len(self._steps) == 1 else 'es' if self._by_layer else 's'},"
+            f" most from {self.layers[most]} ({removed[most]:.2%})."
         )
 
     def table(self) -> list[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,12 +30,14 @@ class Layer:
         module: The module that holds it.
         tensor: Its name in that module.
         fan_in: Its fan-in axes.
+        alone: Whether the module has no other weight tensor.
     """
 
     name: str
     module: nn.Module
     tensor: str
     fan_in: FanIn
+    alone: bool
 
     @property
     def weight(self) -> Tensor:
@@ -43,17 +46,19 @@ class Layer:
             value: Tensor = getattr(self.module, self.tensor)
         return value.detach()
 
-    @property
-    def transforms_input(self) -> bool:
-        """Whether the module's output is the weights' own product with its input.
+    def units(self, output: object) -> Tensor | None:
+        """The module's output as one column a unit; None where it is no product with the weights.
 
         Recurrent layers and attention do more with their weights than that.
         """
-        return self.tensor == "weight" and self.fan_in.role in ("linear", "conv")
-
-    def units_axis(self) -> int:
-        """The axis of the module's output that counts units, from the end."""
-        return -1 if self.fan_in.role == "linear" else 1 - self.weight.ndim
+        weight = self.weight
+        axis = -1 if self.fan_in.role == "linear" else 1 - weight.ndim
+        units = weight.numel() // self.fan_in.size(weight.shape)
+        if not (self.alone and isinstance(output, Tensor) and output.ndim >= -axis):
+            return None
+        if self.fan_in.role == "embedding" or output.shape[axis] != units:
+            return None
+        return output.movedim(axis, -1).reshape(-1, units)
 
 
 def layers_of(model: nn.Module, layers: Layers = "all", embeddings: bool = False) -> list[Layer]:
@@ -69,13 +74,18 @@ def layers_of(model: nn.Module, layers: Layers = "all", embeddings: bool = False
     for owner in held:
         holders.setdefault(id(owner.parameter), owner)
     found: list[Layer] = []
+    weights = {
+        (owner.module_name, id(owner.parameter)) for owner in held if owner.fan_in is not None
+    }
+    many = Counter(module_name for module_name, _ in weights)
     for row in make_plan(held, layers=layers, embeddings=embeddings).centered:
         owner = holders[id(row.parameter)]
         assert row.fan_in is not None
         inside = owner.name.removeprefix(f"{owner.module_name}.").split(".")
         tensor = inside[1] if inside[0] == "parametrizations" else inside[0]
         name = f"{owner.module_name}.{tensor}" if owner.module_name else tensor
-        found.append(Layer(name, owner.module, tensor, row.fan_in))
+        alone = many[owner.module_name] == 1
+        found.append(Layer(name, owner.module, tensor, row.fan_in, alone))
     if not found:
         raise ZeromeanError(
             "a model in which nothing is centered",
@@ -112,17 +122,16 @@ def refuse_half_precision(model: nn.Module) -> None:
 
 @contextmanager
 def listening(
-    layers: list[Layer], heard: Callable[[Layer, Tensor, Tensor], None]
+    layers: list[Layer], heard: Callable[[Layer, tuple[Any, ...], Any], None]
 ) -> Iterator[None]:
-    """Tell of each call of the layers' modules: the layer, its input and its output."""
+    """Tell of each call of the layers' modules: the layer, its inputs and its output."""
     with ExitStack() as stack:
         for layer in layers:
 
             def hook(
                 module: nn.Module, args: tuple[Any, ...], output: Any, layer: Layer = layer
             ) -> None:
-                if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-                    heard(layer, args[0].detach(), output.detach())
+                heard(layer, args, output)
 
             stack.callback(layer.module.register_forward_hook(hook).remove)
         yield

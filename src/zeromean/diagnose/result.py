@@ -59,7 +59,7 @@ class Diagnostic(ABC):
         from matplotlib.figure import Figure
 
         if axes is None:
-            figure = Figure(figsize=(6.4, 3.4 * self.panels), layout="constrained")
+            figure = Figure(figsize=(5.6, 3.2 * self.panels), layout="constrained")
             axes = list(figure.subplots(self.panels, 1, squeeze=False)[:, 0])
         self._draw(axes, label, colour)
         for one in axes:
@@ -68,7 +68,7 @@ class Diagnostic(ABC):
             one.tick_params(labelsize=LETTERS)
             for text in (one.xaxis.label, one.yaxis.label, one.title):
                 text.set_fontsize(LETTERS)
-            if label is not None:
+            if label is not None or one.get_legend() is not None:
                 one.legend(frameon=False, fontsize=LETTERS)
         return axes[0].get_figure(root=True)  # type: ignore[return-value]
 
