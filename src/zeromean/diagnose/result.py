@@ -73,10 +73,10 @@ class Diagnostic(ABC):
         return axes[0].get_figure(root=True)  # type: ignore[return-value]
 
     def __str__(self) -> str:
-        return f"{aligned(self.table())}\n{self.answer}"
+        return f"{_columns(self.table())}\n{self.answer}"
 
 
-def aligned(table: Sequence[Sequence[str]]) -> str:
+def _columns(table: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell: names to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
