@@ -1,4 +1,4 @@
-"""The layers that a diagnostic looks at: those whose weight vectors centring would act on."""
+"""The layers that a diagnostic looks at: those whose weight vectors centring can act on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.model import owners
-from zeromean.plan import Layers, make_plan
+from zeromean.plan import Layers, Owner, Row, make_plan
 from zeromean.sharded import is_sharded
 
 
@@ -62,23 +62,26 @@ class Layer:
 
 
 def layers_of(model: nn.Module, layers: Layers = "all", embeddings: bool = False) -> list[Layer]:
-    """Every weight tensor that :func:`zeromean.centralize` would center, in the model's order.
+    """Every weight tensor that is, or could be, made of zero-mean vectors, in the model's order.
+
+    Those that :func:`zeromean.centralize` would center, and those that a re-parametrization centers
+    already.
 
     Raises:
         ZeromeanError: There is none, an option has an unknown value, or the model is no module or
             is sharded over processes.
     """
     refuse_model(model)
-    held = list(owners(model))
-    holders: dict[int, Any] = {}
+    held = _owners(model)
+    holders: dict[int, Owner] = {}
     for owner in held:
         holders.setdefault(id(owner.parameter), owner)
-    found: list[Layer] = []
     weights = {
         (owner.module_name, id(owner.parameter)) for owner in held if owner.fan_in is not None
     }
     many = Counter(module_name for module_name, _ in weights)
-    for row in make_plan(held, layers=layers, embeddings=embeddings).centered:
+    found: list[Layer] = []
+    for row in weights_of(model, layers, embeddings):
         owner = holders[id(row.parameter)]
         assert row.fan_in is not None
         inside = owner.name.removeprefix(f"{owner.module_name}.").split(".")
@@ -86,13 +89,33 @@ def layers_of(model: nn.Module, layers: Layers = "all", embeddings: bool = False
         name = f"{owner.module_name}.{tensor}" if owner.module_name else tensor
         alone = many[owner.module_name] == 1
         found.append(Layer(name, owner.module, tensor, row.fan_in, alone))
-    if not found:
+    return found
+
+
+def weights_of(
+    model: nn.Module, layers: Layers = "all", embeddings: bool = False
+) -> tuple[Row, ...]:
+    """The trained parameters behind those layers' weights, as rows of a plan.
+
+    Raises:
+        ZeromeanError: As :func:`layers_of`.
+    """
+    rows = make_plan(_owners(model), layers=layers, embeddings=embeddings).centered
+    if not rows:
         raise ZeromeanError(
             "a model in which nothing is centered",
             "at least one layer with fan-in axes",
             "print zeromean.explain(model), which tells why for each parameter",
         )
-    return found
+    return rows
+
+
+def _owners(model: nn.Module) -> list[Owner]:
+    """Every parameter, a proxy whose gradient is zero-mean already as one that is centered."""
+    return [
+        replace(owner, fan_in=replace(owner.fan_in, zero_mean=False)) if owner.fan_in else owner
+        for owner in owners(model)
+    ]
 
 
 def refuse_model(model: object) -> None:
