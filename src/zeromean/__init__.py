@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zeromean import diagnose as diagnose
     from zeromean import fan_in as fan_in
     from zeromean import nn as nn
     from zeromean import reparam as reparam
@@ -45,7 +46,7 @@ _HOMES = {
     "status": "zeromean.standing",
 }
 
-_MODULES = ("fan_in", "nn", "reparam")
+_MODULES = ("diagnose", "fan_in", "nn", "reparam")
 
 __all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
 __version__ = "0.1.0"

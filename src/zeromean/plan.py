@@ -126,20 +126,24 @@ class Plan(Sequence[Row]):
         """The rows that are centered."""
         return tuple(row for row in self.rows if row.centered)
 
-    def __str__(self) -> str:
-        lines = aligned(
-            [
-                ("parameter", "shape", "role", "axes", "centered", "reason"),
-                *((*row.described, "yes" if row.centered else "no", row.reason) for row in self),
-            ]
-        )
+    def cells(self) -> list[tuple[str, ...]]:
+        """The printed table as text: its header, then a row a parameter."""
+        return [
+            ("parameter", "shape", "role", "axes", "centered", "reason"),
+            *((*row.described, "yes" if row.centered else "no", row.reason) for row in self),
+        ]
+
+    def total(self) -> str:
+        """How much of the model is centered, in one line."""
         entries = [math.prod(row.shape) for row in self.rows]
         centered = sum(math.prod(row.shape) for row in self.centered)
-        lines.append(
+        return (
             f"centered: {len(self.centered)} of {len(self)} parameters,"
             f" {centered:,} of {sum(entries):,} entries"
         )
-        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return "\n".join([*aligned(self.cells()), self.total()])
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:

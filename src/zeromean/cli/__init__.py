@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from zeromean.cli.app import app as app
 from zeromean.cli.compare import compare
+from zeromean.cli.diagnose import diagnose
 
 app.command()(compare)
+app.command()(diagnose)
