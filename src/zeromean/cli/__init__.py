@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from zeromean.cli.app import app as app
+from zeromean.cli.bench import bench
 from zeromean.cli.compare import compare
 
+app.command()(bench)
 app.command()(compare)
