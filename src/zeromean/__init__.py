@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zeromean import diagnose as diagnose
     from zeromean import fan_in as fan_in
     from zeromean.attach import Handle as Handle
     from zeromean.attach import centralize as centralize
@@ -39,13 +40,15 @@ _HOMES = {
     "status": "zeromean.standing",
 }
 
-__all__ = [*_HOMES, "fan_in"]  # noqa: PLE0604
+_MODULES = ("diagnose", "fan_in")
+
+__all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "fan_in":
-        return importlib.import_module("zeromean.fan_in")
+    if name in _MODULES:
+        return importlib.import_module(f"zeromean.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'zeromean' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

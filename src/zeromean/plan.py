@@ -118,8 +118,11 @@ class Plan(Sequence[Row]):
         """The rows that are centered."""
         return tuple(row for row in self.rows if row.centered)
 
-    def __str__(self) -> str:
-        table = [("parameter", "shape", "role", "axes", "centered", "reason")]
+    def cells(self) -> list[tuple[str, ...]]:
+        """The printed table as text: its header, then a row a parameter."""
+        table: list[tuple[str, ...]] = [
+            ("parameter", "shape", "role", "axes", "centered", "reason")
+        ]
         table += [
             (
                 row.name,
@@ -131,15 +134,22 @@ class Plan(Sequence[Row]):
             )
             for row in self.rows
         ]
-        widths = [max(len(line[column]) for line in table) for column in range(6)]
-        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
+        return table
+
+    def total(self) -> str:
+        """How much of the model is centered, in one line."""
         entries = [math.prod(row.shape) for row in self.rows]
         centered = sum(math.prod(row.shape) for row in self.centered)
-        lines.append(
+        return (
             f"centered: {len(self.centered)} of {len(self)} parameters,"
             f" {centered:,} of {sum(entries):,} entries"
         )
-        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        table = self.cells()
+        widths = [max(len(line[column]) for line in table) for column in range(6)]
+        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
+        return "\n".join([*lines, self.total()])
 
 
 def _axes_text(row: Row) -> str:
