@@ -61,6 +61,13 @@ def summed_over_ranks(x: Tensor, fan_in: FanIn) -> bool:
     return next(_process_groups(x, fan_in), None) is not None
 
 
+def gradient_of(parameter: Tensor, fan_in: FanIn | None) -> Tensor | None:
+    """A parameter's gradient; zeros if it has none here, but other ranks, who may, wait for it."""
+    if parameter.grad is None and fan_in is not None and summed_over_ranks(parameter, fan_in):
+        return torch.zeros_like(parameter)
+    return parameter.grad
+
+
 def sum_over_ranks(
     totals: Sequence[Tensor], tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]
 ) -> None:
