@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zeromean.errors import ZeromeanWarning as ZeromeanWarning
     from zeromean.fan_in import FanIn as FanIn
     from zeromean.model import explain as explain
+    from zeromean.monitoring import monitor as monitor
     from zeromean.plan import Plan as Plan
     from zeromean.projection import center as center
     from zeromean.standing import Status as Status
@@ -37,6 +38,7 @@ _HOMES = {
     "center": "zeromean.projection",
     "centralize": "zeromean.attach",
     "explain": "zeromean.model",
+    "monitor": "zeromean.monitoring",
     "status": "zeromean.standing",
 }
 
