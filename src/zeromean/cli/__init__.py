@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from zeromean.cli.app import app as app
+from zeromean.cli.bench import bench
 from zeromean.cli.compare import compare
 from zeromean.cli.diagnose import diagnose
 
+app.command()(bench)
 app.command()(compare)
 app.command()(diagnose)
