@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zeromean import fan_in as fan_in
+    from zeromean import nn as nn
+    from zeromean import reparam as reparam
     from zeromean.attach import Handle as Handle
     from zeromean.attach import centralize as centralize
     from zeromean.errors import ZeromeanError as ZeromeanError
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from zeromean.model import explain as explain
     from zeromean.plan import Plan as Plan
     from zeromean.projection import center as center
+    from zeromean.reparam import fold as fold
+    from zeromean.reparam import reparametrize as reparametrize
     from zeromean.standing import Status as Status
     from zeromean.standing import status as status
 
@@ -36,16 +40,20 @@ _HOMES = {
     "center": "zeromean.projection",
     "centralize": "zeromean.attach",
     "explain": "zeromean.model",
+    "fold": "zeromean.reparam",
+    "reparametrize": "zeromean.reparam",
     "status": "zeromean.standing",
 }
 
-__all__ = [*_HOMES, "fan_in"]  # noqa: PLE0604
+_MODULES = ("fan_in", "nn", "reparam")
+
+__all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "fan_in":
-        return importlib.import_module("zeromean.fan_in")
+    if name in _MODULES:
+        return importlib.import_module(f"zeromean.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'zeromean' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
