@@ -251,3 +251,5 @@ EXPORT void zeromean_step(int64_t kind, int64_t at, int64_t type, int64_t count,
         gomp_parallel(work, &call, (unsigned)threads, 0);
     else work(&call);
 }
+
+#include "normalized.h"
