@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zeromean import fan_in as fan_in
     from zeromean.attach import Handle as Handle
     from zeromean.attach import centralize as centralize
+    from zeromean.checking import check as check
     from zeromean.errors import ZeromeanError as ZeromeanError
     from zeromean.errors import ZeromeanWarning as ZeromeanWarning
     from zeromean.fan_in import FanIn as FanIn
@@ -37,6 +38,7 @@ _HOMES = {
     "ZeromeanWarning": "zeromean.errors",
     "center": "zeromean.projection",
     "centralize": "zeromean.attach",
+    "check": "zeromean.checking",
     "explain": "zeromean.model",
     "monitor": "zeromean.monitoring",
     "status": "zeromean.standing",

@@ -6,7 +6,9 @@ from zeromean.cli.app import app as app
 from zeromean.cli.bench import bench
 from zeromean.cli.compare import compare
 from zeromean.cli.diagnose import diagnose
+from zeromean.cli.explain import explain
 
 app.command()(bench)
 app.command()(compare)
 app.command()(diagnose)
+app.command()(explain)
