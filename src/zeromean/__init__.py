@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zeromean.errors import ZeromeanWarning as ZeromeanWarning
     from zeromean.fan_in import FanIn as FanIn
     from zeromean.model import explain as explain
+    from zeromean.monitoring import monitor as monitor
     from zeromean.plan import Plan as Plan
     from zeromean.projection import center as center
     from zeromean.reparam import fold as fold
@@ -42,6 +43,7 @@ _HOMES = {
     "centralize": "zeromean.attach",
     "explain": "zeromean.model",
     "fold": "zeromean.reparam",
+    "monitor": "zeromean.monitoring",
     "reparametrize": "zeromean.reparam",
     "status": "zeromean.standing",
 }

@@ -191,6 +191,22 @@ def check_option(
     raise ZeromeanError(f"{name}={value!r}", f"one of {choices}", f"pass one of these as {name}")
 
 
+def check_without_model(layers: Layers, embeddings: bool) -> None:
+    """Refuse options that would have no effect where only shapes are known."""
+    if callable(layers):
+        raise ZeromeanError(
+            "a layers predicate without a model",
+            "the model whose modules it chooses from",
+            "call centralize(optimizer, model, layers=...)",
+        )
+    if embeddings:
+        raise ZeromeanError(
+            "embeddings=True without a model",
+            "the model, because a shape alone does not tell an embedding",
+            "call centralize(optimizer, model, embeddings=True)",
+        )
+
+
 def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope) -> Row:
     first = owners[0]
     fan_in = first.fan_in

@@ -20,9 +20,9 @@ from zeromean.diagnose.operators import extreme_eigenvalue, flat, split_like
 from zeromean.diagnose.result import GREY, ORANGE, Diagnostic, number
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
+from zeromean.kernels import center_
 from zeromean.model import explain
 from zeromean.plan import Layers
-from zeromean.projection import center_
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

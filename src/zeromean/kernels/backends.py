@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -64,10 +64,40 @@ class Step(Protocol):
         """Step every entry along its gradient, by its group's rule."""
 
 
+class Center(Protocol):
+    """The centring of many gradients in place, ready to run."""
+
+    def fits(self, gradients: Sequence[Tensor]) -> bool:
+        """Whether it is still ready: weights are where they were, gradients alike."""
+
+    def run(self, gradients: Sequence[Tensor], decays: Sequence[float | Tensor]) -> None:
+        """Take each vector's mean away, with its group's lambda w inside the projection."""
+
+
+class Keep(Protocol):
+    """Keeps the means of many weights through a step of someone else, ready to run."""
+
+    def fits(self) -> bool:
+        """Whether it is still ready: the weights are where they were."""
+
+    def note(self) -> Any:
+        """The mean of every weight vector, before the step."""
+
+    def put_back(self, noted: Any) -> None:
+        """Give every vector that moved its mean back, after the step."""
+
+
 class Part(NamedTuple):
     """The entries of a step that one backend carries out."""
 
     step: Step
+    indices: list[int]
+
+
+class CenterPart(NamedTuple):
+    """The gradients that one backend centers."""
+
+    center: Center
     indices: list[int]
 
 
@@ -101,6 +131,57 @@ def prepare(
             step = native.Step(kind, at, chosen, [gradients[index] for index in indices])
         steps.append(Part(step, indices))
     return steps
+
+
+def prepare_center(
+    entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
+) -> list[CenterPart]:
+    """Make the centring of many gradients, in place and again and again, ready.
+
+    Args:
+        entries: Whose gradients: fan-in axes, group and, with ``decayed``, weight are looked at.
+        gradients: A gradient for each.
+        decayed: Whether ``lambda w`` of a group may belong inside the projection.
+
+    Returns:
+        The parts that together center them all.
+    """
+    parts: dict[torch.dtype | None, list[int]] = {}
+    for index, (entry, gradient) in enumerate(zip(entries, gradients, strict=True)):
+        weight = entry.weight if decayed else None
+        served = backend() == "native" and native.serves_center(
+            gradient, gradient, entry.fan_in, weight
+        )
+        parts.setdefault(gradient.dtype if served else None, []).append(index)
+    centers = []
+    for key, indices in parts.items():
+        chosen = [entries[index] for index in indices]
+        center: Center = reference.Center(chosen, decayed)
+        if key is not None:
+            center = native.Center(chosen, [gradients[index] for index in indices], decayed)
+        centers.append(CenterPart(center, indices))
+    return centers
+
+
+def prepare_keep(entries: Sequence[Entry]) -> list[Keep]:
+    """Make ready to keep the means of many weights through steps that someone else makes.
+
+    Args:
+        entries: The weights: fan-in axes and residual are looked at.
+
+    Returns:
+        What together keeps them all.
+    """
+    parts: dict[torch.dtype | None, list[Entry]] = {}
+    for entry in entries:
+        served = backend() == "native" and native.serves_center(
+            entry.weight, entry.weight, entry.fan_in, None
+        )
+        parts.setdefault(entry.weight.dtype if served else None, []).append(entry)
+    return [
+        reference.Keep(chosen) if key is None else native.Keep(chosen)
+        for key, chosen in parts.items()
+    ]
 
 
 def center_(

@@ -88,12 +88,15 @@ class Entry(NamedTuple):
         fan_in: Its fan-in axes, or None if it is not centered.
         state: The optimizer's state of it, under torch's names.
         group: Which rule is its.
-        residual: What rounding has taken from each vector's mean so far, flat and in float32, for
-            half-precision weights whose whole update is projected; else None.
+        residual: What rounding has taken from each vector's mean so far, as
+            :class:`zeromean.kernels.residuals.Residuals` has it; else None.
+        waits: Whether it has no gradient here this time, but a part of vectors that lie on several
+            ranks: it takes part in their sums, and is not stepped.
     """
 
     weight: Tensor
     fan_in: FanIn | None
     state: dict[str, Any]
     group: int
-    residual: Tensor | None
+    residual: Tensor | None = None
+    waits: bool = False
