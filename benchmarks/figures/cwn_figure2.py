@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for finished runs")
     parser.add_argument("--pictures", type=Path, default=Path("docs/figures"))
     parser.add_argument("--lr", type=float, default=0.1, help="one for all methods")
-    parser.add_argument("--epochs", type=int, default=48)
-    parser.add_argument("--every", type=int, default=4, help="epochs between measurements")
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--every", type=int, default=1, help="epochs between measurements")
     parser.add_argument("--images", type=int, default=5, help="a class, to measure on")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -159,7 +159,10 @@ def draw(runs: dict[str, dict[str, list[float]]]) -> Figure:
             one.set_yscale("log")
     for one in figure.axes[-2:]:
         one.set_xlabel("updates", fontsize=LETTERS)
-    figure.axes[0].legend(frameon=False, fontsize=LETTERS)
+    lines, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        lines, names, loc="outside upper center", ncols=4, frameon=False, fontsize=LETTERS
+    )
     return figure
 
 

@@ -328,6 +328,7 @@ def _exact(
             jacobian, z = jacobian_of_each(weight, part)
         rows = _rows(jacobian, z, likelihood)
         fisher += rows.T @ rows / samples
+    _refuse_undefined(fisher)
     jacobian_of = _pull_back(layer)
     if jacobian_of is not None:
         fisher = jacobian_of.T @ fisher @ jacobian_of
@@ -390,6 +391,7 @@ def _estimate(
     product = _product(model, trained, batches, likelihood)
     random = np.random.default_rng(0)
     seen = product(random.standard_normal(size))  # F r has no part in the null space of F
+    _refuse_undefined(seen)
     if not seen.any():
         return _Spectrum(size, 0.0, 0.0, np.zeros(1), exact=False)
     probes = random.choice([-1.0, 1.0], (PROBES, size))
@@ -456,6 +458,15 @@ def _parts(model: nn.Module, batches: list[Pair], weights: int) -> Iterator[Any]
                 yield {name: value[here] for name, value in inputs.items()}
             else:
                 yield inputs[here]
+
+
+def _refuse_undefined(values: Array) -> None:
+    if not np.isfinite(values).all():
+        raise ZeromeanError(
+            "a Fisher information with infinite or undefined entries",
+            "outputs and gradients that are finite",
+            "check the weights and these inputs",
+        )
 
 
 def _refuse_output(z: object) -> None:
