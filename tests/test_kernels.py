@@ -141,8 +141,15 @@ def tolerance(dtype: torch.dtype) -> dict[str, float]:
 @pytest.mark.parametrize("rule_name", RULES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_step_agrees_with_torch_in_float64(
-    backend: str, dtype: torch.dtype, rule_name: str, at: str
+    backend: str, dtype: torch.dtype, rule_name: str, at: str, supports: Any
 ) -> None:
+    how = f"{backend} kernels, interpreted" if interpreted() else f"{backend} kernels"
+    supports(
+        "Optimizer",
+        f"{how}, {str(dtype).removeprefix('torch.')}",
+        at,
+        "SGD, Adam and AdamW equal to torch's in float64, centered by the definition",
+    )
     rule, kind = RULES[rule_name]
     if interpreted() and dtype != torch.float32 and rule_name not in ("momentum", "AdamW"):
         pytest.skip("one type shows what the rule does")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -42,6 +43,8 @@ class AtBackward:
         self._weight_decay = weight_decay
         self._hooks: dict[Tensor, RemovableHandle] = {}
         self._origins: dict[Tensor, fsdp1.Origin] = {}
+        # Is told of each parameter whose gradient is about to be centered, where somebody asks.
+        self.watch: Callable[[Tensor, FanIn], None] | None = None
         self._hook_new(optimizer)
 
     @torch.no_grad()
@@ -84,15 +87,16 @@ class AtBackward:
                 origin.hook_gradient(fan_in)
                 if origin
                 else parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                    partial(_center_gradient, fan_in=fan_in)
+                    partial(self._center_gradient, fan_in=fan_in)
                 )
             )
 
-
-@torch.no_grad()
-def _center_gradient(parameter: Tensor, fan_in: FanIn) -> None:
-    if parameter.grad is not None:
-        center_([parameter.grad], [fan_in])
+    @torch.no_grad()
+    def _center_gradient(self, parameter: Tensor, fan_in: FanIn) -> None:
+        if parameter.grad is not None:
+            if self.watch is not None:
+                self.watch(parameter, fan_in)
+            center_([parameter.grad], [fan_in])
 
 
 def refuse_decay_inside(

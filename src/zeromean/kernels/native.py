@@ -21,6 +21,7 @@ from zeromean.kernels.ready import (
     addresses,
     can_center,
     can_step,
+    is_plain,
     layout,
 )
 from zeromean.kernels.rules import AdamRule, At, Decay, Entry, Kind, Number, Rule
@@ -33,7 +34,7 @@ _KINDS: dict[Kind | str, int] = {
     )
 }
 _AT: dict[At, int] = {"gradient": 1, "update": 2}
-_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 _FIELDS = 15
 _STARTS = 13
 
@@ -63,18 +64,19 @@ def library() -> ctypes.CDLL | None:
 def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:
     """Whether the library can step this entry along this gradient."""
     step = entry.state.get("step")
-    return can_step(_known, kind, entry, gradient) and (step is None or step.is_cpu)
+    return can_step(plain, kind, entry, gradient) and (step is None or step.is_cpu)
 
 
 def serves_center(
     into: Tensor, gradient: Tensor, fan_in: FanIn | None, weight: Tensor | None
 ) -> bool:
     """Whether the library can center this gradient, with what decays inside the projection."""
-    return can_center(_known, into, gradient, fan_in, weight)
+    return can_center(plain, into, gradient, fan_in, weight)
 
 
-def _known(x: Tensor) -> bool:
-    return x.is_cpu and x.dtype in _TYPES
+def plain(x: Tensor) -> bool:
+    """Whether this is a tensor that the library can read and write as it lies in memory."""
+    return x.is_cpu and x.dtype in TYPES and is_plain(x)
 
 
 def center_(
@@ -235,7 +237,7 @@ def _call(
     found.zeromean_step(
         _KINDS[kind],
         _AT[at],
-        _TYPES[dtype],
+        TYPES[dtype],
         len(tensors),
         table.buffer_info()[0],
         tensors.buffer_info()[0],
