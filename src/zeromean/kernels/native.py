@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from zeromean.fan_in import FanIn
+from zeromean.kernels import ready
 from zeromean.kernels.ready import (
     ReadyCenter,
     ReadyKeep,
@@ -21,7 +22,6 @@ from zeromean.kernels.ready import (
     addresses,
     can_center,
     can_step,
-    is_plain,
     layout,
 )
 from zeromean.kernels.rules import AdamRule, At, Decay, Entry, Kind, Number, Rule
@@ -64,19 +64,23 @@ def library() -> ctypes.CDLL | None:
 def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:
     """Whether the library can step this entry along this gradient."""
     step = entry.state.get("step")
-    return can_step(plain, kind, entry, gradient) and (step is None or step.is_cpu)
+    return can_step(_known, kind, entry, gradient) and (step is None or step.is_cpu)
 
 
 def serves_center(
     into: Tensor, gradient: Tensor, fan_in: FanIn | None, weight: Tensor | None
 ) -> bool:
     """Whether the library can center this gradient, with what decays inside the projection."""
-    return can_center(plain, into, gradient, fan_in, weight)
+    return can_center(_known, into, gradient, fan_in, weight)
 
 
 def plain(x: Tensor) -> bool:
     """Whether this is a tensor that the library can read and write as it lies in memory."""
-    return x.is_cpu and x.dtype in TYPES and is_plain(x)
+    return ready.plain(x) and _known(x)
+
+
+def _known(x: Tensor) -> bool:
+    return x.is_cpu and x.dtype in TYPES
 
 
 def center_(

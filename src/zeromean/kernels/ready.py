@@ -18,7 +18,7 @@ from zeromean.kernels import reference
 from zeromean.kernels.layout import Layout, layout_of, same_layout
 from zeromean.kernels.rules import STATE, At, Entry, Kind
 
-# Whether a backend can read and write a tensor as it lies in memory.
+# Whether a backend knows a tensor's type and device.
 Known = Callable[[Tensor], bool]
 
 
@@ -27,12 +27,13 @@ def can_step(known: Known, kind: Kind, entry: Entry, gradient: Tensor) -> bool:
     weight, step = entry.weight, entry.state.get("step")
     state = [entry.state[key] for key in STATE[kind] if entry.state.get(key) is not None]
     return (
-        known(weight)
-        and known(gradient)
+        plain(weight)
+        and known(weight)
+        and plain(gradient)
         and (gradient.dtype, gradient.device) == (weight.dtype, weight.device)
         and _layout(weight, entry.fan_in) is not None
-        and all(known(x) and _alike(x, weight) for x in state)
-        and (step is None or (is_plain(step) and step.dtype in (torch.float32, torch.float64)))
+        and all(plain(x) and _alike(x, weight) for x in state)
+        and (step is None or (plain(step) and step.dtype in (torch.float32, torch.float64)))
     )
 
 
@@ -42,9 +43,10 @@ def can_center(
     """Whether one kernel can center this gradient, with what decays inside the projection."""
     others = (into,) if weight is None else (into, weight)
     return (
-        known(gradient)
+        plain(gradient)
+        and known(gradient)
         and _layout(gradient, fan_in) is not None
-        and all(known(x) and _alike(x, gradient) for x in others)
+        and all(plain(x) and _alike(x, gradient) for x in others)
     )
 
 
@@ -59,8 +61,8 @@ def _layout(x: Tensor, fan_in: FanIn | None) -> Layout | None:
     return layout_of(tuple(x.shape), x.stride(), fan_in)
 
 
-def is_plain(x: Tensor) -> bool:
-    """Whether a tensor is what it seems, in memory of its own."""
+def plain(x: Tensor) -> bool:
+    """Whether this is a dense tensor of torch's own class, read as it lies in memory."""
     return (
         (type(x) is Tensor or type(x) is nn.Parameter)
         and x.layout is torch.strided

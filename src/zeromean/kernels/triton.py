@@ -24,7 +24,6 @@ from zeromean.kernels.ready import (
     addresses,
     can_center,
     can_step,
-    is_plain,
     layout,
 )
 from zeromean.kernels.rules import AdamRule, At, Decay, Entry, Kind, Number, Rule
@@ -89,7 +88,7 @@ def serves_center(
 
 
 def _known(x: Tensor) -> bool:
-    return x.dtype in _TYPES and is_plain(x) and runs_on(x.device)
+    return x.dtype in _TYPES and runs_on(x.device)
 
 
 def _counted(found: Layout) -> bool:
