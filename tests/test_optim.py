@@ -77,7 +77,10 @@ def torch_twin(name: str, model: nn.Module, options: dict[str, Any], at: str) ->
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_it_steps_as_torchs_class_centralized(name: str, options: dict[str, Any], at: str) -> None:
+def test_it_steps_as_torchs_class_centralized(
+    name: str, options: dict[str, Any], at: str, supports: Any
+) -> None:
+    supports("Optimizer", f"zeromean.optim.{name}", at, "equal to torch's class centralized")
     model = network()
     other = copy.deepcopy(model)
     optimizer = getattr(optim, name)(model, **options, at=at)
@@ -98,8 +101,11 @@ def test_it_steps_as_torchs_class_centralized(name: str, options: dict[str, Any]
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_checkpoints_go_to_torch_and_back_in_the_middle_of_a_run(
-    name: str, options: dict[str, Any]
+    name: str, options: dict[str, Any], supports: Any
 ) -> None:
+    supports(
+        "Optimizer", f"zeromean.optim.{name}", "-", "checkpoints from torch's class and back to it"
+    )
     model = network()
     kind, twin_kind = getattr(optim, name), getattr(torch.optim, name)
     whole = copy.deepcopy(model)
@@ -241,7 +247,8 @@ def test_a_closure_makes_the_gradients() -> None:
         torch.testing.assert_close(means(model), before)
 
 
-def test_sgdw_shrinks_first_and_keeps_the_decay_outside() -> None:
+def test_sgdw_shrinks_first_and_keeps_the_decay_outside(supports: Any) -> None:
+    supports("Optimizer", "zeromean.optim.SGDW", "gradient", "its decay alone shrinks the means")
     model = network()
     optimizer = optim.SGDW(model, lr=0.1, momentum=0.9, weight_decay=0.3)
     before = means(model)
@@ -255,7 +262,10 @@ def test_sgdw_shrinks_first_and_keeps_the_decay_outside() -> None:
     )
 
 
-def test_bfloat16_weights_keep_their_means() -> None:
+def test_bfloat16_weights_keep_their_means(supports: Any) -> None:
+    supports(
+        "Optimizer", "zeromean.optim.AdamW, bfloat16 weights", "update", "means kept, 200 steps"
+    )
     model = network(torch.bfloat16)
     optimizer = optim.AdamW(model, lr=1e-3, at="update")
     before = [mean.double() for mean in means(network_as(model))]
@@ -285,7 +295,8 @@ def test_complex_weights_step_as_torchs() -> None:
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_lookahead_follows_its_definition(at: str) -> None:
+def test_lookahead_follows_its_definition(at: str, supports: Any) -> None:
+    supports("Optimizer", "zeromean.optim.Lookahead around AdamW", at, "equal to its definition")
     model = network()
     other = copy.deepcopy(model)
     optimizer = optim.Lookahead(optim.AdamW(model, at=at), k=3, alpha=0.4)
@@ -308,7 +319,10 @@ def test_lookahead_follows_its_definition(at: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["state_dict", "deepcopy"])
-def test_lookahead_resumes_where_it_was(way: str) -> None:
+def test_lookahead_resumes_where_it_was(way: str, supports: Any) -> None:
+    supports(
+        "Optimizer", "zeromean.optim.Ranger", "-", "a copy and a checkpoint go on the same way"
+    )
     model = network()
     optimizer = optim.Ranger(model, lr=0.1, k=3)
     for _ in range(4):

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zeromean import diagnose as diagnose
     from zeromean import fan_in as fan_in
+    from zeromean import nn as nn
+    from zeromean import reparam as reparam
     from zeromean.attach import Handle as Handle
     from zeromean.attach import centralize as centralize
     from zeromean.checking import check as check
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from zeromean.monitoring import monitor as monitor
     from zeromean.plan import Plan as Plan
     from zeromean.projection import center as center
+    from zeromean.reparam import fold as fold
+    from zeromean.reparam import reparametrize as reparametrize
     from zeromean.standing import Status as Status
     from zeromean.standing import status as status
 
@@ -40,11 +44,13 @@ _HOMES = {
     "centralize": "zeromean.attach",
     "check": "zeromean.checking",
     "explain": "zeromean.model",
+    "fold": "zeromean.reparam",
     "monitor": "zeromean.monitoring",
+    "reparametrize": "zeromean.reparam",
     "status": "zeromean.standing",
 }
 
-_MODULES = ("diagnose", "fan_in")
+_MODULES = ("diagnose", "fan_in", "nn", "reparam")
 
 __all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
 __version__ = "0.1.0"

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from zeromean.errors import ZeromeanError
-from zeromean.mro import nearest
+from zeromean.mro import nearest, qualified_name
 
 Role = Literal["conv", "linear", "embedding"]
 
@@ -33,6 +33,8 @@ class FanIn:
             of a transposed convolution. Needs axis 0 among ``axes``.
         role: What ``layers=`` and ``embeddings=`` select by.
         padding_idx: An index along axis 0 that is no input: it is neither averaged nor changed.
+        zero_mean: Whether gradients have no mean over these axes to begin with, because the
+            parameter is a proxy that a re-parametrization takes the mean of away.
 
     Raises:
         ZeromeanError: The axes are empty, negative or repeated, or ``groups`` does not fit them.
@@ -49,6 +51,7 @@ class FanIn:
     groups: int = 1
     role: Role = "linear"
     padding_idx: int | None = None
+    zero_mean: bool = False
 
     def __post_init__(self) -> None:
         if (
@@ -99,7 +102,7 @@ class FanIn:
 
     def over_tensor(self, shape: Sequence[int]) -> FanIn:
         """The same parameter taken as one vector: the ``scope="tensor"`` ablation."""
-        return FanIn(tuple(range(len(shape))), role=self.role, padding_idx=self.padding_idx)
+        return replace(self, axes=tuple(range(len(shape))), groups=1)
 
 
 Description = Mapping[str, "FanIn | str | None"]
@@ -157,6 +160,51 @@ def register(module_class: type | str) -> Callable[[_AnyRule], _AnyRule]:
 def rule_for(module_class: type) -> Rule | None:
     """The rule of the nearest class in the MRO that has one."""
     return nearest(_rules, module_class)
+
+
+def describe(module: Any, known: Collection[str]) -> Description | None:
+    """What the rule of a module says, or None where nobody described its class.
+
+    Args:
+        module: Of any framework.
+        known: The names that a rule may name.
+
+    Raises:
+        ZeromeanError: The rule returns something else, or names what the module does not have.
+    """
+    rule = rule_for(type(module))
+    if rule is None:
+        return None
+    description = rule(module)
+    fix = f"mend the rule registered for {type(module).__name__}"
+    if not isinstance(description, Mapping):
+        raise ZeromeanError(
+            f"a fan-in rule that returns {description!r}", "{parameter name: FanIn or None}", fix
+        )
+    for name, told in description.items():
+        if name not in known:
+            raise ZeromeanError(
+                f"a fan-in rule for {name!r}, which {qualified_name(type(module))} does not have",
+                "a rule that names parameters of its module",
+                fix,
+            )
+        if not (told is None or isinstance(told, FanIn | str)):
+            raise ZeromeanError(
+                f"a fan-in rule that says {told!r} of {name!r}",
+                "a FanIn, such as FanIn(axes=(1,)); or None, or a reason as text",
+                fix,
+            )
+    return description
+
+
+def look_up(kind: str, name: str, description: Description | None) -> FanIn | str:
+    """The fan-in axes of one parameter of a module of this kind, or the reason why it has none."""
+    if description is None:
+        return f"nobody described {kind}: zeromean.fan_in.register can"
+    if name not in description:
+        is_bias = "bias" in name or name in ("b", "offset")  # Haiku's names
+        return "a bias has no fan-in" if is_bias else f"{kind}'s rule leaves it out"
+    return description[name] or f"{kind}'s rule leaves it alone"
 
 
 # --- PyTorch --------------------------------------------------------------------------------------
@@ -224,6 +272,23 @@ def _tensor_names(module: Any) -> list[str]:
     """The module's own parameters that are set, under the names they had before parametrization."""
     names = [name for name, value in module._parameters.items() if value is not None]
     return names + list(getattr(module, "parametrizations", ()))
+
+
+# --- Re-parametrizations --------------------------------------------------------------------------
+# The rule of a parametrization describes the originals that torch keeps for it.
+
+
+@register("zeromean.reparam.parametrization.Normalized")
+def _normalized(parametrization: Any) -> Description:
+    proxy = replace(parametrization.fan_in, zero_mean=parametrization.formula.centers)
+    if parametrization.scale is None:
+        return {"original0": "a gain multiplies one unit", "original1": proxy}
+    return {"original": proxy}
+
+
+@register("zeromean.reparam.nnn.NaturalLinear")  # v: (out, whitened inputs)
+def _natural(module: Any) -> Description:
+    return {"v": FanIn(axes=(1,)), "d": "a bias has no fan-in"}
 
 
 # --- Third parties --------------------------------------------------------------------------------

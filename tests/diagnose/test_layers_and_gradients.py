@@ -326,6 +326,31 @@ def test_a_start_of_another_shape_and_a_shift_of_nothing_are_refused() -> None:
         intensity_response(nn.Linear(3, 2), batch, shift=0.0)
 
 
+def test_modules_of_several_weights_or_inputs_are_left_out_with_the_reason() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pair = nn.Bilinear(3, 3, 3)
+            self.cell = nn.RNNCell(3, 3)
+            self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+            self.head, self.idle = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.cell(self.pair(x, x))[:, None]
+            return self.head(self.attention(x, x, x)[0])
+
+    batch = torch.randn(2, 3), None
+    found = intensity_response(Mixed(), batch)
+    assert found.layers == ("head.weight",)
+    assert {name.partition(".")[0]: why for name, why in found.left_out.items()} == {
+        "pair": "its output is not its weights' product with one input",
+        "cell": "its output is not its weights' product with one input",
+        "attention": found.left_out["attention.out_proj.weight"],
+        "idle": "it did not run",
+    }
+    assert preactivations(Mixed(), batch).layers == ("pair.weight", "head.weight")
+
+
 # --- All ------------------------------------------------------------------------------------------
 
 

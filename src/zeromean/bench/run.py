@@ -189,7 +189,7 @@ def _train(
 
 
 def _environment(device: torch.device) -> dict[str, str]:
-    found = environment.describe(device) | {"kernels": kernels.backend(device)}
+    found = environment.describe(str(device)) | {"kernels": kernels.backend(device)}
     found |= {name: _version(name) for name in ("pytorch_optimizer", "optax", "jax")}
     if hasattr(os, "getloadavg"):
         found["load before"] = f"{os.getloadavg()[0]:.1f}"

@@ -254,7 +254,7 @@ def _in_order(model: nn.Module, found: list[Layer], pair: Pair) -> list[str]:
     """The layers' names in the order in which they ran last."""
     ran: dict[str, None] = {}
 
-    def heard(layer: Layer, _input: Tensor, _output: Tensor) -> None:
+    def heard(layer: Layer, _inputs: object, _output: object) -> None:
         ran.pop(layer.name, None)
         ran[layer.name] = None
 

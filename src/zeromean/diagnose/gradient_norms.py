@@ -15,12 +15,11 @@ from torch.optim import Optimizer
 
 from zeromean.attach import handle_of
 from zeromean.diagnose.batches import Batches, Loss, pairs, run
-from zeromean.diagnose.layers import refuse_model, unchanged
+from zeromean.diagnose.layers import refuse_model, unchanged, weights_of
 from zeromean.diagnose.result import Diagnostic, layer_axis, number
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
-from zeromean.model import explain
-from zeromean.plan import Layers, Plan
+from zeromean.plan import Layers, Row
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import is_sharded
 from zeromean.targets import Targets
@@ -104,7 +103,9 @@ class GradientNorms(Diagnostic):
         most = int(np.nanargmax(removed)) if not np.isnan(removed).all() else 0
         return (
             f"Centring takes {max(share, 0):.2%} of the gradients' energy over"
-            f" {len(self._steps)} step(s), most from {self.layers[most]} ({removed[most]:.2%})."
+            f" {len(self._steps)} {'batch' if self._by_layer else 'step'}"
+            f"{'' if len(self._steps) == 1 else 'es' if self._by_layer else 's'},"
+            f" most from {self.layers[most]} ({removed[most]:.2%})."
         )
 
     def table(self) -> list[tuple[str, ...]]:
@@ -251,9 +252,8 @@ def gradient_norms(
 def _of_batches(
     model: nn.Module, batches: Batches, loss: Loss, layers: Layers, embeddings: bool
 ) -> GradientNorms:
-    rows = explain(model, layers=layers, embeddings=embeddings).centered
+    rows = weights_of(model, layers, embeddings)
     norms = GradientNorms([row.name for row in rows], by_layer=True)
-    _refuse_nothing(norms)
     trained = [row.parameter for row in rows if row.parameter.requires_grad]
     for inputs, target in pairs(batches, model):
         with unchanged(model), torch.enable_grad():
@@ -267,36 +267,41 @@ def _of_batches(
 def _follow(
     optimizer: Optimizer, model: nn.Module | None, layers: Layers, embeddings: bool
 ) -> GradientNorms:
-    handle = handle_of(optimizer)
-    source: Any = handle
-    if handle is None or model is not None or layers != "all" or embeddings:
-        source = Targets(optimizer, model, layers, embeddings, "vector")
-        source.warn_of_doubt()
-    plan: Plan = source.plan
-    norms = GradientNorms([row.name for row in plan.centered])
-    _refuse_nothing(norms)
+    rows = _rows(optimizer, model, layers, embeddings)
+    if not rows:
+        raise ZeromeanError(
+            "an optimizer of which nothing is centered",
+            "at least one parameter with fan-in axes",
+            "pass the model whose parameters it updates",
+        )
+    norms = GradientNorms([row.name for row in rows])
 
     # After the step: whatever else changes the gradients before it has done so by then.
     def after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rows = plan.centered
         norms._add([row.parameter.grad for row in rows], [_fan_in(row) for row in rows])
 
     norms._stop = optimizer.register_step_post_hook(after_step).remove
     return norms
 
 
-def _fan_in(row: Any) -> FanIn:
-    fan_in: FanIn = row.fan_in
-    return fan_in
+def _rows(
+    optimizer: Optimizer, model: nn.Module | None, layers: Layers, embeddings: bool
+) -> Sequence[Row]:
+    """The parameters to follow: of the model, or of the optimizer's own plan, or by shapes."""
+    if model is not None:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return [row for row in weights_of(model, layers, embeddings) if id(row.parameter) in held]
+    handle = handle_of(optimizer)
+    if handle is not None and layers == "all" and not embeddings:
+        return handle.plan.centered
+    targets = Targets(optimizer, None, layers, embeddings, "vector")
+    targets.warn_of_doubt()
+    return targets.plan.centered
 
 
-def _refuse_nothing(norms: GradientNorms) -> None:
-    if not norms.layers:
-        raise ZeromeanError(
-            "a plan that centers nothing",
-            "at least one layer with fan-in axes",
-            "print zeromean.explain(model), which tells why for each parameter",
-        )
+def _fan_in(row: Row) -> FanIn:
+    assert row.fan_in is not None
+    return row.fan_in
 
 
 def _middle(values: Array) -> Array:

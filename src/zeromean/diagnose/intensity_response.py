@@ -168,26 +168,22 @@ def intensity_response(
                     "copy.deepcopy(model) before the first step",
                 )
     probes: dict[str, _Probe] = {}
-    left_out = {
-        layer.name: "its output is not its weights' product with its input"
-        for layer in found
-        if not layer.transforms_input
-    }
+    left_out = {layer.name: "it did not run" for layer in found}
 
-    def heard(layer: Layer, inputs: Tensor, _output: Tensor) -> None:
+    def heard(layer: Layer, inputs: tuple[Any, ...], output: object) -> None:
+        if len(inputs) != 1 or layer.units(output) is None:
+            left_out[layer.name] = "its output is not its weights' product with one input"
+            return
         if layer.name not in probes:
             probes[layer.name] = _Probe(layer, origins[layer.name], shift)
-        probes[layer.name].add(inputs)
+        probes[layer.name].add(inputs[0])
+        left_out[layer.name] = "no output meets all its weights with the shifted input"
 
-    with unchanged(model), listening([one for one in found if one.name not in left_out], heard):
+    with unchanged(model), listening(found, heard):
         for inputs, _ in pairs(batch, model):
             run(model, inputs)
-    for layer in found:
-        if layer.name not in left_out and layer.name not in probes:
-            left_out[layer.name] = "it did not run"
-        elif layer.name in probes and not probes[layer.name].count:
-            left_out[layer.name] = "no output meets all its weights with the shifted input"
-            del probes[layer.name]
+    probes = {name: probe for name, probe in probes.items() if probe.count}
+    left_out = {name: why for name, why in left_out.items() if name not in probes}
     if not probes:
         raise ZeromeanError(
             "a model in which Corollary 4.1 claims nothing",
@@ -213,14 +209,11 @@ class _Probe:
     def __init__(self, layer: Layer, origin: Layer, shift: float) -> None:
         module: Any = plain_copy(layer.module).double()
         counter: Any = plain_copy(layer.module).double()
-        counter.weight.fill_(1.0)  # its output counts the weights that met an input of 1
-        if getattr(counter, "bias", None) is not None:
-            counter.bias.zero_()
+        getattr(counter, layer.tensor).fill_(1.0)  # its output counts the weights that met a 1
         # Called without the hooks that were copied too.
         self._answer: Callable[[Tensor], Tensor] = module.forward
         self._count: Callable[[Tensor], Tensor] = counter.forward
-        self._axis = layer.units_axis()
-        self._fan_in = layer.fan_in
+        self._layer = layer
         self._shift = shift
         self._weight = layer.weight.double()
         self._size = layer.fan_in.size(self._weight.shape)
@@ -231,8 +224,8 @@ class _Probe:
 
     def add(self, inputs: Tensor) -> None:
         inputs = inputs.double()
-        answer = self._units(self._answer(inputs + self._shift) - self._answer(inputs))
-        met = self._units(self._count(torch.ones_like(inputs)))
+        answer = self._difference(self._answer, inputs + self._shift, inputs)
+        met = self._difference(self._count, torch.ones_like(inputs), torch.zeros_like(inputs))
         inside = (met - self._size).abs().amax(-1) < 0.5
         answer = answer[inside]
         if len(answer):
@@ -242,14 +235,15 @@ class _Probe:
             self.deviation = torch.maximum(self.deviation.to(difference), difference)
 
     def sensitivity(self) -> Tensor:
-        lengths = _sums(self._weight.square(), self._fan_in).sqrt()
+        lengths = _sums(self._weight.square(), self._layer.fan_in).sqrt()
         most = abs(self._shift) * self._size**0.5 * lengths
         response = (self.total / self.count).abs()
         return torch.where(most > 0, response / most.clamp_min(torch.finfo(most.dtype).tiny), 0.0)
 
-    def _units(self, output: Tensor) -> Tensor:
-        moved = output.movedim(self._axis, -1)
-        return moved.reshape(-1, moved.shape[-1])
+    def _difference(self, f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+        units = self._layer.units(f(x) - f(y))
+        assert units is not None
+        return units
 
 
 def _sums(x: Tensor, fan_in: FanIn) -> Tensor:

@@ -1,11 +1,12 @@
-"""The layers that a diagnostic looks at: those whose weight vectors centring would act on."""
+"""The layers that a diagnostic looks at: those whose weight vectors centring can act on."""
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.utils import parametrize
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.model import owners
-from zeromean.plan import Layers, make_plan
+from zeromean.plan import Layers, Owner, Row, make_plan
 from zeromean.sharded import is_sharded
 
 
@@ -29,12 +30,14 @@ class Layer:
         module: The module that holds it.
         tensor: Its name in that module.
         fan_in: Its fan-in axes.
+        alone: Whether the module has no other weight tensor.
     """
 
     name: str
     module: nn.Module
     tensor: str
     fan_in: FanIn
+    alone: bool
 
     @property
     def weight(self) -> Tensor:
@@ -43,46 +46,76 @@ class Layer:
             value: Tensor = getattr(self.module, self.tensor)
         return value.detach()
 
-    @property
-    def transforms_input(self) -> bool:
-        """Whether the module's output is the weights' own product with its input.
+    def units(self, output: object) -> Tensor | None:
+        """The module's output as one column a unit; None where it is no product with the weights.
 
         Recurrent layers and attention do more with their weights than that.
         """
-        return self.tensor == "weight" and self.fan_in.role in ("linear", "conv")
-
-    def units_axis(self) -> int:
-        """The axis of the module's output that counts units, from the end."""
-        return -1 if self.fan_in.role == "linear" else 1 - self.weight.ndim
+        weight = self.weight
+        axis = -1 if self.fan_in.role == "linear" else 1 - weight.ndim
+        units = weight.numel() // self.fan_in.size(weight.shape)
+        if not (self.alone and isinstance(output, Tensor) and output.ndim >= -axis):
+            return None
+        if self.fan_in.role == "embedding" or output.shape[axis] != units:
+            return None
+        return output.movedim(axis, -1).reshape(-1, units)
 
 
 def layers_of(model: nn.Module, layers: Layers = "all", embeddings: bool = False) -> list[Layer]:
-    """Every weight tensor that :func:`zeromean.centralize` would center, in the model's order.
+    """Every weight tensor that is, or could be, made of zero-mean vectors, in the model's order.
+
+    Those that :func:`zeromean.centralize` would center, and those that a re-parametrization centers
+    already.
 
     Raises:
         ZeromeanError: There is none, an option has an unknown value, or the model is no module or
             is sharded over processes.
     """
     refuse_model(model)
-    held = list(owners(model))
-    holders: dict[int, Any] = {}
+    held = _owners(model)
+    holders: dict[int, Owner] = {}
     for owner in held:
         holders.setdefault(id(owner.parameter), owner)
+    weights = {
+        (owner.module_name, id(owner.parameter)) for owner in held if owner.fan_in is not None
+    }
+    many = Counter(module_name for module_name, _ in weights)
     found: list[Layer] = []
-    for row in make_plan(held, layers=layers, embeddings=embeddings).centered:
+    for row in weights_of(model, layers, embeddings):
         owner = holders[id(row.parameter)]
         assert row.fan_in is not None
         inside = owner.name.removeprefix(f"{owner.module_name}.").split(".")
         tensor = inside[1] if inside[0] == "parametrizations" else inside[0]
         name = f"{owner.module_name}.{tensor}" if owner.module_name else tensor
-        found.append(Layer(name, owner.module, tensor, row.fan_in))
-    if not found:
+        alone = many[owner.module_name] == 1
+        found.append(Layer(name, owner.module, tensor, row.fan_in, alone))
+    return found
+
+
+def weights_of(
+    model: nn.Module, layers: Layers = "all", embeddings: bool = False
+) -> tuple[Row, ...]:
+    """The trained parameters behind those layers' weights, as rows of a plan.
+
+    Raises:
+        ZeromeanError: As :func:`layers_of`.
+    """
+    rows = make_plan(_owners(model), layers=layers, embeddings=embeddings).centered
+    if not rows:
         raise ZeromeanError(
             "a model in which nothing is centered",
             "at least one layer with fan-in axes",
             "print zeromean.explain(model), which tells why for each parameter",
         )
-    return found
+    return rows
+
+
+def _owners(model: nn.Module) -> list[Owner]:
+    """Every parameter, a proxy whose gradient is zero-mean already as one that is centered."""
+    return [
+        replace(owner, fan_in=replace(owner.fan_in, zero_mean=False)) if owner.fan_in else owner
+        for owner in owners(model)
+    ]
 
 
 def refuse_model(model: object) -> None:
@@ -112,17 +145,16 @@ def refuse_half_precision(model: nn.Module) -> None:
 
 @contextmanager
 def listening(
-    layers: list[Layer], heard: Callable[[Layer, Tensor, Tensor], None]
+    layers: list[Layer], heard: Callable[[Layer, tuple[Any, ...], Any], None]
 ) -> Iterator[None]:
-    """Tell of each call of the layers' modules: the layer, its input and its output."""
+    """Tell of each call of the layers' modules: the layer, its inputs and its output."""
     with ExitStack() as stack:
         for layer in layers:
 
             def hook(
                 module: nn.Module, args: tuple[Any, ...], output: Any, layer: Layer = layer
             ) -> None:
-                if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-                    heard(layer, args[0].detach(), output.detach())
+                heard(layer, args, output)
 
             stack.callback(layer.module.register_forward_hook(hook).remove)
         yield

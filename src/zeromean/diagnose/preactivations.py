@@ -131,12 +131,13 @@ def preactivations(model: nn.Module, batches: Batches, *, layers: Layers = "all"
     Reference:
         Huang et al., Centered Weight Normalization, ICCV 2017, Proposition 1 and Fig. 2.
     """
-    found = [layer for layer in layers_of(model, layers) if layer.transforms_input]
+    found = layers_of(model, layers)
     moments: dict[str, _Moments] = {}
 
-    def heard(layer: Layer, _input: Tensor, output: Tensor) -> None:
-        units = output.movedim(layer.units_axis(), -1)
-        moments.setdefault(layer.name, _Moments()).add(units.reshape(-1, units.shape[-1]))
+    def heard(layer: Layer, _inputs: object, output: object) -> None:
+        units = layer.units(output)
+        if units is not None:
+            moments.setdefault(layer.name, _Moments()).add(units)
 
     with unchanged(model), listening(found, heard):
         for inputs, _ in pairs(batches, model):

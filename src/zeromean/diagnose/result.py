@@ -59,7 +59,7 @@ class Diagnostic(ABC):
         from matplotlib.figure import Figure
 
         if axes is None:
-            figure = Figure(figsize=(6.4, 3.4 * self.panels), layout="constrained")
+            figure = Figure(figsize=(5.6, 3.2 * self.panels), layout="constrained")
             axes = list(figure.subplots(self.panels, 1, squeeze=False)[:, 0])
         self._draw(axes, label, colour)
         for one in axes:
@@ -68,15 +68,15 @@ class Diagnostic(ABC):
             one.tick_params(labelsize=LETTERS)
             for text in (one.xaxis.label, one.yaxis.label, one.title):
                 text.set_fontsize(LETTERS)
-            if label is not None:
+            if label is not None or one.get_legend() is not None:
                 one.legend(frameon=False, fontsize=LETTERS)
         return axes[0].get_figure(root=True)  # type: ignore[return-value]
 
     def __str__(self) -> str:
-        return f"{aligned(self.table())}\n{self.answer}"
+        return f"{_columns(self.table())}\n{self.answer}"
 
 
-def aligned(table: Sequence[Sequence[str]]) -> str:
+def _columns(table: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell: names to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(

@@ -27,7 +27,7 @@ _KINDS: dict[Kind | str, int] = {
     )
 }
 _AT: dict[At, int] = {"gradient": 1, "update": 2}
-_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 _FIELDS = 15
 _STARTS = 13
 
@@ -58,18 +58,18 @@ def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:
     """Whether the library can step this entry along this gradient."""
     weight = entry.weight
     shape, strides = tuple(weight.shape), weight.stride()
-    if not (_plain(weight) and _plain(gradient) and gradient.dtype == weight.dtype):
+    if not (plain(weight) and plain(gradient) and gradient.dtype == weight.dtype):
         return False
     if layout_of(shape, strides, entry.fan_in) is None:
         return False
     state = [entry.state[key] for key in STATE[kind] if entry.state.get(key) is not None]
     if not all(
-        _plain(x) and x.dtype == weight.dtype and same_layout(x.stride(), strides, shape)
+        plain(x) and x.dtype == weight.dtype and same_layout(x.stride(), strides, shape)
         for x in state
     ):
         return False
     step = entry.state.get("step")
-    return step is None or (_plain(step) and step.dtype in (torch.float32, torch.float64))
+    return step is None or (plain(step) and step.dtype in (torch.float32, torch.float64))
 
 
 def serves_center(
@@ -79,21 +79,22 @@ def serves_center(
     shape, strides = tuple(gradient.shape), gradient.stride()
     others = (into,) if weight is None else (into, weight)
     return (
-        _plain(gradient)
+        plain(gradient)
         and layout_of(shape, strides, fan_in) is not None
         and all(
-            _plain(x) and x.dtype == gradient.dtype and same_layout(x.stride(), strides, shape)
+            plain(x) and x.dtype == gradient.dtype and same_layout(x.stride(), strides, shape)
             for x in others
         )
     )
 
 
-def _plain(x: Tensor) -> bool:
+def plain(x: Tensor) -> bool:
+    """Whether this is a tensor that the library can read and write as it lies in memory."""
     return (
         (type(x) is Tensor or type(x) is nn.Parameter)
         and x.is_cpu
         and x.layout is torch.strided
-        and x.dtype in _TYPES
+        and x.dtype in TYPES
         and not x.is_neg()
     )
 
@@ -357,7 +358,7 @@ def _call(
     found.zeromean_step(
         _KINDS[kind],
         _AT[at],
-        _TYPES[dtype],
+        TYPES[dtype],
         len(tensors),
         table.buffer_info()[0],
         tensors.buffer_info()[0],
