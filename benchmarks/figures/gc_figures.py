@@ -116,6 +116,7 @@ def figure_3(runs: dict[str, dict]) -> Figure:
     """|mean| of the weight vectors of all convolutions, shallow to deep."""
     figure = Figure(figsize=(6.4, 8), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True, sharey=True)
+    first = np.empty(0)
     states = (
         ("Kaiming initialization", runs["plain"]["start"]),
         ("trained without GC", runs["plain"]["end"]),
@@ -127,6 +128,9 @@ def figure_3(runs: dict[str, dict]) -> Figure:
         means = zeromean.diagnose.weight_means(model, layers="conv")
         print(f"{title}: {means.answer}")
         means.plot([one])
+        found = np.concatenate(means.means)
+        first = found if one is axes[0] else first
+        print(f"largest change of a mean since the start: {np.abs(found - first).max():.2g}")
         one.set_title(title, fontsize=LETTERS)
         if one is not axes[-1]:
             one.set_xlabel("")

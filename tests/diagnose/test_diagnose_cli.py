@@ -39,6 +39,9 @@ def batch_norm():
 def colour():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10))
 
+def seven():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+
 def flat():
     return nn.Identity()
 
@@ -128,6 +131,16 @@ def test_what_cannot_be_measured_says_why_and_stops_no_other(
     assert References(text).pictures == 5
 
 
+def test_a_diverged_model_gets_its_page_too(folder: Path) -> None:
+    model = mlp()
+    model[1].weight.data.fill_(torch.nan)
+    torch.save(model.state_dict(), folder / "nan.pt")
+    code, stdout, stderr = run("nan.pt")
+    assert (code, stderr) == (0, "")
+    assert "Sharpness: Not measured: got a Hessian with infinite or undefined" in stdout
+    assert "Not measured: got a Fisher information with infinite or undefined" in stdout
+
+
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "weights", None])
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod."])
 def test_checkpoints_as_scripts_save_them(folder: Path, key: str | None, prefix: str) -> None:
@@ -172,6 +185,8 @@ def test_the_page_tells_how_the_run_was_centralized(folder: Path, nested: bool) 
         (("mlp.pt",), "own_models:number", "which returns int"),
         (("colour.pt",), "own_models:colour", "a model of images of 1x8x8, batch first"),
         (("flat.pt",), "own_models:flat", "which does not fit --model"),
+        (("seven.pt",), "own_models:seven", "with an output of (1, 7); wanted logits of shape"),
+        (("mlp.pt", "--out", "own_models.py/x.html"), "own_models:mlp", "cannot be written"),
         (("mlp.pt", "--samples", 0), "own_models:mlp", "--samples 0; wanted 1 or more"),
         (("mlp.pt", "--batch-size", 0), "own_models:mlp", "--batch-size 0; wanted 1 or more"),
         (("mlp.pt", "--device", "abacus"), "own_models:mlp", "torch cannot use here"),
@@ -190,7 +205,8 @@ def test_bad_input_ends_with_one_line(
     sys.path.insert(0, str(folder))
     import own_models
 
-    torch.save(own_models.colour().state_dict(), folder / "colour.pt")
+    for name in ("colour", "seven"):
+        torch.save(getattr(own_models, name)().state_dict(), folder / f"{name}.pt")
     data = () if "--data" in arguments else ("--data", "digits")
     code, stdout, stderr = invoke(*arguments, "--model", model, *data)
     assert (code, stdout) == (2, "")

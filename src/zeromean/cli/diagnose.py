@@ -45,24 +45,24 @@ def diagnose(
     for option, number in (("--samples", samples), ("--batch-size", batch_size)):
         if number < 1:
             raise ZeromeanError(f"{option} {number}", "1 or more", f"raise {option}")
-    if out.is_dir():
-        raise ZeromeanError(f"--out {out}, which is a folder", "a file", "pass another --out")
     import torch
     from rich.console import Console
 
     from zeromean.cli.checkpoint import load_weights, read_checkpoint
     from zeromean.cli.factory import make_model
-    from zeromean.diagnose.page import sections, write
+    from zeromean.diagnose.page import make_room, sections, write
     from zeromean.study.data.load import load
+    from zeromean.study.tasks.load import check_device
 
     read = read_checkpoint(checkpoint)
     network = make_model(model)
     load_weights(network, read, checkpoint)
     dataset = load(data)
     images, labels = _chosen(dataset, samples)
-    _place(network, device)
-    network.eval()
-    _try(network, images[:1], model)
+    check_device(device)
+    network.to(device).eval()
+    _try(network, images[:1], len(dataset.classes), model)
+    make_room(out)
     parts = (torch.split(images, batch_size), torch.split(labels, batch_size))
     batches = list(zip(*parts, strict=True))
     console = Console(stderr=True)
@@ -94,31 +94,15 @@ def _chosen(dataset: Dataset, samples: int) -> tuple[Tensor, Tensor]:
     """Training images at random, standardized as ``zeromean compare`` does, and their labels."""
     import torch
 
+    from zeromean.study.tasks.images import channel_moments
+
     order = torch.randperm(len(dataset.train_labels), generator=torch.Generator().manual_seed(0))
     chosen = order[:samples]
-    images = dataset.train_images[chosen].float()
-    for channel, all_of_them in zip(images.unbind(1), dataset.train_images.unbind(1), strict=True):
-        deviation, mean = torch.std_mean(all_of_them.float(), correction=0)
-        channel.sub_(mean).div_(deviation if deviation > 0 else 1.0)
-    return images, dataset.train_labels[chosen]
+    mean, deviation = channel_moments(dataset.train_images)
+    return (dataset.train_images[chosen] - mean) / deviation, dataset.train_labels[chosen]
 
 
-def _place(network: Any, device: str) -> None:
-    import torch
-
-    # torch raises AssertionError where a build lacks a backend.
-    try:
-        torch.zeros(1, device=torch.device(device)).item()
-        network.to(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ZeromeanError(
-            f"--device {device}, which torch cannot use here",
-            "a device of this machine",
-            "pass --device cpu",
-        ) from error
-
-
-def _try(network: Any, images: Tensor, model: str) -> None:
+def _try(network: Any, images: Tensor, classes: int, model: str) -> None:
     """One forward pass: the model is the user's, and so is whatever it raises."""
     import torch
 
@@ -131,10 +115,10 @@ def _try(network: Any, images: Tensor, model: str) -> None:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise ZeromeanError(f"--model {model}, which fails with {reason}", wanted, fix) from error
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[1] < classes:
         got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ZeromeanError(
             f"--model {model} with an output of {got}",
-            "logits of shape (images, classes)",
-            "return the logits",
+            f"logits of shape (images, {classes})",
+            "return the logits of the data's classes",
         )

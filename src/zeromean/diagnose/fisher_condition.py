@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -288,7 +288,7 @@ def _spectrum(
     trained = _trained(layer)
     size = sum(parameter.numel() for parameter in trained)
     if method == "exact" or (method == "auto" and max(size, layer.weight.numel()) <= EXACT):
-        return _exact(model, layer, trained, batches, likelihood)
+        return _exact(model, layer, batches, likelihood)
     return _estimate(model, trained, batches, likelihood)
 
 
@@ -306,7 +306,6 @@ def _trained(layer: Layer) -> list[Tensor]:
 def _exact(
     model: nn.Module,
     layer: Layer,
-    trained: list[Tensor],
     batches: list[Pair],
     likelihood: Likelihood,
 ) -> _Spectrum:
@@ -323,25 +322,14 @@ def _exact(
         z = z.reshape(-1, z.shape[-1])
         return z, z
 
-    for inputs, _ in batches:
-        entries = weight.numel() * _outputs(model, inputs) // count(inputs)
-        try:
-            with sdpa_kernel(SDPBackend.MATH):
-                jacobian, z = vmap(
-                    jacrev(output, has_aux=True),
-                    in_dims=(None, 0),
-                    chunk_size=max(1, _CHUNK // entries),
-                )(weight, inputs)
-        except RuntimeError as error:
-            raise ZeromeanError(
-                f"a model that torch.func cannot batch over samples ({error})",
-                "a forward pass without control flow that depends on data",
-                'pass method="lanczos", which needs products alone',
-            ) from error
-        for start in range(0, count(inputs), step := max(1, _CHUNK // entries)):
-            rows = _rows(jacobian[start : start + step], z[start : start + step], likelihood)
-            fisher += rows.T @ rows / samples
-    jacobian_of = _pull_back(layer, trained)
+    jacobian_of_each = vmap(jacrev(output, has_aux=True), in_dims=(None, 0))
+    for part in _parts(model, batches, weight.numel()):
+        with _batchable(), sdpa_kernel(SDPBackend.MATH):
+            jacobian, z = jacobian_of_each(weight, part)
+        rows = _rows(jacobian, z, likelihood)
+        fisher += rows.T @ rows / samples
+    _refuse_undefined(fisher)
+    jacobian_of = _pull_back(layer)
     if jacobian_of is not None:
         fisher = jacobian_of.T @ fisher @ jacobian_of
     values = np.asarray(np.linalg.eigvalsh(fisher), dtype=np.float64)
@@ -365,24 +353,31 @@ def _rows(jacobian: Tensor, z: Tensor, likelihood: Likelihood) -> Array:
     return rows.flatten(0, 2).cpu().numpy()
 
 
-def _pull_back(layer: Layer, trained: list[Tensor]) -> Array | None:
+def _pull_back(layer: Layer) -> Array | None:
     """The Jacobian of the effective weights by the trained ones; None where they are the same."""
     if not parametrize.is_parametrized(layer.module, layer.tensor):
         return None
-    with torch.enable_grad():
-        weight: Tensor = getattr(layer.module, layer.tensor).flatten()
-        rows = [
-            torch.cat(
-                [
-                    part.flatten()
-                    for part in torch.autograd.grad(
-                        entry, trained, retain_graph=True, materialize_grads=True
-                    )
-                ]
-            )
-            for entry in weight.unbind()
-        ]
-    return torch.stack(rows).double().cpu().numpy()
+    parametrized: Any = layer.module.parametrizations
+    named = parametrized[layer.tensor].named_parameters()
+    originals = {name: parameter.detach() for name, parameter in named}
+    with _batchable():
+        jacobians = jacrev(
+            lambda values: functional_call(parametrized[layer.tensor], values, ()).flatten()
+        )(originals)
+    return torch.cat([jacobians[name].flatten(1) for name in originals], 1).double().cpu().numpy()
+
+
+@contextmanager
+def _batchable() -> Iterator[None]:
+    """Says what to do where torch.func cannot differentiate many outputs at once."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ZeromeanError(
+            f"a model that torch.func cannot batch ({error})",
+            "a forward pass without control flow that depends on data",
+            'pass method="lanczos", which needs products alone',
+        ) from error
 
 
 # --- Lanczos --------------------------------------------------------------------------------------
@@ -396,6 +391,7 @@ def _estimate(
     product = _product(model, trained, batches, likelihood)
     random = np.random.default_rng(0)
     seen = product(random.standard_normal(size))  # F r has no part in the null space of F
+    _refuse_undefined(seen)
     if not seen.any():
         return _Spectrum(size, 0.0, 0.0, np.zeros(1), exact=False)
     probes = random.choice([-1.0, 1.0], (PROBES, size))
@@ -449,12 +445,28 @@ def _product(
     return product
 
 
-def _outputs(model: nn.Module, inputs: Any) -> int:
-    """How many numbers the model puts out for a batch."""
-    with unchanged(model), torch.no_grad():
-        z = run(model, inputs)
-    _refuse_output(z)
-    return int(z.numel())
+def _parts(model: nn.Module, batches: list[Pair], weights: int) -> Iterator[Any]:
+    """The inputs in parts whose Jacobians fit into memory."""
+    for inputs, _ in batches:
+        with unchanged(model), torch.no_grad():
+            z = run(model, inputs)
+        _refuse_output(z)
+        step = max(1, _CHUNK * count(inputs) // (weights * z.numel()))
+        for start in range(0, count(inputs), step):
+            here = slice(start, start + step)
+            if isinstance(inputs, Mapping):
+                yield {name: value[here] for name, value in inputs.items()}
+            else:
+                yield inputs[here]
+
+
+def _refuse_undefined(values: Array) -> None:
+    if not np.isfinite(values).all():
+        raise ZeromeanError(
+            "a Fisher information with infinite or undefined entries",
+            "outputs and gradients that are finite",
+            "check the weights and these inputs",
+        )
 
 
 def _refuse_output(z: object) -> None:

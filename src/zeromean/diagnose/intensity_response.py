@@ -100,7 +100,7 @@ class IntensityResponse(Diagnostic):
         one.vlines(places, 100 * low, 100 * high, color=colour, alpha=0.4, linewidth=4)
         one.plot(places, 100 * middle, "o", color=colour, markersize=4, label=label)
         one.set_ylim(bottom=0)
-        one.set_ylabel("response, % of the largest possible")
+        one.set_ylabel("response, % of largest")
         layer_axis(one, [name.removesuffix(".weight") for name in self.layers])
 
 

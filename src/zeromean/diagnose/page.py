@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -97,6 +98,18 @@ def sections(
             )
 
 
+def make_room(path: Path) -> None:
+    """Make the folder that the page will be in, before anything is measured.
+
+    Raises:
+        ZeromeanError: The page cannot be written there.
+    """
+    if path.is_dir():
+        raise ZeromeanError(f"--out {path}, which is a folder", "a file", "pass another --out")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def write(
     path: Path, title: str, found: list[Section], facts: dict[str, str], command: str
 ) -> None:
@@ -109,9 +122,14 @@ def write(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string((files("zeromean.diagnose") / "page.html").read_text(encoding="utf-8"))
     text = template.render(title=title, sections=found, note=NOTE, facts=facts, command=command)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(path):
         path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ZeromeanError(
             f"--out {path}, which cannot be written ({error})", "a file", "pass another --out"

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from zeromean.text import aligned
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -73,19 +75,7 @@ class Diagnostic(ABC):
         return axes[0].get_figure(root=True)  # type: ignore[return-value]
 
     def __str__(self) -> str:
-        return f"{_columns(self.table())}\n{self.answer}"
-
-
-def _columns(table: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell: names to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in table
-    )
+        return f"{aligned(self.table())}\n{self.answer}"
 
 
 def number(value: float) -> str:
