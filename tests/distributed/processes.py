@@ -23,7 +23,9 @@ import pytest
 
 from zeromean import ZeromeanError
 
-MODULES = ("backward", "communication", "fsdp2", "refusals", "replicated", "tensor_parallel")
+MODULES = (
+    "backward", "communication", "fsdp2", "refusals", "reparam", "replicated", "tensor_parallel",
+)  # fmt: skip
 SECONDS = 240
 
 
