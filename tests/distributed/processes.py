@@ -29,9 +29,11 @@ MODULES = (
     "fsdp2",
     "monitor",
     "refusals",
+    "reparam",
     "replicated",
     "tensor_parallel",
 )
+)  # fmt: skip
 SECONDS = 240
 
 
