@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zeromean import reparam as reparam
     from zeromean.attach import Handle as Handle
     from zeromean.attach import centralize as centralize
+    from zeromean.checking import check as check
     from zeromean.errors import ZeromeanError as ZeromeanError
     from zeromean.errors import ZeromeanWarning as ZeromeanWarning
     from zeromean.fan_in import FanIn as FanIn
@@ -41,6 +42,7 @@ _HOMES = {
     "ZeromeanWarning": "zeromean.errors",
     "center": "zeromean.projection",
     "centralize": "zeromean.attach",
+    "check": "zeromean.checking",
     "explain": "zeromean.model",
     "fold": "zeromean.reparam",
     "monitor": "zeromean.monitoring",

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from toys import L, centered, convnet, fan_ins, furthest, gradients, mean, tensors, values
+from toys import L, centered, convnet, fan_ins, furthest, gradients, mean, step, values
 
 import zeromean.keras
 from zeromean import ZeromeanError, ZeromeanWarning
@@ -51,11 +51,6 @@ def pair() -> tuple[Any, Any]:
     model, twin = convnet(), convnet()
     assert furthest(values(model.variables), values(twin.variables)) == 0
     return model, twin
-
-
-def step(optimizer: Any, model: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
-    optimizer.apply(tensors(arrays), model.trainable_variables)
-    return values(model.trainable_variables)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -237,18 +232,18 @@ def test_half_precision_weights_keep_their_means(dtype: str, supports: Supports)
     def drift(centralized: bool) -> float:
         keras.utils.set_random_seed(0)
         model = keras.Sequential([keras.Input((256,)), L.Dense(4, dtype=dtype)])
-        optimizer = O.AdamW(1e-3, weight_decay=0.1)
+        optimizer = O.RMSprop(1e-3, weight_decay=0.1)  # in bfloat16 Keras' Adam never moves
         if centralized:
             optimizer = zeromean.keras.centralize(optimizer, model, at="update")
         kernel = model.layers[0].kernel
         (before,) = values([kernel])
         for seed in range(100):
             arrays = gradients(model.trainable_variables, seed)
-            optimizer.apply([keras.ops.cast(a, dtype) for a in arrays], model.trainable_variables)
+            step(optimizer, model, [keras.ops.cast(a, dtype) for a in arrays])
         (after,) = values([kernel])
         assert str(kernel.dtype) == dtype
         moved = np.abs(after.mean(0, dtype="float64") - before.mean(0, dtype="float64"))
         return float(moved.max() / after.std())
 
     assert drift(True) < 2e-3 < 0.1 < drift(False)
-    supports("Number", f"{dtype} weights", "update", "means after 100 AdamW steps")
+    supports("Number", f"{dtype} weights", "update", "means after 100 RMSprop steps")

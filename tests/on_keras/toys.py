@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -73,6 +74,29 @@ def means(model: Any, **options: Any) -> list[np.ndarray]:
 
 def tensors(arrays: list[np.ndarray]) -> list[Any]:
     return [keras.ops.convert_to_tensor(a) for a in arrays]
+
+
+def step(optimizer: Any, model: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """The trainable weights after one step; JAX's is pure and compiled, as in ``fit``."""
+    variables = model.trainable_variables
+    if keras.backend.backend() != "jax":
+        optimizer.apply(tensors(arrays), variables)
+        return values(variables)
+    if not optimizer.built:
+        optimizer.build(variables)
+    weights, state = compiled(optimizer)(
+        [v.value for v in optimizer.variables], tensors(arrays), [v.value for v in variables]
+    )
+    for variable, value in zip([*variables, *optimizer.variables], [*weights, *state], strict=True):
+        variable.assign(value)
+    return values(variables)
+
+
+@functools.cache
+def compiled(optimizer: Any) -> Any:
+    import jax
+
+    return jax.jit(optimizer.stateless_apply)
 
 
 def furthest(a: list[np.ndarray], b: list[np.ndarray]) -> float:

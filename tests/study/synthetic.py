@@ -67,7 +67,7 @@ def make_results(
         for seed, scores in enumerate(seeds)
     )
     study = Study(tasks=tuple(declared), methods=tuple(curves), seeds=len(curves["plain"]))
-    facts = Facts("12 images", "its own", "test", metric.name, 10, "-")
+    facts = Facts("12 images", "its own", "as bytes", "test", metric.name, 10, "-")
     return Results(
         study=study,
         out=out,

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
 from zeromean.study import declare
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study, Task, Tuning
 
 FILE = """\
 # Two tasks.
@@ -26,6 +26,13 @@ data = "digits"
 data = "digits"
 model = "mlp"
 epochs = 4
+"""
+TUNED = """\
+
+[tuning]
+rates = [0.1, 1]
+search = "optuna"
+trials = 4
 """
 
 
@@ -49,6 +56,22 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     study = declare.read(write(tmp_path, FILE))
     assert declare.read(write(tmp_path, declare.as_toml(study))) == study
     assert declare.from_table(declare.as_table(study)) == study
+
+
+def test_a_file_says_how_methods_are_tuned(tmp_path: Path) -> None:
+    text = FILE.replace("lr = 1", "") + TUNED
+    study = declare.read(write(tmp_path, text))
+    assert study.tuning == Tuning(rates=(0.1, 1.0), search="optuna", trials=4)
+    assert declare.read(write(tmp_path, declare.as_toml(study))) == study
+    assert declare.from_table(declare.as_table(study)) == study
+    for old, new, message in (
+        ("trials = 4", "trials = 0", "line 18: trials = 0"),
+        ("trials", "trial", "line 18: trial, which no tuning has"),
+        ("rates = [0.1, 1]", "", "rates"),
+        ("rates = [0.1, 1]", "rates = 3", "line 16: rates = 3; wanted a list, each a number"),
+    ):
+        with pytest.raises(ZeromeanError, match=message):
+            declare.read(write(tmp_path, text.replace(old, new)))
 
 
 def test_an_empty_file_is_the_usual_study(tmp_path: Path) -> None:

@@ -8,19 +8,33 @@ from typing import Annotated
 import typer
 
 from zeromean.cli.run_study import run_study
-from zeromean.study.study import Study, Task
+from zeromean.errors import ZeromeanError
+from zeromean.study.study import Study, Task, Tuning
 
 
 def compare(
     data: Annotated[
-        str, typer.Option(help="digits, idx:DIR, npz:FILE or imagefolder:DIR[.tar.xz]")
+        str,
+        typer.Option(help="digits, idx:DIR, npz:FILE, imagefolder:DIR[.tar.xz], text, text:FILE"),
     ] = Task.data,
-    model: Annotated[str, typer.Option(help="mlp, cnn, resnet20 or resnet18")] = Task.model,
+    model: Annotated[
+        str,
+        typer.Option(help="mlp, cnn, resnet20, resnet18; of text lstm, transformer"),
+    ] = Task.model,
+    task: Annotated[
+        str | None,
+        typer.Option(help="module:function of your own model, data and loss, instead of those."),
+    ] = Task.function,
     optimizer: Annotated[
         str, typer.Option(help="Any of sgd, adam, adamw, adagrad, with commas")
     ] = "sgd",
     methods: Annotated[
-        str, typer.Option(help="plain and any of gc, gc-conv, gc-update, with commas")
+        str,
+        typer.Option(
+            help="plain and any of gc, gc-conv, gc-update, zscore, wn, cwn, ws, nnn, clip-value=C,"
+            " clip-norm=C, norm=batch|group|none, init=torch|lecun|xavier|he, with commas; joined"
+            " by + where they act together"
+        ),
     ] = ",".join(Study.methods),
     lr: Annotated[
         float | None,
@@ -28,6 +42,23 @@ def compare(
     ] = Study.lr,
     epochs: Annotated[int, typer.Option(help="Passes over the training examples.")] = Task.epochs,
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = Task.batch_size,
+    train_size: Annotated[
+        int | None, typer.Option(help="How many training examples are kept. [default: all]")
+    ] = Task.train_size,
+    imbalance: Annotated[
+        float, typer.Option(help="How many times more examples the first class has than the last.")
+    ] = Task.imbalance,
+    augment: Annotated[str, typer.Option(help="none or crop-flip")] = Task.augment,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            help="Learning rates to tune each method over, with commas, on a validation"
+            " split; more by a file: zeromean study."
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Of Optuna between the --tune rates, instead of a grid.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="How many pairs of runs.")] = Study.seeds,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = Study.precision,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("zeromean-compare"),
@@ -48,16 +79,42 @@ def compare(
     was interrupted.
     """
     study = Study(
-        tasks=(Task(data=data, model=model, epochs=epochs, batch_size=batch_size),),
+        tasks=(
+            Task(
+                data=data,
+                model=model,
+                function=task,
+                epochs=epochs,
+                batch_size=batch_size,
+                train_size=train_size,
+                imbalance=imbalance,
+                augment=augment,
+            ),
+        ),
         methods=_names(methods),
         optimizers=_names(optimizer),
         seeds=seeds,
         lr=lr,
+        tuning=_tuning(tune, trials),
         precision=precision,
         device=device,
         threads=threads,
     )
     run_study(study, out, jobs, gain)
+
+
+def _tuning(rates: str | None, trials: int | None) -> Tuning | None:
+    if rates is None:
+        if trials is not None:
+            raise ZeromeanError("--trials without --tune", "both", "add --tune LOWEST,HIGHEST")
+        return None
+    try:
+        numbers = tuple(float(rate) for rate in _names(rates))
+    except ValueError as error:
+        raise ZeromeanError(
+            f"--tune {rates}", "learning rates with commas, such as 0.01,0.1", "mend it"
+        ) from error
+    return Tuning(rates=numbers, search="grid" if trials is None else "optuna", trials=trials)
 
 
 def _names(text: str) -> tuple[str, ...]:

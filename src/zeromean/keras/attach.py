@@ -81,7 +81,9 @@ def centralize(
         Yong et al., Gradient Centralization, ECCV 2020, Algorithms 1 and 2.
     """
     check_option("at", at, ("gradient", "update"))
-    make_plan((), layers=layers, embeddings=embeddings, scope=scope)  # unknown values now, not later
+    make_plan(
+        (), layers=layers, embeddings=embeddings, scope=scope
+    )  # unknown values now, not later
     _refuse(optimizer, model, at)
     if model is None:
         check_without_model(layers, embeddings)
@@ -137,6 +139,4 @@ def _refuse(optimizer: Any, model: Any, at: At) -> None:
         )
     reason = nearest(_REFUSES_UPDATE, type(inner))
     if at == "update" and reason is not None:
-        raise ZeromeanError(
-            f'at="update" with {kind}', f"another place: {reason}", 'at="gradient"'
-        )
+        raise ZeromeanError(f'at="update" with {kind}', f"another place: {reason}", 'at="gradient"')

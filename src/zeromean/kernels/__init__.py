@@ -7,6 +7,8 @@ way. Interchangeable backends carry them out:
 
 - ``native``: a small C library for float32, float64 and bfloat16 on the CPU. Each weight vector is
   read from memory once: its mean is taken, and it is updated, while it is in cache.
+- ``triton``: programs for CUDA devices, all tensors in one launch. Short weight vectors are read
+  from memory once.
 - ``reference``: plain torch, for every device, type and layout, written to be read. Everything that
   the others do not serve comes here.
 

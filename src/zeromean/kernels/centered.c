@@ -77,13 +77,18 @@ enum { LEAST = 16384, MOST = 262144, EACH = 8, IN_CACHE = 16384, MOST_COLUMNS = 
 
 /* While a vector in cache is written, memory would rest: what is read next is asked for then, this
    many entries at a time, two vectors ahead, unless that is too far for the second cache. */
-enum { ASKED = 256, FAR = 131072 };
+enum { ASKED = 64, FAR = 131072 };
 
 #if defined(_MSC_VER)
 #define ASK_FOR(address) ((void)(address))
 #else
 #define ASK_FOR(address) __builtin_prefetch(address)
 #endif
+
+/* How far ahead of one row another is asked for: 0 for none. */
+INLINE int64_t ahead_of(const struct tensor *t) {
+    return t->inner == 1 && 2 * t->m2 <= FAR ? 2 * t->m2 : 0;
+}
 
 #define T float
 #define A float

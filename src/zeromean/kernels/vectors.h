@@ -188,6 +188,11 @@ INLINE void NAME(shift_run)(int columns, const T *x, T *out, int64_t n, const A 
     if (ROUNDS && !columns) moved[0] += gained;
 }
 
+/* Have a run brought into cache while something else is computed. */
+INLINE void NAME(ask_for)(const T *x, int64_t n) {
+    for (int64_t j = 0; j < n; j += 64 / (int64_t)sizeof(T)) ASK_FOR(x + j);
+}
+
 /* CENTER, NOTE or KEEP the vectors of a strip. The kind is no constant here, so that NOTE and KEEP
    sum in the same order: a vector that did not move has the same mean to the last bit. */
 INLINE void NAME(center_strip)(const struct call *call, int columns, const struct tensor *t,
@@ -221,16 +226,14 @@ INLINE void NAME(center_strip)(const struct call *call, int columns, const struc
         }
     }
     if (!moves) return;
-    const int rows = !columns && t->inner == 1;
-    const int64_t ahead = rows && 2 * length <= FAR ? 2 * length : 0;
+    const int64_t ahead = columns ? 0 : ahead_of(t);
     for (int64_t i = 0; i < t->m1; i++) {
         const int64_t run = start + i * next;
-        for (int64_t from = 0; from < length; from += ASKED) {
-            const int64_t n = length - from < ASKED ? length - from : ASKED;
-            if (ahead)
-                for (int64_t j = 0; j < n; j += LINE) ASK_FOR(x + run + ahead + from + j);
-            NAME(shift_run)(columns, x + run + from, out + run + from, n,
-                            by + (columns ? from : 0), moved + (columns ? from : 0));
+        const int64_t piece = ahead ? ASKED : length;
+        for (int64_t from = 0; from < length; from += piece) {
+            const int64_t n = length - from < piece ? length - from : piece;
+            if (ahead) NAME(ask_for)(x + run + from + ahead, n);
+            NAME(shift_run)(columns, x + run + from, out + run + from, n, by, moved);
         }
     }
     if (residual)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from zeromean.fan_in import FanIn
-from zeromean.monitoring.measurement import spread
+from zeromean.monitoring.measurement import broadcast
 from zeromean.mro import is_a
 from zeromean.projection import vector_means
 from zeromean.sharded import local_part
@@ -46,7 +46,7 @@ class Taken:
         gradient = parameter.grad
         assert gradient is not None
         (means,) = vector_means([gradient], [fan_in])
-        rest = torch.linalg.vector_norm(local_part(gradient) - spread(means, gradient, fan_in))
+        rest = torch.linalg.vector_norm(local_part(gradient) - broadcast(means, gradient, fan_in))
         before = self._shares.get(parameter)
         self._shares[parameter] = _Share(means if before is None else before.means + means, rest)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,8 +29,8 @@ class Measurement:
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self._targets = targets
-        self._weights = [local_part(target.parameter).detach().clone() for target in targets]
-        self._gradients: dict[int, _Numbers] = {}
+        self._before = [local_part(target.parameter).detach().clone() for target in targets]
+        self._gradients: _Gradients | None = None
 
     def see_gradients(self, scale: Tensor | None, removed: Mapping[Tensor, Tensor] | None) -> None:
         """Take the gradients' numbers.
@@ -39,15 +40,39 @@ class Measurement:
             removed: The mean that was taken from each vector already, where that is known; None if
                 nothing was taken.
         """
-        for index, (_, parameter, fan_in) in enumerate(self._targets):
-            gradient = _gradient(parameter)
-            if gradient is not None:
-                taken = None if removed is None else removed.get(parameter)
-                known = removed is None or taken is not None
-                if scale is not None:
-                    gradient = gradient / scale
-                    taken = None if taken is None else taken / scale
-                self._gradients[index] = _gradient_numbers(gradient, fan_in, taken, known)
+        found = [_gradient(target.parameter) for target in self._targets]
+        present = [n for n, gradient in enumerate(found) if gradient is not None]
+        gradients = [gradient for gradient in found if gradient is not None]
+        if scale is not None:
+            gradients = [gradient / scale for gradient in gradients]
+        fan_ins = [self._targets[n].fan_in for n in present]
+        here, rest, energies = [], [], []
+        unknown = []
+        for n, gradient, means in zip(
+            present, gradients, vector_means(gradients, fan_ins), strict=True
+        ):
+            mean = broadcast(means, gradient, self._targets[n].fan_in)
+            whole, centered = local_part(gradient), local_part(gradient) - mean
+            taken = None if removed is None else removed.get(self._targets[n].parameter)
+            unknown.append(removed is not None and taken is None)
+            if taken is not None:
+                taken = taken if scale is None else taken / scale
+                mean = mean + broadcast(taken, gradient, self._targets[n].fan_in)
+                whole = centered + mean
+            here.append(_real(whole))
+            rest.append(_real(centered))
+            energies.append(_energy(mean, whole))
+        self._gradients = _Gradients(
+            present,
+            unknown,
+            [x.sum() for x in here],
+            _squares(here),
+            [x.sum() for x in rest],
+            _squares(rest),
+            energies,
+            _largest(here),
+            _largest(rest),
+        )
 
     def finish(self, names: Mapping[int, str], start: Mapping[Tensor, Tensor]) -> tuple[Layer, ...]:
         """Take the weights' numbers, and bring all of them to the host.
@@ -56,35 +81,55 @@ class Measurement:
             names: Of the parameters, by their ids.
             start: The vectors' means when the monitor began.
         """
-        seen = [(self._targets[index], index) for index in self._gradients]
-        sums: list[Tensor] = []
-        maxima: list[Tensor] = []
-        for target, index in seen:
-            gradient = self._gradients[index]
-            weight = _weight_numbers(target, self._weights[index], start[target.parameter])
-            sums.append(torch.stack([*gradient.sums, *weight]))
-            maxima.append(torch.stack(gradient.maxima))
-        if not seen:
+        gradients = self._gradients
+        if gradients is None or not gradients.present:
             return ()
-        parameters = [target.parameter for target, _ in seen]
-        reduce_over_shards(sums, parameters)
-        reduce_over_shards(maxima, parameters, largest=True)
-        together = [torch.cat(pair) for pair in zip(sums, maxima, strict=True)]
-        dtype = max((numbers.dtype for numbers in together), key=lambda one: one.itemsize)
-        device = together[0].device
-        rows = torch.stack([numbers.to(device, dtype) for numbers in together]).tolist()
+        targets = [self._targets[n] for n in gradients.present]
+        weights = [target.parameter.detach() for target in targets]
+        means = vector_means(weights, [target.fan_in for target in targets])
+        energies, drifts = [], []
+        for target, weight, mean in zip(targets, weights, means, strict=True):
+            here = local_part(weight)
+            drift = mean - start[target.parameter]
+            energies.append(_energy(broadcast(mean, weight, target.fan_in), here))
+            drifts.append(_energy(broadcast(drift, weight, target.fan_in), here))
+        new = [_real(local_part(weight)) for weight in weights]
+        old = [_real(self._before[n]) for n in gradients.present]
+        steps = [after - before for after, before in zip(new, old, strict=True)]
+        sums = _matrix([*gradients.sums, energies, drifts, _squares(steps), _squares(old)])
+        maxima = _matrix([gradients.largest, gradients.largest_rest])
+        reduce_over_shards(list(sums), weights)
+        reduce_over_shards(list(maxima), weights, largest=True)
         return tuple(
-            _layer(names[id(target.parameter)], target, row)
-            for (target, _), row in zip(seen, rows, strict=True)
+            _layer(names[id(target.parameter)], target, row, unknown)
+            for target, row, unknown in zip(
+                targets, torch.cat([sums, maxima], 1).tolist(), gradients.unknown, strict=True
+            )
         )
 
 
-class _Numbers:
-    """Sums and maxima over what is here of a gradient."""
+class _Gradients(NamedTuple):
+    """What was taken of the gradients, a number a tensor: sums and maxima over what is here.
 
-    def __init__(self, sums: list[Tensor], maxima: list[Tensor]) -> None:
-        self.sums = sums
-        self.maxima = maxima
+    Args:
+        present: Which of the targets have one.
+        unknown: Of each, whether it is not known what it was before it was centered.
+    """
+
+    present: list[int]
+    unknown: list[bool]
+    sum: list[Tensor]
+    squares: list[Tensor]
+    sum_rest: list[Tensor]
+    squares_rest: list[Tensor]
+    energies: list[Tensor]
+    largest: list[Tensor]
+    largest_rest: list[Tensor]
+
+    @property
+    def sums(self) -> list[list[Tensor]]:
+        """All but the maxima."""
+        return [self.sum, self.squares, self.sum_rest, self.squares_rest, self.energies]
 
 
 def means_of(targets: Sequence[Target]) -> list[Tensor]:
@@ -94,13 +139,14 @@ def means_of(targets: Sequence[Target]) -> list[Tensor]:
     )
 
 
-def spread(means: Tensor, like: Tensor, fan_in: FanIn) -> Tensor:
-    """What is here of a tensor whose entries are their weight vector's number in ``means``.
+def broadcast(means: Tensor, like: Tensor, fan_in: FanIn) -> Tensor:
+    """What broadcasts to the part of ``like`` that is here: every entry's vector's number.
 
-    Entries that belong to no vector, a padding row's, are 0.
+    Entries that belong to no vector, a padding row's, get 0.
     """
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    whole = torch.zeros_like(like, dtype=dtype)
+    if fan_in.groups == 1 and fan_in.padding_idx is None:
+        return means
+    whole = torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
     shift_([whole], [fan_in], [means])
     return local_part(whole)
 
@@ -118,53 +164,42 @@ def _gradient(parameter: Tensor) -> Tensor | None:
     return gradient
 
 
-def _gradient_numbers(
-    gradient: Tensor, fan_in: FanIn, taken: Tensor | None, known: bool
-) -> _Numbers:
-    (means,) = vector_means([gradient], [fan_in])
-    here, mean = _real(local_part(gradient)), _real(spread(means, gradient, fan_in))
-    rest = here - mean
-    if taken is not None:
-        mean = mean + _real(spread(taken, gradient, fan_in))
-        here = rest + mean
-    unknown = 1.0 if known else math.nan
-    return _Numbers(
-        [
-            here.sum() * unknown,
-            here.square().sum() * unknown,
-            rest.sum(),
-            rest.square().sum(),
-            mean.square().sum() * unknown,
-        ],
-        [_largest(here) * unknown, _largest(rest)],
-    )
-
-
-def _weight_numbers(target: Target, before: Tensor, start: Tensor) -> list[Tensor]:
-    _, parameter, fan_in = target
-    weight = parameter.detach()
-    (means,) = vector_means([weight], [fan_in])
-    old, new = _real(before), _real(local_part(weight))
-    return [
-        _real(spread(means, weight, fan_in)).square().sum(),
-        _real(spread(means - start, weight, fan_in)).square().sum(),
-        (new - old).square().sum(),
-        old.square().sum(),
-    ]
-
-
 def _real(x: Tensor) -> Tensor:
     """In at least float32; a complex number as two."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     return torch.view_as_real(x) if x.is_complex() else x
 
 
-def _largest(x: Tensor) -> Tensor:
-    return x.abs().amax() if x.numel() else x.new_zeros(())
+def _energy(mean: Tensor, here: Tensor) -> Tensor:
+    """The sum of squares of a number a vector over all entries that are here."""
+    share = here.numel() / mean.numel() if mean.numel() else 0.0
+    return _real(mean).square().sum() * share
 
 
-def _layer(name: str, target: Target, row: Sequence[float]) -> Layer:
+def _squares(tensors: list[Tensor]) -> list[Tensor]:
+    """The sum of squares of each."""
+    # Norms add up in another order, and were off by 1e-4 on the CPU.
+    return [x.square().sum() for x in tensors]
+
+
+def _largest(tensors: list[Tensor]) -> list[Tensor]:
+    """The largest entry of each, by its absolute value; an empty one's is 0."""
+    return [x.abs().amax() if x.numel() else x.new_zeros(()) for x in tensors]
+
+
+def _matrix(columns: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Numbers of possibly several types and devices: a row a tensor, a column a quantity."""
+    every = [number for column in columns for number in column]
+    dtype = max((number.dtype for number in every), key=lambda one: one.itemsize)
+    together = torch.stack([number.to(every[0].device, dtype) for number in every])
+    rows: Tensor = together.view(len(columns), -1).T
+    return rows.contiguous()
+
+
+def _layer(name: str, target: Target, row: Sequence[float], unknown: bool) -> Layer:
     (g, g2, rest, rest2, taken2, mean2, drift2, step2, weight2, largest, largest_rest) = row
+    if unknown:
+        g = g2 = taken2 = largest = math.nan
     _, parameter, fan_in = target
     entries = parameter.numel() * (2 if parameter.is_complex() else 1)
     in_vectors = entries

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
-from zeromean.kernels import Entry, prepare
+from zeromean.kernels import Entry, prepare, reference
 from zeromean.kernels.backends import Part
 from zeromean.kernels.residuals import Residuals
 from zeromean.kernels.rules import Kind, Rule
@@ -49,7 +49,8 @@ class Fused(Centered):
             What the closure returned, else None.
 
         Raises:
-            ZeromeanError: A gradient is sparse.
+            ZeromeanError: A gradient is sparse, or a CUDA graph is being captured that cannot hold
+                the step.
         """
         loss = None
         if closure is not None:
@@ -71,9 +72,25 @@ class Fused(Centered):
         ready = self._ready
         if ready is None or not ready.fits(shape, parameters, waiting, gradients, self.state):
             ready = self._ready = self._prepare(shape, parameters, waiting, gradients)
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            self._check_capture(ready.parts)
         for step, indices in ready.parts:
             step.run([gradients[index] for index in indices], rules)
         return loss
+
+    def _check_capture(self, parts: list[Part]) -> None:
+        if not all(group.get("capturable", True) for group in self.param_groups):
+            raise ZeromeanError(
+                f"a step of {type(self).__name__} inside the capture of a CUDA graph",
+                "capturable=True in all param groups",
+                f"build it by {type(self).__name__}(..., capturable=True)",
+            )
+        if any(isinstance(step, reference.Step) for step, _ in parts):
+            raise ZeromeanError(
+                "parameters that only the reference kernels serve, in the capture of a CUDA graph",
+                "float32, float64 or bfloat16 parameters of usual layouts, and Triton",
+                f"centralize torch.optim.{type(self).__name__} with capturable=True",
+            )
 
     def _fan_ins(self) -> dict[Tensor, FanIn]:
         if self._targets is None:

@@ -10,3 +10,4 @@ from __future__ import annotations
 
 from zeromean.study.study import Study as Study
 from zeromean.study.study import Task as Task
+from zeromean.study.study import Tuning as Tuning

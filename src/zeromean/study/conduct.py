@@ -42,7 +42,7 @@ def conduct(study: Study, out: Path, *, jobs: int, watcher: Watcher | None) -> R
         Store.create(folder.database, _facts(study, out, problems, threads)) as store,
     ):
         _check_same_data(problems, store)
-        if len(study.tasks) > 1:  # more than the flags of a command tell
+        if study.needs_file:
             (out / "study.toml").write_text(as_toml(study), encoding="utf-8")
         use_threads(int(store.facts["threads"]))
         if jobs == 1:

@@ -6,29 +6,28 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.study import SettingError, Study, Task
+from zeromean.study.study import SettingError, Study, Task, Tuning
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_Declared = TypeVar("_Declared", Study, Task)
-# Key of a table in the file -> what it declares; a list of tables has one a header.
-TABLES: dict[str, type[Task]] = {"tasks": Task}
+_Declared = TypeVar("_Declared", Study, Task, Tuning)
 
 
 def read(path: Path) -> Study:
     """The study that a TOML file declares.
 
     Its keys are the arguments of :class:`zeromean.study.Study`; each task is a table
-    ``[[tasks]]`` with those of :class:`zeromean.study.Task`.
+    ``[[tasks]]`` with those of :class:`zeromean.study.Task`, and ``[tuning]`` has those of
+    :class:`zeromean.study.Tuning`.
 
     Raises:
         ZeromeanError: The file cannot be read, is not TOML, or declares no possible study; the
@@ -93,6 +92,8 @@ def _study(table: Mapping[str, Any], lines: Lines | None) -> Study:
         values["tasks"] = tuple(
             _build(Task, one, lines, "tasks", index) for index, one in enumerate(tasks)
         )
+    if isinstance(values.get("tuning"), dict):
+        values["tuning"] = _build(Tuning, values["tuning"], lines, "tuning", 0)
     return _build(Study, values, lines, "", 0)
 
 
@@ -112,6 +113,10 @@ def _build(
         arguments[key] = _converted(value, kinds[key])
         if arguments[key] is _WRONG:
             raise refuse(key, f"{key} = {value!r}", _words(kinds[key]), "mend the value")
+    for one in fields(cls):
+        required = one.default is MISSING and one.default_factory is MISSING
+        if required and one.name not in arguments:
+            raise refuse(one.name, f"{table} without {one.name}", _words(kinds[one.name]), "add it")
     try:
         return cls(**arguments)
     except SettingError as error:
@@ -143,15 +148,18 @@ def _words(kind: Any) -> str:
         return " or ".join(_words(one) for one in get_args(kind) if one is not type(None))
     if get_origin(kind) is tuple:
         return f"a list, each {_words(get_args(kind)[0])}"
-    return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+    return {str: "a text", int: "a whole number", float: "a number", Tuning: "a table"}[kind]
 
 
 def as_table(study: Study) -> dict[str, Any]:
     """The study as a file or a database holds it; what is None is left out."""
-    return {**_table(study), "tasks": [_table(task) for task in study.tasks]}
+    table = {**_table(study), "tasks": [_table(task) for task in study.tasks]}
+    if study.tuning is not None:
+        table["tuning"] = _table(study.tuning)
+    return table
 
 
-def _table(declared: Study | Task) -> dict[str, Any]:
+def _table(declared: Study | Task | Tuning) -> dict[str, Any]:
     values = {one.name: getattr(declared, one.name) for one in fields(declared)}
     return {
         name: list(value) if isinstance(value, tuple) else value
@@ -163,9 +171,12 @@ def _table(declared: Study | Task) -> dict[str, Any]:
 def as_toml(study: Study) -> str:
     """The file that declares the study; a JSON text, number or list is a TOML one."""
     table = as_table(study)
-    tasks = table.pop("tasks")
+    tasks, tuning = table.pop("tasks"), table.pop("tuning", None)
 
     def text(one: Mapping[str, Any]) -> str:
         return "".join(f"{key} = {json.dumps(value)}\n" for key, value in one.items())
 
-    return text(table) + "".join(f"\n[[tasks]]\n{text(task)}" for task in tasks)
+    tables = [f"[[tasks]]\n{text(task)}" for task in tasks]
+    if tuning is not None:
+        tables.append(f"[tuning]\n{text(tuning)}")
+    return "\n".join([text(table), *tables])

@@ -15,9 +15,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from zeromean.study.run import Epoch, Key, Run
+from zeromean.study.run import FINAL, Epoch, Key, Run
 from zeromean.study.study import Study
 from zeromean.study.table import Row
+from zeromean.study.units import units
+
+# Of methods that are printed side by side.
+COLUMNS = 4
 
 
 class LiveProgress:
@@ -46,27 +50,28 @@ class LiveProgress:
             # A log file has no use for a bar.
             disable=not console.is_terminal,
         )
-        total = sum(task.epochs for task in study.tasks)
-        total *= len(study.optimizers) * len(study.methods) * study.seeds
-        names = ", ".join(task.data for task in study.tasks)
+        total = sum(study.epochs(key) for unit in units(study) for key in unit.keys)
+        names = ", ".join(task.function or task.data for task in study.tasks)
         self._task = self._bar.add_task(f"reading {names}", total=total)
 
     def on_epoch(self, key: Key, epoch: Epoch) -> None:
         # A run that goes on from a checkpoint has earlier epochs behind it.
         behind = epoch.number - self._ended.get(key, 0)
         self._ended[key] = epoch.number
-        task = self._study.task(key.task)
+        part = f"seed {key.seed + 1}/{self._study.seeds}"
+        if key.trial != FINAL:
+            part = f"tuning trial {key.trial + 1}"
         self._bar.update(
             self._task,
             advance=behind,
-            description=f"{key.task} {key.optimizer} seed {key.seed + 1}/{self._study.seeds} "
-            f"{key.method} epoch {epoch.number}/{task.epochs}",
+            description=f"{key.task} {key.optimizer} {part} "
+            f"{key.method} epoch {epoch.number}/{self._study.epochs(key)}",
         )
 
     def on_run(self, run: Run) -> None:
         if run.diverged:
             # The rest of its epochs will never come.
-            missing = self._study.task(run.key.task).epochs - len(run.epochs)
+            missing = self._study.epochs(run.key) - len(run.epochs)
             self._bar.advance(self._task, missing)
             self._bar.console.print(
                 f"{run.key.task} {run.key.optimizer} seed {run.key.seed + 1} {run.key.method}: "
@@ -88,11 +93,15 @@ class LiveProgress:
 
 
 def show_table(rows: list[Row], methods: tuple[str, ...], console: Console) -> None:
-    """Prints the rows, one column a method."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    for method in methods:
-        table.add_column(method, justify="right", no_wrap=True)
-    for label, cells in rows:
-        table.add_row(label, *cells)
-    console.print(table)
+    """Prints the rows, one column a method; with many methods, several tables one after another."""
+    for start in range(0, len(methods), COLUMNS):
+        shown = slice(start, start + COLUMNS)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("")
+        for method in methods[shown]:
+            table.add_column(method, justify="right", no_wrap=True)
+        for label, cells in rows:
+            table.add_row(label, *cells[shown])
+        if start:
+            console.print()
+        console.print(table)

@@ -40,6 +40,8 @@ class Problem:
         make: A network as it is, its initial weights drawn from torch's random state.
         description: One line on the data.
         split: One line on the test set.
+        preparation: One line on what ``prepare`` and ``augment`` do.
+        ordered: Whether neighbouring examples belong together, as pieces of a text do.
     """
 
     device: torch.device
@@ -53,6 +55,8 @@ class Problem:
     make: Callable[[], nn.Module]
     description: str
     split: str
+    preparation: str
+    ordered: bool = False
 
     def network(self, method: Method, seed: int) -> nn.Module:
         """A network prepared for the method; its initial weights depend on the seed alone."""

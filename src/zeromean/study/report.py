@@ -17,8 +17,12 @@ from zeromean.study.conclusion import conclude, overview
 from zeromean.study.methods import BASELINE, Method
 from zeromean.study.optimizers import OPTIMIZERS
 from zeromean.study.results import Comparison, Results
+from zeromean.study.study import Task
 from zeromean.study.summary import Summary, summarize
 from zeromean.study.table import Row, rows
+from zeromean.study.tuning import at_the_edge, budget, choice, outcomes
+
+EDGE = "; the end of the range, so that a better one may lie beyond"
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,8 @@ def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
     ).from_string((files("zeromean.study") / "report.html").read_text(encoding="utf-8"))
     parts = sections(results, gain)
     return template.render(
-        title=f"{' / '.join(study.methods)} on {', '.join(task.data for task in study.tasks)}",
+        title=f"{' / '.join(study.methods)} on "
+        + ", ".join(dict.fromkeys(task.function or task.data for task in study.tasks)),
         headline=headline(results),
         sections=parts,
         others=[method for method in study.methods if method != BASELINE],
@@ -123,6 +128,8 @@ def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
         caption=curves.CAPTION,
         settings=[_settings(section.comparison, results) for section in parts],
         sessions=results.sessions,
+        budget=budget(study),
+        tuned=_tuned(results),
         family=len(results.comparisons) * (len(study.methods) - 1),
         command=results.command,
     )
@@ -130,18 +137,59 @@ def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
 
 def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
     study, task, facts = comparison.study, comparison.task, comparison.facts
-    rates = ", ".join(sorted({f"{run.candidate.lr:g}" for run in comparison.runs}))
-    lr_source = "as given" if study.lr is not None else "this tool's default for the pair"
+    candidates = {run.candidate for run in comparison.runs}
+    rates = ", ".join(f"{lr:g}" for lr in sorted({one.lr for one in candidates}))
+    source = "as given" if study.lr is not None else "this tool's default for the pair"
+    if study.tuning is not None:
+        source = "tuned, see below"
+    kind = OPTIMIZERS[comparison.optimizer]
+    decays = {one.weight_decay for one in candidates}
     return {
-        "Data": f"{task.data}: {facts.description}",
+        "Data": f"{task.function or task.data}: {facts.description}",
+        **({"Cut": _cut(task)} if (task.train_size, task.imbalance) != (None, 1) else {}),
         "Test set": facts.split,
-        "Preparation": "each channel standardized by the training images; no augmentation",
-        "Network": task.model,
-        "Optimizer": f"{comparison.optimizer}, {OPTIMIZERS[comparison.optimizer].note}",
-        "Learning rate": f"{rates} ({lr_source}), cosine schedule to 0 by step",
+        "Preparation": facts.preparation,
+        "Network": "the task's own" if task.function else task.model,
+        "Optimizer": f"{comparison.optimizer}, {kind.describe(decays)}",
+        "Learning rate": f"{rates} ({source}), cosine schedule to 0 by step",
         "Epochs": f"{task.epochs} of {facts.steps} steps",
         "Batch size": f"{task.batch_size}, an incomplete last batch is left out",
         "Seeds": f"{study.seeds}, from 0; a seed sets initial weights and batches "
         "for every method alike",
         "Numbers": f"{study.precision}, {results.threads} thread(s) a run",
     }
+
+
+def _cut(task: Task) -> str:
+    size = "all" if task.train_size is None else f"{task.train_size:,}"
+    return (
+        f"{size} training examples; the first class has {task.imbalance:g} times as many as the"
+        " last"
+    )
+
+
+def _tuned(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
+    """For each comparison its name and what each method chose, in words."""
+    study = results.study
+    if study.tuning is None:
+        return []
+    found = []
+    for one in results.comparisons:
+        rows = []
+        for method in study.methods:
+            done = outcomes(study, results.runs, one.task.label, one.optimizer, method)
+            candidate = choice(done, one.metric)
+            assert candidate is not None  # the study is finished
+            failed = sum(trial is not None and trial.score is None for trial in done)
+            decay = candidate.weight_decay
+            rows.append(
+                (
+                    method,
+                    f"learning rate {candidate.lr:.3g}"
+                    + ("" if decay is None else f", weight decay {decay:.3g}")
+                    + (f"; {failed} of {len(done)} trials diverged" if failed else "")
+                    + (EDGE if at_the_edge(study.tuning, candidate) else ""),
+                )
+            )
+        found.append((one.name, rows))
+    return found

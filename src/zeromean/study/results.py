@@ -23,6 +23,7 @@ class Facts:
     Args:
         description: One line on the data.
         split: One line on the test set.
+        preparation: One line on what networks see of them.
         watched: "test" or "validation": what is scored after each epoch.
         metric: Name of the metric.
         steps: Of an epoch.
@@ -31,6 +32,7 @@ class Facts:
 
     description: str
     split: str
+    preparation: str
     watched: str
     metric: str
     steps: int
@@ -41,6 +43,7 @@ class Facts:
         return cls(
             problem.description,
             problem.split,
+            problem.preparation,
             "test" if problem.watched is problem.test else "validation",
             problem.metric.name,
             problem.steps(task.batch_size),

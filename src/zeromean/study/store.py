@@ -154,6 +154,11 @@ class Store:
 
     def runs(self) -> list[Run]:
         """All runs that are kept, in the order in which they were."""
+        # Runs before epochs: what another process adds in between has epochs too many, not too few.
+        runs = self._rows(
+            f"SELECT id, {KEY_COLUMNS}, learning_rate, weight_decay,"
+            " train_score, test_loss, test_score FROM runs ORDER BY id"
+        )
         epochs: dict[int, list[Epoch]] = {}
         for run, *values in self._rows(
             "SELECT run, epoch, train_loss, loss, score, seconds FROM epochs ORDER BY run, epoch"
@@ -162,10 +167,7 @@ class Store:
             epochs.setdefault(run, []).append(Epoch(*numbers))
         return [
             Run(Key(*row[1:6]), Candidate(*row[6:8]), tuple(epochs[row[0]]), *row[8:])
-            for row in self._rows(
-                f"SELECT id, {KEY_COLUMNS}, learning_rate, weight_decay,"
-                " train_score, test_loss, test_score FROM runs ORDER BY id"
-            )
+            for row in runs
         ]
 
     def sessions(self) -> list[dict[str, str]]:

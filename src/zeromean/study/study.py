@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zeromean.errors import ZeromeanError
+from zeromean.study.run import FINAL, Key
 
 if TYPE_CHECKING:
     from zeromean.study.progress import Watcher
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 # the checks below, so that `zeromean --help` stays quick.
 
 LARGEST_FLOAT32 = 3.4e38
+# Fields whose flag has another name.
+FLAGS = {"function": "task"}
 PRECISIONS = ("float32", "bfloat16")
+AUGMENTATIONS = ("none", "crop-flip")
+SEARCHES = ("grid", "optuna")
 
 
 class SettingError(ZeromeanError):
@@ -42,10 +47,18 @@ class Task:
     """What is learned: data, a network, and how long it is trained.
 
     Args:
-        data: ``digits``, ``idx:DIR``, ``npz:FILE`` or ``imagefolder:DIR`` (or a tar archive).
-        model: ``mlp``, ``cnn``, ``resnet20`` or ``resnet18``.
+        data: ``digits``, ``idx:DIR``, ``npz:FILE`` or ``imagefolder:DIR`` (or a tar archive);
+            or ``text``, which Python carries, or ``text:FILE``.
+        model: ``mlp``, ``cnn``, ``resnet20`` or ``resnet18`` for images; ``lstm`` or
+            ``transformer`` for text.
+        function: ``module:function`` of a task of one's own, instead of data and model; see
+            ``zeromean.study.tasks.user``.
         epochs: Passes over the training examples.
         batch_size: Examples a step.
+        train_size: How many training examples are kept, chosen at random within each class; None
+            for all.
+        imbalance: How many times more training examples the first class has than the last.
+        augment: ``none``, or ``crop-flip`` for images that are shifted and mirrored at random.
 
     Raises:
         ZeromeanError: A name is unknown or a number out of range.
@@ -57,27 +70,53 @@ class Task:
 
     data: str = "digits"
     model: str = "cnn"
+    function: str | None = None
     epochs: int = 12
     batch_size: int = 64
+    train_size: int | None = None
+    imbalance: float = 1.0
+    augment: str = "none"
 
     def __post_init__(self) -> None:
+        from zeromean.study.data.text import is_text
         from zeromean.study.networks.build import NETWORKS
+        from zeromean.study.networks.text import TEXT_NETWORKS
 
-        _check_name("model", self.model, NETWORKS)
+        own = (self.data, self.model, self.augment)
+        if self.function is not None and own != (Task.data, Task.model, Task.augment):
+            raise SettingError(
+                "function",
+                f"a task function {self.function} with data, model or augment",
+                "a function, which brings its own",
+                "leave the others out",
+            )
+        _check_name("model", self.model, (*NETWORKS, *TEXT_NETWORKS))
+        _check_name("augment", self.augment, AUGMENTATIONS)
+        if is_text(self.data) != (self.model in TEXT_NETWORKS):
+            fitting = ", ".join(TEXT_NETWORKS if is_text(self.data) else NETWORKS)
+            raise SettingError(
+                "model", f"model {self.model} for {self.data}", fitting, "name one of these models"
+            )
+        if is_text(self.data) and self.augment != "none":
+            raise SettingError("augment", f"augment {self.augment} for text", "none", "drop it")
         _check_at_least("epochs", self.epochs, 1)
         _check_at_least("batch_size", self.batch_size, 1)
+        if self.train_size is not None:
+            _check_at_least("train_size", self.train_size, 1)
+        if not 1 <= self.imbalance < math.inf:
+            raise SettingError(
+                "imbalance", f"imbalance = {self.imbalance}", "1 or more", "raise it"
+            )
 
     @property
     def label(self) -> str:
         """What the task is called in tables and in the database: what is not as usual is told."""
-        usual = Task()
         extras = [
-            f"{one.name}={getattr(self, one.name)}"
-            for one in fields(self)
-            if one.name not in ("data", "model", "epochs", "batch_size")
-            and getattr(self, one.name) != getattr(usual, one.name)
+            f"{name}={getattr(self, name)}"
+            for name in ("train_size", "imbalance", "augment")
+            if getattr(self, name) != getattr(Task, name)
         ]
-        return " ".join([f"{self.data}/{self.model}", *extras])
+        return " ".join([self.function or f"{self.data}/{self.model}", *extras])
 
     @property
     def early_epoch(self) -> int:
@@ -86,15 +125,84 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """The budget that every method gets to find its learning rate.
+
+    Args:
+        rates: Learning rates that a grid tries, or between whose ends Optuna looks.
+        weight_decays: The same for the weight decay; none keeps the optimizer's customary one.
+        search: ``grid`` or ``optuna``.
+        trials: Of Optuna's, for each method; a grid has its own number.
+        seeds: Of a trial; seeds that the comparison does not use.
+        epochs: Of a trial; None for those of the task.
+        validation: The share of the training examples that the choice is made by, above 0, at
+            most a half; no run is trained on it.
+
+    Raises:
+        ZeromeanError: A number is out of range, or an option has no effect.
+
+    Example:
+        >>> Tuning(rates=(0.01, 0.1)).trial_count
+        2
+    """
+
+    rates: tuple[float, ...]
+    weight_decays: tuple[float, ...] = ()
+    search: str = "grid"
+    trials: int | None = None
+    seeds: int = 1
+    epochs: int | None = None
+    validation: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("rates", "weight_decays"):
+            values = tuple(float(one) for one in getattr(self, name))
+            object.__setattr__(self, name, values)
+            for one in values:
+                if not 0 < one <= LARGEST_FLOAT32:
+                    raise SettingError(
+                        name, f"{name} with {one}", "positive float32 numbers", "mend it"
+                    )
+            if values or name == "rates":
+                _check_unlike(name, values)
+        _check_name("search", self.search, SEARCHES)
+        if (self.search == "optuna") != (self.trials is not None):
+            raise SettingError(
+                "trials",
+                f"search {self.search} with trials = {self.trials}",
+                "a number of trials with optuna, none with a grid",
+                "change one of them",
+            )
+        for name in ("trials", "seeds", "epochs"):
+            if getattr(self, name) is not None:
+                _check_at_least(name, getattr(self, name), 1)
+        if self.search == "optuna" and len(self.rates) < 2:
+            raise SettingError(
+                "rates", "one rate for optuna", "the lowest and the highest", "add the other"
+            )
+        if not 0 < self.validation <= 0.5:
+            raise SettingError(
+                "validation", f"validation = {self.validation}", "above 0, at most 0.5", "change it"
+            )
+
+    @property
+    def trial_count(self) -> int:
+        """How many trials each method gets."""
+        return self.trials or len(self.rates) * max(1, len(self.weight_decays))
+
+
+@dataclass(frozen=True)
 class Study:
     """Every method on every task with every optimizer and seed, each from the same start.
 
     Args:
         tasks: What is learned; no two alike.
-        methods: Two or more, ``plain`` among them, which the others are compared with.
+        methods: Two or more, ``plain`` among them, which the others are compared with; parts are
+            joined by ``+``, as in ``cwn+gc``.
         optimizers: One or more of ``sgd``, ``adam``, ``adamw`` and ``adagrad``.
         seeds: How many; seeds 0, 1, ... are used, each for every method.
         lr: Peak learning rate for all; None takes the optimizer's customary one for the model.
+        tuning: How each method finds its own learning rate instead; None tunes nothing.
         precision: Of the networks' computations; weights are float32 in any case.
         device: As torch names it, such as ``cpu`` or ``cuda:0``.
         threads: CPU threads of a run; None shares torch's usual number among the processes.
@@ -114,6 +222,7 @@ class Study:
     optimizers: tuple[str, ...] = ("sgd",)
     seeds: int = 5
     lr: float | None = None
+    tuning: Tuning | None = None
     precision: str = "float32"
     device: str = "cpu"
     threads: int | None = None
@@ -128,13 +237,23 @@ class Study:
         _check_unlike("optimizers", self.optimizers)
         _check_unlike("tasks", [task.label for task in self.tasks])
         self._check_methods()
+        self._check_rates()
         _check_at_least("seeds", self.seeds, 1)
         _check_name("precision", self.precision, PRECISIONS)
         if self.threads is not None:
             _check_at_least("threads", self.threads, 1)
+
+    def _check_rates(self) -> None:
         if self.lr is not None and not 0 < self.lr <= LARGEST_FLOAT32:
             raise SettingError(
                 "lr", f"lr = {self.lr}", "a positive float32", "pass one, or none for a default"
+            )
+        if self.lr is not None and self.tuning is not None:
+            raise SettingError("lr", f"lr = {self.lr} and tuning", "one of them", "drop lr")
+        own = [task.function for task in self.tasks if task.function is not None]
+        if own and self.lr is None and self.tuning is None:
+            raise SettingError(
+                "lr", f"task {own[0]} without a learning rate", "lr, or tuning", "pass one"
             )
 
     def _check_methods(self) -> None:
@@ -146,6 +265,13 @@ class Study:
         except ZeromeanError as error:
             raise SettingError("methods", error.got, error.wanted, error.fix) from error
         _check_unlike("methods", self.methods)
+        same = [set(name.split("+")) for name in self.methods]
+        for number, one in enumerate(same):
+            if one in same[:number]:
+                first = self.methods[same.index(one)]
+                raise SettingError(
+                    "methods", f"{first} and {self.methods[number]}", "each method once", "drop one"
+                )
         given = f"methods {','.join(self.methods)}"
         if BASELINE not in self.methods:
             raise SettingError(
@@ -186,16 +312,32 @@ class Study:
 
         return conduct(self, Path(out), jobs=jobs, watcher=watcher)
 
+    @property
+    def needs_file(self) -> bool:
+        """Whether it is more than the flags of a command can tell."""
+        return len(self.tasks) > 1 or self.tuning is not None
+
+    def epochs(self, key: Key) -> int:
+        """Of a run, which may be a trial."""
+        if key.trial != FINAL and self.tuning is not None and self.tuning.epochs is not None:
+            return self.tuning.epochs
+        return self.task(key.task).epochs
+
     def command(self, out: Path) -> str:
         """The command that repeats this study, every setting spelled out.
 
         A study that flags cannot tell is repeated from the file that its folder keeps.
         """
-        if len(self.tasks) > 1:
+        if self.needs_file:
             return shlex.join(["zeromean", "study", str(out / "study.toml"), "--out", str(out)])
         (task,) = self.tasks
         options = {
-            **{one.name: getattr(task, one.name) for one in fields(task)},
+            **{
+                one.name: getattr(task, one.name)
+                for one in fields(task)
+                if getattr(task, one.name) != getattr(Task, one.name)
+                or one.name in ("data", "model", "epochs", "batch_size")
+            },
             "optimizer": ",".join(self.optimizers),
             "methods": ",".join(self.methods),
             "lr": self.lr,
@@ -208,9 +350,9 @@ class Study:
         words = [
             word
             for name, value in options.items()
-            if value is not None
+            if value is not None and (task.function is None or name not in ("data", "model"))
             for word in (
-                f"--{name.replace('_', '-')}",
+                f"--{FLAGS.get(name, name).replace('_', '-')}",
                 f"{value:g}" if name == "lr" else str(value),
             )
         ]
@@ -237,7 +379,7 @@ def _check_unlike(name: str, values: Iterable[Any]) -> None:
     if repeated:
         raise SettingError(
             name,
-            f"{name} {', '.join(counts)} with {repeated[0]} repeated",
+            f"{name} {', '.join(map(str, counts))} with {repeated[0]} repeated",
             f"each {name[:-1]} once",
             f"name {repeated[0]} once",
         )

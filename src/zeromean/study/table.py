@@ -33,13 +33,15 @@ def rows(comparison: Comparison, summaries: list[Summary], gain: float | None = 
     if summaries[-1].family > 1 or summaries[0].family > 1:
         table.append(row("  p, corrected", lambda one: _optional(one.holm, "{:.3g}")))
     if task.early_epoch < task.epochs:
-        label = f"{metric.name.capitalize()} at epoch {task.early_epoch}"
+        label = f"{_watched(comparison)} at epoch {task.early_epoch}".capitalize()
         table += _stage_rows(label, metric, [one.early for one in summaries])
     table.append(row(f"Training minus test {metric.name}", _gap_cell))
     target = target_score(comparison)
     if target is not None:
         steps = comparison.facts.steps
         to = f"to {metric.value(target)}"
+        if comparison.facts.watched != "test":
+            to += f" {_watched(comparison)}"
         table += [
             row(f"Epochs {to}", lambda one: _target_cell(one.target.epochs, "g")),
             row(
@@ -57,6 +59,12 @@ def rows(comparison: Comparison, summaries: list[Summary], gain: float | None = 
         row("Overhead", lambda summary: _optional(summary.overhead, "{:+.0%}")),
         row("Diverged runs", lambda summary: f"{summary.diverged} of {summary.runs}"),
     ]
+
+
+def _watched(comparison: Comparison) -> str:
+    """The metric, with what it is taken on where that is not the test set."""
+    watched, name = comparison.facts.watched, comparison.metric.name
+    return name if watched == "test" else f"{watched} {name}"
 
 
 def _stage_rows(label: str, metric: Metric, stages: list[Stage]) -> list[Row]:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from zeromean.errors import ZeromeanError
+from zeromean.reparam.nnn import NaturalLinear
 from zeromean.study.methods import Method
 from zeromean.study.metric import ACCURACY
 from zeromean.study.optimizers import OPTIMIZERS
 from zeromean.study.problem import Examples, Problem
-from zeromean.study.run import Candidate, Epoch, Key, Run
+from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.study import Study
 
 EVALUATION_BATCH = 1000
@@ -46,16 +47,15 @@ class Training:
         self._half = study.precision == "bfloat16"
         method = Method.parse(key.method)
         self.network = problem.network(method, key.seed)
-        self.optimizer = OPTIMIZERS[key.optimizer].build(self.network, candidate.lr)
+        self.optimizer = OPTIMIZERS[key.optimizer].build(self.network, candidate)
         method.attach(self.optimizer, self.network)
         self._steps = problem.steps(self._task.batch_size)
-        self._schedule = CosineAnnealingLR(self.optimizer, T_max=self._steps * self._task.epochs)
+        self._epochs = study.epochs(key)
+        self._schedule = CosineAnnealingLR(self.optimizer, T_max=self._steps * self._epochs)
 
     @property
     def ended(self) -> bool:
-        return bool(self.epochs) and (
-            self.epochs[-1].diverged or len(self.epochs) == self._task.epochs
-        )
+        return bool(self.epochs) and (self.epochs[-1].diverged or len(self.epochs) == self._epochs)
 
     def advance(self) -> Epoch:
         """Trains one more epoch.
@@ -110,10 +110,13 @@ class Training:
         """What is known of the run, which has ended."""
         last = self.epochs[-1]
         train_score = test_loss = test_score = None
-        if not last.diverged:
+        if not last.diverged and self.key.trial == FINAL:
             problem = self._problem
             _, train_score = evaluate(problem, self.network, problem.train, self._half)
             test_loss, test_score = last.loss, last.score
+            if problem.watched is not problem.test:
+                # The only look at the test examples where something was tuned.
+                test_loss, test_score = evaluate(problem, self.network, problem.test, self._half)
         return Run(
             self.key, self._candidate, tuple(self.epochs), train_score, test_loss, test_score
         )
@@ -125,6 +128,7 @@ class Training:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            "inputs": {name: [*layer._inputs] for name, layer in self._natural_layers()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -132,6 +136,16 @@ class Training:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        for name, layer in self._natural_layers():
+            layer._inputs[:] = state["inputs"][name]
+
+    def _natural_layers(self) -> list[tuple[str, NaturalLinear]]:
+        """Layers that remember inputs from one update to the next, outside their state_dict."""
+        return [
+            (name, module)
+            for name, module in self.network.named_modules()
+            if isinstance(module, NaturalLinear)
+        ]
 
 
 def batches(count: int, batch_size: int, seed: int) -> Tensor:

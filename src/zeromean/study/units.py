@@ -14,14 +14,14 @@ from zeromean.study.study import Study
 
 
 class Unit(NamedTuple):
-    """All methods of one task, optimizer and seed.
+    """All methods of one task, optimizer and seed; or all seeds of a tuning trial of one method.
 
-    The methods take turns epoch by epoch: what slows the machine for a while slows all of them,
-    and their ratio stays what it is.
+    Its runs take turns epoch by epoch: what slows the machine for a while slows all of them, and
+    their ratio stays what it is.
 
     Args:
         name: Of its files.
-        keys: The runs, in the order of the study's methods.
+        keys: The runs, in the order of their first turns.
     """
 
     name: str
@@ -29,7 +29,26 @@ class Unit(NamedTuple):
 
 
 def units(study: Study) -> list[Unit]:
-    """In the order in which they are begun."""
+    """In the order in which they are begun: tuning first."""
+    return [*_trials(study), *_finals(study)]
+
+
+def _trials(study: Study) -> list[Unit]:
+    if study.tuning is None:
+        return []
+    seeds = range(study.seeds, study.seeds + study.tuning.seeds)
+    return [
+        Unit(
+            f"{number}-{place}-trial-{trial}",
+            tuple(Key(task, optimizer, method, seed, trial) for seed in seeds),
+        )
+        for trial in range(study.tuning.trial_count)
+        for number, (task, optimizer) in enumerate(study.cells)
+        for place, method in enumerate(study.methods)
+    ]
+
+
+def _finals(study: Study) -> list[Unit]:
     return [
         Unit(
             f"{number}-{seed}",

@@ -13,14 +13,16 @@ from functools import cache
 import torch
 
 from zeromean.study import checkpoint
+from zeromean.study.metric import Metric
 from zeromean.study.optimizers import OPTIMIZERS
 from zeromean.study.problem import Problem
 from zeromean.study.progress import Watcher
-from zeromean.study.run import Candidate, Key
+from zeromean.study.run import FINAL, Candidate, Key
 from zeromean.study.store import Store
 from zeromean.study.study import Study
 from zeromean.study.tasks.load import load
 from zeromean.study.train import Training
+from zeromean.study.tuning import choice, outcomes, proposal
 from zeromean.study.units import Folder, Unit, units
 
 # Between looks at what other processes have done.
@@ -48,9 +50,18 @@ def work(
         idle = True
         for unit in pending:
             with folder.claim(unit) as mine:
-                if mine and (keys := _missing(unit, store.keys())):
-                    _train(study, folder, store, watcher, problem_of(keys[0].task), unit, keys)
-                    idle = False
+                if not (mine and (keys := _missing(unit, store.keys()))):
+                    continue
+                problem = problem_of(keys[0].task)
+                candidates = _candidates(study, store, problem.metric, keys)
+                if candidates is None:
+                    continue
+                trainings = [
+                    Training(problem, study, key, candidate)
+                    for key, candidate in zip(keys, candidates, strict=True)
+                ]
+                _train(study, folder, store, watcher, unit, trainings)
+                idle = False
         if idle:
             time.sleep(PATIENCE_SECONDS)
 
@@ -69,20 +80,15 @@ def _train(
     folder: Folder,
     store: Store,
     watcher: Watcher,
-    problem: Problem,
     unit: Unit,
-    keys: Sequence[Key],
+    trainings: list[Training],
 ) -> None:
     """Trains the runs epoch by epoch in turns, each from where it was."""
-    trainings = []
-    for key in keys:
-        training = Training(problem, study, key, candidate(study, key))
-        state = checkpoint.load(folder.checkpoint(unit, key))
+    for training in trainings:
+        state = checkpoint.load(folder.checkpoint(unit, training.key))
         if state is not None:
             training.load_state_dict(state)
-        trainings.append(training)
-    epochs = study.task(keys[0].task).epochs
-    for number in range(epochs):
+    for number in range(study.epochs(trainings[0].key)):
         first = number % len(trainings)
         for training in trainings[first:] + trainings[:first]:
             if training.ended or len(training.epochs) > number:
@@ -100,8 +106,25 @@ def _train(
             watcher.on_run(run)
 
 
-def candidate(study: Study, key: Key) -> Candidate:
-    """The learning rate of a run."""
+def _candidates(
+    study: Study, store: Store, metric: Metric, keys: Sequence[Key]
+) -> list[Candidate] | None:
+    """What each run is to use; None while tuning that it depends on is not done."""
+    if study.tuning is None:
+        return [_customary(study, key) for key in keys]
+    runs = store.runs()
+    found = []
+    for key in keys:
+        done = outcomes(study, runs, key.task, key.optimizer, key.method)
+        if key.trial == FINAL:
+            found.append(choice(done, metric))
+        else:
+            found.append(proposal(study.tuning, key.trial, done, metric))
+    known = [one for one in found if one is not None]
+    return known if len(known) == len(found) else None
+
+
+def _customary(study: Study, key: Key) -> Candidate:
     if study.lr is not None:
         return Candidate(study.lr)
     return Candidate(OPTIMIZERS[key.optimizer].learning_rates[study.task(key.task).model])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,7 +84,8 @@ def get_centralized_gradients(optimizer: Any, loss: Any, params: Sequence[Any]) 
 
 
 def _by_tensorflow(loss: Any, params: Sequence[Any]) -> list[Any]:
-    tf = importlib.import_module("tensorflow")
+    import tensorflow as tf
+
     if callable(loss):
         with tf.GradientTape() as tape:
             value = loss()
@@ -96,7 +96,8 @@ def _by_tensorflow(loss: Any, params: Sequence[Any]) -> list[Any]:
 
 
 def _by_torch(loss: Any, params: Sequence[Any]) -> list[Any]:
-    torch = importlib.import_module("torch")
+    import torch
+
     value = loss() if callable(loss) else loss
     return list(torch.autograd.grad(value, [v.value for v in params], allow_unused=True))
 
@@ -104,7 +105,7 @@ def _by_torch(loss: Any, params: Sequence[Any]) -> list[Any]:
 def _by_jax(loss: Any, params: Sequence[Any]) -> list[Any]:
     if not callable(loss):
         raise _needs_function("JAX")
-    jax = importlib.import_module("jax")
+    import jax
 
     def of(values: list[Any]) -> Any:
         with keras.StatelessScope(state_mapping=list(zip(params, values, strict=True))):

@@ -13,6 +13,8 @@ from zeromean.study.metric import ACCURACY
 from zeromean.study.networks.build import NETWORKS
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.study import Task
+from zeromean.study.tasks.augment import crop_flip
+from zeromean.study.tasks.parts import cut
 
 
 def image_problem(task: Task, device: torch.device) -> Problem:
@@ -21,20 +23,27 @@ def image_problem(task: Task, device: torch.device) -> Problem:
     Each channel's mean and standard deviation come from the training images alone.
     """
     data = load(task.data)
-    mean, deviation = channel_moments(data.train_images)
+    train = cut(Examples(data.train_images, data.train_labels), task)
+    mean, deviation = channel_moments(train.inputs)
     test = Examples(data.test_images, data.test_labels).to(device)
     return Problem(
         device=device,
-        train=Examples(data.train_images, data.train_labels).to(device),
+        train=train.to(device),
         watched=test,
         test=test,
         prepare=partial(_standardize, mean=mean.to(device), deviation=deviation.to(device)),
-        augment=None,
+        augment=crop_flip if task.augment == "crop-flip" else None,
         loss=F.cross_entropy,
         metric=ACCURACY,
         make=partial(NETWORKS[task.model], data.channels, data.side, len(data.classes)),
         description=data.describe(),
         split=data.split,
+        preparation="each channel standardized by the training images; "
+        + (
+            "shifted by up to 4 pixels and mirrored at random"
+            if task.augment == "crop-flip"
+            else "no augmentation"
+        ),
     )
 
 

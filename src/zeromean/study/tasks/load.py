@@ -1,26 +1,47 @@
-"""Which kind of task is meant, loaded and tried out."""
+"""Which kind of task is meant, loaded, cut, split and tried out."""
 
 from __future__ import annotations
+
+import warnings
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-import zeromean
-from zeromean.errors import ZeromeanError
-from zeromean.study.methods import Method
+from zeromean.errors import ZeromeanError, ZeromeanWarning
+from zeromean.model import explain
+from zeromean.study.data.text import is_text
+from zeromean.study.methods import BASELINE, Method
 from zeromean.study.optimizers import OPTIMIZERS
 from zeromean.study.problem import Problem
+from zeromean.study.run import Candidate
 from zeromean.study.study import Study, Task
 from zeromean.study.tasks.images import image_problem
+from zeromean.study.tasks.parts import hold_out
+from zeromean.study.tasks.text import text_problem
+from zeromean.study.tasks.user import user_problem
 
 
 def load(study: Study, task: Task) -> Problem:
     """The task on the study's device.
 
+    Where something is tuned, part of the training examples is for validation: it is what is
+    watched, and the test examples are for the end alone.
+
     Raises:
         ZeromeanError: Its data cannot be read, or do not fit the network or the settings.
     """
-    return image_problem(task, torch.device(study.device))
+    device = torch.device(study.device)
+    if task.function is not None:
+        problem = user_problem(task, device)
+    elif is_text(task.data):
+        problem = text_problem(task, device)
+    else:
+        problem = image_problem(task, device)
+    if study.tuning is not None:
+        train, validation = hold_out(problem, study.tuning.validation)
+        problem = replace(problem, train=train, watched=validation)
+    return problem
 
 
 def rehearse(study: Study, task: Task, problem: Problem) -> None:
@@ -38,24 +59,40 @@ def rehearse(study: Study, task: Task, problem: Problem) -> None:
         )
     for name in study.methods:
         method = Method.parse(name)
-        network = problem.network(method, seed=0)
-        if "gc-conv" in name.split("+") and not any(
-            row.role == "conv" for row in zeromean.explain(network)
-        ):
+        roles = {row.role for row in explain(problem.network(Method.parse(BASELINE), seed=0))}
+        for part in method.parts:
+            if part.needs is not None and part.needs not in roles:
+                raise ZeromeanError(
+                    f"method {name} with {task.label}, whose network has no {part.needs} layer",
+                    f"a model with {part.needs} layers for {part.call}",
+                    "use another model, or leave that method out",
+                )
+        network = _prepared(problem, method, study.optimizers[0], task)
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+        if task.batch_size == 1 and any(isinstance(one, norms) for one in network.modules()):
             raise ZeromeanError(
-                f"method {name} with model {task.model}, which has no convolution",
-                "a model with convolutions for gc-conv",
-                "use model cnn, or gc instead of gc-conv",
-            )
-        method.attach(OPTIMIZERS[study.optimizers[0]].build(network, 1.0), network)
-        normalized = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-        if normalized and task.batch_size == 1:
-            raise ZeromeanError(
-                f"batch_size = 1 with model {task.model} and method {name}, which normalize over"
-                " the batch",
+                f"batch_size = 1 with {task.label} and method {name}, which normalize over the"
+                " batch",
                 "2 or more",
-                "raise it, or use model cnn",
+                "raise it, or use a model without batch normalization",
             )
+
+
+def _prepared(problem: Problem, method: Method, optimizer: str, task: Task) -> nn.Module:
+    """A network with all that the method does; what it would do in vain is refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ZeromeanWarning)
+        try:
+            network = problem.network(method, seed=0)
+            method.attach(OPTIMIZERS[optimizer].build(network, Candidate(1.0)), network)
+        except ZeromeanWarning as warning:
+            raise ZeromeanError(
+                f"method {method.name} with {task.label}, where a part of it changes nothing"
+                f" ({warning})",
+                "parts that do something",
+                "leave that part out: with cwn, for one, gradients have no mean left to take away",
+            ) from warning
+    return network
 
 
 def check_device(name: str) -> None:
