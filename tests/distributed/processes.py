@@ -33,7 +33,6 @@ MODULES = (
     "replicated",
     "tensor_parallel",
 )
-)  # fmt: skip
 SECONDS = 240
 
 
