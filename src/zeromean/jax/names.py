@@ -69,7 +69,8 @@ def _options(layer: str, rank: int, is_lifted: bool) -> Iterable[Axes]:
 
 
 def _dense(rank: int) -> Iterable[Axes]:
-    yield (rank - 2,)
+    """(in, out), or a stack of these along any axis."""
+    return [(axis,) for axis in range(rank - 1)]
 
 
 def _convolution(rank: int) -> Iterable[Axes]:
@@ -101,9 +102,7 @@ def _einsum(rank: int) -> Iterable[Axes]:
 
 def _anything(rank: int) -> Iterable[Axes]:
     """A matrix is a Dense; of more dimensions anything may be."""
-    if rank == 2:
-        return _dense(rank)
-    return [*_any_inputs(rank), *_transposed(rank)]
+    return _dense(rank) if rank == 2 else [*_any_inputs(rank), *_transposed(rank)]
 
 
 _LAYERS: list[tuple[str, Callable[[int], Iterable[Axes]]]] = [

@@ -142,9 +142,12 @@ def _equinox_ties(tree: Any) -> dict[int, list[Holder]]:
         for leaf in leaves(tied):
             if is_array(leaf.value):
                 holder = _holder(leaf.name, container(tied, leaf.keys), leaf.path[-1])
-                # What the tie made of an array, its transpose for example, may be made of any.
-                for key in {id(leaf.value)} & own or own:
-                    ties[key].append(holder)
+                if id(leaf.value) in own:
+                    ties[id(leaf.value)].append(holder)
+                    continue
+                # What the tie made, a transpose for example, may be made of any of its arrays.
+                for key in own:
+                    ties[key].append(holder._replace(told="made of others by equinox.nn.Shared"))
     return ties
 
 

@@ -223,9 +223,19 @@ def _keep(
     # A vector that does not move, at a skipped step for example, owes nothing.
     moves = vector_means(jnp.abs(delta), fan_in) > 0
     projected = shifted(delta, fan_in, jnp.where(moves, lost - means, 0))
-    added = (weight + projected).astype(weight.dtype)  # as optax.apply_updates adds it
+    added = _rounded(_rounded(projected, delta.dtype) + weight, weight.dtype)  # by apply_updates
     owed = vector_means(weight, fan_in) + lost - vector_means(added, fan_in)
     return projected, jnp.where(moves, owed, lost)
+
+
+def _rounded(x: jax.Array, dtype: Any) -> jax.Array:
+    """``x`` in at least float32, with what ``dtype`` holds of it.
+
+    Casting there and back would not do: XLA may leave such a pair of casts out.
+    """
+    kind = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jax.lax.reduce_precision(wide, kind.nexp, kind.nmant)
 
 
 def _rounds(weight: Any) -> bool:
