@@ -4,8 +4,8 @@
 
 TRAIN and VALIDATION hold one folder of images a class, two classes. The network, the augmentation
 and the settings are those of a tutorial on gradient-centralization-tf (horses or humans, 300x300,
-1027 + 256 images). There the second run went on from the weights that the first had trained, and its
-centralization never acted. Here both runs start from the same fresh weights.
+1027 + 256 images). There the second run went on from the weights that the first had trained, and
+its centralization never acted. Here both runs start from the same fresh weights.
 
 Needs Keras with a backend (KERAS_BACKEND=torch, jax or tensorflow), and Pillow.
 """

@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 CASES = [str(path) for path in sorted(HERE.glob("cases_*.py"))]
 
 
+@pytest.mark.timeout(900)  # a hundred cases in one process
 @pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
 def test_every_case_holds(
     backend: str, tmp_path: Path, supports: Callable[[str, str, str, str], None]

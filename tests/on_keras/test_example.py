@@ -60,5 +60,5 @@ def test_other_folders_are_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     done = run(tmp_path, tmp_path)
     assert done.returncode == 1
-    assert "wanted one for each of 2 classes" in done.stderr
+    assert "wanted one a class, of two" in done.stderr
     assert "Traceback" not in done.stderr

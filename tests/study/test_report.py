@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from synthetic import make_comparison
+from synthetic import make_results
 
 from zeromean.errors import ZeromeanError
 from zeromean.study import report
-from zeromean.study.compare import Comparison
-from zeromean.study.curves import COLOURS
-from zeromean.study.methods import METHODS
+from zeromean.study.colours import colours
+from zeromean.study.methods import PARTS
+from zeromean.study.results import Results
 
 CURVES = {
     "plain": ((0.4, 0.7, 0.7), (0.5, 0.8, 0.8)),
@@ -27,8 +27,8 @@ CURVES = {
 
 
 @pytest.fixture
-def comparison(tmp_path: Path) -> Comparison:
-    return make_comparison(tmp_path, CURVES)
+def results(tmp_path: Path) -> Results:
+    return make_results(tmp_path, CURVES)
 
 
 class Page(HTMLParser):
@@ -59,8 +59,8 @@ class Page(HTMLParser):
         return [value for key, value in self.attributes if key == name]
 
 
-def test_the_page_needs_no_other_file_and_no_network(comparison: Comparison) -> None:
-    picture, path = report.write(comparison)
+def test_the_page_needs_no_other_file_and_no_network(results: Results) -> None:
+    path, picture = report.write(results)
     page = Page(path)
     (source,) = page.attribute("src")
     assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == picture.read_bytes()
@@ -68,14 +68,15 @@ def test_the_page_needs_no_other_file_and_no_network(comparison: Comparison) -> 
     assert not re.search(r"https?://|@import|url\(|<script", path.read_text(encoding="utf-8"))
 
 
-def test_the_page_shows_sentence_then_table_settings_and_command(comparison: Comparison) -> None:
-    _, path = report.write(comparison)
+def test_the_page_shows_sentence_then_table_settings_and_command(results: Results) -> None:
+    path, _ = report.write(results)
     text = Page(path).text
+    (section,) = report.sections(results)
     expected = [
-        *report.conclusions(comparison),
-        *(cell for _, cells in report.table(comparison) for cell in cells),
+        *section.conclusions,
+        *(cell for _, cells in section.table for cell in cells),
         "nothing",
-        comparison.settings.command(),
+        results.command,
     ]
     for part in expected:
         assert part in text
@@ -85,26 +86,49 @@ def test_the_page_shows_sentence_then_table_settings_and_command(comparison: Com
     assert places == sorted(places)
 
 
-def test_names_from_outside_are_escaped(comparison: Comparison) -> None:
-    settings = dataclasses.replace(comparison.settings, data="npz:<script>alert(1)</script>.npz")
-    _, path = report.write(dataclasses.replace(comparison, settings=settings))
+def test_names_from_outside_are_escaped(results: Results) -> None:
+    (task,) = results.study.tasks
+    named = dataclasses.replace(task, data="npz:<script>alert(1)</script>.npz")
+    study = dataclasses.replace(results.study, tasks=(named,))
+    runs = tuple(
+        dataclasses.replace(run, key=run.key._replace(task=named.label)) for run in results.runs
+    )
+    facts = {named.label: results.facts[task.label]}
+    path, _ = report.write(dataclasses.replace(results, study=study, runs=runs, facts=facts))
     assert "<script>" not in path.read_text(encoding="utf-8")
     assert "<script>alert(1)</script>.npz" in Page(path).text
 
 
-def test_the_picture_is_a_png_with_each_methods_colour(comparison: Comparison) -> None:
-    picture, _ = report.write(comparison)
+def test_the_picture_is_a_png_with_each_methods_colour(results: Results) -> None:
+    _, picture = report.write(results)
     with Image.open(picture) as image:
         assert image.format == "PNG"
         seen = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=2**24) or []}
+    given = colours(tuple(CURVES))
     for method in CURVES:
-        assert tuple(bytes.fromhex(COLOURS[method][1:])) in seen
-    assert tuple(bytes.fromhex(COLOURS["gc-conv"][1:])) not in seen
+        assert tuple(bytes.fromhex(given[method][1:])) in seen
+    assert tuple(bytes.fromhex(colours(["gc-conv"])["gc-conv"][1:])) not in seen
 
 
 def test_every_method_has_a_colour_of_its_own() -> None:
-    assert COLOURS.keys() == METHODS.keys()
-    assert len(set(COLOURS.values())) == len(METHODS)
+    methods = ("plain", *list(PARTS)[:12], "gc+wn", "gc+clip-norm=1")
+    assert len(set(colours(methods).values())) == len(methods)
+    # Others beside it do not change it.
+    assert colours(methods)["gc"] == colours(("plain", "gc"))["gc"]
+
+
+def test_several_comparisons_share_a_page_with_a_picture_each(tmp_path: Path) -> None:
+    results = make_results(tmp_path, CURVES, CURVES)
+    path, *pictures = report.write(results)
+    page = Page(path)
+    assert [picture.name for picture in pictures] == ["curves.png", "curves-2.png"]
+    assert len(page.attribute("src")) == 2
+    one, other = report.sections(results)
+    places = [
+        page.text.index(str(part))
+        for part in (report.headline(results), one.comparison.name, other.comparison.name)
+    ]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize(
@@ -124,15 +148,15 @@ def test_poor_results_make_a_page_too(
     curves: dict[str, tuple[tuple[float, ...], ...]],
     diverged: list[tuple[str, int]],
 ) -> None:
-    _, path = report.write(make_comparison(tmp_path, curves, diverged=diverged))
+    path, _ = report.write(make_results(tmp_path, curves, diverged=diverged))
     text = Page(path).text
     assert not re.search(r"\bnan\b|\binf\b|None", text)
     assert f"{sum(method == 'gc' for method, _ in diverged)} of {len(curves['gc'])}" in text
 
 
-def test_a_folder_that_vanished_is_told_with_where_the_results_are(comparison: Comparison) -> None:
-    shutil.rmtree(comparison.settings.out)
+def test_a_folder_that_vanished_is_told_with_where_the_results_are(results: Results) -> None:
+    shutil.rmtree(results.out)
     with pytest.raises(
         ZeromeanError, match=r"cannot be written.*all results are in .*study.sqlite"
     ):
-        report.write(comparison)
+        report.write(results)
