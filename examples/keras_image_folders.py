@@ -30,9 +30,7 @@ class ImageFolders(keras.utils.PyDataset):
         super().__init__()
         classes = sorted(path for path in folder.iterdir() if path.is_dir())
         if len(classes) != 2:
-            raise SystemExit(
-                f"{folder} has {len(classes)} folders; wanted one for each of 2 classes"
-            )
+            raise SystemExit(f"{folder} has {len(classes)} folders; wanted one a class, of two")
         self.files = [
             (file, label)
             for label, path in enumerate(classes)
