@@ -47,7 +47,7 @@ def test_false_alarms_over_a_whole_study_stay_within_the_level(
 ) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 99)  # p-values need no interval
     rng = np.random.default_rng(seeds)
-    studies = 40
+    studies = 25
     alarms = 0
     for _ in range(studies):
         (table,) = summarize(simulate(rng, tmp_path, seeds, effect=0.0))
@@ -64,7 +64,7 @@ def test_a_real_effect_is_found_with_the_seeds_that_it_needs(
     seeds = statistics.seeds_needed(deviation, gain=0.005)
     found = [
         one.final.difference is not None and one.final.difference.p_value <= LEVEL  # type: ignore[operator]
-        for _ in range(30)
+        for _ in range(20)
         for (table,) in [summarize(simulate(rng, tmp_path, seeds, effect=0.005))]
         for one in table[1:2]
     ]
@@ -78,7 +78,7 @@ def test_a_real_effect_is_found_with_the_seeds_that_it_needs(
 )
 def test_intervals_cover_the_true_effect(seeds: int, nominal: float) -> None:
     rng = np.random.default_rng(seeds)
-    studies = 300
+    studies = 200
     missed = 0
     for _ in range(studies):
         interval = paired(rng.normal(1.0, 2.0, seeds), np.zeros(seeds)).interval

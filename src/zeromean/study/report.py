@@ -172,11 +172,11 @@ def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
 
 
 def _cut(task: Task) -> str:
-    size = "all" if task.train_size is None else f"{task.train_size:,}"
-    return (
-        f"{size} training examples; the first class has {task.imbalance:g} times as many as the"
-        " last"
-    )
+    size = "as many as there are" if task.train_size is None else f"{task.train_size:,}"
+    how = "chosen at random within each class"
+    if task.imbalance != 1:
+        how = f"the first class has {task.imbalance:g} times as many as the last"
+    return f"{size} training examples; {how}"
 
 
 def _tuned(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
