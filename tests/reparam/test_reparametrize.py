@@ -291,6 +291,21 @@ def test_fold_leaves_the_plain_model(method: Any, backend: str, supports: Say) -
     supports("Weights", f"fold of {method}", "-", "bit-equal weights, the plain model's state_dict")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_folding_a_copy_leaves_the_original(method: Any) -> None:
+    """torch keeps the property on a class that both share."""
+    model, tokens = Network(), batch()
+    zeromean.reparametrize(model, method)
+    copied = copy.deepcopy(model)
+    zeromean.fold(copied)
+    step(model, tokens)
+    assert parametrize.is_parametrized(model.head)
+    model.eval()
+    before = model(tokens)
+    assert torch.equal(zeromean.fold(model)(tokens), before)
+    step(copied, tokens)
+
+
 @pytest.mark.parametrize("scale", ["learned", 1.5])
 @pytest.mark.parametrize("grad", [True, False])
 def test_fold_keeps_frozen_weights_frozen(scale: Any, grad: bool) -> None:

@@ -1,5 +1,6 @@
 /* Weight vectors brought to a length, w = s (v - mean v) + offset, and the gradient of that. Each
-   vector is read from memory once forwards and once, with its gradient, backwards.
+   vector is read from memory once forwards and once, with its gradient, backwards; the second look
+   at it finds it in cache.
    normalized_vectors.h holds the arithmetic and is included once for every element type. */
 
 struct normal {
@@ -13,6 +14,8 @@ struct normal {
     const void *grad_w;               /* backwards: what came */
     void *grad_v, *grad_gain;         /* backwards: where to write, or NULL */
 };
+
+enum { BLOCK = 1024 }; /* entries that are added up before their sum becomes a double */
 
 struct normal_call {
     int64_t type, backward, tasks, each;

@@ -182,12 +182,7 @@ def unregister(module: nn.Module, name: str) -> None:
     originals: Any = module.parametrizations[name]  # type: ignore[index]
     order = originals[0].order
     trained = any(original.requires_grad for original in originals.parameters(recurse=False))
-    parametrize.remove_parametrizations(module, name)
-    weight: Any = getattr(module, name)
-    if not isinstance(weight, nn.Parameter):  # torch makes a buffer of what is not trained
-        delattr(module, name)
-        module.register_parameter(name, nn.Parameter(weight.detach()))
-    getattr(module, name).requires_grad_(trained)
+    remove_parametrizations(module, name, trained)
     # Optimizers and their checkpoints number parameters in this order.
     for key in [*order, *(key for key in module._parameters if key not in order)]:
         if key in module._parameters:
@@ -196,6 +191,19 @@ def unregister(module: nn.Module, name: str) -> None:
         for key, hook in list(module._load_state_dict_pre_hooks.items()):
             if getattr(hook, "hook", None) is load_old_names:
                 del module._load_state_dict_pre_hooks[key]
+
+
+def remove_parametrizations(module: nn.Module, name: str, trained: bool) -> None:
+    """Leave a plain parameter in the place of a parametrized one."""
+    # torch keeps the property on a class that deep copies share, and deletes it there.
+    shared = type(module)
+    module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+    parametrize.remove_parametrizations(module, name)
+    weight: Any = getattr(module, name)
+    if not isinstance(weight, nn.Parameter):  # torch makes a buffer of what is not trained
+        delattr(module, name)
+        module.register_parameter(name, nn.Parameter(weight.detach()))
+    getattr(module, name).requires_grad_(trained)
 
 
 def _pre_hooks(module: nn.Module) -> list[object]:

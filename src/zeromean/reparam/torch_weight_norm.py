@@ -16,7 +16,13 @@ from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.model import owners
 from zeromean.plan import Row, make_plan
-from zeromean.reparam.parametrization import WeightNorm, parametrized_by, register, unregister
+from zeromean.reparam.parametrization import (
+    WeightNorm,
+    parametrized_by,
+    register,
+    remove_parametrizations,
+    unregister,
+)
 from zeromean.reparam.refusals import refuse_distributed, refuse_no_module
 from zeromean.reparam.report import Change, Report
 
@@ -66,7 +72,7 @@ def from_torch(model: nn.Module) -> Report:
         if not row.centered or row.fan_in is None:
             changes.append(Change(row))
             continue
-        weight = getattr(normed.module, normed.name).detach().clone()
+        weight = torch._weight_norm(normed.v, normed.g, normed.dim).detach()
         same = normed.dim >= 0 and normed.dim == _dim(row.fan_in, weight.ndim)
         _remove(normed)
         if same:
@@ -210,11 +216,7 @@ def _remove(normed: _Normed) -> None:
     """Leave a plain weight."""
     if normed.hook is None:
         trained = normed.v.requires_grad or normed.g.requires_grad
-        parametrize.remove_parametrizations(normed.module, normed.name)
-        value = getattr(normed.module, normed.name).detach()
-        normed.module._buffers.pop(normed.name, None)
-        normed.module._parameters.pop(normed.name, None)
-        normed.module.register_parameter(normed.name, nn.Parameter(value, trained))
+        remove_parametrizations(normed.module, normed.name, trained)
     else:
         for key, hook in list(normed.module._forward_pre_hooks.items()):
             if hook is normed.hook:
