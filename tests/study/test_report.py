@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from PIL import Image
 from synthetic import make_results
 
 from zeromean.errors import ZeromeanError
-from zeromean.study import report
+from zeromean.study import profile, report
 from zeromean.study.colours import colours
 from zeromean.study.methods import PARTS
 from zeromean.study.results import Results
@@ -62,7 +64,8 @@ class Page(HTMLParser):
 def test_the_page_needs_no_other_file_and_no_network(results: Results) -> None:
     path, picture = report.write(results)
     page = Page(path)
-    (source,) = page.attribute("src")
+    source, differences = page.attribute("src")
+    assert differences.startswith("data:image/png;base64,")
     assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == picture.read_bytes()
     assert not page.attribute("href")
     assert not re.search(r"https?://|@import|url\(|<script", path.read_text(encoding="utf-8"))
@@ -84,6 +87,64 @@ def test_the_page_shows_sentence_then_table_settings_and_command(results: Result
         text.index(part) for part in (expected[0], "Results", "Settings", "Command", expected[-1])
     ]
     assert places == sorted(places)
+
+
+def test_a_profile_counts_comparisons_within_a_factor_of_the_best() -> None:
+    amounts = [
+        {"plain": 20.0, "gc": 10.0},
+        {"plain": 10.0, "gc": 15.0},
+        {"plain": 10.0, "gc": math.inf},
+        {"plain": math.inf, "gc": math.inf},
+    ]
+    found = profile.ratios(amounts)
+    assert found == {"plain": [2, 1, 1, math.inf], "gc": [1, 1.5, math.inf, math.inf]}
+    assert profile.share_within(found["plain"], 1) == 0.5
+    assert profile.share_within(found["plain"], 2) == 0.75
+    assert profile.share_within(found["gc"], 1.4) == 0.25
+    assert profile.share_within(found["gc"], 1e9) == 0.5
+
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_the_page_within_its_width(tmp_path: Path, width: int) -> None:
+    """The page reports its own width: nothing may stick out but what scrolls by itself."""
+    path, *_ = report.write(make_results(tmp_path, CURVES, CURVES))
+    probe = (
+        "<script>addEventListener('load', () => document.title ="
+        " `${document.documentElement.scrollWidth} of ${innerWidth},`"
+        " + [...document.images].every(one => one.naturalWidth > 0))</script></body>"
+    )
+    probed = tmp_path / "probed.html"
+    # A frame of the wanted width: the window of a browser has a smallest one.
+    frame = tmp_path / "frame.html"
+    probed.write_text(
+        path.read_text(encoding="utf-8").replace(
+            "</body>", probe.replace("document.title =", "parent.document.title =")
+        ),
+        encoding="utf-8",
+    )
+    frame.write_text(f"<iframe src='probed.html' width={width} height=800 frameborder=0></iframe>")
+    done = subprocess.run(
+        (
+            *(str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu"),
+            *("--allow-file-access-from-files", "--virtual-time-budget=5000"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", frame.as_uri()),
+        ),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    (title,) = re.findall(r"<title>(.*?)</title>", done.stdout)
+    sizes, images = title.split(",")
+    scroll, inner = sizes.split(" of ")
+    assert int(scroll) <= int(inner) == width
+    assert images == "true"
 
 
 def test_names_from_outside_are_escaped(results: Results) -> None:
@@ -122,7 +183,7 @@ def test_several_comparisons_share_a_page_with_a_picture_each(tmp_path: Path) ->
     path, *pictures = report.write(results)
     page = Page(path)
     assert [picture.name for picture in pictures] == ["curves.png", "curves-2.png"]
-    assert len(page.attribute("src")) == 2
+    assert len(page.attribute("src")) == 2 * 2 + 1  # curves and differences each, one profile
     one, other = report.sections(results)
     places = [
         page.text.index(str(part))

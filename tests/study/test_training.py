@@ -311,3 +311,17 @@ def test_the_learning_rate_falls_to_zero_along_a_cosine(
     steps = torch.arange(len(rates), dtype=torch.float64)
     expected = 0.1 * (1 + torch.cos(torch.pi * steps / len(rates)))
     assert rates == pytest.approx(expected.tolist())
+
+
+def test_half_precision_keeps_weights_whole_and_images_channels_last(
+    study: Study, witness: list[Witness]
+) -> None:
+    for precision in ("float32", "bfloat16"):
+        changed = with_task(study, model="cnn", precision=precision)
+        epochs = train(load(changed, changed.tasks[0]), changed)
+        assert epochs[-1].train_loss < epochs[0].train_loss
+    whole, half = witness
+    assert all(parameter.dtype == torch.float32 for parameter in half.network.parameters())
+    assert half.fed[0].is_contiguous(memory_format=torch.channels_last)
+    assert same(whole.start, half.start)
+    assert not same(list(whole.network.parameters()), list(half.network.parameters()))

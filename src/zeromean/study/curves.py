@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -69,10 +70,10 @@ def draw(comparison: Comparison) -> bytes:
     return png(figure)
 
 
-def style(axes: Axes) -> None:
+def style(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     """The look that all pictures share."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.grid(axis=grid, color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=LETTERS)
 

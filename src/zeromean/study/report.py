@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from zeromean.errors import ZeromeanError
-from zeromean.study import curves
+from zeromean.study import curves, differences, profile
 from zeromean.study.colours import colours
 from zeromean.study.conclusion import conclude, overview
 from zeromean.study.methods import BASELINE, Method
@@ -113,7 +113,7 @@ def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string((files("zeromean.study") / "report.html").read_text(encoding="utf-8"))
-    parts = sections(results, gain)
+    parts, tables = sections(results, gain), summarize(results)
     return template.render(
         title=f"{' / '.join(study.methods)} on "
         + ", ".join(dict.fromkeys(task.function or task.data for task in study.tasks)),
@@ -124,8 +124,15 @@ def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
         descriptions={name: Method.parse(name).describe() for name in study.methods},
         baseline=BASELINE,
         colours=colours(study.methods),
-        pictures=[base64.b64encode(picture).decode() for picture in pictures],
+        pictures=[_encode(picture) for picture in pictures],
         caption=curves.CAPTION,
+        differences=[
+            _encode(differences.draw(section.comparison, summaries))
+            for section, summaries in zip(parts, tables, strict=True)
+        ],
+        differences_caption=differences.CAPTION,
+        profile=_encode(profile.draw(results, tables)) if len(parts) > 1 else None,
+        profile_caption=profile.CAPTION,
         settings=[_settings(section.comparison, results) for section in parts],
         sessions=results.sessions,
         budget=budget(study),
@@ -133,6 +140,10 @@ def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
         family=len(results.comparisons) * (len(study.methods) - 1),
         command=results.command,
     )
+
+
+def _encode(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
 
 
 def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
@@ -161,11 +172,11 @@ def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
 
 
 def _cut(task: Task) -> str:
-    size = "all" if task.train_size is None else f"{task.train_size:,}"
-    return (
-        f"{size} training examples; the first class has {task.imbalance:g} times as many as the"
-        " last"
-    )
+    size = "as many as there are" if task.train_size is None else f"{task.train_size:,}"
+    how = "chosen at random within each class"
+    if task.imbalance != 1:
+        how = f"the first class has {task.imbalance:g} times as many as the last"
+    return f"{size} training examples; {how}"
 
 
 def _tuned(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:

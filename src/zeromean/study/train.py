@@ -47,6 +47,8 @@ class Training:
         self._half = study.precision == "bfloat16"
         method = Method.parse(key.method)
         self.network = problem.network(method, key.seed)
+        if self._half:  # where convolutions in bfloat16 are fast; other layers do not mind
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = OPTIMIZERS[key.optimizer].build(self.network, candidate)
         method.attach(self.optimizer, self.network)
         self._steps = problem.steps(self._task.batch_size)
@@ -103,8 +105,8 @@ class Training:
         return Epoch(number, train_loss, loss_value, score, seconds)
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        with torch.autocast(self._problem.device.type, torch.bfloat16, enabled=self._half):
-            return self._problem.loss(self.network(inputs), targets)
+        with _numbers(self._problem, self._half):
+            return self._problem.loss(self.network(_laid_out(inputs, self._half)), targets)
 
     def run(self) -> Run:
         """What is known of the run, which has ended."""
@@ -171,8 +173,8 @@ def evaluate(
         torch.split(examples.targets, EVALUATION_BATCH),
         strict=True,
     ):
-        with torch.autocast(problem.device.type, torch.bfloat16, enabled=half):
-            outputs = network(problem.prepare(inputs))
+        with _numbers(problem, half):
+            outputs = network(_laid_out(problem.prepare(inputs), half))
             total += problem.loss(outputs, targets) * len(targets)
         if problem.metric is ACCURACY:
             right += (outputs.argmax(1) == targets).sum()
@@ -180,3 +182,14 @@ def evaluate(
     if problem.metric is not ACCURACY:
         return loss, loss
     return loss, right.item() / examples.targets.numel()
+
+
+def _numbers(problem: Problem, half: bool) -> torch.autocast:
+    return torch.autocast(problem.device.type, torch.bfloat16, enabled=half)
+
+
+def _laid_out(inputs: Tensor, half: bool) -> Tensor:
+    """Images as the network is laid out."""
+    if half and inputs.ndim == 4:
+        return inputs.contiguous(memory_format=torch.channels_last)
+    return inputs
