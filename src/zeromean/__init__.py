@@ -12,15 +12,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zeromean import diagnose as diagnose
     from zeromean import fan_in as fan_in
     from zeromean import nn as nn
     from zeromean import reparam as reparam
     from zeromean.attach import Handle as Handle
     from zeromean.attach import centralize as centralize
+    from zeromean.checking import check as check
     from zeromean.errors import ZeromeanError as ZeromeanError
     from zeromean.errors import ZeromeanWarning as ZeromeanWarning
     from zeromean.fan_in import FanIn as FanIn
     from zeromean.model import explain as explain
+    from zeromean.monitoring import monitor as monitor
     from zeromean.plan import Plan as Plan
     from zeromean.projection import center as center
     from zeromean.reparam import fold as fold
@@ -39,13 +42,15 @@ _HOMES = {
     "ZeromeanWarning": "zeromean.errors",
     "center": "zeromean.projection",
     "centralize": "zeromean.attach",
+    "check": "zeromean.checking",
     "explain": "zeromean.model",
     "fold": "zeromean.reparam",
+    "monitor": "zeromean.monitoring",
     "reparametrize": "zeromean.reparam",
     "status": "zeromean.standing",
 }
 
-_MODULES = ("fan_in", "nn", "reparam")
+_MODULES = ("diagnose", "fan_in", "nn", "reparam")
 
 __all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
 __version__ = "0.1.0"

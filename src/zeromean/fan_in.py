@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from zeromean.errors import ZeromeanError
-from zeromean.mro import nearest
+from zeromean.mro import nearest, qualified_name
 
 Role = Literal["conv", "linear", "embedding"]
 
@@ -160,6 +160,51 @@ def register(module_class: type | str) -> Callable[[_AnyRule], _AnyRule]:
 def rule_for(module_class: type) -> Rule | None:
     """The rule of the nearest class in the MRO that has one."""
     return nearest(_rules, module_class)
+
+
+def describe(module: Any, known: Collection[str]) -> Description | None:
+    """What the rule of a module says, or None where nobody described its class.
+
+    Args:
+        module: Of any framework.
+        known: The names that a rule may name.
+
+    Raises:
+        ZeromeanError: The rule returns something else, or names what the module does not have.
+    """
+    rule = rule_for(type(module))
+    if rule is None:
+        return None
+    description = rule(module)
+    fix = f"mend the rule registered for {type(module).__name__}"
+    if not isinstance(description, Mapping):
+        raise ZeromeanError(
+            f"a fan-in rule that returns {description!r}", "{parameter name: FanIn or None}", fix
+        )
+    for name, told in description.items():
+        if name not in known:
+            raise ZeromeanError(
+                f"a fan-in rule for {name!r}, which {qualified_name(type(module))} does not have",
+                "a rule that names parameters of its module",
+                fix,
+            )
+        if not (told is None or isinstance(told, FanIn | str)):
+            raise ZeromeanError(
+                f"a fan-in rule that says {told!r} of {name!r}",
+                "a FanIn, such as FanIn(axes=(1,)); or None, or a reason as text",
+                fix,
+            )
+    return description
+
+
+def look_up(kind: str, name: str, description: Description | None) -> FanIn | str:
+    """The fan-in axes of one parameter of a module of this kind, or the reason why it has none."""
+    if description is None:
+        return f"nobody described {kind}: zeromean.fan_in.register can"
+    if name not in description:
+        is_bias = "bias" in name or name in ("b", "offset")  # Haiku's names
+        return "a bias has no fan-in" if is_bias else f"{kind}'s rule leaves it out"
+    return description[name] or f"{kind}'s rule leaves it alone"
 
 
 # --- PyTorch --------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +13,7 @@ from torch.nn.utils import parametrize
 
 from zeromean import fsdp1
 from zeromean.errors import ZeromeanError
-from zeromean.fan_in import Description, FanIn, quantized, rule_for
-from zeromean.mro import qualified_name
+from zeromean.fan_in import Description, FanIn, describe, look_up, quantized
 from zeromean.plan import Layers, Owner, Plan, Scope, make_plan
 
 
@@ -118,31 +117,10 @@ def owners_by_shape(named: Iterable[tuple[str, Tensor]]) -> Iterator[Owner]:
 
 
 def _describe(module: nn.Module) -> Description | None:
-    rule = rule_for(type(module))
-    if rule is None:
-        return None
-    description = rule(module)
     # Looked up by hand: reading a parametrized attribute would evaluate its parametrization.
-    known = {*module._parameters, *vars(module), *getattr(module, "parametrizations", ())}
-    fix = f"mend the rule registered for {type(module).__name__}"
-    if not isinstance(description, Mapping):
-        raise ZeromeanError(
-            f"a fan-in rule that returns {description!r}", "{parameter name: FanIn or None}", fix
-        )
-    for name, told in description.items():
-        if name not in known:
-            raise ZeromeanError(
-                f"a fan-in rule for {name!r}, which {qualified_name(type(module))} does not have",
-                "a rule that names parameters of its module",
-                fix,
-            )
-        if not (told is None or isinstance(told, FanIn | str)):
-            raise ZeromeanError(
-                f"a fan-in rule that says {told!r} of {name!r}",
-                "a FanIn, such as FanIn(axes=(1,)); or None, or a reason as text",
-                fix,
-            )
-    return description
+    return describe(
+        module, {*module._parameters, *vars(module), *getattr(module, "parametrizations", ())}
+    )
 
 
 def _own_parameters(
@@ -173,20 +151,17 @@ def _look_up(
     described = False
     if original is not None:
         # The first of the parametrizations computes with the originals, and may describe them.
-        first = module.parametrizations[name][0]  # type: ignore[index]
-        rule = rule_for(type(first))
-        described = rule is not None
-        if rule is not None:
+        parametrizations: Any = module.parametrizations[name]  # type: ignore[index]
+        first = parametrizations[0]
+        its_own = describe(first, dict(parametrizations.named_parameters(recurse=False)))
+        described = its_own is not None
+        if described:
             owner = parametrize.type_before_parametrizations(module).__name__
             kind = f"{type(first).__name__} of {owner}"
-            name, description = original, rule(first)
-    if description is None:
-        return None, f"nobody described {kind}: zeromean.fan_in.register can"
-    if name not in description:
-        return None, "a bias has no fan-in" if "bias" in name else f"{kind}'s rule leaves it out"
-    told = description[name]
+            name, description = original, its_own
+    told = look_up(kind, name, description)
     if not isinstance(told, FanIn):
-        return None, told or f"{kind}'s rule leaves it alone"
+        return None, told
     if reason := quantized(type(parameter)):
         return None, reason
     if not (parameter.is_floating_point() or parameter.is_complex()):

@@ -126,20 +126,24 @@ class Plan(Sequence[Row]):
         """The rows that are centered."""
         return tuple(row for row in self.rows if row.centered)
 
-    def __str__(self) -> str:
-        lines = aligned(
-            [
-                ("parameter", "shape", "role", "axes", "centered", "reason"),
-                *((*row.described, "yes" if row.centered else "no", row.reason) for row in self),
-            ]
-        )
+    def cells(self) -> list[tuple[str, ...]]:
+        """The printed table as text: its header, then a row a parameter."""
+        return [
+            ("parameter", "shape", "role", "axes", "centered", "reason"),
+            *((*row.described, "yes" if row.centered else "no", row.reason) for row in self),
+        ]
+
+    def total(self) -> str:
+        """How much of the model is centered, in one line."""
         entries = [math.prod(row.shape) for row in self.rows]
         centered = sum(math.prod(row.shape) for row in self.centered)
-        lines.append(
+        return (
             f"centered: {len(self.centered)} of {len(self)} parameters,"
             f" {centered:,} of {sum(entries):,} entries"
         )
-        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return "\n".join([*aligned(self.cells()), self.total()])
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:
@@ -185,6 +189,22 @@ def check_option(
         return
     choices = ", ".join(map(repr, allowed))
     raise ZeromeanError(f"{name}={value!r}", f"one of {choices}", f"pass one of these as {name}")
+
+
+def check_without_model(layers: Layers, embeddings: bool) -> None:
+    """Refuse options that would have no effect where only shapes are known."""
+    if callable(layers):
+        raise ZeromeanError(
+            "a layers predicate without a model",
+            "the model whose modules it chooses from",
+            "call centralize(optimizer, model, layers=...)",
+        )
+    if embeddings:
+        raise ZeromeanError(
+            "embeddings=True without a model",
+            "the model, because a shape alone does not tell an embedding",
+            "call centralize(optimizer, model, embeddings=True)",
+        )
 
 
 def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -65,12 +66,6 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
     return _saturated(whole - means, x.dtype).reshape(x.shape)
 
 
-def center_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> None:
-    """Center many tensors in place."""
-    means = vector_means(tensors, fan_ins)
-    shift_(tensors, fan_ins, [-mean for mean in means])
-
-
 def vector_means(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> list[Tensor]:
     """The mean of each weight vector of many tensors, shaped to broadcast back to each.
 
@@ -92,6 +87,12 @@ def vector_means(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> list[Te
         total / fan_in.size(x.shape)
         for total, x, fan_in in zip(totals, tensors, fan_ins, strict=True)
     ]
+
+
+def vectors_here(x: Tensor, fan_in: FanIn) -> int:
+    """How many weight vectors of ``x`` this rank holds, whole or in part: one mean for each."""
+    kept = (size for axis, size in enumerate(local_part(x).shape) if axis not in fan_in.axes)
+    return fan_in.groups * math.prod(kept)
 
 
 def shift_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn], by: Sequence[Tensor]) -> None:

@@ -24,8 +24,15 @@ import pytest
 from zeromean import ZeromeanError
 
 MODULES = (
-    "backward", "communication", "fsdp2", "refusals", "reparam", "replicated", "tensor_parallel",
-)  # fmt: skip
+    "backward",
+    "communication",
+    "fsdp2",
+    "monitor",
+    "refusals",
+    "reparam",
+    "replicated",
+    "tensor_parallel",
+)
 SECONDS = 240
 
 

@@ -1,0 +1,277 @@
+"""Which axes the layers of Flax (NNX and Linen), Equinox and Haiku average over.
+
+Rules as those of torch in :mod:`zeromean.fan_in`: by qualified class name, so nothing is imported.
+Where ``vmap`` or ``scan`` has stacked a layer's parameters, the axes in front are counted over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from zeromean.fan_in import Description, FanIn, Role, register
+
+GAIN = "a norm's gain multiplies one input"
+SLOPE = "a slope multiplies one input"
+
+
+def stacked(fan_in: FanIn, own: Sequence[int], shape: Sequence[int]) -> FanIn | str:
+    """The fan-in axes of a parameter with axes in front of those that its layer made.
+
+    Args:
+        fan_in: Of the layer's own shape.
+        own: That shape.
+        shape: The parameter's, with what ``vmap`` and ``scan`` have put in front.
+    """
+    extra = len(shape) - len(own)
+    if extra < 0 or tuple(shape[extra:]) != tuple(own):
+        own_text = "x".join(map(str, own))
+        return f"its shape does not end in the layer's own {own_text}: tell its axes"
+    if extra and (fan_in.groups > 1 or fan_in.padding_idx is not None):
+        return "groups and padding are not known to a stack of layers: tell its axes"
+    return replace(fan_in, axes=tuple(axis + extra for axis in fan_in.axes))
+
+
+def _one(
+    module: Any, name: str, own: Sequence[int], axes: Sequence[int], role: Role = "linear"
+) -> Description:
+    """One parameter, where the module has it: its own shape and axes."""
+    shape = getattr(getattr(module, name, None), "shape", None)
+    return {} if shape is None else {name: stacked(FanIn(tuple(axes), role=role), own, shape)}
+
+
+def _sizes(value: int | Sequence[int]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+# --- Flax NNX: (..., in, out) ---------------------------------------------------------------------
+
+
+@register("flax.nnx.nn.linear.Linear")
+def _nnx_linear(module: Any) -> Description:
+    return _one(module, "kernel", (module.in_features, module.out_features), (0,))
+
+
+@register("flax.nnx.nn.lora.LoRA")
+def _nnx_lora(module: Any) -> Description:
+    rank = module.lora_a.shape[-1]
+    return {
+        **_one(module, "lora_a", (module.in_features, rank), (0,)),
+        **_one(module, "lora_b", (rank, module.out_features), (0,)),
+    }
+
+
+@register("flax.nnx.nn.linear.LinearGeneral")  # (batch..., in..., out...)
+def _nnx_linear_general(module: Any) -> Description:
+    batch = tuple(module.batch_axis.values())
+    inputs = range(len(batch), len(batch) + len(module.in_features))
+    return _one(module, "kernel", (*batch, *module.in_features, *module.out_features), inputs)
+
+
+@register("flax.nnx.nn.linear.Einsum")
+def _nnx_einsum(module: Any) -> Description:
+    axes = _summed(module.einsum_str)
+    if isinstance(axes, str):
+        return {"kernel": axes}
+    return _one(module, "kernel", module.kernel_shape, axes)
+
+
+@register("flax.nnx.nn.linear.Conv")  # (k..., in / groups, out)
+def _nnx_conv(module: Any) -> Description:
+    own = module.kernel_shape
+    return _one(module, "kernel", own, range(len(own) - 1), "conv")
+
+
+@register("flax.nnx.nn.linear.ConvTranspose")
+def _nnx_conv_transpose(module: Any) -> Description:
+    own = module.kernel_shape
+    return _one(module, "kernel", own, _transposed(len(own), module.transpose_kernel), "conv")
+
+
+@register("flax.nnx.nn.linear.Embed")
+def _nnx_embed(module: Any) -> Description:
+    return _one(module, "embedding", (module.num_embeddings, module.features), (0,), "embedding")
+
+
+# --- Flax Linen: (..., in, out) -------------------------------------------------------------------
+
+
+@register("flax.linen.linear.Dense")
+@register("flax.linen.recurrent.DenseParams")
+def _linen_dense(module: Any) -> Description:
+    return {"kernel": FanIn(axes=(0,))}
+
+
+@register("flax.linen.linear.DenseGeneral")  # (batch..., in..., out...)
+def _linen_dense_general(module: Any) -> Description:
+    batch, inputs = len(_sizes(module.batch_dims)), len(_sizes(module.axis))
+    return {"kernel": FanIn(axes=tuple(range(batch, batch + inputs)))}
+
+
+@register("flax.linen.linear.Einsum")
+def _linen_einsum(module: Any) -> Description:
+    axes = _summed(module.einsum_str)
+    return {"kernel": axes if isinstance(axes, str) else FanIn(axes)}
+
+
+@register("flax.linen.linear.Conv")  # (k..., in / groups, out)
+def _linen_conv(module: Any) -> Description:
+    kernel = len(_sizes(module.kernel_size))
+    return {"kernel": FanIn(axes=tuple(range(kernel + 1)), role="conv")}
+
+
+@register("flax.linen.linear.ConvLocal")  # (output k..., inputs of that output, out)
+def _linen_conv_local(module: Any) -> Description:
+    return {"kernel": FanIn(axes=(len(_sizes(module.kernel_size)),), role="conv")}
+
+
+@register("flax.linen.linear.ConvTranspose")
+def _linen_conv_transpose(module: Any) -> Description:
+    rank = len(_sizes(module.kernel_size)) + 2
+    return {"kernel": FanIn(axes=_transposed(rank, module.transpose_kernel), role="conv")}
+
+
+@register("flax.linen.linear.Embed")
+def _linen_embed(module: Any) -> Description:
+    return {"embedding": FanIn(axes=(0,), role="embedding")}
+
+
+# --- Equinox: (out, in, ...) ----------------------------------------------------------------------
+
+
+@register("equinox.nn._linear.Linear")
+def _equinox_linear(module: Any) -> Description:
+    sizes = (module.out_features, module.in_features)
+    return _one(module, "weight", [1 if size == "scalar" else size for size in sizes], (1,))
+
+
+@register("equinox.nn._conv.Conv")  # (out, in / groups, k...)
+@register("equinox.nn._conv.ConvTranspose")  # the same, unlike torch's
+def _equinox_conv(module: Any) -> Description:
+    inputs = module.in_channels // module.groups
+    own = (module.out_channels, inputs, *module.kernel_size)
+    return _one(module, "weight", own, range(1, len(own)), "conv")
+
+
+@register("equinox.nn._rnn.GRUCell")
+def _equinox_gru(module: Any) -> Description:
+    return _equinox_recurrent(module, 3)
+
+
+@register("equinox.nn._rnn.LSTMCell")
+def _equinox_lstm(module: Any) -> Description:
+    return _equinox_recurrent(module, 4)
+
+
+def _equinox_recurrent(module: Any, gates: int) -> Description:
+    hidden = module.hidden_size
+    return {
+        **_one(module, "weight_ih", (gates * hidden, module.input_size), (1,)),
+        **_one(module, "weight_hh", (gates * hidden, hidden), (1,)),
+    }
+
+
+@register("equinox.nn._embedding.Embedding")
+def _equinox_embedding(module: Any) -> Description:
+    own = (module.num_embeddings, module.embedding_size)
+    return _one(module, "weight", own, (0,), "embedding")
+
+
+@register("equinox.nn._weight_norm.WeightNorm")
+def _equinox_weight_norm(module: Any) -> Description:
+    return {"g": "a length multiplies a whole weight vector"}
+
+
+# --- Haiku: (..., in, out) ------------------------------------------------------------------------
+
+
+@register("haiku._src.basic.Linear")
+def _haiku_linear(module: Any) -> Description:
+    return {"w": FanIn(axes=(0,))}
+
+
+@register("haiku._src.conv.ConvND")  # (k..., in / groups, out)
+@register("haiku._src.depthwise_conv.DepthwiseConvND")  # (k..., 1, out)
+def _haiku_conv(module: Any) -> Description:
+    return {"w": FanIn(axes=tuple(range(len(module.kernel_shape) + 1)), role="conv")}
+
+
+@register("haiku._src.conv.ConvNDTranspose")  # (k..., out, in)
+def _haiku_conv_transpose(module: Any) -> Description:
+    return {"w": FanIn(axes=_transposed(len(module.kernel_shape) + 2, True), role="conv")}
+
+
+@register("haiku._src.recurrent.GRU")
+def _haiku_gru(module: Any) -> Description:
+    return {"w_i": FanIn(axes=(0,)), "w_h": FanIn(axes=(0,))}
+
+
+@register("haiku._src.embed.Embed")
+def _haiku_embed(module: Any) -> Description:
+    return {"embeddings": FanIn(axes=(0,), role="embedding")}
+
+
+@register("haiku._src.bias.Bias")
+def _haiku_bias(module: Any) -> Description:
+    return {}
+
+
+# --- Gains, slopes and what else has no fan-in ----------------------------------------------------
+
+
+@register("flax.linen.normalization.BatchNorm")
+@register("flax.linen.normalization.LayerNorm")
+@register("flax.linen.normalization.RMSNorm")
+@register("flax.linen.normalization.GroupNorm")
+@register("flax.linen.normalization.InstanceNorm")
+@register("flax.nnx.nn.normalization.BatchNorm")
+@register("flax.nnx.nn.normalization.LayerNorm")
+@register("flax.nnx.nn.normalization.RMSNorm")
+@register("flax.nnx.nn.normalization.GroupNorm")
+@register("flax.nnx.nn.normalization.InstanceNorm")
+@register("haiku._src.batch_norm.BatchNorm")
+@register("haiku._src.layer_norm.LayerNorm")
+@register("haiku._src.group_norm.GroupNorm")
+@register("haiku._src.rms_norm.RMSNorm")
+def _norm(module: Any) -> Description:
+    has_scale = getattr(module, "use_scale", getattr(module, "create_scale", True))
+    return {"scale": GAIN} if has_scale else {}
+
+
+@register("flax.linen.normalization.WeightNorm")  # names its lengths by the paths of what it wraps
+def _linen_weight_norm(module: Any) -> Description:
+    return {}
+
+
+@register("equinox.nn._batch_norm.BatchNorm")
+@register("equinox.nn._normalisation.LayerNorm")
+@register("equinox.nn._normalisation.GroupNorm")
+@register("equinox.nn._normalisation.RMSNorm")
+def _equinox_norm(module: Any) -> Description:
+    return {"weight": GAIN}
+
+
+@register("flax.linen.activation.PReLU")
+@register("flax.nnx.nn.activations.PReLU")
+@register("equinox.nn._activations.PReLU")
+def _prelu(module: Any) -> Description:
+    return {"negative_slope": SLOPE}
+
+
+def _transposed(rank: int, swapped: bool) -> tuple[int, ...]:
+    """(k..., in, out), or (k..., out, in) where the kernel is the forward convolution's."""
+    out = rank - 2 if swapped else rank - 1
+    return tuple(axis for axis in range(rank) if axis != out)
+
+
+def _summed(einsum: str | None) -> tuple[int, ...] | str:
+    """The kernel's axes that "inputs,kernel->outputs" sums over, or why they cannot be told."""
+    if einsum is None:
+        return "its einsum_str is told at each call only"
+    operands, _, outputs = einsum.replace(" ", "").partition("->")
+    kernel = operands.split(",")[1]
+    if "." in kernel:
+        return "its einsum_str leaves axes of the kernel unnamed"
+    axes = tuple(axis for axis, letter in enumerate(kernel) if letter not in outputs)
+    return axes or "its einsum_str sums over none of its axes"

@@ -1,0 +1,152 @@
+"""Linen modules and Haiku transforms: which class made each parameter, seen during ``init``.
+
+Their parameters are trees that know no classes, so ``init`` is run once, abstractly, with an
+interceptor around every method: what a module owns afterwards is what its class made. The shapes it
+sees are the layer's own; ``scan`` and ``vmap`` outside may have put axes in front.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from zeromean.jax.trees import Leaf, is_array, leaves
+from zeromean.mro import nearest
+
+Shape = tuple[int, ...]
+
+
+class Maker(NamedTuple):
+    """One module that made a parameter.
+
+    Args:
+        module: The module.
+        own: The shape that it made.
+        names: The names of all parameters that it made.
+    """
+
+    module: Any
+    own: Shape
+    names: Collection[str]
+
+
+Makers = Callable[[Leaf], list[Maker]]
+Recorder = Callable[[Any, Sequence[Any], Mapping[str, Any]], tuple[Any, Makers]]
+
+
+class _Seen(NamedTuple):
+    """A module, and the shape of each parameter that it made, by name."""
+
+    module: Any
+    shapes: Mapping[str, Shape]
+
+
+def recorder_for(subject_class: type) -> Recorder | None:
+    """How to record the ``init`` of a subject, or None for what has its parameters already."""
+    return nearest(_RECORDERS, subject_class)
+
+
+def _linen(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Makers]:
+    from flax import linen
+
+    seen: dict[tuple[str, ...], list[_Seen]] = defaultdict(list)
+
+    def note(method: Callable[..., Any], a: Any, k: Any, context: Any) -> Any:
+        result = method(*a, **k)
+        module = context.module
+        if module.scope is not None:  # else a method of a module that is not in use
+            own = module.variables.get("params", {})
+            seen[module.path].append(_Seen(module, dict(_arrays(own))))
+        return result
+
+    with linen.intercept_methods(note):
+        variables = _abstractly(model.init, args, kwargs)
+
+    def makers(leaf: Leaf) -> list[Maker]:
+        name = leaf.path[-1]
+        return _distinct([one for one in seen[leaf.path[:-1]] if name in one.shapes], name)
+
+    return variables["params"], makers
+
+
+def _haiku(transform: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Makers]:
+    import haiku
+
+    seen: dict[str, list[_Seen]] = defaultdict(list)
+
+    def note(method: Callable[..., Any], a: Any, k: Any, context: Any) -> Any:
+        result = method(*a, **k)
+        if context.method_name not in ("__init__", "params_dict", "state_dict"):
+            module = context.module
+            prefix = f"{module.module_name}/"
+            shapes = {
+                key.removeprefix(prefix): tuple(value.shape)
+                for key, value in module.params_dict().items()
+                if key.startswith(prefix) and "/" not in key.removeprefix(prefix)
+            }
+            seen[module.module_name].append(_Seen(module, shapes))
+        return result
+
+    with haiku.intercept_methods(note):
+        made = _abstractly(transform.init, args, kwargs)
+    tree = made[0] if isinstance(made, tuple) else made  # with state: (params, state)
+
+    def makers(leaf: Leaf) -> list[Maker]:
+        module_name, name = leaf.path
+        parts, shape = module_name.split("/"), tuple(leaf.value.shape)
+        # A lifted module, in a layer_stack for example, was seen without the names in front.
+        for start in range(len(parts)):
+            fitting = [
+                one
+                for one in seen["/".join(parts[start:])]
+                if name in one.shapes and _ends_in(shape, one.shapes[name], exactly=start == 0)
+            ]
+            if fitting:
+                return _distinct(fitting, name)
+        return []
+
+    return tree, makers
+
+
+_RECORDERS: dict[type | str, Recorder] = {
+    "flax.linen.module.Module": _linen,
+    "haiku._src.transform.Transformed": _haiku,
+    "haiku._src.transform.TransformedWithState": _haiku,
+    "haiku._src.multi_transform.MultiTransformed": _haiku,
+    "haiku._src.multi_transform.MultiTransformedWithState": _haiku,
+}
+
+
+def _abstractly(init: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The shapes of what ``init`` returns; arguments that are no arrays stay what they are."""
+    values, structure = jax.tree.flatten((tuple(args), dict(kwargs)))
+    arrays = [value for value in values if is_array(value)]
+
+    def run(*given: Any) -> Any:
+        rest = iter(given)
+        filled = [next(rest) if is_array(value) else value for value in values]
+        run_args, run_kwargs = jax.tree.unflatten(structure, filled)
+        return init(*run_args, **run_kwargs)
+
+    return jax.eval_shape(run, *arrays)
+
+
+def _arrays(own: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
+    """The arrays directly in a collection, taken out of their boxes."""
+    for name, value in own.items():
+        inside = leaves(value)
+        if not isinstance(value, Mapping) and len(inside) == 1:
+            yield name, tuple(inside[0].value.shape)
+
+
+def _ends_in(shape: Shape, own: Shape, *, exactly: bool) -> bool:
+    return shape == own if exactly else shape[len(shape) - len(own) :] == own
+
+
+def _distinct(seen: Sequence[_Seen], name: str) -> list[Maker]:
+    """Each class and shape once: a module is seen at each call of each method."""
+    found = {(type(one.module), one.shapes[name]): one for one in seen}
+    return [Maker(one.module, one.shapes[name], one.shapes) for one in found.values()]

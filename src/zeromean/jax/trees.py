@@ -1,0 +1,88 @@
+"""Trees of parameters: each array under one name, whatever the containers are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.tree_util import DictKey, GetAttrKey, SequenceKey
+
+from zeromean.mro import is_a
+
+# Boxes around one array, which some functions of Flax take off and others leave on.
+_BOXES = ("flax.nnx.variablelib.Variable", "flax.core.meta.AxisMetadata")
+
+
+class Leaf(NamedTuple):
+    """One leaf of a tree.
+
+    Args:
+        path: The names that lead to it.
+        keys: JAX's keys for the same way.
+        value: The leaf.
+    """
+
+    path: tuple[str, ...]
+    keys: tuple[Any, ...]
+    value: Any
+
+    @property
+    def name(self) -> str:
+        """``layers.0.weight``."""
+        return ".".join(self.path)
+
+
+def leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Leaf]:
+    """The leaves of a tree in JAX's order, the names as if each box were its array."""
+
+    def closed(node: Any) -> bool:
+        return _is_box(node) or (is_leaf is not None and is_leaf(node))
+
+    found: list[Leaf] = []
+    for keys, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=closed)[0]:
+        path = tuple(map(_text, keys))
+        inside = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_leaf)[0]
+        for more, value in inside:
+            own = path if len(inside) == 1 else (*path, *map(_text, more))
+            found.append(Leaf(own, tuple(keys), value))
+    return found
+
+
+def container(tree: Any, keys: Sequence[Any]) -> Any:
+    """What holds the leaf at the end of these keys, or None where that cannot be told."""
+    for key in keys[:-1]:
+        if isinstance(key, GetAttrKey):
+            tree = getattr(tree, key.name)
+        elif isinstance(key, DictKey):
+            tree = tree[key.key]
+        elif isinstance(key, SequenceKey):
+            tree = tree[key.idx]
+        else:
+            return None
+    return tree
+
+
+def is_array(value: Any) -> bool:
+    """Whether a leaf is an array, or stands for one."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def subtrees(tree: Any) -> Iterator[Any]:
+    """The tree and everything inside it that JAX would open."""
+    yield tree
+    inside = jax.tree_util.tree_flatten(tree, is_leaf=lambda node: node is not tree)[0]
+    for node in inside:
+        if node is not tree:
+            yield from subtrees(node)
+
+
+def _is_box(node: Any) -> bool:
+    return any(is_a(type(node), box) for box in _BOXES)
+
+
+def _text(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)

@@ -1,0 +1,518 @@
+"""centralize and centralized: what the optimizer sees, what the weights do, where optax goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import zeromean.jax
+from zeromean import FanIn, ZeromeanError, ZeromeanWarning
+from zeromean.jax import centralize, centralized
+
+KEY = jax.random.key(0)
+AXES = {"dense": {"kernel": FanIn((0,)), "bias": None}, "conv": FanIn((0, 1, 2), role="conv")}
+
+
+def tree(seed: int, dtype: Any = jnp.float32) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    shapes = {"dense": {"kernel": (6, 3), "bias": (3,)}, "conv": (3, 2, 4, 5)}
+    return jax.tree.map(
+        lambda shape: jnp.asarray(random.normal(size=shape), dtype),
+        shapes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
+def walk(
+    optimizer: optax.GradientTransformation, steps: int = 5, dtype: Any = jnp.float32
+) -> list[dict[str, Any]]:
+    params, walked = tree(0, dtype), []
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for step in range(steps):
+        updates, state = update(tree(1 + step, dtype), state, params)
+        params = optax.apply_updates(params, updates)
+        walked.append(params)
+    return walked
+
+
+def means(params: dict[str, Any]) -> np.ndarray:
+    """The mean of each weight vector, in float64."""
+    kernel, conv = (np.asarray(x, np.float64) for x in (params["dense"]["kernel"], params["conv"]))
+    return np.concatenate([kernel.mean(0), conv.mean((0, 1, 2))])
+
+
+def close(one: Any, other: Any, atol: float = 1e-6) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=1e-5), one, other)
+
+
+def saw(optimizer: optax.GradientTransformation, **options: Any) -> Any:
+    """What the optimizer proper sees of tree(1): its first momentum, when decay is b1 = 0."""
+    centered = centralized(optimizer, axes=AXES, **options)
+    params = tree(0)
+    updates, _ = centered.update(tree(1), centered.init(params), params)
+    return jax.tree.map(jnp.negative, updates)
+
+
+def project(params: Any) -> Any:
+    kernel, conv = params["dense"]["kernel"], params["conv"]
+    dense = {**params["dense"], "kernel": kernel - kernel.mean(0)}
+    return {"dense": dense, "conv": conv - conv.mean((0, 1, 2))}
+
+
+def plus(gradients: Any, decay: float) -> Any:
+    return jax.tree.map(lambda g, w: g + decay * w, gradients, tree(0))
+
+
+# --- The operator ---------------------------------------------------------------------------------
+
+
+@settings(max_examples=25)
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple),
+    groups=st.sampled_from([1, 2]),
+    data=st.data(),
+)
+def test_the_operator_is_a_projection(shape: tuple[int, ...], groups: int, data: Any) -> None:
+    shape = (shape[0] * groups, *shape[1:])
+    axes = data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1)) | (
+        {0} if groups > 1 else set()
+    )
+    x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    once = zeromean.jax.center(x, sorted(axes), groups)
+    assert once.shape == x.shape
+    np.testing.assert_allclose(zeromean.jax.center(once, sorted(axes), groups), once, atol=1e-6)
+    assert jnp.linalg.norm(once) <= jnp.linalg.norm(x) * (1 + 1e-6)
+    parts = np.asarray(x).reshape(groups, -1, *shape[1:]) if groups > 1 else np.asarray(x)
+    over = tuple(axis + 1 for axis in axes) if groups > 1 else tuple(axes)
+    expected = (parts - parts.mean(over, keepdims=True)).reshape(shape)
+    np.testing.assert_allclose(once, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.complex64])
+def test_the_mean_accumulates_in_float32_and_the_type_stays(dtype: Any) -> None:
+    x = jnp.full((4096, 2), 1.0, dtype).at[0].set(2.0)  # in bfloat16 a running sum sticks at 256
+    centered = zeromean.jax.center(x, 0)
+    assert centered.dtype == dtype
+    np.testing.assert_allclose(np.asarray(centered[1], np.complex64), -1 / 4096, rtol=0.01)
+
+
+def test_float16_saturates_instead_of_overflowing() -> None:
+    x = jnp.array([65504.0, -65504.0, -65504.0], jnp.float16)
+    assert jnp.isfinite(zeromean.jax.center(x, 0)).all()
+    assert jnp.isnan(zeromean.jax.center(jnp.array([jnp.inf, 1.0]), 0)).any()
+
+
+def test_a_padding_row_is_neither_averaged_nor_changed() -> None:
+    axes = {"table": FanIn((0,), role="embedding", padding_idx=1)}
+    gradients = {"table": jnp.array([[1.0], [7.0], [3.0]])}
+    transformation = centralize(axes, embeddings=True)
+    updates, _ = transformation.update(gradients, transformation.init(gradients))
+    assert updates["table"].ravel().tolist() == [-1, 7, 1]
+
+
+@pytest.mark.parametrize(
+    ("x", "axes", "groups", "match"),
+    [
+        (jnp.ones((2, 2), int), 0, 1, "int32 array"),
+        (jnp.ones((2, 2)), 2, 1, "for an array of 2 dimensions"),
+        (jnp.ones((3, 2)), 0, 2, "groups=2"),
+        (jnp.ones((3, 2)), (0, 0), 1, r"axes \(0, 0\)"),
+    ],
+)
+def test_center_refuses(x: jax.Array, axes: Any, groups: int, match: str) -> None:
+    with pytest.raises(ZeromeanError, match=match):
+        zeromean.jax.center(x, axes, groups)
+
+
+# --- Where it acts --------------------------------------------------------------------------------
+
+
+def test_at_gradient_the_optimizer_sees_the_projected_gradient() -> None:
+    close(saw(optax.sgd(1.0)), project(tree(1)))
+
+
+CLIP = optax.clip_by_global_norm(0.5)
+DECAY = optax.add_decayed_weights(0.3)
+
+
+def test_coupled_decay_at_the_head_of_a_chain_is_inside_the_projection() -> None:
+    expected = project(plus(tree(1), 0.3))
+    close(saw(optax.chain(DECAY, optax.sgd(1.0))), expected)
+    close(saw(optax.chain(optax.chain(DECAY), optax.chain(optax.sgd(1.0)))), expected)
+    named = optax.named_chain(("decay", DECAY), ("sgd", optax.sgd(1.0)))
+    close(saw(named), expected)
+    scheduled = optax.chain(optax.add_decayed_weights(lambda count: 0.3), optax.sgd(1.0))
+    close(saw(scheduled), expected)
+
+
+def test_masked_coupled_decay_keeps_its_mask() -> None:
+    mask = {"dense": {"kernel": True, "bias": False}, "conv": False}
+    decayed = {
+        **tree(1),
+        "dense": {**tree(1)["dense"], "kernel": plus(tree(1), 0.3)["dense"]["kernel"]},
+    }
+    masked = optax.chain(optax.add_decayed_weights(0.3, mask), optax.sgd(1.0))
+    close(saw(masked), project(decayed))
+
+
+def test_clipping_at_the_head_comes_first_as_published() -> None:
+    clipped, _ = CLIP.update(tree(1), CLIP.init(tree(0)))
+    close(saw(optax.chain(CLIP, optax.sgd(1.0))), project(clipped))
+    close(saw(optax.chain(CLIP, DECAY, optax.sgd(1.0))), project(plus(clipped, 0.3)))
+
+
+def test_decoupled_decay_stays_outside() -> None:
+    """SGDW: w - lr (P(g) + lambda w)."""
+    behind = optax.chain(optax.trace(0.9), DECAY, optax.scale(-1.0))
+    close(saw(behind), plus(project(tree(1)), 0.3))
+    with_mask = optax.adamw(0.1, weight_decay=0.1, mask=jax.tree.map(lambda _: True, tree(0)))
+    close(saw(with_mask), saw(optax.adamw(0.1, weight_decay=0.1)))
+
+
+def test_coupled_decay_hidden_in_a_wrapper_is_refused() -> None:
+    inside = optax.chain(DECAY, optax.sgd(0.1))
+    labels = jax.tree.map(lambda _: "all", tree(0))
+    for wrapper in (
+        optax.apply_if_finite(inside, 3),
+        optax.MultiSteps(inside, 2).gradient_transformation(),
+        optax.multi_transform({"all": inside}, labels),
+        optax.chain(CLIP, optax.apply_if_finite(optax.chain(inside), 3)),
+    ):
+        with pytest.raises(ZeromeanError, match="adds weight decay to the gradient"):
+            centralized(wrapper, axes=AXES)
+        centralized(wrapper, axes=AXES, at="update")  # where all of it is projected anyway
+    plain = optax.MultiSteps(optax.adamw(0.1), 2).gradient_transformation()
+    centralized(plain, axes=AXES)
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_eq_3_sgd_keeps_the_means(at: str, supports: Callable[..., None]) -> None:
+    sgd = optax.chain(DECAY, optax.sgd(0.1, momentum=0.9, nesterov=True))
+    walked = walk(centralized(sgd, axes=AXES, at=at))
+    np.testing.assert_allclose(means(walked[-1]), means(tree(0)), atol=1e-6)
+    close(walked, walk(centralized(sgd, axes=AXES)))
+    supports(
+        "Optimizer", "optax.sgd with coupled decay", at, "weight means kept, both places agree"
+    )
+
+
+KINDS = {
+    "optax.adamw": lambda: optax.adamw(0.1, weight_decay=0.1),
+    "optax.lion": lambda: optax.lion(0.01, weight_decay=0.1),
+    "optax.rmsprop": lambda: optax.rmsprop(0.01, momentum=0.9),
+    "optax.adagrad": lambda: optax.adagrad(0.1),
+    "optax.radam": lambda: optax.radam(0.1),
+    "optax.lamb": lambda: optax.lamb(0.1, weight_decay=0.1),
+    "optax.adafactor": lambda: optax.adafactor(0.1),
+    "optax.novograd": lambda: optax.novograd(0.1),
+    "optax.contrib.muon": lambda: optax.contrib.muon(0.1),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_at_update_any_optimizer_keeps_the_means(name: str, supports: Callable[..., None]) -> None:
+    walked = walk(centralized(KINDS[name](), axes=AXES, at="update"), steps=3)
+    np.testing.assert_allclose(means(walked[-1]), means(tree(0)), atol=2e-6)
+    plain = walk(KINDS[name](), steps=3)
+    assert np.abs(means(plain[-1]) - means(tree(0))).max() > 1e-4
+    bias = walked[0]["dense"]["bias"], plain[0]["dense"]["bias"]
+    np.testing.assert_allclose(*bias, rtol=1e-5)  # left alone
+    supports("Optimizer", name, "update", "weight means kept where the plain optimizer moves them")
+
+
+def test_what_cannot_be_right_at_update_is_refused() -> None:
+    free = optax.contrib.schedule_free_sgd(0.1)
+    for optimizer, why in ((free, "another iterate"), (optax.lbfgs(), "search")):
+        with pytest.raises(ZeromeanError, match=why):
+            centralized(optimizer, axes=AXES, at="update")
+    centralized(free, axes=AXES)
+
+
+def drift(optimizer: optax.GradientTransformation, steps: int) -> float:
+    """How far half-precision means move, over the weights' deviation."""
+    params = {"kernel": jax.random.normal(KEY, (64, 8)).astype(jnp.bfloat16)}
+    before = np.asarray(params["kernel"], np.float64)
+
+    @jax.jit
+    def run(params: Any, state: Any) -> Any:
+        def step(carry: Any, key: jax.Array) -> Any:
+            params, state = carry
+            gradients = {"kernel": jax.random.normal(key, (64, 8), jnp.bfloat16) + params["kernel"]}
+            updates, state = optimizer.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, state), jax.random.split(KEY, steps))[0][0]
+
+    after = np.asarray(run(params, optimizer.init(params))["kernel"], np.float64)
+    return float(np.abs(after.mean(0) - before.mean(0)).max() / before.std())
+
+
+def test_bfloat16_means_are_kept_by_the_carried_residual(supports: Callable[..., None]) -> None:
+    adamw = optax.adamw(1e-3, weight_decay=0.1)
+    kept = drift(centralized(adamw, axes={"kernel": 0}, at="update"), 1000)
+    # Without the residual: the same updates, projected.
+    projected = drift(optax.chain(adamw, centralize({"kernel": 0})), 1000)
+    assert kept < 1e-3 < projected / 10
+    supports("Number", "JAX, bfloat16 parameters", "update", "drift of the means over 1000 steps")
+
+
+def test_a_half_precision_vector_that_does_not_move_owes_nothing() -> None:
+    optimizer = centralized(optax.identity(), axes={"kernel": 0}, at="update")
+    params = {"kernel": jnp.ones((3, 2), jnp.bfloat16)}
+    state = optimizer.init(params)
+    lost = state[-1].lost[0] + jnp.float32(0.1)
+    state = (*state[:-1], state[-1]._replace(lost=(lost,)))
+    deltas = {"kernel": jnp.array([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]], jnp.bfloat16)}
+    updates, state = optimizer.update(deltas, state, params)
+    assert updates["kernel"][:, 0].tolist() == [0, 0, 0]
+    assert updates["kernel"][:, 1].any()
+    with pytest.raises(ZeromeanError, match="without the parameters"):
+        optimizer.update(deltas, state)
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_types_of_updates_and_state_stay(at: str, dtype: Any) -> None:
+    optimizer = centralized(optax.adamw(0.1), axes=AXES, at=at)
+    params = tree(0, dtype)
+    first = optimizer.init(params)
+    updates, second = optimizer.update(tree(1, dtype), first, params)
+    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(updates))
+    types = [[leaf.dtype for leaf in jax.tree.leaves(state)] for state in (first, second)]
+    assert types[0] == types[1]
+
+
+# --- Options --------------------------------------------------------------------------------------
+
+
+def test_layers_and_scope() -> None:
+    for layers, moved in (("conv", {"conv"}), ("linear", {"kernel"}), ("all", {"conv", "kernel"})):
+        updates, _ = centralize(AXES, layers=layers).update(tree(1), optax.EmptyState())
+        same = {
+            "kernel": bool((updates["dense"]["kernel"] == tree(1)["dense"]["kernel"]).all()),
+            "conv": bool((updates["conv"] == tree(1)["conv"]).all()),
+        }
+        assert {name for name in same if not same[name]} == moved
+    updates, _ = centralize(AXES, scope="tensor").update(tree(1), optax.EmptyState())
+    kernel = tree(1)["dense"]["kernel"]
+    close(updates["dense"]["kernel"], kernel - kernel.mean())
+
+
+def test_axes_told_as_numbers() -> None:
+    told = {"dense": {"kernel": -2, "bias": "no"}, "conv": (-4, 1, 2)}
+    updates, _ = centralize(told).update(tree(1), optax.EmptyState())
+    close(updates, project(tree(1)))
+    only, _ = centralize(told, layers="conv").update(tree(1), optax.EmptyState())
+    assert (only["dense"]["kernel"] == tree(1)["dense"]["kernel"]).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: centralize(AXES, layers="attention"), "layers="),
+        (lambda: centralize(AXES, layers=print), "layers="),
+        (lambda: centralize(AXES, scope="layer"), "scope="),
+        (lambda: centralize(AXES, embeddings="yes"), "embeddings="),
+        (lambda: centralize(tree(0)), "axes with ArrayImpl at conv"),
+        (lambda: centralize({"a": True}), "axes with bool at a"),
+        (lambda: centralized(optax.sgd(0.1), axes=AXES, at="backward"), "at="),
+        (lambda: centralized(optax.MultiSteps(optax.sgd(0.1), 2), axes=AXES), "a MultiSteps to"),
+        (lambda: centralized(optax.sgd, axes=AXES), "a function to"),
+        (
+            lambda: centralize(AXES).update({"other": jnp.ones(2)}, optax.EmptyState()),
+            "'other', of which the axes say nothing",
+        ),
+        (
+            lambda: centralize({"a": 2}).update({"a": jnp.ones((2, 2))}, optax.EmptyState()),
+            r"axes \(2,\) for an array of 2 dimensions",
+        ),
+        (lambda: zeromean.jax.fan_in({}), "without arrays"),
+        (lambda: zeromean.jax.fan_in(linen.Dense(3)), "a Dense alone"),
+        (lambda: zeromean.jax.fan_in(tree(0), KEY), "arguments of init"),
+        (
+            lambda: zeromean.jax.explain(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), x=1),
+            "arguments of init",
+        ),
+    ],
+)
+def test_refused(call: Callable[[], Any], match: str) -> None:
+    with pytest.raises(ZeromeanError, match=match):
+        call()
+
+
+def test_nothing_centered_is_warned_of() -> None:
+    with pytest.warns(ZeromeanWarning, match="nothing is centered") as caught:
+        centralize({"kernel": None})
+    assert caught[0].filename == __file__
+
+
+def test_a_shape_that_lacks_told_axes_is_left_alone_and_explained() -> None:
+    (row,) = zeromean.jax.explain({"w": jnp.ones((2, 2))}, axes={"w": FanIn((2,))})
+    assert "this shape does not have" in row.reason
+
+
+# --- Where optax goes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_no_recompilation_between_steps(at: str, supports: Callable[..., None]) -> None:
+    optimizer = centralized(optax.adamw(optax.cosine_decay_schedule(0.1, 9)), axes=AXES, at=at)
+    update = jax.jit(optimizer.update)
+    params = tree(0)
+    state = jax.jit(optimizer.init)(params)
+    for step in range(4):
+        updates, state = update(tree(step), state, params)
+        params = jax.jit(optax.apply_updates)(params, updates)
+    assert update._cache_size() == 1
+    supports("Driver", "optax under jax.jit", at, "compiled once for all steps")
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_multi_steps(at: str, supports: Callable[..., None]) -> None:
+    """The mean of the gradients of k batches, centered once, or each: P is linear."""
+    inside = optax.MultiSteps(centralized(optax.adam(0.1), axes=AXES, at=at), 2)
+    outside = centralized(
+        optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(), axes=AXES, at=at
+    )
+    walked = walk(inside.gradient_transformation(), 4)
+    close(walked, walk(outside, 4))
+    plain = centralized(optax.adam(0.1), axes=AXES, at=at)
+    params = tree(0)
+    state = plain.init(params)
+    for step in (1, 3):
+        both = jax.tree.map(lambda a, b: (a + b) / 2, tree(step), tree(step + 1))
+        updates, state = plain.update(both, state, params)
+        params = optax.apply_updates(params, updates)
+    close(walked[-1], params)
+    supports("Driver", "optax.MultiSteps", at, "inside and outside, against one step on the mean")
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_multi_transform(at: str, supports: Callable[..., None]) -> None:
+    """Each part of the tree under its own optimizer, one of them centered."""
+    labels = {"dense": "adam", "conv": "sgd"}
+    transforms = {
+        "adam": centralized(optax.adam(0.1), axes=AXES, at=at),
+        "sgd": optax.sgd(0.1),
+    }
+    walked = walk(optax.multi_transform(transforms, labels), 3)
+    close([w["conv"] for w in walked], [w["conv"] for w in walk(optax.sgd(0.1), 3)])
+    centered = walk(centralized(optax.adam(0.1), axes=AXES, at=at), 3)
+    close([w["dense"] for w in walked], [w["dense"] for w in centered])
+    around = centralized(
+        optax.multi_transform({"adam": optax.adam(0.1), "sgd": optax.sgd(0.1)}, labels),
+        axes=AXES,
+        at=at,
+    )
+    close([w["dense"] for w in walk(around, 3)], [w["dense"] for w in centered])
+    supports("Driver", "optax.multi_transform", at, "against each part under its own optimizer")
+
+
+def test_the_rest_of_optax() -> None:
+    injected = optax.inject_hyperparams(optax.adamw)(learning_rate=0.1)
+    adamw = optax.adamw(0.1)
+    close(walk(centralized(injected, axes=AXES)), walk(centralized(adamw, axes=AXES)), atol=1e-5)
+    chained = optax.chain(CLIP, centralized(optax.adamw(0.1), axes=AXES))
+    close(walk(chained), walk(centralized(optax.chain(CLIP, optax.adamw(0.1)), axes=AXES)))
+    careful = optax.apply_if_finite(centralized(optax.adamw(0.1), axes=AXES, at="update"), 3)
+    close(walk(careful, dtype=jnp.bfloat16), walk(careful, dtype=jnp.bfloat16))
+    with_value = centralized(optax.polyak_sgd(), axes=AXES)  # takes extra arguments
+    updates, _ = with_value.update(tree(1), with_value.init(tree(0)), tree(0), value=1.0)
+    assert jnp.isfinite(updates["conv"]).all()
+
+
+def test_masked_parameters_are_matched_by_name() -> None:
+    mask = {"dense": {"kernel": True, "bias": False}, "conv": False}
+    optimizer = optax.masked(centralize(AXES), mask)
+    updates, _ = optimizer.update(tree(1), optimizer.init(tree(0)))
+    expected = {**tree(1), "dense": project(tree(1))["dense"]}
+    close(updates, expected)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_updates_may_be_absent(dtype: Any) -> None:
+    """optax leaves a parameter as it is where its update is None."""
+    optimizer = centralized(optax.sgd(0.1), axes=AXES, at="update")
+    params = tree(0, dtype)
+    some = {**tree(1, dtype), "conv": None}
+    updates, _ = optimizer.update(some, optimizer.init(params), params)
+    assert updates["conv"] is None
+    assert jnp.abs(updates["dense"]["kernel"].mean(0)).max() < 0.01
+
+
+def test_any_pair_of_functions_is_an_optimizer() -> None:
+    sgd = optax.chain(DECAY, optax.sgd(1.0))
+    jitted = optax.GradientTransformation(sgd.init, jax.jit(sgd.update))
+    close(saw(jitted), project(plus(tree(1), 0.3)))
+    opaque = optax.GradientTransformation(optax.sgd(1.0).init, partial(optax.sgd(1.0).update))
+    for at in ("gradient", "update"):
+        close(saw(opaque, at=at), project(tree(1)))
+
+
+def test_nnx_optimizer(supports: Callable[..., None]) -> None:
+    model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    axes = zeromean.jax.fan_in(model)
+    optimizer = nnx.Optimizer(
+        model, centralized(optax.adamw(0.1), axes=axes, at="update"), wrt=nnx.Param
+    )
+    before, start = model.kernel[...].mean(0), model.kernel[...]
+
+    @nnx.jit
+    def train(model: nnx.Linear, optimizer: nnx.Optimizer) -> None:
+        gradients = nnx.grad(lambda model: (model(jnp.eye(4)[:2]) ** 2).sum())(model)
+        optimizer.update(model, gradients)
+
+    for _ in range(3):
+        train(model, optimizer)
+    np.testing.assert_allclose(model.kernel[...].mean(0), before, atol=1e-6)
+    assert (model.kernel[...] != start).any()
+    supports("Driver", "flax.nnx.Optimizer", "update", "weight means kept over jitted steps")
+
+
+def test_equinox_training(supports: Callable[..., None]) -> None:
+    model = eqx.nn.MLP(4, 3, 5, 2, key=KEY)
+    optimizer = centralized(optax.adamw(0.1), axes=zeromean.jax.fan_in(model), at="update")
+    state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+
+    @eqx.filter_jit
+    def train(model: eqx.Module, state: Any) -> Any:
+        gradients = eqx.filter_grad(lambda model: (jax.vmap(model)(jnp.eye(4)) ** 2).sum())(model)
+        params = eqx.filter(model, eqx.is_inexact_array)
+        updates, state = optimizer.update(gradients, state, params)
+        return eqx.apply_updates(model, updates), state
+
+    trained = model
+    for _ in range(3):
+        trained, state = train(trained, state)
+    for old, new in zip(model.layers, trained.layers, strict=True):
+        np.testing.assert_allclose(new.weight.mean(1), old.weight.mean(1), atol=1e-6)
+        assert (new.weight != old.weight).any()
+    supports("Driver", "Equinox, filter_grad", "update", "weight means kept over jitted steps")
+
+
+class Boxed(linen.Module):
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = linen.with_partitioning(linen.initializers.lecun_normal(), (None, "model"))
+        return linen.Dense(3, kernel_init=init)(x)
+
+
+def test_boxed_linen_parameters_have_the_names_of_the_unboxed() -> None:
+    model, x = Boxed(), jnp.ones((2, 4))
+    axes = zeromean.jax.fan_in(model, KEY, x)
+    params = model.init(KEY, x)["params"]
+    for tree_ in (params, linen.meta.unbox(params)):
+        updates, _ = centralize(axes).update(tree_, optax.EmptyState())
+        kernel = jax.tree.leaves(updates["Dense_0"]["kernel"])[0]
+        np.testing.assert_allclose(kernel.mean(0), 0, atol=1e-6)
