@@ -54,7 +54,7 @@ setup(
         Extension(
             "zeromean.kernels.centered",
             sources=[f"{FOLDER}/centered.c"],
-            depends=[f"{FOLDER}/vectors.h"],
+            depends=[str(path) for path in Path(FOLDER).glob("*.h")],
             optional=True,
         )
     ],

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from interpreter import prepare_interpreter
+
+# Without a GPU Triton's programs are interpreted; it has to be told before it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from zeromean import kernels
-from zeromean.kernels import native
+from zeromean.kernels import native, triton
 
 # A shared machine has slow moments; tests assert no times.
 settings.register_profile("zeromean", deadline=None)
@@ -37,9 +44,9 @@ def supports(
 ) -> Callable[[str, str, str, str], None]:
     """Say what a test shows: ``supports(area, what, at, how)``, a row of docs/supported.md.
 
-    ``area`` is "Layer", "Number", "Driver", "Optimizer" or "Distributed"; ``at`` is "gradient",
-    "update", "backward" or "-"; ``how`` says in a few words what the test compares. The row counts
-    only if the test passes.
+    ``area`` is "Layer", "Number", "Driver", "Optimizer", "Distributed" or "Diagnostic"; ``at`` is
+    "gradient", "update", "backward" or "-"; ``how`` says in a few words what the test compares. The
+    row counts only if the test passes.
     """
 
     def say(area: str, what: str, at: str, how: str) -> None:
@@ -58,14 +65,48 @@ def native_library() -> None:
     pytest.skip("no C compiler to build the native kernels with")
 
 
-@pytest.fixture(params=["reference", "native"])
+@pytest.fixture(scope="session")
+def triton_interpreter() -> None:
+    """Triton, which the dev extra brings where it can be had, interpreting its programs."""
+    if not triton.installed():
+        pytest.skip("Triton is not installed")
+    if not triton.interpreted():
+        pytest.skip("a GPU is here, which Triton compiles for")
+    prepare_interpreter()
+
+
+@pytest.fixture
+def gpu() -> Iterator[None]:
+    """Tensors are made on the GPU."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    torch.set_default_device("cuda")
+    yield
+    torch.set_default_device(None)
+
+
+@pytest.fixture(
+    params=[
+        "reference",
+        "native",
+        "triton",
+        pytest.param("triton on a GPU", marks=pytest.mark.gpu),
+    ]
+)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs a test once with each backend of the kernels."""
+    name = str(request.param).partition(" ")[0]
     if request.param == "native":
         request.getfixturevalue("native_library")
-    monkeypatch.setenv("ZEROMEAN_KERNELS", request.param)
-    assert kernels.backend() == request.param
-    return str(request.param)
+    if request.param == "triton":
+        if request.node.get_closest_marker("launches"):
+            pytest.skip("too many launches for Triton's interpreter")
+        request.getfixturevalue("triton_interpreter")
+    if request.param == "triton on a GPU":
+        request.getfixturevalue("gpu")
+    monkeypatch.setenv("ZEROMEAN_KERNELS", name)
+    assert kernels.backend(torch.get_default_device()) == name
+    return name
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import zeromean
 from zeromean import FanIn, kernels
-from zeromean.kernels import AdamRule, Entry, SGDRule, native, reference
+from zeromean.kernels import AdamRule, Entry, SGDRule, native, reference, triton
 from zeromean.kernels.layout import Layout, layout_of
 from zeromean.kernels.rules import STATE, Rule
 
@@ -39,6 +39,14 @@ CASES: dict[str, tuple[tuple[int, ...], FanIn | None]] = {
     "scalar": ((), None),
     "empty": ((0, 3), None),
 }
+# Triton's interpreter takes a twentieth of a second a program.
+SMALLER = {
+    "long rows": ((2, 9001), ROWS),
+    "many short rows": ((301, 2), ROWS),
+    "many columns": ((33, 80), COLUMNS),
+    "long columns": ((700, 3), COLUMNS),
+    "bias": ((5001,), None),
+}
 RULES: dict[str, tuple[Rule, type[torch.optim.Optimizer]]] = {
     "SGD": (SGDRule(0.1, weight_decay=0.2), torch.optim.SGD),
     "SGD, maximize": (SGDRule(0.1, weight_decay=0.2, maximize=True), torch.optim.SGD),
@@ -51,6 +59,14 @@ RULES: dict[str, tuple[Rule, type[torch.optim.Optimizer]]] = {
         torch.optim.AdamW,
     ),
 }
+
+
+def cases() -> dict[str, tuple[tuple[int, ...], FanIn | None]]:
+    return CASES | SMALLER if interpreted() else CASES
+
+
+def interpreted() -> bool:
+    return triton.interpreted() and kernels.backend() == "triton"
 
 
 def fresh_state(kind: str, weight: Tensor) -> dict[str, Any]:
@@ -73,8 +89,9 @@ def entry_of(weight: Tensor, fan_in: FanIn | None, rule: Rule, at: str, group: i
 def run(entries: list[Entry], gradients: list[Tensor], rules: list[Rule], at: str) -> None:
     """Steps by the backend in use; a library that is there must serve every entry."""
     parts = kernels.prepare([rule.kind for rule in rules], at, entries, gradients)
-    if kernels.backend() == "native":
-        assert all(isinstance(part.step, native.Step) for part in parts)
+    name = kernels.backend(entries[0].weight.device)
+    expected = {"reference": reference, "native": native, "triton": triton}[name]
+    assert all(isinstance(part.step, expected.Step) for part in parts)
     for step, indices in parts:
         assert step.fits([gradients[i] for i in indices])
         step.run([gradients[i] for i in indices], rules)
@@ -124,14 +141,24 @@ def tolerance(dtype: torch.dtype) -> dict[str, float]:
 @pytest.mark.parametrize("rule_name", RULES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_step_agrees_with_torch_in_float64(
-    backend: str, dtype: torch.dtype, rule_name: str, at: str
+    backend: str, dtype: torch.dtype, rule_name: str, at: str, supports: Any
 ) -> None:
+    how = f"{backend} kernels, interpreted" if interpreted() else f"{backend} kernels"
+    supports(
+        "Optimizer",
+        f"{how}, {str(dtype).removeprefix('torch.')}",
+        at,
+        "SGD, Adam and AdamW equal to torch's in float64, centered by the definition",
+    )
     rule, kind = RULES[rule_name]
+    if interpreted() and dtype != torch.float32 and rule_name not in ("momentum", "AdamW"):
+        pytest.skip("one type shows what the rule does")
     entries = [
-        entry_of(torch.randn(shape).to(dtype), fan_in, rule, at) for shape, fan_in in CASES.values()
+        entry_of(torch.randn(shape).to(dtype), fan_in, rule, at)
+        for shape, fan_in in cases().values()
     ]
     oracles = [Oracle(entry, rule, kind, at) for entry in entries]
-    for _ in range(3):
+    for _ in range(2 if interpreted() else 3):
         gradients = [torch.randn(entry.weight.shape).to(dtype) for entry in entries]
         kept = [gradient.clone() for gradient in gradients]
         run(entries, gradients, [rule], at)
@@ -146,27 +173,30 @@ def test_a_step_agrees_with_torch_in_float64(
             for key, value in oracle.optimizer.state[oracle.weight].items():
                 if value is not None:
                     torch.testing.assert_close(
-                        entry.state[key].double(), value.double(), **tolerance(dtype)
+                        entry.state[key].double(),
+                        value.double(),
+                        **tolerance(dtype),
+                        check_device=False,
                     )
         assert all(map(torch.equal, gradients, kept))
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
 def test_centring_agrees_with_float64(backend: str, dtype: torch.dtype) -> None:
-    cases = [(shape, fan_in) for shape, fan_in in CASES.values() if fan_in is not None]
-    gradients = [torch.randn(shape).to(dtype) for shape, _ in cases]
-    weights = [torch.randn(shape).to(dtype) for shape, _ in cases]
+    centered = [(shape, fan_in) for shape, fan_in in cases().values() if fan_in is not None]
+    gradients = [torch.randn(shape).to(dtype) for shape, _ in centered]
+    weights = [torch.randn(shape).to(dtype) for shape, _ in centered]
     decays = [(weight, 0.3) if i % 2 else None for i, weight in enumerate(weights)]
     expected = []
-    for gradient, decay, (_, fan_in) in zip(gradients, decays, cases, strict=True):
+    for gradient, decay, (_, fan_in) in zip(gradients, decays, centered, strict=True):
         decayed = gradient.double() + (0.3 * decay[0].double() if decay else 0)
         mean = decayed - zeromean.center(decayed, fan_in.axes, fan_in.groups)
         expected.append(gradient.double() - mean)
     into = [torch.empty_like(gradient) for gradient in gradients]
     before = [gradient.clone() for gradient in gradients]
-    kernels.center_(gradients, [fan_in for _, fan_in in cases], decays, into)
+    kernels.center_(gradients, [fan_in for _, fan_in in centered], decays, into)
     assert all(map(torch.equal, gradients, before))
-    kernels.center_(gradients, [fan_in for _, fan_in in cases], decays)
+    kernels.center_(gradients, [fan_in for _, fan_in in centered], decays)
     for target, gradient, exact in zip(into, gradients, expected, strict=True):
         assert torch.equal(target, gradient)
         rounding = torch.finfo(dtype).eps
@@ -272,7 +302,7 @@ def test_bfloat16_means_are_carried_past_rounding(backend: str, name: str) -> No
     weight = torch.randn(6, 64).bfloat16()
     entry = entry_of(weight, ROWS, rule, "update")
     before, start = weight.double().mean(1), weight.clone()
-    for _ in range(300):
+    for _ in range(30 if interpreted() else 300):
         run([entry], [torch.randn(6, 64).bfloat16() + 1], [rule], "update")
     assert not torch.equal(weight, start)
     drift = weight.double().mean(1) - before
@@ -356,11 +386,25 @@ print(after - before, len(runtimes), (torch.tensor([1e-40]) * 1).item() > 0)
 
 def test_an_unknown_or_missing_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROMEAN_KERNELS", "fast")
-    with pytest.raises(zeromean.ZeromeanError, match="reference or native"):
+    with pytest.raises(zeromean.ZeromeanError, match="reference, native or triton"):
         kernels.backend()
     monkeypatch.setenv("ZEROMEAN_KERNELS", "native")
     monkeypatch.setattr(native, "library", lambda: None)
     with pytest.raises(zeromean.ZeromeanError, match="not built"):
         kernels.backend()
+    monkeypatch.setenv("ZEROMEAN_KERNELS", "triton")
+    monkeypatch.setattr(triton, "installed", lambda: False)
+    with pytest.raises(zeromean.ZeromeanError, match="Triton"):
+        kernels.backend()
     monkeypatch.delenv("ZEROMEAN_KERNELS")
     assert kernels.backend() == "reference"
+    assert kernels.backend("cuda") == "reference"
+
+
+def test_triton_serves_no_device_that_it_does_not_run_on(
+    monkeypatch: pytest.MonkeyPatch, triton_interpreter: None
+) -> None:
+    monkeypatch.setenv("ZEROMEAN_KERNELS", "triton")
+    assert kernels.backend("meta") == "reference"
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert kernels.backend("cpu") == "reference"

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import zeromean
-from zeromean import optim
+from zeromean import kernels, optim
+from zeromean.kernels import triton
 
 TORCH = ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "RAdam"]
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -57,6 +58,11 @@ def backward(*models: nn.Module) -> None:
             q.grad = p.grad.clone()
 
 
+def steps(count: int) -> int:
+    """How many steps show it: Triton's interpreter takes a twentieth of a second a program."""
+    return 2 if triton.interpreted() and kernels.backend() == "triton" else count
+
+
 def assert_same(a: nn.Module, b: nn.Module, **tolerance: float) -> None:
     for p, q in zip(a.parameters(), b.parameters(), strict=True):
         torch.testing.assert_close(p, q, **tolerance)
@@ -77,12 +83,15 @@ def torch_twin(name: str, model: nn.Module, options: dict[str, Any], at: str) ->
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_it_steps_as_torchs_class_centralized(name: str, options: dict[str, Any], at: str) -> None:
+def test_it_steps_as_torchs_class_centralized(
+    name: str, options: dict[str, Any], at: str, supports: Any
+) -> None:
+    supports("Optimizer", f"zeromean.optim.{name}", at, "equal to torch's class centralized")
     model = network()
     other = copy.deepcopy(model)
     optimizer = getattr(optim, name)(model, **options, at=at)
     twin = torch_twin(name, other, options, at)
-    for _ in range(7):
+    for _ in range(steps(7)):
         backward(model, other)
         before = [p.grad.clone() for p in model.parameters()]
         optimizer.step()
@@ -93,13 +102,19 @@ def test_it_steps_as_torchs_class_centralized(name: str, options: dict[str, Any]
         state, expected = optimizer.state[p], twin.state[q]
         assert set(state) == {key for key, value in expected.items() if value is not None}
         for key in state:
-            torch.testing.assert_close(state[key], expected[key], rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(
+                state[key], expected[key], rtol=1e-9, atol=1e-12, check_device=False
+            )
 
 
+@pytest.mark.launches
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_checkpoints_go_to_torch_and_back_in_the_middle_of_a_run(
-    name: str, options: dict[str, Any]
+    name: str, options: dict[str, Any], supports: Any
 ) -> None:
+    supports(
+        "Optimizer", f"zeromean.optim.{name}", "-", "checkpoints from torch's class and back to it"
+    )
     model = network()
     kind, twin_kind = getattr(optim, name), getattr(torch.optim, name)
     whole = copy.deepcopy(model)
@@ -241,7 +256,8 @@ def test_a_closure_makes_the_gradients() -> None:
         torch.testing.assert_close(means(model), before)
 
 
-def test_sgdw_shrinks_first_and_keeps_the_decay_outside() -> None:
+def test_sgdw_shrinks_first_and_keeps_the_decay_outside(supports: Any) -> None:
+    supports("Optimizer", "zeromean.optim.SGDW", "gradient", "its decay alone shrinks the means")
     model = network()
     optimizer = optim.SGDW(model, lr=0.1, momentum=0.9, weight_decay=0.3)
     before = means(model)
@@ -255,7 +271,11 @@ def test_sgdw_shrinks_first_and_keeps_the_decay_outside() -> None:
     )
 
 
-def test_bfloat16_weights_keep_their_means() -> None:
+@pytest.mark.launches
+def test_bfloat16_weights_keep_their_means(supports: Any) -> None:
+    supports(
+        "Optimizer", "zeromean.optim.AdamW, bfloat16 weights", "update", "means kept, 200 steps"
+    )
     model = network(torch.bfloat16)
     optimizer = optim.AdamW(model, lr=1e-3, at="update")
     before = [mean.double() for mean in means(network_as(model))]
@@ -284,8 +304,10 @@ def test_complex_weights_step_as_torchs() -> None:
         torch.testing.assert_close(p, q)
 
 
+@pytest.mark.launches
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_lookahead_follows_its_definition(at: str) -> None:
+def test_lookahead_follows_its_definition(at: str, supports: Any) -> None:
+    supports("Optimizer", "zeromean.optim.Lookahead around AdamW", at, "equal to its definition")
     model = network()
     other = copy.deepcopy(model)
     optimizer = optim.Lookahead(optim.AdamW(model, at=at), k=3, alpha=0.4)
@@ -307,8 +329,12 @@ def test_lookahead_follows_its_definition(at: str) -> None:
         torch.testing.assert_close(means(model), before)
 
 
+@pytest.mark.launches
 @pytest.mark.parametrize("way", ["state_dict", "deepcopy"])
-def test_lookahead_resumes_where_it_was(way: str) -> None:
+def test_lookahead_resumes_where_it_was(way: str, supports: Any) -> None:
+    supports(
+        "Optimizer", "zeromean.optim.Ranger", "-", "a copy and a checkpoint go on the same way"
+    )
     model = network()
     optimizer = optim.Ranger(model, lr=0.1, k=3)
     for _ in range(4):
@@ -345,7 +371,6 @@ def test_lookahead_adds_groups_to_the_optimizer_inside() -> None:
     [
         *[(name, {option: True}) for name in ("SGD", "SGDW", "Adam", "AdamW")
           for option in ("foreach", "differentiable", "fused")],
-        *[(name, {"capturable": True}) for name in ("Adam", "AdamW")],
         *[(name, {"differentiable": True}) for name in ("Adagrad", "RMSprop", "RAdam")],
         ("Adagrad", {"fused": True}),
         *[(name, {"at": "backward"}) for name in TORCH],
@@ -355,6 +380,20 @@ def test_lookahead_adds_groups_to_the_optimizer_inside() -> None:
 def test_what_is_not_carried_out_is_refused(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(zeromean.ZeromeanError):
         getattr(optim, name)(network(), **options)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_capturable_takes_the_triton_kernels(name: str, backend: str) -> None:
+    model = network()
+    if backend != "triton":
+        with pytest.raises(zeromean.ZeromeanError, match="capturable"):
+            getattr(optim, name)(model, capturable=True)
+        return
+    lr = torch.tensor(0.01)
+    optimizer = getattr(optim, name)(model, lr, capturable=True)
+    backward(model)
+    optimizer.step()
+    assert {state["step"].device for state in optimizer.state.values()} == {lr.device}
 
 
 def test_options_that_need_a_model_are_refused_without() -> None:

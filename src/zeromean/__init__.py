@@ -12,15 +12,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zeromean import diagnose as diagnose
     from zeromean import fan_in as fan_in
+    from zeromean import nn as nn
+    from zeromean import reparam as reparam
     from zeromean.attach import Handle as Handle
     from zeromean.attach import centralize as centralize
+    from zeromean.checking import check as check
     from zeromean.errors import ZeromeanError as ZeromeanError
     from zeromean.errors import ZeromeanWarning as ZeromeanWarning
     from zeromean.fan_in import FanIn as FanIn
     from zeromean.model import explain as explain
+    from zeromean.monitoring import monitor as monitor
     from zeromean.plan import Plan as Plan
     from zeromean.projection import center as center
+    from zeromean.reparam import fold as fold
+    from zeromean.reparam import reparametrize as reparametrize
     from zeromean.standing import Status as Status
     from zeromean.standing import status as status
 
@@ -35,17 +42,23 @@ _HOMES = {
     "ZeromeanWarning": "zeromean.errors",
     "center": "zeromean.projection",
     "centralize": "zeromean.attach",
+    "check": "zeromean.checking",
     "explain": "zeromean.model",
+    "fold": "zeromean.reparam",
+    "monitor": "zeromean.monitoring",
+    "reparametrize": "zeromean.reparam",
     "status": "zeromean.standing",
 }
 
-__all__ = [*_HOMES, "fan_in"]  # noqa: PLE0604
+_MODULES = ("diagnose", "fan_in", "nn", "reparam")
+
+__all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "fan_in":
-        return importlib.import_module("zeromean.fan_in")
+    if name in _MODULES:
+        return importlib.import_module(f"zeromean.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'zeromean' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

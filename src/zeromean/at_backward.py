@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -14,8 +15,9 @@ from zeromean import fsdp1
 from zeromean.at_gradient import warn_of_momentum
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
+from zeromean.kernels import center_
 from zeromean.optimizers import WeightDecay, decay_inside
-from zeromean.projection import center_
+from zeromean.sharded import gradient_of
 from zeromean.targets import Targets
 
 
@@ -41,17 +43,24 @@ class AtBackward:
         self._weight_decay = weight_decay
         self._hooks: dict[Tensor, RemovableHandle] = {}
         self._origins: dict[Tensor, fsdp1.Origin] = {}
+        # Is told of each parameter whose gradient is about to be centered, where somebody asks.
+        self.watch: Callable[[Tensor, FanIn], None] | None = None
         self._hook_new(optimizer)
 
+    @torch.no_grad()
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         self._hook_new(optimizer)
         # A gradient may have come before its hook: the parameter is new, or a hook that steps was
         # registered earlier. P P = P for all others. FSDP1's shards have no rows left to center.
-        for _, parameter, fan_in in self._targets.of(optimizer):
-            if parameter not in self._origins:
-                _center_gradient(parameter, fan_in)
+        found = [
+            (gradient, fan_in)
+            for _, parameter, fan_in in self._targets.of(optimizer)
+            if parameter not in self._origins
+            and (gradient := gradient_of(parameter, fan_in)) is not None
+        ]
+        center_([gradient for gradient, _ in found], [fan_in for _, fan_in in found])
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Nothing is left to do."""
@@ -67,7 +76,7 @@ class AtBackward:
     def _hook_new(self, optimizer: Optimizer) -> None:
         new = []
         for group, parameter, fan_in in self._targets.of(optimizer):
-            refuse_decay_inside(optimizer, group, self._weight_decay)
+            refuse_decay_inside(optimizer, optimizer.param_groups[group], self._weight_decay)
             if parameter not in self._hooks and parameter.requires_grad:
                 new.append((parameter, fan_in))
         if new and self._targets.model is not None:
@@ -78,15 +87,16 @@ class AtBackward:
                 origin.hook_gradient(fan_in)
                 if origin
                 else parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                    partial(_center_gradient, fan_in=fan_in)
+                    partial(self._center_gradient, fan_in=fan_in)
                 )
             )
 
-
-@torch.no_grad()
-def _center_gradient(parameter: Tensor, fan_in: FanIn) -> None:
-    if parameter.grad is not None:
-        center_([parameter.grad], [fan_in])
+    @torch.no_grad()
+    def _center_gradient(self, parameter: Tensor, fan_in: FanIn) -> None:
+        if parameter.grad is not None:
+            if self.watch is not None:
+                self.watch(parameter, fan_in)
+            center_([parameter.grad], [fan_in])
 
 
 def refuse_decay_inside(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
-from zeromean.kernels import center_
-from zeromean.kernels.rules import Decay
+from zeromean.kernels import Entry, center_, prepare_center
+from zeromean.kernels.backends import Center, CenterPart
 from zeromean.optimizers import WeightDecay, acting, decay_inside, facts_of
 from zeromean.projection import vector_means
-from zeromean.sharded import local_part, summed_over_ranks
-from zeromean.targets import Targets
+from zeromean.sharded import gradient_of, local_part
+from zeromean.targets import Target, Targets
 
 Closure = Callable[[], Any]
 
@@ -33,6 +33,7 @@ class AtGradient:
     def __init__(self, targets: Targets, weight_decay: Literal["auto"] | WeightDecay) -> None:
         self._targets = targets
         self._weight_decay = weight_decay
+        self._ready: _Ready | None = None
 
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -54,7 +55,7 @@ class AtGradient:
         warn_of_momentum(optimizer, self._targets)
 
     def remove(self) -> None:
-        """There is nothing to take back."""
+        self._ready = None
 
     def _run_closure(self, optimizer: Optimizer, closure: Closure) -> Any:
         loss = closure()
@@ -64,29 +65,55 @@ class AtGradient:
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def _center_gradients(self, optimizer: Optimizer) -> None:
-        gradients: list[Tensor] = []
-        fan_ins: list[FanIn] = []
-        decays: list[Decay | None] = []
-        # A fused optimizer under a gradient scaler sees scaled gradients, s g, so there it is
-        # s lambda w that decays.
+        targets = self._targets.of(optimizer)
+        gradients: list[Any] = [target.parameter.grad for target in targets]
+        present: Sequence[int] = range(len(targets))
+        if id(None) in map(id, gradients):
+            gradients = [gradient_of(target.parameter, target.fan_in) for target in targets]
+            present = [n for n, gradient in enumerate(gradients) if gradient is not None]
+        # The optimizer adds lambda w later: the mean of that is taken away now. A fused optimizer
+        # under a gradient scaler sees scaled gradients, s g, so there it is s lambda w that decays.
+        decays = [decay_inside(optimizer, g, self._weight_decay) for g in optimizer.param_groups]
+        decayed = any(decays)
+        if self._ready is None or not self._ready.fits(targets, present, decayed, gradients):
+            entries = [
+                Entry(targets[n].parameter, targets[n].fan_in, {}, targets[n].group)
+                for n in present
+            ]
+            parts = prepare_center(entries, [gradients[n] for n in present], decayed)
+            self._ready = _Ready(targets, present, decayed, parts)
         scale = getattr(optimizer, "grad_scale", None)
-        decay_of = {
-            id(group): decay_inside(optimizer, group, self._weight_decay)
-            for group in optimizer.param_groups
-        }
-        for group, parameter, fan_in in self._targets.of(optimizer):
-            gradient = parameter.grad
-            if gradient is None:
-                if not summed_over_ranks(parameter, fan_in):
-                    continue
-                gradient = torch.zeros_like(parameter)  # other ranks may have theirs, and wait
-            decay = decay_of[id(group)]
-            factor = decay if scale is None else decay * scale
-            decays.append((parameter, factor) if decay else None)
-            gradients.append(gradient)
-            fan_ins.append(fan_in)
-        # The optimizer adds lambda w later: the mean of that is taken away now.
-        center_(gradients, fan_ins, decays)
+        factors = [decay * scale if decay and scale is not None else decay for decay in decays]
+        for center, found in self._ready.of(gradients):
+            center.run(found, factors)
+
+
+class _Ready(NamedTuple):
+    """A centring made ready, and for what: targets, and which of them have a gradient."""
+
+    targets: list[Target]
+    present: Sequence[int]
+    decayed: bool
+    parts: list[CenterPart]
+
+    def fits(
+        self,
+        targets: list[Target],
+        present: Sequence[int],
+        decayed: bool,
+        gradients: list[Any],
+    ) -> bool:
+        return (
+            targets is self.targets
+            and present == self.present
+            and decayed == self.decayed
+            and all(center.fits(found) for center, found in self.of(gradients))
+        )
+
+    def of(self, gradients: list[Any]) -> list[tuple[Center, list[Tensor]]]:
+        """Each part's own of the gradients of all targets."""
+        here = [gradients[n] for n in self.present]
+        return [(center, [here[n] for n in indices]) for center, indices in self.parts]
 
 
 @torch.no_grad()

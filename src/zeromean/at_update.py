@@ -6,12 +6,12 @@ from collections import deque
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
-from zeromean.fan_in import FanIn
-from zeromean.projection import shift_, vector_means
-from zeromean.targets import Targets
+from zeromean.kernels import Entry, prepare_keep
+from zeromean.kernels.backends import Keep
+from zeromean.kernels.residuals import Residuals
+from zeromean.targets import Target, Targets
 
 
 class AtUpdate:
@@ -28,53 +28,49 @@ class AtUpdate:
         self._targets = targets
         # A stack, because super().step() fires the hooks again inside. A step that raises leaves
         # its entry behind; the bound, deeper than any such chain, lets those fall off the end.
-        self._entered: deque[_Entered] = deque(maxlen=8)
-        # A mean is finer than a rounding step of half-precision weights. What rounding loses, one
-        # float32 a vector, is carried to the next step that moves the vector.
-        self._lost: dict[Tensor, Tensor] = {}
+        self._entered: deque[list[tuple[Keep, Any]]] = deque(maxlen=8)
+        self._residuals = Residuals()
+        self._ready: _Ready | None = None
 
     @torch.no_grad()
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        targets = [(weight, fan_in) for _, weight, fan_in in self._targets.of(optimizer)]
-        weights = [weight for weight, _ in targets]
-        fan_ins = [fan_in for _, fan_in in targets]
-        means = vector_means(weights, fan_ins)
-        aims = [
-            mean + self._lost[weight] if weight in self._lost else mean
-            for weight, mean in zip(weights, means, strict=True)
-        ]
-        self._entered.append(_Entered(weights, fan_ins, means, aims))
+        targets = self._targets.of(optimizer)
+        ready = self._ready
+        if (
+            ready is None
+            or targets is not ready.targets
+            or not all(keep.fits() for keep in ready.keeps)
+        ):
+            entries = [
+                Entry(weight, fan_in, {}, group, self._residuals.of(weight, fan_in))
+                for group, weight, fan_in in targets
+            ]
+            ready = self._ready = _Ready(targets, prepare_keep(entries))
+        self._entered.append([(keep, keep.note()) for keep in ready.keeps])
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:
         if not self._entered:
             return  # attached while this step was under way: the next one is the first
-        weights, fan_ins, before, aims = self._entered.pop()
-        after = vector_means(weights, fan_ins)
-        amounts = [
-            torch.where(new == old, 0, aim - new)
-            for old, new, aim in zip(before, after, aims, strict=True)
-        ]
-        shift_(weights, fan_ins, amounts)
-        rounded = [n for n, weight in enumerate(weights) if weight.dtype != before[n].dtype]
-        left = vector_means([weights[n] for n in rounded], [fan_ins[n] for n in rounded])
-        for n, mean in zip(rounded, left, strict=True):
-            self._lost[weights[n]] = aims[n] - mean
+        for keep, noted in self._entered.pop():
+            keep.put_back(noted)
 
     def after_load(self, optimizer: Optimizer) -> None:
-        self._lost.clear()  # lost by weights that the checkpoint has replaced
+        self._forget()  # what was lost by weights that the checkpoint has replaced
 
     def remove(self) -> None:
         self._entered.clear()
-        self._lost.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._residuals.clear()
+        self._ready = None
 
 
-class _Entered(NamedTuple):
-    """What one step found: its weights, their means, and the means that it is to leave."""
+class _Ready(NamedTuple):
+    """What keeps the means of these targets."""
 
-    weights: list[Tensor]
-    fan_ins: list[FanIn]
-    means: list[Tensor]
-    aims: list[Tensor]
+    targets: list[Target]
+    keeps: list[Keep]

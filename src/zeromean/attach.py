@@ -118,15 +118,23 @@ def centralize(
         axes="model" if model is not None else "shapes",
         **({} if weight_decay == "auto" else {"weight_decay": weight_decay}),
     )
+    options = {
+        "at": at,
+        "layers": layers,
+        "embeddings": embeddings,
+        "scope": scope,
+        "weight_decay": weight_decay,
+    }
     if at == "update":
-        return Handle(optimizer, targets, AtUpdate(targets), how)
+        return Handle(optimizer, targets, AtUpdate(targets), how, options)
     if project_state:
         project_momentum(optimizer, targets)
     else:
         warn_of_momentum(optimizer, targets)
     if at == "backward":
-        return Handle(optimizer, targets, AtBackward(targets, optimizer, weight_decay), how)
-    return Handle(optimizer, targets, AtGradient(targets, weight_decay), how)
+        place = AtBackward(targets, optimizer, weight_decay)
+        return Handle(optimizer, targets, place, how, options)
+    return Handle(optimizer, targets, AtGradient(targets, weight_decay), how, options)
 
 
 class Place(Protocol):
@@ -150,7 +158,8 @@ class Place(Protocol):
 class Handle:
     """An optimizer centralized by :func:`centralize`; detaches by ``remove()`` or as a context.
 
-    ``how`` tells the place and the options in one line.
+    ``how`` tells the place and the options in one line; ``options`` are those of
+    :func:`centralize`, to do the same with another optimizer.
 
     Example:
         >>> import torch, zeromean
@@ -161,8 +170,16 @@ class Handle:
         ['weight']
     """
 
-    def __init__(self, optimizer: Optimizer, targets: Targets, place: Place, how: str) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        targets: Targets,
+        place: Place,
+        how: str,
+        options: dict[str, Any],
+    ) -> None:
         self.how = how
+        self.options = options
         self._targets = targets
         self._place = place
         self._optimizer = ref(optimizer)

@@ -36,7 +36,7 @@ class ZeromeanWarning(UserWarning):
 
 
 def warn(message: str) -> None:
-    """Warn with the line that led here, outside zeromean and the torch that calls its hooks."""
+    """Warn with the line that led here, outside zeromean and the framework that calls it."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back and _is_between(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back
@@ -44,4 +44,4 @@ def warn(message: str) -> None:
 
 
 def _is_between(module: str) -> bool:
-    return module.partition(".")[0] in ("zeromean", "torch", "contextlib")
+    return module.partition(".")[0] in ("zeromean", "torch", "keras", "contextlib")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from zeromean.errors import ZeromeanError
@@ -33,6 +33,8 @@ class FanIn:
             of a transposed convolution. Needs axis 0 among ``axes``.
         role: What ``layers=`` and ``embeddings=`` select by.
         padding_idx: An index along axis 0 that is no input: it is neither averaged nor changed.
+        zero_mean: Whether gradients have no mean over these axes to begin with, because the
+            parameter is a proxy that a re-parametrization takes the mean of away.
 
     Raises:
         ZeromeanError: The axes are empty, negative or repeated, or ``groups`` does not fit them.
@@ -49,6 +51,7 @@ class FanIn:
     groups: int = 1
     role: Role = "linear"
     padding_idx: int | None = None
+    zero_mean: bool = False
 
     def __post_init__(self) -> None:
         if (
@@ -92,14 +95,14 @@ class FanIn:
 
     def size(self, shape: Sequence[int]) -> int:
         """M, the number of entries of one weight vector of a parameter of this shape."""
-        entries = math.prod(shape[axis] for axis in self.axes) // self.groups
+        entries = math.prod([shape[axis] for axis in self.axes]) // self.groups
         if self.padding_idx is not None:
             entries -= entries // shape[0]
         return entries
 
     def over_tensor(self, shape: Sequence[int]) -> FanIn:
         """The same parameter taken as one vector: the ``scope="tensor"`` ablation."""
-        return FanIn(tuple(range(len(shape))), role=self.role, padding_idx=self.padding_idx)
+        return replace(self, axes=tuple(range(len(shape))), groups=1)
 
 
 Description = Mapping[str, "FanIn | str | None"]
@@ -269,6 +272,23 @@ def _tensor_names(module: Any) -> list[str]:
     """The module's own parameters that are set, under the names they had before parametrization."""
     names = [name for name, value in module._parameters.items() if value is not None]
     return names + list(getattr(module, "parametrizations", ()))
+
+
+# --- Re-parametrizations --------------------------------------------------------------------------
+# The rule of a parametrization describes the originals that torch keeps for it.
+
+
+@register("zeromean.reparam.parametrization.Normalized")
+def _normalized(parametrization: Any) -> Description:
+    proxy = replace(parametrization.fan_in, zero_mean=parametrization.formula.centers)
+    if parametrization.scale is None:
+        return {"original0": "a gain multiplies one unit", "original1": proxy}
+    return {"original": proxy}
+
+
+@register("zeromean.reparam.nnn.NaturalLinear")  # v: (out, whitened inputs)
+def _natural(module: Any) -> Description:
+    return {"v": FanIn(axes=(1,)), "d": "a bias has no fan-in"}
 
 
 # --- Third parties --------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from zeromean.fan_in import FanIn
+from zeromean.kernels import center_
 from zeromean.mro import is_a
-from zeromean.projection import center_
 
 _FSDP1 = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
 

@@ -86,18 +86,21 @@ def owners(model: nn.Module) -> Iterator[Owner]:
             rule names a parameter that its module does not have.
     """
     origins = fsdp1.origins(model)
+    parametrizations: set[int] = set()
     for module_name, module in model.named_modules():
         if isinstance(module, parametrize.ParametrizationList):
+            parametrizations.update(map(id, module))
             continue  # its originals belong to the module that they parametrize
-        description = _describe(module)
-        for name, full_name, parameter in _own_parameters(module, module_name):
+        # What a parametrization's rule describes is not its own.
+        description = None if id(module) in parametrizations else _describe(module)
+        for name, original, full_name, parameter in _own_parameters(module, module_name):
             if is_lazy(parameter):
                 raise ZeromeanError(
                     f"{full_name}, a lazy parameter that has no shape yet",
                     "a model whose parameters have their shapes",
                     "run one forward pass before centralizing",
                 )
-            fan_in, reason = _look_up(module, name, parameter, description)
+            fan_in, reason = _look_up(module, name, original, parameter, description)
             shape = origins[parameter].shape if parameter in origins else tuple(parameter.shape)
             yield Owner(full_name, parameter, shape, module_name, module, fan_in, reason)
 
@@ -120,22 +123,42 @@ def _describe(module: nn.Module) -> Description | None:
     )
 
 
-def _own_parameters(module: nn.Module, module_name: str) -> Iterator[tuple[str, str, Tensor]]:
-    """(name in the module, full name, parameter) of each, parametrized ones by their original."""
+def _own_parameters(
+    module: nn.Module, module_name: str
+) -> Iterator[tuple[str, str | None, str, Tensor]]:
+    """(name in the module, original's name, full name, parameter) of each.
+
+    A parametrized one is there by its originals; others have no original's name.
+    """
     prefix = f"{module_name}." if module_name else ""
     for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-        yield name, prefix + name, parameter
+        yield name, None, prefix + name, parameter
     if parametrize.is_parametrized(module):
         parametrized: Any = module.parametrizations
         for name, parametrizations in parametrized.items():
             for original, parameter in parametrizations.named_parameters(recurse=False):
-                yield name, f"{prefix}parametrizations.{name}.{original}", parameter
+                yield name, original, f"{prefix}parametrizations.{name}.{original}", parameter
 
 
 def _look_up(
-    module: nn.Module, name: str, parameter: Tensor, description: Description | None
+    module: nn.Module,
+    name: str,
+    original: str | None,
+    parameter: Tensor,
+    description: Description | None,
 ) -> tuple[FanIn | None, str]:
     kind = type(module).__name__
+    described = False
+    if original is not None:
+        # The first of the parametrizations computes with the originals, and may describe them.
+        parametrizations: Any = module.parametrizations[name]  # type: ignore[index]
+        first = parametrizations[0]
+        its_own = describe(first, dict(parametrizations.named_parameters(recurse=False)))
+        described = its_own is not None
+        if described:
+            owner = parametrize.type_before_parametrizations(module).__name__
+            kind = f"{type(first).__name__} of {owner}"
+            name, description = original, its_own
     told = look_up(kind, name, description)
     if not isinstance(told, FanIn):
         return None, told
@@ -143,7 +166,7 @@ def _look_up(
         return None, reason
     if not (parameter.is_floating_point() or parameter.is_complex()):
         return None, f"{parameter.dtype} entries have no mean"
-    if parametrize.is_parametrized(module, name) and not _keeps_shape(module, name):
+    if original is not None and not described and not _keeps_shape(module, name):
         return None, f"the parametrization of {kind}'s {name} does not keep one tensor's shape"
     return told, kind
 

@@ -75,6 +75,14 @@ class Row:
         """How many blocks axis 0 splits into."""
         return self.fan_in.groups if self.fan_in else 1
 
+    @property
+    def described(self) -> tuple[str, str, str, str]:
+        """Its name, shape, role and axes as text, as tables show them."""
+        axes = ",".join(map(str, self.axes)) or "-"
+        if self.groups > 1:
+            axes = f"{axes} in {self.groups} groups"
+        return self.name, "x".join(map(str, self.shape)) or "scalar", self.role, axes
+
     def left_alone(self, reason: str) -> Row:
         """The same parameter, not centered, and why."""
         return replace(self, centered=False, reason=reason)
@@ -118,33 +126,30 @@ class Plan(Sequence[Row]):
         """The rows that are centered."""
         return tuple(row for row in self.rows if row.centered)
 
-    def __str__(self) -> str:
-        table = [("parameter", "shape", "role", "axes", "centered", "reason")]
-        table += [
-            (
-                row.name,
-                "x".join(map(str, row.shape)) or "scalar",
-                row.role,
-                _axes_text(row),
-                "yes" if row.centered else "no",
-                row.reason,
-            )
-            for row in self.rows
+    def cells(self) -> list[tuple[str, ...]]:
+        """The printed table as text: its header, then a row a parameter."""
+        return [
+            ("parameter", "shape", "role", "axes", "centered", "reason"),
+            *((*row.described, "yes" if row.centered else "no", row.reason) for row in self),
         ]
-        widths = [max(len(line[column]) for line in table) for column in range(6)]
-        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
+
+    def total(self) -> str:
+        """How much of the model is centered, in one line."""
         entries = [math.prod(row.shape) for row in self.rows]
         centered = sum(math.prod(row.shape) for row in self.centered)
-        lines.append(
+        return (
             f"centered: {len(self.centered)} of {len(self)} parameters,"
             f" {centered:,} of {sum(entries):,} entries"
         )
-        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return "\n".join([*aligned(self.cells()), self.total()])
 
 
-def _axes_text(row: Row) -> str:
-    axes = ",".join(map(str, row.axes)) or "-"
-    return axes if row.groups == 1 else f"{axes} in {row.groups} groups"
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """A line of text for each line of a table, its columns under each other."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
 
 
 def make_plan(
@@ -186,6 +191,22 @@ def check_option(
     raise ZeromeanError(f"{name}={value!r}", f"one of {choices}", f"pass one of these as {name}")
 
 
+def check_without_model(layers: Layers, embeddings: bool) -> None:
+    """Refuse options that would have no effect where only shapes are known."""
+    if callable(layers):
+        raise ZeromeanError(
+            "a layers predicate without a model",
+            "the model whose modules it chooses from",
+            "call centralize(optimizer, model, layers=...)",
+        )
+    if embeddings:
+        raise ZeromeanError(
+            "embeddings=True without a model",
+            "the model, because a shape alone does not tell an embedding",
+            "call centralize(optimizer, model, embeddings=True)",
+        )
+
+
 def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope) -> Row:
     first = owners[0]
     fan_in = first.fan_in
@@ -209,6 +230,8 @@ def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope)
         return row.left_alone("it is empty")
     if fan_in.role == "embedding" and not embeddings:
         return row.left_alone("an embedding, off by default: embeddings=True centers its tokens")
+    if fan_in.zero_mean:
+        return row.left_alone(f"{first.reason}: its gradient is zero-mean already")
     unselected = [owner.module_name for owner in owners if not _selected(owner, fan_in, layers)]
     if unselected:
         chosen = f"layers={layers!r}" if isinstance(layers, str) else "the layers predicate"

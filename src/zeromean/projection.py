@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -59,16 +60,10 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
             "a first axis that splits into equal groups",
             "pass the layer's own number of groups",
         )
-    split = x if groups == 1 else _split(x, groups)
+    whole = x if groups == 1 else split(x, groups)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    means = split.mean(_split_axes(fan_in), keepdim=True, dtype=dtype)
-    return _saturated(split - means, x.dtype).reshape(x.shape)
-
-
-def center_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> None:
-    """Center many tensors in place."""
-    means = vector_means(tensors, fan_ins)
-    shift_(tensors, fan_ins, [-mean for mean in means])
+    means = whole.mean(split_axes(fan_in), keepdim=True, dtype=dtype)
+    return _saturated(whole - means, x.dtype).reshape(x.shape)
 
 
 def vector_means(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> list[Tensor]:
@@ -92,6 +87,12 @@ def vector_means(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> list[Te
         total / fan_in.size(x.shape)
         for total, x, fan_in in zip(totals, tensors, fan_ins, strict=True)
     ]
+
+
+def vectors_here(x: Tensor, fan_in: FanIn) -> int:
+    """How many weight vectors of ``x`` this rank holds, whole or in part: one mean for each."""
+    kept = (size for axis, size in enumerate(local_part(x).shape) if axis not in fan_in.axes)
+    return fan_in.groups * math.prod(kept)
 
 
 def shift_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn], by: Sequence[Tensor]) -> None:
@@ -120,7 +121,7 @@ def _saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
 def _totals(x: Tensor, fan_in: FanIn) -> Tensor:
     """The sum of what is here of each weight vector, shaped to broadcast back."""
     here = local_part(x)
-    axes = _split_axes(fan_in)
+    axes = split_axes(fan_in)
     dtype = torch.promote_types(x.dtype, torch.float32)
     if not _divided(fan_in):
         return here.sum(axes, keepdim=True, dtype=dtype)
@@ -145,7 +146,7 @@ def _parts(x: Tensor, fan_in: FanIn) -> Iterator[tuple[Tensor, slice]]:
         else:
             size = x.shape[0] // fan_in.groups
             groups = slice(rows.start // size, -(-rows.stop // size))
-            yield _split(part, groups.stop - groups.start), groups
+            yield split(part, groups.stop - groups.start), groups
 
 
 def _pieces(held: range, size: int, fan_in: FanIn) -> Iterator[range]:
@@ -168,9 +169,20 @@ def _divided(fan_in: FanIn) -> bool:
     return fan_in.groups > 1 or fan_in.padding_idx is not None
 
 
-def _split(x: Tensor, groups: int) -> Tensor:
+def split(x: Tensor, groups: int) -> Tensor:
+    """``x`` with its first axis as (groups, entries of a group)."""
     return x.view(groups, x.shape[0] // groups, *x.shape[1:])
 
 
-def _split_axes(fan_in: FanIn) -> tuple[int, ...]:
+def split_axes(fan_in: FanIn) -> tuple[int, ...]:
+    """The fan-in axes of a tensor that has been split where there are groups."""
     return fan_in.axes if fan_in.groups == 1 else tuple(axis + 1 for axis in fan_in.axes)
+
+
+def one_each(shape: Sequence[int], fan_in: FanIn) -> list[int]:
+    """The shape of one number a weight vector, which broadcasts to the tensor so split."""
+    axes = split_axes(fan_in)
+    whole = list(shape)
+    if fan_in.groups > 1:
+        whole[:1] = [fan_in.groups, shape[0] // fan_in.groups]
+    return [1 if axis in axes else size for axis, size in enumerate(whole)]

@@ -12,7 +12,7 @@ from zeromean.at_backward import refuse_decay_inside
 from zeromean.errors import ZeromeanError
 from zeromean.mro import is_a
 from zeromean.optimizers import WeightDecay, acting, decay_inside, facts_of
-from zeromean.plan import Layers
+from zeromean.plan import Layers, check_without_model
 
 _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
 _DEEPSPEED = "deepspeed.runtime.base_optimizer.DeepSpeedOptimizer"
@@ -74,18 +74,8 @@ def refuse_without_effect(
             "no word on momentum, because the whole change of the weights is projected",
             "leave project_state out",
         )
-    if model is None and callable(layers):
-        raise ZeromeanError(
-            "a layers predicate without a model",
-            "the model whose modules it chooses from",
-            "call centralize(optimizer, model, layers=...)",
-        )
-    if model is None and embeddings:
-        raise ZeromeanError(
-            "embeddings=True without a model",
-            "the model, because a shape alone does not tell an embedding",
-            "call centralize(optimizer, model, embeddings=True)",
-        )
+    if model is None:
+        check_without_model(layers, embeddings)
 
 
 def refuse_optimizer(

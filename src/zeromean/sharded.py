@@ -61,6 +61,13 @@ def summed_over_ranks(x: Tensor, fan_in: FanIn) -> bool:
     return next(_process_groups(x, fan_in), None) is not None
 
 
+def gradient_of(parameter: Tensor, fan_in: FanIn | None) -> Tensor | None:
+    """A parameter's gradient; zeros if it has none here, but other ranks, who may, wait for it."""
+    if parameter.grad is None and fan_in is not None and summed_over_ranks(parameter, fan_in):
+        return torch.zeros_like(parameter)
+    return parameter.grad
+
+
 def sum_over_ranks(
     totals: Sequence[Tensor], tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]
 ) -> None:
@@ -77,6 +84,25 @@ def sum_over_ranks(
         _all_reduce(sums, group, device)
 
 
+def reduce_over_shards(
+    numbers: Sequence[Tensor], tensors: Sequence[Tensor], largest: bool = False
+) -> None:
+    """Make numbers told of each rank's own part of ``tensors`` tell of the whole, in place.
+
+    Sums are added up, or, with ``largest``, the largest of each is taken. Replicas count once. The
+    tensors must not be partial.
+    """
+    parts: dict[Any, tuple[str, list[Tensor]]] = {}
+    for number, x in zip(numbers, tensors, strict=True):
+        if is_sharded(x):
+            for dim, placement, size in _dimensions(x):
+                if size > 1 and _sharded_axis(placement) is not None:
+                    group = x.device_mesh.get_group(dim)
+                    parts.setdefault(group, (x.device_mesh.device_type, []))[1].append(number)
+    for group, (device, found) in parts.items():
+        _all_reduce(found, group, device, largest)
+
+
 def share(x: Tensor, amount: Tensor) -> Tensor:
     """What this rank adds to its part, so that ``amount`` is added to ``x``."""
     # The parts of a partial tensor are yet to be added up.
@@ -89,11 +115,12 @@ def _imported(module: str, name: str) -> Any:
     return getattr(sys.modules.get(module), name, ())
 
 
-def _all_reduce(sums: list[Tensor], group: Any, device: str) -> None:
+def _all_reduce(sums: list[Tensor], group: Any, device: str, largest: bool = False) -> None:
     real = [torch.view_as_real(s) if s.is_complex() else s for s in sums]
     # The group's backend works on its own device, also when parameters are offloaded to the CPU.
     together = torch.cat([s.flatten().to(device) for s in real])
-    dist.all_reduce(together, group=group)
+    op = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
+    dist.all_reduce(together, op, group=group)
     for s, whole in zip(real, torch.split(together, [s.numel() for s in real]), strict=True):
         s.copy_(whole.view(s.shape))
 

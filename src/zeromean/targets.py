@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from itertools import chain
+from operator import is_
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -13,6 +15,14 @@ from zeromean.fan_in import FanIn
 from zeromean.model import owners, owners_by_shape
 from zeromean.plan import Layers, Plan, Row, Scope, make_plan
 from zeromean.sharded import reshard
+
+
+class Target(NamedTuple):
+    """A parameter that is centered, its fan-in axes, and the number of its param group."""
+
+    group: int
+    parameter: Tensor
+    fan_in: FanIn
 
 
 class Targets:
@@ -38,6 +48,7 @@ class Targets:
         self._scope = scope
         self._strangers: set[int] = set()
         self._stepped = False
+        self._found: _Found | None
         self.plan = self._make_plan(optimizer)
 
     def warn_of_doubt(self) -> None:
@@ -57,17 +68,30 @@ class Targets:
             self._stepped = True
             self.plan = self._make_plan(optimizer)
 
-    def of(self, optimizer: Optimizer) -> Iterator[tuple[dict[str, Any], Tensor, FanIn]]:
-        """(param group, parameter, fan-in) of everything that is centered now."""
-        seen: set[int] = set()  # torch only warns of a parameter that is listed twice
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter not in self._fan_ins:
-                    self.plan = self._make_plan(optimizer)
+    def of(self, optimizer: Optimizer) -> list[Target]:
+        """Everything that is centered now: the same list as long as nothing has changed."""
+        held = [group["params"] for group in optimizer.param_groups]
+        parameters = [*chain.from_iterable(held)]
+        lengths = [len(group) for group in held]
+        found = self._found
+        if (
+            found is None
+            or lengths != found.lengths
+            or not all(map(is_, parameters, found.parameters))
+        ):
+            if any(parameter not in self._fan_ins for parameter in parameters):
+                self.plan = self._make_plan(optimizer)
+            found = self._found = _Found(lengths, parameters, self._find(held))
+        return found.targets
+
+    def _find(self, held: list[list[Tensor]]) -> list[Target]:
+        targets: dict[int, Target] = {}  # torch only warns of a parameter that is listed twice
+        for group, parameters in enumerate(held):
+            for parameter in parameters:
                 fan_in = self._fan_ins[parameter]
-                if fan_in is not None and id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield group, parameter, fan_in
+                if fan_in is not None:
+                    targets.setdefault(id(parameter), Target(group, parameter, fan_in))
+        return [*targets.values()]
 
     def _make_plan(self, optimizer: Optimizer) -> Plan:
         named = list(_named_parameters(optimizer))
@@ -113,7 +137,16 @@ class Targets:
             for row in rows
             if id(row.parameter) in held
         }
+        self._found = None
         return Plan(tuple(rows))
+
+
+class _Found(NamedTuple):
+    """What is centered of these parameters, of so many a param group."""
+
+    lengths: list[int]
+    parameters: list[Tensor]
+    targets: list[Target]
 
 
 def _named_parameters(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:

@@ -14,9 +14,19 @@ from cases_tensor_parallel import my_half, parallelize, parallelize_and_shard
 from processes import case
 from torch import Tensor, nn
 from torch.distributed.tensor.debug import CommDebugMode
-from training import PLACES, Network, Perceptron, batches, loss_of, step_once, whole
+from training import (
+    PLACES,
+    Network,
+    Perceptron,
+    assert_same,
+    batches,
+    loss_of,
+    step_once,
+    whole,
+)
 
 import zeromean
+import zeromean.optim
 
 
 def collectives(optimizer: torch.optim.Optimizer) -> Counter[str]:
@@ -89,6 +99,45 @@ for at in PLACES:
     )
 
 
+DROP_INS = {
+    "SGD": partial(zeromean.optim.SGD, lr=0.1, weight_decay=0.1),
+    "AdamW": partial(zeromean.optim.AdamW, lr=0.1),
+    "RMSprop": partial(zeromean.optim.RMSprop, lr=0.1),
+}
+
+
+def check_number_of_drop_in(name: str, model: nn.Module, at: str, expected: int) -> None:
+    """The centring inside the step sends what the hooks around a step would."""
+    model = model.double()
+    groups = [{"params": [p]} for p in model.parameters()]
+    optimizer = DROP_INS[name](groups, model=model, at=at, embeddings=True)
+    loss_of(model, next(batches())).backward()
+    found = collectives(optimizer)
+    assert found.total() == expected, found
+
+
+def absent_gradient_of_a_drop_in(name: str, at: str) -> None:
+    """The drop-in's step is that of torch's class centralized, also on the rank without one."""
+    rank, last = dist.get_rank(), dist.get_world_size() - 1
+    models = [parallelize(Perceptron(dist.get_world_size() * 2)).double() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizer = DROP_INS[name](models[0], at=at)
+    twin = getattr(torch.optim, name)(models[1].parameters(), **DROP_INS[name].keywords)
+    zeromean.centralize(twin, models[1], at=at)
+    for step, tokens in enumerate(batches(4)):
+        for model, stepped in zip(models, (optimizer, twin), strict=True):
+            before = model.down.weight.detach().to_local().clone()
+            stepped.zero_grad()
+            loss_of(model, tokens).backward()
+            if rank == last and step != 1:
+                model.down.weight.grad = None
+            stepped.step()
+            if rank == last and step == 0:
+                moved = not torch.equal(model.down.weight.detach().to_local(), before)
+                assert moved == (at == "update")  # it gives the mean of all ranks' change back
+        assert_same(models[0], models[1], 1e-12)
+
+
 def absent_gradient() -> None:
     """A gradient that is missing on one rank is zero there, and nobody waits for it forever."""
     rank, last = dist.get_rank(), dist.get_world_size() - 1
@@ -148,6 +197,21 @@ def half_precision() -> None:
         assert drift < 2**-8 * whole(row.parameter).abs().max(), (row.name, drift)
 
 
+def half_precision_of_a_drop_in() -> None:
+    """The residual is of the vectors that a rank holds, the padding row left out."""
+    model = shard(Network().bfloat16())
+    optimizer = zeromean.optim.AdamW(model, lr=0.01, at="update", embeddings=True)
+    means = {row.name: _means(row) for row in optimizer.plan.centered}
+    for tokens in batches():
+        optimizer.zero_grad()
+        loss = (model(my_part(tokens)) - my_part(tokens).bfloat16().mean(1, True)).square().mean()
+        loss.backward()
+        optimizer.step()
+    for row in optimizer.plan.centered:
+        drift = (_means(row) - means[row.name])[whole(row.parameter) != 0].abs().max()
+        assert drift < 2**-8 * whole(row.parameter).abs().max(), (row.name, drift)
+
+
 def _means(row: Any) -> Tensor:
     x = whole(row.parameter).float()
     return x - zeromean.center(x, row.axes, row.groups)
@@ -156,6 +220,33 @@ def _means(row: Any) -> Tensor:
 for world in (2, 3):
     case(world, "a gradient absent on one rank", absent_gradient)
     case(world, "gradients absent everywhere", absent_everywhere)
+    for at in PLACES:
+        for name in DROP_INS:
+            # Before the step and after it, where the hooks stand; inside, the change is known.
+            times = 2 if (name, at) == ("RMSprop", "update") else 1
+            case(
+                world,
+                f"one message of {name} at={at}",
+                lambda name=name, at=at, times=times: check_number_of_drop_in(
+                    name, shard(Network()), at, times
+                ),
+                (
+                    f"zeromean.optim.{name}, fan-in axes sharded by FSDP2",
+                    at,
+                    f"{'one' if times == 1 else 'two'} all-reduce a step, whatever the groups",
+                ),
+            )
+            case(
+                world,
+                f"a gradient absent on one rank, {name} at={at}",
+                partial(absent_gradient_of_a_drop_in, name, at),
+                (
+                    f"zeromean.optim.{name}, a gradient missing on one rank",
+                    at,
+                    "equal to torch's class centralized",
+                ),
+            )
+    case(world, "bfloat16 weights of a drop-in", half_precision_of_a_drop_in)
     case(world, "momentum from before", momentum_from_before)
     case(
         world,

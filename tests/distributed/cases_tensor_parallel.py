@@ -27,6 +27,7 @@ from torch.distributed.tensor.parallel import (
 from training import HOW, OPTIMIZERS, PLACES, Perceptron, train_beside_one_process
 
 import zeromean
+from zeromean import kernels
 
 
 def one_dimension() -> DeviceMesh:
@@ -125,10 +126,10 @@ def reductions() -> None:
         local = torch.arange(6.0).view(2, 3) * (rank + 1) + rank
         x = DTensor.from_local(local, mesh, [Partial(reduction)])
         expected = zeromean.center(x.full_tensor(), axes=1)
-        zeromean.projection.center_([x], [fan_in])
+        kernels.center_([x], [fan_in])
         torch.testing.assert_close(x.full_tensor(), expected)
     x = DTensor.from_local(torch.ones(2, 3), mesh, [Partial("max")])
-    refuses(lambda: zeromean.projection.center_([x], [fan_in]), "redistribute")
+    refuses(lambda: kernels.center_([x], [fan_in]), "redistribute")
 
 
 def complex_and_pending() -> None:
@@ -138,13 +139,13 @@ def complex_and_pending() -> None:
     whole = [torch.randn(5, 3, dtype=torch.complex64), torch.randn(5, 3)]
     xs = [distribute_tensor(x, mesh, [Replicate()]) for x in whole]
     xs = [x.redistribute(placements=[Shard(0)], async_op=True) for x in xs]
-    zeromean.projection.center_(xs, fan_ins)
+    kernels.center_(xs, fan_ins)
     for x, before, fan_in in zip(xs, whole, fan_ins, strict=True):
         torch.testing.assert_close(x.full_tensor(), zeromean.center(before, fan_in.axes))
     partly = DTensor.from_local(torch.randn(4, 3), mesh, [Partial()])
     expected = zeromean.center(partly.full_tensor(), 1)
     pending = partly.redistribute(placements=[Replicate()], async_op=True)
-    zeromean.projection.center_([pending], fan_ins=[zeromean.FanIn((1,))])
+    kernels.center_([pending], fan_ins=[zeromean.FanIn((1,))])
     torch.testing.assert_close(pending.full_tensor(), expected)
 
 

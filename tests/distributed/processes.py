@@ -23,7 +23,16 @@ import pytest
 
 from zeromean import ZeromeanError
 
-MODULES = ("backward", "communication", "fsdp2", "refusals", "replicated", "tensor_parallel")
+MODULES = (
+    "backward",
+    "communication",
+    "fsdp2",
+    "monitor",
+    "refusals",
+    "reparam",
+    "replicated",
+    "tensor_parallel",
+)
 SECONDS = 240
 
 

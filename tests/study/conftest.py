@@ -9,7 +9,7 @@ import pytest
 import torch
 from study_files import write_npz
 
-from zeromean.study.settings import Settings
+from zeromean.study.study import Study, Task
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,13 +28,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def settings(archive: Path, tmp_path: Path) -> Settings:
-    """A comparison that takes a fraction of a second."""
-    return Settings(
-        data=f"npz:{archive}",
-        model="mlp",
-        epochs=3,
-        batch_size=8,
-        seeds=2,
-        out=tmp_path / "out",
-    )
+def study(archive: Path) -> Study:
+    """A study that takes a fraction of a second."""
+    task = Task(data=f"npz:{archive}", model="mlp", epochs=3, batch_size=8)
+    return Study(tasks=(task,), seeds=2)

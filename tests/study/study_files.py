@@ -22,8 +22,8 @@ def patterns(count: int, classes: int = 3, side: int = 8, seed: int = 0) -> Arra
     return images, labels
 
 
-def write_npz(path: Path) -> Path:
-    images, labels = patterns(60)
+def write_npz(path: Path, seed: int = 0) -> Path:
+    images, labels = patterns(60, seed=seed)
     np.savez_compressed(path, images=images, labels=labels, subjects=np.array(["a", "b", "c"]))
     return path
 

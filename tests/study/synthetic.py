@@ -1,4 +1,4 @@
-"""Comparisons with made-up results, for what is computed from them."""
+"""Results that are made up, for what is computed from them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from zeromean.study.compare import Comparison
-from zeromean.study.settings import Settings
-from zeromean.study.train import Epoch, Run
+from zeromean.study.metric import ACCURACY, Metric
+from zeromean.study.results import Facts, Results
+from zeromean.study.run import Candidate, Epoch, Key, Run
+from zeromean.study.study import Study, Task
 
 Curves = Sequence[Sequence[float]]
 
@@ -16,49 +17,63 @@ Curves = Sequence[Sequence[float]]
 def make_run(
     method: str,
     seed: int,
-    accuracies: Sequence[float],
+    scores: Sequence[float],
     seconds: float = 1.0,
     diverged: bool = False,
+    task: str = "digits/cnn",
 ) -> Run:
-    """A run with the given test accuracy after each epoch; a diverged one ends in a NaN loss."""
+    """A run with the given score after each epoch; a diverged one ends in a NaN loss."""
     epochs = [
-        Epoch(number, 1 / number, 2 / number, accuracy, seconds)
-        for number, accuracy in enumerate(accuracies, start=1)
+        Epoch(number, 1 / number, 2 / number, score, seconds)
+        for number, score in enumerate(scores, start=1)
     ]
+    last = scores[-1]
     if diverged:
-        epochs[-1] = Epoch(len(epochs), math.nan, math.nan, accuracies[-1], seconds)
-    return Run(method, seed, tuple(epochs))
+        epochs[-1] = Epoch(len(epochs), math.nan, math.nan, last, seconds)
+    end = (None, None, None) if diverged else (last + 0.05, epochs[-1].loss, last)
+    return Run(Key(task, "sgd", method, seed), Candidate(0.05), tuple(epochs), *end)
 
 
-def make_comparison(
+def make_results(
     out: Path,
-    curves: dict[str, Curves],
+    *tasks: dict[str, Curves],
     seconds: dict[str, Sequence[float]] | None = None,
     diverged: Sequence[tuple[str, int]] = (),
-) -> Comparison:
+    metric: Metric = ACCURACY,
+) -> Results:
     """One run a curve.
 
     Args:
         out: Folder for results.
-        curves: For each method and seed, the test accuracies by epoch.
+        tasks: For each task, method and seed, the scores by epoch.
         seconds: For each method, the seconds an epoch of each seed; 1 where not given.
         diverged: Methods and seeds whose run ends in a NaN loss.
+        metric: What the scores are.
     """
+    curves = tasks[0]
+    epochs = max(len(scores) for seeds in curves.values() for scores in seeds)
+    declared = [Task(data=f"digits{number or ''}", epochs=epochs) for number in range(len(tasks))]
     runs = tuple(
         make_run(
             method,
             seed,
-            accuracies,
+            scores,
             seconds[method][seed] if seconds else 1.0,
             (method, seed) in diverged,
+            task.label,
         )
-        for method, seeds in curves.items()
-        for seed, accuracies in enumerate(seeds)
+        for task, methods in zip(declared, tasks, strict=True)
+        for method, seeds in methods.items()
+        for seed, scores in enumerate(seeds)
     )
-    settings = Settings(
-        methods=tuple(curves),
-        epochs=max(len(run.epochs) for run in runs),
-        seeds=len(curves["plain"]),
+    study = Study(tasks=tuple(declared), methods=tuple(curves), seeds=len(curves["plain"]))
+    facts = Facts("12 images", "its own", "as bytes", "test", metric.name, 10, "-")
+    return Results(
+        study=study,
         out=out,
+        runs=runs,
+        facts={task.label: facts for task in declared},
+        sessions=({"torch": "2"},),
+        command=study.command(out),
+        threads=1,
     )
-    return Comparison(settings, "12 images", "its own", runs, {"torch": "2"})

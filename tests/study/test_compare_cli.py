@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -12,24 +11,20 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from study_files import patterns
+from study_files import patterns, write_npz
 from typer.testing import CliRunner
 
 from zeromean.cli import app
-from zeromean.study import compare as study
-from zeromean.study.data.load import load
 from zeromean.study.display import LiveProgress
-from zeromean.study.settings import Settings
+from zeromean.study.study import Study, Task
 from zeromean.study.table import NOTHING
-from zeromean.study.train import Epoch, Run, Task, train
+from zeromean.study.train import Training
 
 SMALL = ("--model", "mlp", "--epochs", "3", "--batch-size", "8", "--seeds", "2")
 PROGRAM = (sys.executable, "-m", "zeromean")
@@ -69,8 +64,9 @@ def test_a_comparison_leaves_table_sentence_and_three_files(archive: Path, tmp_p
         (run, 3, 3) for run in (1, 2, 3, 4)
     ]
     facts = dict(query(database, "SELECT key, value FROM study"))
-    assert json.loads(str(facts["settings"]))["batch_size"] == 8
-    assert "torch" in json.loads(str(facts["environment"]))
+    assert json.loads(str(facts["study"]))["tasks"][0]["batch_size"] == 8
+    ((environment,),) = query(database, "SELECT environment FROM sessions")
+    assert {"torch", "numpy", "git revision"} <= json.loads(str(environment)).keys()
 
 
 def test_the_answer_is_printed_even_if_the_page_cannot_be_written(
@@ -90,14 +86,14 @@ def test_a_path_that_reads_like_markup_is_a_path(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # the bar is for terminals
     monkeypatch.setenv("COLUMNS", "200")
-    settings = Settings(data="npz:a[/bold].npz", model="mlp", out=tmp_path / "out")
-    with LiveProgress(settings):
+    study = Study(tasks=(Task(data="npz:a[/bold].npz", model="mlp"),))
+    with LiveProgress(study):
         pass
     assert "reading npz:a[/bold].npz" in capsys.readouterr().err
 
 
 def test_the_recorded_command_repeats_the_results(archive: Path, tmp_path: Path) -> None:
-    accuracies = "SELECT method, seed, epoch, test_accuracy FROM runs JOIN epochs ON run = id"
+    accuracies = "SELECT method, seed, epoch, score FROM runs JOIN epochs ON run = id"
     first, second = tmp_path / "first", tmp_path / "second"
     assert invoke(*SMALL, "--data", f"npz:{archive}", "--out", first)[0] == 0
     ((command,),) = query(first / "study.sqlite", "SELECT value FROM study WHERE key = 'command'")
@@ -128,26 +124,41 @@ def test_a_diverged_run_is_kept_and_shown(archive: Path, tmp_path: Path) -> None
         (("--data", "idx:nowhere"), "idx:nowhere, which is not a folder"),
         (("--data", "mnist"), "data 'mnist'; wanted digits, idx:DIR"),
         (("--model", "vgg"), "model 'vgg'; wanted mlp, cnn, resnet20, resnet18"),
+        (("--train-size", "0"), "train_size = 0; wanted 1 or more"),
+        (("--train-size", "900"), "take 90 of the"),
+        (("--imbalance", "0.5"), "imbalance = 0.5; wanted 1 or more"),
+        (("--augment", "noise"), "augment 'noise'; wanted none, crop-flip"),
+        (("--tune", "high"), "--tune high; wanted learning rates with commas"),
+        (("--trials", "3"), "--trials without --tune"),
+        (("--tune", "0.1", "--lr", "0.1"), "lr = 0.1 and tuning"),
+        (("--methods", "plain,cwn+gc"), "a part of it changes nothing"),
+        (("--methods", "plain,norm=none"), "norm=none for a network where it would change nothing"),
         (("--optimizer", "lion"), "optimizer 'lion'; wanted sgd, adam, adamw, adagrad"),
         (("--methods", "plain,gcc"), "method 'gcc'; wanted plain, gc, gc-conv, gc-update"),
         (("--methods", "plain,gc,gc"), "each method once"),
         (("--methods", "gc,gc-conv"), "plain among them"),
         (("--methods", "plain"), "a method besides plain"),
         (("--methods", ""), "method ''"),
-        (("--model", "mlp", "--methods", "plain,gc-conv"), "mlp, which has no convolution"),
-        (("--batch-size", "0"), "--batch-size 0; wanted 1 or more"),
-        (("--epochs", "-1"), "--epochs -1; wanted 1 or more"),
-        (("--seeds", "0"), "--seeds 0; wanted 1 or more"),
+        (
+            ("--model", "mlp", "--methods", "plain,gc-conv"),
+            "digits/mlp, whose network has no conv layer",
+        ),
+        (("--batch-size", "0"), "batch_size = 0; wanted 1 or more"),
+        (("--epochs", "-1"), "epochs = -1; wanted 1 or more"),
+        (("--seeds", "0"), "seeds = 0; wanted 1 or more"),
+        (("--jobs", "0"), "jobs = 0; wanted 1 or more"),
+        (("--threads", "0"), "threads = 0; wanted 1 or more"),
+        (("--precision", "half"), "precision 'half'; wanted float32, bfloat16"),
         (("--epochs", "many"), "'--epochs'"),
-        (("--lr", "nan"), "--lr nan; wanted a positive float32"),
-        (("--lr", "-0.1"), "--lr -0.1; wanted a positive float32"),
-        (("--lr", "inf"), "--lr inf; wanted a positive float32"),
-        (("--lr", "1e39"), "--lr 1e+39; wanted a positive float32"),
-        (("--batch-size", "899"), "--batch-size 899 with 898 training images"),
-        (("--batch-size", "1", "--model", "resnet20"), "normalizes over the batch"),
-        (("--device", "abacus"), "--device abacus, which torch cannot use here"),
-        (("--device", "meta"), "--device meta, which torch cannot use here"),
-        (("--out", os.devnull), f"--out {os.devnull}, which is a file"),
+        (("--lr", "nan"), "lr = nan; wanted a positive float32"),
+        (("--lr", "-0.1"), "lr = -0.1; wanted a positive float32"),
+        (("--lr", "inf"), "lr = inf; wanted a positive float32"),
+        (("--lr", "1e39"), "lr = 1e+39; wanted a positive float32"),
+        (("--batch-size", "899"), "batch_size = 899 with 898 training examples"),
+        (("--batch-size", "1", "--model", "resnet20"), "normalize over the batch"),
+        (("--device", "abacus"), "device abacus, which torch cannot use here"),
+        (("--device", "meta"), "device meta, which torch cannot use here"),
+        (("--out", os.devnull), f"out {os.devnull}, which is a file"),
         (("--out", f"{os.devnull}/x"), "cannot be created"),
         (("--out", "x" * 300), "cannot be used"),
         (("--momentum", "0.9"), "No such option: --momentum"),
@@ -160,7 +171,7 @@ def test_bad_input_ends_with_one_line_before_any_training(
     line: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "train", lambda *arguments: pytest.fail("training began"))
+    monkeypatch.setattr(Training, "advance", lambda training: pytest.fail("training began"))
     code, stdout, stderr = invoke(*arguments)
     assert (code, stdout) == (2, "")
     assert stderr.count("\n") == 1
@@ -177,63 +188,32 @@ def test_images_too_small_for_the_network_are_refused(tmp_path: Path) -> None:
     assert "model 'cnn' on images of 3x3 pixels" in stderr
 
 
-def test_a_folder_that_holds_a_study_is_refused_and_left_alone(
+def test_a_folder_that_holds_another_study_is_refused_and_left_alone(
     archive: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     data = (*SMALL, "--data", f"npz:{archive}", "--out", out)
     assert invoke(*data)[0] == 0
     before = {file: file.read_bytes() for file in out.iterdir()}
+    for other in (("--seeds", 3), ("--lr", 0.1), ("--methods", "plain,gc-update")):
+        code, _, stderr = invoke(*data, *other)
+        assert code == 2
+        assert "already holds a study with other settings" in stderr
+        assert stderr.count("\n") == 1
+    archive.write_bytes(write_npz(tmp_path / "other.npz", seed=1).read_bytes())
     code, _, stderr = invoke(*data)
     assert code == 2
-    assert "already holds a study" in stderr
+    assert "with other data than the study" in stderr
     assert {file: file.read_bytes() for file in out.iterdir()} == before
 
 
-def test_methods_take_turns_epoch_by_epoch(settings: Settings) -> None:
-    seen = []
-    study.compare(settings, on_epoch=lambda *one: seen.append((one[1], one[2].number, one[0])))
-    assert seen == [
-        (seed, number, method)
-        for seed in (0, 1)
-        for number, turn in ((1, 1), (2, -1), (3, 1))
-        for method in ("plain", "gc")[::turn]
-    ]
-
-
-def test_taking_turns_changes_no_result(settings: Settings) -> None:
-    together = study.compare(settings)
-    task = Task(load(settings.data), torch.device("cpu"))
-    for run in together.runs:
-        alone = train(task, settings, run.method, run.seed)
-        assert [epoch.test_loss for epoch in alone] == [epoch.test_loss for epoch in run.epochs]
-
-
-def test_a_diverged_run_leaves_the_others_going(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_the_same_command_on_a_finished_study_trains_nothing(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverge(task: Task, settings: Settings, method: str, seed: int) -> Iterator[Epoch]:
-        for epoch in train(task, settings, method, seed):
-            if method == "gc" and epoch.number == 2:
-                yield dataclasses.replace(epoch, train_loss=float("inf"))
-                return
-            yield epoch
-
-    monkeypatch.setattr(study, "train", diverge)
-    comparison = study.compare(settings)
-    lengths = {(run.method, run.diverged, len(run.epochs)) for run in comparison.runs}
-    assert lengths == {("gc", True, 2), ("plain", False, 3)}
-
-
-def test_runs_are_kept_even_if_a_later_one_fails(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(run: Run) -> None:
-        raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError, match="power cut"):
-        study.compare(settings, on_run=fail)
-    assert query(settings.database, "SELECT method FROM runs") == [("plain",)]
+    data = (*SMALL, "--data", f"npz:{archive}", "--out", tmp_path / "out")
+    _, first, _ = invoke(*data)
+    monkeypatch.setattr(Training, "advance", lambda training: pytest.fail("training began"))
+    assert invoke(*data) == (0, first, "")
 
 
 def test_the_program_refuses_in_one_line_too() -> None:
@@ -241,9 +221,7 @@ def test_the_program_refuses_in_one_line_too() -> None:
         (*PROGRAM, "compare", "--batch-size", "0"), capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "zeromean: got --batch-size 0; wanted 1 or more; fix: raise --batch-size\n"
-    )
+    assert done.stderr == ("zeromean: got batch_size = 0; wanted 1 or more; fix: raise it\n")
 
 
 def test_output_into_a_narrow_encoding_keeps_its_signs(archive: Path, tmp_path: Path) -> None:
@@ -309,14 +287,11 @@ def test_ctrl_c_ends_with_one_line_that_says_what_is_kept(
     finally:
         process.kill()
     assert code == 130
-    if runs:
-        kept = query(out / "study.sqlite", "SELECT count(*) FROM runs")[0][0]
-        assert (
-            stderr == f"zeromean: interrupted with {kept} of 2000 runs kept in {out}/study.sqlite\n"
-        )
-    else:
-        assert stderr == "zeromean: interrupted before the first run ended; nothing kept\n"
-        assert not (out / "study.sqlite").exists()
+    kept = query(out / "study.sqlite", "SELECT count(*) FROM runs")[0][0]
+    assert (kept == 0) == (runs == 0)
+    assert stderr == (
+        f"zeromean: interrupted with {kept} of 2000 runs kept in {out}; the same command goes on\n"
+    )
 
 
 def test_without_a_command_the_help_is_shown() -> None:

@@ -8,6 +8,7 @@ import torch
 from zeromean.errors import ZeromeanError
 from zeromean.study.networks.build import NETWORKS, build
 from zeromean.study.networks.resnet import PaddedShortcut
+from zeromean.study.networks.text import LSTM, TEXT_NETWORKS, Transformer
 from zeromean.study.optimizers import OPTIMIZERS
 
 
@@ -66,4 +67,25 @@ def test_a_cnn_refuses_images_that_pooling_would_use_up() -> None:
 
 def test_every_optimizer_has_a_learning_rate_for_every_network() -> None:
     for choice in OPTIMIZERS.values():
-        assert choice.learning_rates.keys() == NETWORKS.keys()
+        assert choice.learning_rates.keys() == {*NETWORKS, *TEXT_NETWORKS}
+
+
+@pytest.mark.parametrize("name", TEXT_NETWORKS)
+def test_a_text_network_tells_each_character_from_those_before_it(name: str) -> None:
+    network = TEXT_NETWORKS[name](11).eval()
+    characters = torch.randint(11, (2, 9))
+    outputs = network(characters)
+    assert outputs.shape == (2, 11, 9)
+    changed = characters.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % 11
+    moved = (network(changed) - outputs).abs().amax((0, 1)) > 0
+    assert moved.tolist() == [False] * 5 + [True] * 4
+
+
+def test_the_sizes_of_the_text_networks() -> None:
+    # 4 gates of 128 units, from 64 and 128 inputs, with two biases; embedding; head.
+    lstm = 4 * 128 * (64 + 128 + 2) + 11 * 64 + 128 * 11 + 11
+    assert sum(p.numel() for p in LSTM(11).parameters()) == lstm
+    block = 2 * 2 * 64 + (64 + 1) * 192 + (64 + 1) * 64 + (64 + 1) * 256 + (256 + 1) * 64
+    transformer = 11 * 64 + 256 * 64 + 2 * block + 2 * 64 + (64 + 1) * 11
+    assert sum(p.numel() for p in Transformer(11).parameters()) == transformer

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from synthetic import make_comparison
+from synthetic import make_results
 
 from zeromean.errors import ZeromeanError
-from zeromean.study import report
-from zeromean.study.compare import Comparison
-from zeromean.study.curves import COLOURS
-from zeromean.study.methods import METHODS
+from zeromean.study import profile, report
+from zeromean.study.colours import colours
+from zeromean.study.methods import PARTS
+from zeromean.study.results import Results
 
 CURVES = {
     "plain": ((0.4, 0.7, 0.7), (0.5, 0.8, 0.8)),
@@ -27,8 +29,8 @@ CURVES = {
 
 
 @pytest.fixture
-def comparison(tmp_path: Path) -> Comparison:
-    return make_comparison(tmp_path, CURVES)
+def results(tmp_path: Path) -> Results:
+    return make_results(tmp_path, CURVES)
 
 
 class Page(HTMLParser):
@@ -59,23 +61,25 @@ class Page(HTMLParser):
         return [value for key, value in self.attributes if key == name]
 
 
-def test_the_page_needs_no_other_file_and_no_network(comparison: Comparison) -> None:
-    picture, path = report.write(comparison)
+def test_the_page_needs_no_other_file_and_no_network(results: Results) -> None:
+    path, picture = report.write(results)
     page = Page(path)
-    (source,) = page.attribute("src")
+    source, differences = page.attribute("src")
+    assert differences.startswith("data:image/png;base64,")
     assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == picture.read_bytes()
     assert not page.attribute("href")
     assert not re.search(r"https?://|@import|url\(|<script", path.read_text(encoding="utf-8"))
 
 
-def test_the_page_shows_sentence_then_table_settings_and_command(comparison: Comparison) -> None:
-    _, path = report.write(comparison)
+def test_the_page_shows_sentence_then_table_settings_and_command(results: Results) -> None:
+    path, _ = report.write(results)
     text = Page(path).text
+    (section,) = report.sections(results)
     expected = [
-        *report.conclusions(comparison),
-        *(cell for _, cells in report.table(comparison) for cell in cells),
+        *section.conclusions,
+        *(cell for _, cells in section.table for cell in cells),
         "nothing",
-        comparison.settings.command(),
+        results.command,
     ]
     for part in expected:
         assert part in text
@@ -85,26 +89,107 @@ def test_the_page_shows_sentence_then_table_settings_and_command(comparison: Com
     assert places == sorted(places)
 
 
-def test_names_from_outside_are_escaped(comparison: Comparison) -> None:
-    settings = dataclasses.replace(comparison.settings, data="npz:<script>alert(1)</script>.npz")
-    _, path = report.write(dataclasses.replace(comparison, settings=settings))
+def test_a_profile_counts_comparisons_within_a_factor_of_the_best() -> None:
+    amounts = [
+        {"plain": 20.0, "gc": 10.0},
+        {"plain": 10.0, "gc": 15.0},
+        {"plain": 10.0, "gc": math.inf},
+        {"plain": math.inf, "gc": math.inf},
+    ]
+    found = profile.ratios(amounts)
+    assert found == {"plain": [2, 1, 1, math.inf], "gc": [1, 1.5, math.inf, math.inf]}
+    assert profile.share_within(found["plain"], 1) == 0.5
+    assert profile.share_within(found["plain"], 2) == 0.75
+    assert profile.share_within(found["gc"], 1.4) == 0.25
+    assert profile.share_within(found["gc"], 1e9) == 0.5
+
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_the_page_within_its_width(tmp_path: Path, width: int) -> None:
+    """The page reports its own width: nothing may stick out but what scrolls by itself."""
+    path, *_ = report.write(make_results(tmp_path, CURVES, CURVES))
+    probe = (
+        "<script>addEventListener('load', () => document.title ="
+        " `${document.documentElement.scrollWidth} of ${innerWidth},`"
+        " + [...document.images].every(one => one.naturalWidth > 0))</script></body>"
+    )
+    probed = tmp_path / "probed.html"
+    # A frame of the wanted width: the window of a browser has a smallest one.
+    frame = tmp_path / "frame.html"
+    probed.write_text(
+        path.read_text(encoding="utf-8").replace(
+            "</body>", probe.replace("document.title =", "parent.document.title =")
+        ),
+        encoding="utf-8",
+    )
+    frame.write_text(f"<iframe src='probed.html' width={width} height=800 frameborder=0></iframe>")
+    done = subprocess.run(
+        (
+            *(str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu"),
+            *("--allow-file-access-from-files", "--virtual-time-budget=5000"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", frame.as_uri()),
+        ),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    (title,) = re.findall(r"<title>(.*?)</title>", done.stdout)
+    sizes, images = title.split(",")
+    scroll, inner = sizes.split(" of ")
+    assert int(scroll) <= int(inner) == width
+    assert images == "true"
+
+
+def test_names_from_outside_are_escaped(results: Results) -> None:
+    (task,) = results.study.tasks
+    named = dataclasses.replace(task, data="npz:<script>alert(1)</script>.npz")
+    study = dataclasses.replace(results.study, tasks=(named,))
+    runs = tuple(
+        dataclasses.replace(run, key=run.key._replace(task=named.label)) for run in results.runs
+    )
+    facts = {named.label: results.facts[task.label]}
+    path, _ = report.write(dataclasses.replace(results, study=study, runs=runs, facts=facts))
     assert "<script>" not in path.read_text(encoding="utf-8")
     assert "<script>alert(1)</script>.npz" in Page(path).text
 
 
-def test_the_picture_is_a_png_with_each_methods_colour(comparison: Comparison) -> None:
-    picture, _ = report.write(comparison)
+def test_the_picture_is_a_png_with_each_methods_colour(results: Results) -> None:
+    _, picture = report.write(results)
     with Image.open(picture) as image:
         assert image.format == "PNG"
         seen = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=2**24) or []}
+    given = colours(tuple(CURVES))
     for method in CURVES:
-        assert tuple(bytes.fromhex(COLOURS[method][1:])) in seen
-    assert tuple(bytes.fromhex(COLOURS["gc-conv"][1:])) not in seen
+        assert tuple(bytes.fromhex(given[method][1:])) in seen
+    assert tuple(bytes.fromhex(colours(["gc-conv"])["gc-conv"][1:])) not in seen
 
 
 def test_every_method_has_a_colour_of_its_own() -> None:
-    assert COLOURS.keys() == METHODS.keys()
-    assert len(set(COLOURS.values())) == len(METHODS)
+    methods = ("plain", *list(PARTS)[:12], "gc+wn", "gc+clip-norm=1")
+    assert len(set(colours(methods).values())) == len(methods)
+    # Others beside it do not change it.
+    assert colours(methods)["gc"] == colours(("plain", "gc"))["gc"]
+
+
+def test_several_comparisons_share_a_page_with_a_picture_each(tmp_path: Path) -> None:
+    results = make_results(tmp_path, CURVES, CURVES)
+    path, *pictures = report.write(results)
+    page = Page(path)
+    assert [picture.name for picture in pictures] == ["curves.png", "curves-2.png"]
+    assert len(page.attribute("src")) == 2 * 2 + 1  # curves and differences each, one profile
+    one, other = report.sections(results)
+    places = [
+        page.text.index(str(part))
+        for part in (report.headline(results), one.comparison.name, other.comparison.name)
+    ]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize(
@@ -124,15 +209,15 @@ def test_poor_results_make_a_page_too(
     curves: dict[str, tuple[tuple[float, ...], ...]],
     diverged: list[tuple[str, int]],
 ) -> None:
-    _, path = report.write(make_comparison(tmp_path, curves, diverged=diverged))
+    path, _ = report.write(make_results(tmp_path, curves, diverged=diverged))
     text = Page(path).text
     assert not re.search(r"\bnan\b|\binf\b|None", text)
     assert f"{sum(method == 'gc' for method, _ in diverged)} of {len(curves['gc'])}" in text
 
 
-def test_a_folder_that_vanished_is_told_with_where_the_results_are(comparison: Comparison) -> None:
-    shutil.rmtree(comparison.settings.out)
+def test_a_folder_that_vanished_is_told_with_where_the_results_are(results: Results) -> None:
+    shutil.rmtree(results.out)
     with pytest.raises(
         ZeromeanError, match=r"cannot be written.*all results are in .*study.sqlite"
     ):
-        report.write(comparison)
+        report.write(results)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -20,11 +19,21 @@ def query(path: Path, text: str) -> list[tuple[object, ...]]:
         return database.execute(text).fetchall()
 
 
-def test_a_run_can_be_read_by_others_as_soon_as_it_is_added(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "study.sqlite"
-    with Store(path, {"settings": json.dumps({"epochs": 2})}) as store:
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "study.sqlite"
+
+
+def create(path: Path) -> Store:
+    store = Store.create(path, {"command": "zeromean compare"})
+    store.begin_session({"torch": "2"})
+    return store
+
+
+def test_a_run_can_be_read_by_others_as_soon_as_it_is_added(path: Path) -> None:
+    with create(path) as store:
         store.add(make_run("gc", 4, (0.5, 0.75), seconds=2.0))
-        assert query(path, "SELECT method, seed, status, final_accuracy FROM runs") == [
+        assert query(path, "SELECT method, seed, status, test_score FROM runs") == [
             ("gc", 4, "finished", 0.75)
         ]
         store.add(make_run("plain", 4, (0.1,), diverged=True))
@@ -33,17 +42,37 @@ def test_a_run_can_be_read_by_others_as_soon_as_it_is_added(tmp_path: Path) -> N
         (1, 2, 0.5, 1.0, 0.75, 2.0),
         (2, 1, None, None, 0.1, 1.0),
     ]
-    assert query(path, "SELECT status, seconds_per_epoch FROM runs WHERE id = 2") == [
-        ("diverged", 1.0)
-    ]
-    assert query(path, "SELECT * FROM study") == [("settings", '{"epochs": 2}')]
+    assert query(path, "SELECT status, test_score FROM runs WHERE id = 2") == [("diverged", None)]
+    assert query(path, "SELECT * FROM study") == [("command", "zeromean compare")]
 
 
-def test_a_run_that_cannot_be_written_whole_is_not_written_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "study.sqlite"
+def test_what_is_read_is_what_was_added(path: Path) -> None:
+    run, broken = make_run("gc", 4, (0.5, 0.75)), make_run("plain", 4, (0.1,), diverged=True)
+    with create(path) as store:
+        store.add(run)
+        store.add(broken)
+        first, second = store.runs()
+        assert first == run
+        assert second.diverged
+        assert second.key == broken.key
+        assert store.keys() == {run.key, broken.key}
+        assert [session["torch"] for session in store.sessions()] == ["2"]
+
+
+def test_a_run_is_written_once(path: Path) -> None:
+    with create(path) as store, create(path) as other:
+        store.add(make_run("gc", 0, (0.5, 0.6)))
+        other.add(make_run("gc", 0, (0.9, 0.9)))
+        assert [run.test_score for run in other.runs()] == [0.6]
+    assert query(path, "SELECT count(*) FROM epochs") == [(2,)]
+
+
+def test_a_run_that_cannot_be_written_whole_is_not_written_at_all(path: Path) -> None:
     run = make_run("gc", 0, (0.5, 0.6))
-    broken = dataclasses.replace(run, seed=1, epochs=(*run.epochs, run.epochs[0]))
-    with Store(path, {}) as store:
+    broken = dataclasses.replace(
+        run, key=run.key._replace(seed=1), epochs=(*run.epochs, run.epochs[0])
+    )
+    with create(path) as store:
         store.add(run)
         with pytest.raises(ZeromeanError, match=r"cannot be written .* after 1 run"):
             store.add(broken)
@@ -51,26 +80,24 @@ def test_a_run_that_cannot_be_written_whole_is_not_written_at_all(tmp_path: Path
     assert query(path, "SELECT count(*) FROM epochs") == [(2,)]
 
 
-def test_an_existing_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_facts_stay_those_of_the_beginning(path: Path) -> None:
+    with Store.create(path, {"threads": "1"}), Store.create(path, {"threads": "2"}) as second:
+        assert second.facts == {"threads": "1"}
+
+
+@pytest.mark.parametrize("content", ["precious", "precious" * 200, ""])
+def test_a_file_that_is_no_study_is_refused_and_left_as_it_is(tmp_path: Path, content: str) -> None:
     path = tmp_path / "study.sqlite"
-    path.write_text("precious")
+    path.write_text(content)
+    with pytest.raises(ZeromeanError, match="holds no study"):
+        Store(path)
+    if content:
+        with pytest.raises(ZeromeanError, match="holds no study"):
+            Store.create(path, {})
+    assert path.read_text() == content
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(ZeromeanError, match="cannot be created"):
-        Store(path, {})
-    assert path.read_text() == "precious"
-
-
-def test_a_study_without_a_run_leaves_no_file(tmp_path: Path) -> None:
-    path = tmp_path / "study.sqlite"
-    with Store(path, {}):
-        assert path.exists()
-    assert not path.exists()
-
-
-def test_a_start_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*arguments: object) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
-
-    monkeypatch.setattr("zeromean.study.store.sqlite3.connect", fails)
-    with pytest.raises(ZeromeanError, match="disk I/O error"):
-        Store(tmp_path / "study.sqlite", {})
-    assert not (tmp_path / "study.sqlite").exists()
+        Store.create(tmp_path / "file" / "study.sqlite", {})

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from zeromean.cli.app import app as app
+from zeromean.cli.bench import bench
 from zeromean.cli.compare import compare
+from zeromean.cli.diagnose import diagnose
+from zeromean.cli.explain import explain
+from zeromean.cli.report import report
+from zeromean.cli.study import study
 
+app.command()(bench)
 app.command()(compare)
+app.command()(diagnose)
+app.command()(explain)
+app.command()(report)
+app.command()(study)

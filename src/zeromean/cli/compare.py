@@ -2,76 +2,120 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from zeromean.study.settings import Settings
+from zeromean.cli.run_study import run_study
+from zeromean.errors import ZeromeanError
+from zeromean.study.study import Study, Task, Tuning
 
 
 def compare(
     data: Annotated[
-        str, typer.Option(help="digits, idx:DIR, npz:FILE or imagefolder:DIR[.tar.xz]")
-    ] = Settings.data,
-    model: Annotated[str, typer.Option(help="mlp, cnn, resnet20 or resnet18")] = Settings.model,
+        str,
+        typer.Option(help="digits, idx:DIR, npz:FILE, imagefolder:DIR[.tar.xz], text, text:FILE"),
+    ] = Task.data,
+    model: Annotated[
+        str,
+        typer.Option(help="mlp, cnn, resnet20, resnet18; of text lstm, transformer"),
+    ] = Task.model,
+    task: Annotated[
+        str | None,
+        typer.Option(help="module:function of your own model, data and loss, instead of those."),
+    ] = Task.function,
     optimizer: Annotated[
-        str, typer.Option(help="sgd, adam, adamw or adagrad")
-    ] = Settings.optimizer,
+        str, typer.Option(help="Any of sgd, adam, adamw, adagrad, with commas")
+    ] = "sgd",
     methods: Annotated[
-        str, typer.Option(help="plain and any of gc, gc-conv, gc-update, with commas")
-    ] = ",".join(Settings.methods),
+        str,
+        typer.Option(
+            help="plain and any of gc, gc-conv, gc-update, zscore, wn, cwn, ws, nnn, clip-value=C,"
+            " clip-norm=C, norm=batch|group|none, init=torch|lecun|xavier|he, with commas; joined"
+            " by + where they act together"
+        ),
+    ] = ",".join(Study.methods),
     lr: Annotated[
         float | None,
         typer.Option(help="Peak learning rate. [default: the optimizer's usual for the model]"),
-    ] = Settings.lr,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = Settings.epochs,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = Settings.batch_size,
-    seeds: Annotated[int, typer.Option(help="How many pairs of runs.")] = Settings.seeds,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Settings.out,
-    device: Annotated[
-        str, typer.Option(help="As torch names it: cpu, cuda, ...")
-    ] = Settings.device,
+    ] = Study.lr,
+    epochs: Annotated[int, typer.Option(help="Passes over the training examples.")] = Task.epochs,
+    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = Task.batch_size,
+    train_size: Annotated[
+        int | None, typer.Option(help="How many training examples are kept. [default: all]")
+    ] = Task.train_size,
+    imbalance: Annotated[
+        float, typer.Option(help="How many times more examples the first class has than the last.")
+    ] = Task.imbalance,
+    augment: Annotated[str, typer.Option(help="none or crop-flip")] = Task.augment,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            help="Learning rates to tune each method over, with commas, on a validation"
+            " split; more by a file: zeromean study."
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Of Optuna between the --tune rates, instead of a grid.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="How many pairs of runs.")] = Study.seeds,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = Study.precision,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("zeromean-compare"),
+    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, ...")] = Study.device,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads of a run. [default: torch's, shared by the jobs]"),
+    ] = Study.threads,
+    jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
+    gain: Annotated[
+        float | None, typer.Option(help="Tell how many seeds it takes to see this difference.")
+    ] = None,
 ) -> None:
     """Train the same network with and without GC, and tell whether GC helped.
 
     Both see the same initial weights and the same batches, over several seeds. The results are a
-    table, OUT/report.html, OUT/curves.png and OUT/study.sqlite.
+    table, OUT/report.html, OUT/curves.png and OUT/study.sqlite. The same command goes on where it
+    was interrupted.
     """
-    settings = Settings(
-        data=data,
-        model=model,
-        optimizer=optimizer,
-        methods=tuple(name.strip() for name in methods.split(",")),
-        lr=lr,
-        epochs=epochs,
-        batch_size=batch_size,
+    study = Study(
+        tasks=(
+            Task(
+                data=data,
+                model=model,
+                function=task,
+                epochs=epochs,
+                batch_size=batch_size,
+                train_size=train_size,
+                imbalance=imbalance,
+                augment=augment,
+            ),
+        ),
+        methods=_names(methods),
+        optimizers=_names(optimizer),
         seeds=seeds,
-        out=out,
+        lr=lr,
+        tuning=_tuning(tune, trials),
+        precision=precision,
         device=device,
+        threads=threads,
     )
-    from rich.console import Console
+    run_study(study, out, jobs, gain)
 
-    from zeromean.study import compare as study
-    from zeromean.study import report
-    from zeromean.study.display import LiveProgress, show_table
 
-    with LiveProgress(settings) as progress:
-        try:
-            comparison = study.compare(settings, progress.on_epoch, progress.on_run)
-        except KeyboardInterrupt:
-            kept = f"{progress.kept} of {progress.total} runs kept in {settings.database}"
-            nothing = "before the first run ended; nothing kept"
-            print(
-                f"zeromean: interrupted {'with ' + kept if progress.kept else nothing}",
-                file=sys.stderr,
-            )
-            raise typer.Exit(130) from None
-    # First what cannot fail any more.
-    show_table(report.table(comparison), settings.methods, Console())
-    print()
-    for sentence in report.conclusions(comparison):
-        print(sentence)
-    picture, page = report.write(comparison)
-    print(f"\n{page}\n{picture}\n{settings.database}")
+def _tuning(rates: str | None, trials: int | None) -> Tuning | None:
+    if rates is None:
+        if trials is not None:
+            raise ZeromeanError("--trials without --tune", "both", "add --tune LOWEST,HIGHEST")
+        return None
+    try:
+        numbers = tuple(float(rate) for rate in _names(rates))
+    except ValueError as error:
+        raise ZeromeanError(
+            f"--tune {rates}", "learning rates with commas, such as 0.01,0.1", "mend it"
+        ) from error
+    return Tuning(rates=numbers, search="grid" if trials is None else "optuna", trials=trials)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
-from zeromean.kernels import native, reference
+from zeromean.kernels import native, reference, triton
 from zeromean.kernels.rules import At, Decay, Entry, Kind, Rule
 
-Backend = Literal["reference", "native"]
+Backend = Literal["reference", "native", "triton"]
 VARIABLE = "ZEROMEAN_KERNELS"
 
 
@@ -28,7 +29,8 @@ def backend(device: str | torch.device = "cpu") -> Backend:
         device: A device, as torch names it (default "cpu").
 
     Returns:
-        "native" on the CPU where the library was built with the package, else "reference".
+        "native" on the CPU where the library was built with the package, "triton" on a CUDA device
+        that Triton runs on, else "reference".
 
     Raises:
         ZeromeanError: ``ZEROMEAN_KERNELS`` names no backend, or one that is not here.
@@ -39,9 +41,11 @@ def backend(device: str | torch.device = "cpu") -> Backend:
         'reference'
     """
     forced = os.environ.get(VARIABLE)
-    if forced not in (None, "", "reference", "native"):
+    if forced not in (None, "", "reference", "native", "triton"):
         raise ZeromeanError(
-            f"{VARIABLE}={forced}", "reference or native", f"set {VARIABLE} to one of these"
+            f"{VARIABLE}={forced}",
+            "reference, native or triton",
+            f"set {VARIABLE} to one of these",
         )
     if forced == "native" and native.library() is None:
         raise ZeromeanError(
@@ -49,9 +53,35 @@ def backend(device: str | torch.device = "cpu") -> Backend:
             "an installation that found a C compiler",
             "install a wheel, or a C compiler and zeromean again",
         )
-    if torch.device(device).type != "cpu" or forced == "reference" or native.library() is None:
+    if forced == "triton" and not triton.installed():
+        raise ZeromeanError(
+            f"{VARIABLE}=triton where Triton is not installed",
+            "Triton, which CUDA builds of torch bring",
+            "install a CUDA build of torch, or triton",
+        )
+    here = torch.device(device)
+    if forced == "triton" or (not forced and here.type == "cuda"):
+        return "triton" if triton.runs_on(here) else "reference"
+    if here.type != "cpu" or forced == "reference" or native.library() is None:
         return "reference"
     return "native"
+
+
+class _Served(NamedTuple):
+    """What one compiled backend carries out in one call."""
+
+    by: ModuleType  # native or triton, which have serves, serves_center, center_ and the classes
+    device: torch.device
+    dtype: torch.dtype
+    kind: Kind | None = None
+
+
+class _Compiled(dict[torch.device, ModuleType | None]):
+    """The compiled backend that serves each device, or None, looked up once a call."""
+
+    def __missing__(self, device: torch.device) -> ModuleType | None:
+        self[device] = {"native": native, "triton": triton}.get(backend(device))
+        return self[device]
 
 
 class Step(Protocol):
@@ -64,10 +94,40 @@ class Step(Protocol):
         """Step every entry along its gradient, by its group's rule."""
 
 
+class Center(Protocol):
+    """The centring of many gradients in place, ready to run."""
+
+    def fits(self, gradients: Sequence[Tensor]) -> bool:
+        """Whether it is still ready: weights are where they were, gradients alike."""
+
+    def run(self, gradients: Sequence[Tensor], decays: Sequence[float | Tensor]) -> None:
+        """Take each vector's mean away, with its group's lambda w inside the projection."""
+
+
+class Keep(Protocol):
+    """Keeps the means of many weights through a step of someone else, ready to run."""
+
+    def fits(self) -> bool:
+        """Whether it is still ready: the weights are where they were."""
+
+    def note(self) -> Any:
+        """The mean of every weight vector, before the step."""
+
+    def put_back(self, noted: Any) -> None:
+        """Give every vector that moved its mean back, after the step."""
+
+
 class Part(NamedTuple):
     """The entries of a step that one backend carries out."""
 
     step: Step
+    indices: list[int]
+
+
+class CenterPart(NamedTuple):
+    """The gradients that one backend centers."""
+
+    center: Center
     indices: list[int]
 
 
@@ -86,21 +146,86 @@ def prepare(
     Returns:
         The parts that together make the step.
     """
-    fast = backend() == "native"
-    parts: dict[object, list[int]] = {}
+    compiled = _Compiled()
+    parts: dict[_Served | None, list[int]] = {}
     for index, (entry, gradient) in enumerate(zip(entries, gradients, strict=True)):
-        kind = kinds[entry.group]
-        served = fast and native.serves(kind, entry, gradient)
-        parts.setdefault((kind, entry.weight.dtype) if served else None, []).append(index)
+        kind, weight = kinds[entry.group], entry.weight
+        by = compiled[weight.device]
+        served = None
+        if by is not None and by.serves(kind, entry, gradient):
+            served = _Served(by, weight.device, weight.dtype, kind)
+        parts.setdefault(served, []).append(index)
     steps = []
-    for key, indices in parts.items():
+    for served, indices in parts.items():
         chosen = [entries[index] for index in indices]
         step: Step = reference.Step(at, chosen)
-        if key is not None:
-            kind = kinds[chosen[0].group]
-            step = native.Step(kind, at, chosen, [gradients[index] for index in indices])
+        if served is not None:
+            step = served.by.Step(served.kind, at, chosen, [gradients[index] for index in indices])
         steps.append(Part(step, indices))
     return steps
+
+
+def prepare_center(
+    entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
+) -> list[CenterPart]:
+    """Make the centring of many gradients, in place and again and again, ready.
+
+    Args:
+        entries: Whose gradients: fan-in axes, group and, with ``decayed``, weight are looked at.
+        gradients: A gradient for each.
+        decayed: Whether ``lambda w`` of a group may belong inside the projection.
+
+    Returns:
+        The parts that together center them all.
+    """
+    compiled = _Compiled()
+    parts: dict[_Served | None, list[int]] = {}
+    for index, (entry, gradient) in enumerate(zip(entries, gradients, strict=True)):
+        weight = entry.weight if decayed else None
+        served = _centered_by(compiled, gradient, gradient, entry.fan_in, weight)
+        parts.setdefault(served, []).append(index)
+    centers = []
+    for served, indices in parts.items():
+        chosen = [entries[index] for index in indices]
+        center: Center = reference.Center(chosen, decayed)
+        if served is not None:
+            center = served.by.Center(chosen, [gradients[index] for index in indices], decayed)
+        centers.append(CenterPart(center, indices))
+    return centers
+
+
+def _centered_by(
+    compiled: _Compiled,
+    into: Tensor,
+    gradient: Tensor,
+    fan_in: FanIn | None,
+    weight: Tensor | None,
+) -> _Served | None:
+    by = compiled[gradient.device]
+    if by is None or not by.serves_center(into, gradient, fan_in, weight):
+        return None
+    return _Served(by, gradient.device, gradient.dtype)
+
+
+def prepare_keep(entries: Sequence[Entry]) -> list[Keep]:
+    """Make ready to keep the means of many weights through steps that someone else makes.
+
+    Args:
+        entries: The weights: fan-in axes and residual are looked at.
+
+    Returns:
+        What together keeps them all.
+    """
+    compiled = _Compiled()
+    parts: dict[_Served | None, list[Entry]] = {}
+    for entry in entries:
+        weight = entry.weight
+        served = _centered_by(compiled, weight, weight, entry.fan_in, None)
+        parts.setdefault(served, []).append(entry)
+    return [
+        reference.Keep(chosen) if served is None else served.by.Keep(chosen)
+        for served, chosen in parts.items()
+    ]
 
 
 def center_(
@@ -131,16 +256,14 @@ def center_(
     """
     into = gradients if into is None else into
     decays = [None] * len(gradients) if decays is None else list(decays)
-    fast = backend() == "native"
-    parts: dict[torch.dtype | None, list[int]] = {}
+    compiled = _Compiled()
+    parts: dict[_Served | None, list[int]] = {}
     for index, decay in enumerate(decays):
         weight = None if decay is None else decay[0]
-        served = fast and native.serves_center(
-            into[index], gradients[index], fan_ins[index], weight
-        )
-        parts.setdefault(gradients[index].dtype if served else None, []).append(index)
-    for key, indices in parts.items():
-        (reference if key is None else native).center_(
+        served = _centered_by(compiled, into[index], gradients[index], fan_ins[index], weight)
+        parts.setdefault(served, []).append(index)
+    for served, indices in parts.items():
+        (reference if served is None else served.by).center_(
             [into[i] for i in indices],
             [gradients[i] for i in indices],
             [fan_ins[i] for i in indices],

@@ -29,7 +29,8 @@
 #define CLONES
 #endif
 
-enum kind { CENTER, SGD, MOMENTUM, NESTEROV, ADAM, AMSGRAD };
+/* CENTER takes means away, NOTE notes them down, KEEP puts the noted ones back; then the steps. */
+enum kind { CENTER, NOTE, KEEP, SGD, MOMENTUM, NESTEROV, ADAM, AMSGRAD };
 enum at { GRADIENT = 1, UPDATE };
 enum type { FLOAT32, FLOAT64, BFLOAT16 };
 
@@ -40,13 +41,14 @@ struct tensor {
     int64_t centered; /* else the tensor is one run of outer * m1 * inner * m2 entries */
     int64_t group;    /* which rule */
     void *weight;     /* CENTER: NULL, or what decays inside the projection */
-    void *first;      /* CENTER: where to write; else the momentum, or exp_avg */
+    void *first;      /* the momentum, or exp_avg */
     void *second;     /* exp_avg_sq */
     void *largest;    /* max_exp_avg_sq */
     void *step;       /* ADAM: how many steps were made, one float, or a double if wide_step */
     int64_t wide_step;
     float *residual;  /* NULL, or what rounding took from each vector's mean so far */
     int64_t starts;   /* whether the momentum is still empty */
+    int64_t before;   /* NOTE, KEEP: how many vectors the tensors before it hold */
 };
 
 /* What a param group says. Decay is coupled (inside the projection) or shrinks beside the step. */
@@ -59,7 +61,9 @@ struct rule {
 struct call {
     int64_t kind, at, type, count;
     const struct tensor *tensors;
-    void *const *gradients;
+    void *const *gradients; /* CENTER, NOTE, KEEP: what is centered, whatever it is */
+    void *const *into;      /* CENTER: where to write */
+    double *means;          /* NOTE, KEEP: one number a vector */
     const struct rule *rules;
     int64_t chunk; /* entries of a task */
 #if !defined(_MSC_VER)
@@ -70,6 +74,21 @@ struct call {
 /* Entries that a thread takes at a time: long runs, which prefetchers like, but several a thread.
    Columns are walked twice, so what is taken of them stays in the second cache. */
 enum { LEAST = 16384, MOST = 262144, EACH = 8, IN_CACHE = 16384, MOST_COLUMNS = 1024, LINE = 16 };
+
+/* While a vector in cache is written, memory would rest: what is read next is asked for then, this
+   many entries at a time, two vectors ahead, unless that is too far for the second cache. */
+enum { ASKED = 64, FAR = 131072 };
+
+#if defined(_MSC_VER)
+#define ASK_FOR(address) ((void)(address))
+#else
+#define ASK_FOR(address) __builtin_prefetch(address)
+#endif
+
+/* How far ahead of one row another is asked for: 0 for none. */
+INLINE int64_t ahead_of(const struct tensor *t) {
+    return t->inner == 1 && 2 * t->m2 <= FAR ? 2 * t->m2 : 0;
+}
 
 #define T float
 #define A float
@@ -203,16 +222,18 @@ EXPORT void zeromean_use_threads_of(void *address) {
     gomp_parallel = cast.function;
 }
 
-/* One centered step of many tensors of one type, or, with kind CENTER, their gradients centered. */
+/* One centered step of many tensors of one type, or what else its kind says. */
 EXPORT void zeromean_step(int64_t kind, int64_t at, int64_t type, int64_t count,
-                          const struct tensor *tensors, void *const *gradients,
-                          const struct rule *rules, int64_t threads) {
+                          const struct tensor *tensors, void *const *gradients, void *const *into,
+                          double *means, const struct rule *rules, int64_t threads) {
     struct call call = {.kind = kind,
                         .at = at,
                         .type = type,
                         .count = count,
                         .tensors = tensors,
                         .gradients = gradients,
+                        .into = into,
+                        .means = means,
                         .rules = rules};
     int64_t total = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -230,3 +251,5 @@ EXPORT void zeromean_step(int64_t kind, int64_t at, int64_t type, int64_t count,
         gomp_parallel(work, &call, (unsigned)threads, 0);
     else work(&call);
 }
+
+#include "normalized.h"

@@ -5,26 +5,37 @@ from __future__ import annotations
 import ctypes
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from zeromean.fan_in import FanIn
-from zeromean.kernels.layout import layout_of, same_layout
-from zeromean.kernels.rules import STATE, AdamRule, At, Decay, Entry, Kind, Rule
+from zeromean.kernels import ready
+from zeromean.kernels.ready import (
+    ReadyCenter,
+    ReadyKeep,
+    ReadyStep,
+    addresses,
+    can_center,
+    can_step,
+    layout,
+)
+from zeromean.kernels.rules import AdamRule, At, Decay, Entry, Kind, Number, Rule
 
 # The orders of the enums of centered.c, and of its structures' fields.
 _KINDS: dict[Kind | str, int] = {
     name: number
-    for number, name in enumerate(("center", "sgd", "momentum", "nesterov", "adam", "amsgrad"))
+    for number, name in enumerate(
+        ("center", "note", "keep", "sgd", "momentum", "nesterov", "adam", "amsgrad")
+    )
 }
 _AT: dict[At, int] = {"gradient": 1, "update": 2}
-_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-_FIELDS = 14
+TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+_FIELDS = 15
 _STARTS = 13
 
 
@@ -36,7 +47,7 @@ def library() -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(str(path))
     word, pointer = ctypes.c_int64, ctypes.c_void_p
-    library.zeromean_step.argtypes = [word, word, word, word, pointer, pointer, pointer, word]
+    library.zeromean_step.argtypes = [*[word] * 4, *[pointer] * 5, word]
     library.zeromean_step.restype = None
     library.zeromean_use_threads_of.argtypes = [pointer]
     library.zeromean_use_threads_of.restype = None
@@ -52,44 +63,24 @@ def library() -> ctypes.CDLL | None:
 
 def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:
     """Whether the library can step this entry along this gradient."""
-    weight = entry.weight
-    shape, strides = tuple(weight.shape), weight.stride()
-    if not (_plain(weight) and _plain(gradient) and gradient.dtype == weight.dtype):
-        return False
-    if layout_of(shape, strides, entry.fan_in) is None:
-        return False
-    state = [entry.state[key] for key in STATE[kind] if entry.state.get(key) is not None]
-    if not all(
-        _plain(x) and x.dtype == weight.dtype and same_layout(x.stride(), strides, shape)
-        for x in state
-    ):
-        return False
     step = entry.state.get("step")
-    return step is None or (_plain(step) and step.dtype in (torch.float32, torch.float64))
+    return can_step(_known, kind, entry, gradient) and (step is None or step.is_cpu)
 
 
-def serves_center(into: Tensor, gradient: Tensor, fan_in: FanIn, weight: Tensor | None) -> bool:
+def serves_center(
+    into: Tensor, gradient: Tensor, fan_in: FanIn | None, weight: Tensor | None
+) -> bool:
     """Whether the library can center this gradient, with what decays inside the projection."""
-    shape, strides = tuple(gradient.shape), gradient.stride()
-    others = (into,) if weight is None else (into, weight)
-    return (
-        _plain(gradient)
-        and layout_of(shape, strides, fan_in) is not None
-        and all(
-            _plain(x) and x.dtype == gradient.dtype and same_layout(x.stride(), strides, shape)
-            for x in others
-        )
-    )
+    return can_center(_known, into, gradient, fan_in, weight)
 
 
-def _plain(x: Tensor) -> bool:
-    return (
-        (type(x) is Tensor or type(x) is nn.Parameter)
-        and x.is_cpu
-        and x.layout is torch.strided
-        and x.dtype in _TYPES
-        and not x.is_neg()
-    )
+def plain(x: Tensor) -> bool:
+    """Whether this is a tensor that the library can read and write as it lies in memory."""
+    return ready.plain(x) and _known(x)
+
+
+def _known(x: Tensor) -> bool:
+    return x.is_cpu and x.dtype in TYPES
 
 
 def center_(
@@ -99,20 +90,62 @@ def center_(
     decays: Sequence[Decay | None],
 ) -> None:
     """``into = g - mean(g) - lambda mean(w)``, of tensors of one type."""
-    table, rules = array("q"), array("d", [0.0, 1.0, 0, 0, 0, 0, 0, 0, 0])
-    for target, gradient, fan_in, decay in zip(into, gradients, fan_ins, decays, strict=True):
-        layout = layout_of(tuple(gradient.shape), gradient.stride(), fan_in)
-        assert layout is not None
-        weight, group = 0, 0
-        if decay is not None:
-            weight, group = decay[0].data_ptr(), len(rules) // 9
-            rules.extend((0.0, 1.0, float(decay[1]), 0, 0, 0, 0, 0, 0))
-        table.extend((*layout, 1, group, weight, target.data_ptr(), 0, 0, 0, 0, 0, 0))
-    _call("center", "gradient", gradients[0].dtype, table, _addresses(gradients), rules)
+    weights = [None if decay is None else decay[0] for decay in decays]
+    table = _center_table(gradients, fan_ins, range(len(gradients)), weights)
+    numbers = _decay_numbers([0.0 if decay is None else decay[1] for decay in decays])
+    _call("center", gradients[0].dtype, table, _addresses(gradients), numbers, into=into)
     increment_version(into)
 
 
-class Step:
+class Center(ReadyCenter):
+    """Centers gradients of one type, in place, again and again.
+
+    Args:
+        entries: Whose gradients; all served.
+        gradients: The gradients, to learn how they lie in memory.
+        decayed: Whether ``lambda w`` may belong inside the projection.
+    """
+
+    def __init__(
+        self, entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
+    ) -> None:
+        super().__init__(entries, gradients, decayed)
+        self._dtype = gradients[0].dtype
+        # The last first: optimizers begin with the first, which the cache then still holds.
+        self._table = _center_table(
+            gradients[::-1],
+            [entry.fan_in for entry in reversed(entries)],
+            [entry.group for entry in reversed(entries)],
+            self._weights[::-1],
+        )
+
+    def run(self, gradients: Sequence[Tensor], decays: Sequence[float | Tensor]) -> None:
+        """Center every gradient, with its group's decay inside the projection."""
+        numbers = _decay_numbers(decays if self._weights else [0.0] * len(decays))
+        _call("center", self._dtype, self._table, _addresses(gradients[::-1]), numbers)
+        increment_version(gradients)
+
+
+class Keep(ReadyKeep):
+    """Notes down the means of weights of one type before a step, and puts them back after it.
+
+    Args:
+        entries: The weights, and what rounding took from their means so far; all served.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        super().__init__(entries, torch.float64)
+        self._table = array("q")
+        for entry, found, before in zip(entries, self._layouts, self._before, strict=False):
+            residual = 0 if entry.residual is None else entry.residual.data_ptr()
+            self._table.extend((*found, 1, 0, 0, 0, 0, 0, 0, 0, residual, 0, before))
+
+    def _run(self, kind: str, means: Tensor) -> None:
+        weights = _addresses(self._weights)
+        _call(kind, self._weights[0].dtype, self._table, weights, _decay_numbers([0.0]), means)
+
+
+class Step(ReadyStep):
     """A step of entries of one type, their addresses collected once.
 
     Args:
@@ -125,91 +158,59 @@ class Step:
     def __init__(
         self, kind: Kind, at: At, entries: Sequence[Entry], gradients: Sequence[Tensor]
     ) -> None:
-        self._kind, self._at, self._dtype = kind, at, entries[0].weight.dtype
-        self._weights = [entry.weight for entry in entries]
-        self._states = [entry.state for entry in entries]
-        self._residuals = [entry.residual for entry in entries]  # kept alive by their addresses
-        self._keys = STATE[kind]
-        starts = [_start(entry, self._keys) for entry in entries]
-        self._starting = [index for index, start in enumerate(starts) if start]
+        super().__init__(kind, at, entries, gradients)
         self._table = array("q")
-        for entry, start in zip(entries, starts, strict=True):
-            self._table.extend(self._fields(entry, start))
-        self._found = self._look()
-        self._gradients_found = _describe(gradients)
-        # A gradient that lies otherwise than its weight is copied first, at each step.
-        self._relaid = [
-            index
-            for index, (w, g) in enumerate(zip(self._weights, gradients, strict=True))
-            if not same_layout(w.stride(), g.stride(), tuple(w.shape))
-        ]
+        for index, entry in enumerate(entries):
+            self._table.extend(self._fields(entry, index in self._starting))
 
     def _fields(self, entry: Entry, start: bool) -> tuple[int, ...]:
-        weight = entry.weight
-        layout = layout_of(tuple(weight.shape), weight.stride(), entry.fan_in)
-        assert layout is not None
         running = [entry.state[key].data_ptr() for key in self._keys]
         step = entry.state["step"] if self._kind in ("adam", "amsgrad") else None
         return (
-            *layout,
+            *layout(entry.weight, entry.fan_in),
             entry.fan_in is not None,
             entry.group,
-            weight.data_ptr(),
+            entry.weight.data_ptr(),
             *running,
             *([0] * (3 - len(running))),
             0 if step is None else step.data_ptr(),
             step is not None and step.dtype == torch.float64,
             0 if entry.residual is None else entry.residual.data_ptr(),
             start,
+            0,
         )
-
-    def _look(self) -> tuple[object, ...]:
-        """Where the weights and their state are now, and how the weights lie."""
-        weights, states = self._weights, self._states
-        where = [[w.data_ptr() for w in weights], [w.stride() for w in weights]]
-        keys = (*self._keys, "step") if self._kind in ("adam", "amsgrad") else self._keys
-        where += [[state[key].data_ptr() for state in states] for key in keys]
-        return (*where, weights[0].dtype)
-
-    def fits(self, gradients: Sequence[Tensor]) -> bool:
-        """Whether everything is still where it was and gradients lie as they did."""
-        try:
-            return self._look() == self._found and _describe(gradients) == self._gradients_found
-        except (RuntimeError, KeyError, AttributeError):
-            return False  # a sparse gradient has no address; a buffer was taken away
 
     def run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
         """Step every entry along its gradient, by its group's rule."""
-        if self._relaid:
-            gradients = list(gradients)
-            for index in self._relaid:
-                gradients[index] = torch.empty_like(self._weights[index]).copy_(gradients[index])
-        numbers = array("d", [number for rule in rules for number in _numbers(rule)])
-        _call(self._kind, self._at, self._dtype, self._table, _addresses(gradients), numbers)
+        gradients = self._laid_as_weights(gradients)
+        numbers = array("d", [float(number) for rule in rules for number in _numbers(rule)])
+        _call(self._kind, self._dtype, self._table, _addresses(gradients), numbers, at=self._at)
         increment_version(self._weights)
         for index in self._starting:
             self._table[index * _FIELDS + _STARTS] = 0
         self._starting = []
 
 
-def _start(entry: Entry, keys: tuple[str, ...]) -> bool:
-    """Make the momentum that torch makes at the first step; say whether it is empty."""
-    if keys != ("momentum_buffer",) or entry.state.get("momentum_buffer") is not None:
-        return False
-    entry.state["momentum_buffer"] = torch.zeros_like(entry.weight)
-    return True
+def _center_table(
+    gradients: Sequence[Tensor],
+    fan_ins: Sequence[FanIn | None],
+    groups: Iterable[int],
+    weights: Sequence[Tensor | None],
+) -> array[int]:
+    """What the library is told of gradients to center; without any weights nothing decays."""
+    table = array("q")
+    weights = weights or [None] * len(gradients)
+    for gradient, fan_in, group, w in zip(gradients, fan_ins, groups, weights, strict=True):
+        address = 0 if w is None else w.data_ptr()
+        table.extend((*layout(gradient, fan_in), 1, group, address, 0, 0, 0, 0, 0, 0, 0, 0))
+    return table
 
 
-def _describe(gradients: Sequence[Tensor]) -> tuple[object, ...]:
-    return (
-        [type(g) for g in gradients],
-        [g.dtype for g in gradients],
-        [g.stride() for g in gradients],
-        [g.is_neg() for g in gradients],
-    )
+def _decay_numbers(decays: Iterable[float | Tensor]) -> array[float]:
+    return array("d", [n for decay in decays for n in (0, 1, float(decay), 0, 0, 0, 0, 0, 0)])
 
 
-def _numbers(rule: Rule) -> tuple[float, ...]:
+def _numbers(rule: Rule) -> tuple[Number, ...]:
     coupled = 0.0 if rule.decoupled else rule.weight_decay
     shrink = rule.lr * rule.weight_decay if rule.decoupled else 0.0
     sign = -1.0 if rule.maximize else 1.0
@@ -219,26 +220,33 @@ def _numbers(rule: Rule) -> tuple[float, ...]:
 
 
 def _addresses(tensors: Sequence[Tensor]) -> array[int]:
-    return array("q", [x.data_ptr() for x in tensors])
+    return array("q", addresses(tensors))
 
 
 def _call(
     kind: Kind | str,
-    at: At,
     dtype: torch.dtype,
     table: array[int],
-    gradients: array[int],
+    tensors: array[int],
     rules: array[float],
+    means: Tensor | None = None,
+    *,
+    at: At = "gradient",
+    into: Sequence[Tensor] | None = None,
 ) -> None:
+    """Run the library over gradients, or over what is centered, written in place by default."""
     found = library()
     assert found is not None
+    targets = tensors if into is None else _addresses(into)
     found.zeromean_step(
         _KINDS[kind],
         _AT[at],
-        _TYPES[dtype],
-        len(gradients),
+        TYPES[dtype],
+        len(tensors),
         table.buffer_info()[0],
-        gradients.buffer_info()[0],
+        tensors.buffer_info()[0],
+        targets.buffer_info()[0],
+        None if means is None else means.data_ptr(),
         rules.buffer_info()[0],
         torch.get_num_threads(),
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from zeromean.fan_in import FanIn
 from zeromean.kernels.rules import AdamRule, At, Decay, Entry, Rule, SGDRule
 from zeromean.projection import shift_, vector_means
+from zeromean.sharded import summed_over_ranks
 
 
 def center_(
@@ -32,8 +33,75 @@ def center_(
     shift_(into, fan_ins, [-mean for mean in means[: len(gradients)]])
 
 
+class Center:
+    """Centers the gradients of the given entries, in place.
+
+    Args:
+        entries: Whose gradients.
+        decayed: Whether ``lambda w`` may belong inside the projection.
+    """
+
+    def __init__(self, entries: Sequence[Entry], decayed: bool) -> None:
+        self._entries = entries
+        self._decayed = decayed
+
+    def fits(self, gradients: Sequence[Tensor]) -> bool:
+        """Whether it is still ready: always, because nothing is kept of the tensors."""
+        return True
+
+    def run(self, gradients: Sequence[Tensor], decays: Sequence[float | Tensor]) -> None:
+        """Center every gradient, with its group's decay inside the projection."""
+        factors = [decays[entry.group] if self._decayed else 0.0 for entry in self._entries]
+        inside: list[Decay | None] = [
+            None if isinstance(factor, float) and factor == 0 else (entry.weight, factor)
+            for entry, factor in zip(self._entries, factors, strict=True)
+        ]
+        center_(gradients, gradients, _fan_ins(self._entries), inside)
+
+
+class Keep:
+    """Notes down the means of weights before a step, and puts them back after it.
+
+    Args:
+        entries: The weights, and what rounding took from their means so far.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+        self._weights = [entry.weight for entry in entries]
+
+    def fits(self) -> bool:
+        """Whether it is still ready: always, because nothing is kept of the tensors."""
+        return True
+
+    def note(self) -> Sequence[Tensor]:
+        """The mean of every weight vector."""
+        return vector_means(self._weights, _fan_ins(self._entries))
+
+    def put_back(self, noted: Sequence[Tensor]) -> None:
+        """Give every weight vector that moved the mean that was noted down."""
+        fan_ins = _fan_ins(self._entries)
+        after = vector_means(self._weights, fan_ins)
+        before = [old.view(new.shape).to(new.dtype) for old, new in zip(noted, after, strict=True)]
+        aims = [
+            old if entry.residual is None else old + entry.residual.view(old.shape)
+            for entry, old in zip(self._entries, before, strict=True)
+        ]
+        amounts = [
+            torch.where(new == old, 0, aim - new)
+            for old, new, aim in zip(before, after, aims, strict=True)
+        ]
+        shift_(self._weights, fan_ins, amounts)
+        rounded = [n for n, entry in enumerate(self._entries) if entry.residual is not None]
+        left = vector_means([self._weights[n] for n in rounded], [fan_ins[n] for n in rounded])
+        for n, mean in zip(rounded, left, strict=True):
+            _residual(self._entries[n], mean).copy_(aims[n] - mean)
+
+
 class Step:
-    """A step of the given entries, one after the other.
+    """A step of the given entries: one after the other, to hold no more than one change at once.
+
+    Only those whose vectors lie on several ranks go together, so that ranks send one message.
 
     Args:
         at: Whether the gradient or the whole update is centered.
@@ -50,31 +118,56 @@ class Step:
 
     def run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
         """Step every entry along its gradient, by its group's rule."""
+        together: list[tuple[Entry, Tensor]] = []
         for entry, gradient in zip(self._entries, gradients, strict=True):
-            _step(self._at, entry, gradient, rules[entry.group])
+            if entry.fan_in is not None and any(
+                summed_over_ranks(x, entry.fan_in) for x in (entry.weight, gradient)
+            ):
+                together.append((entry, gradient))
+            else:
+                _step(self._at, [(entry, gradient)], rules)
+        _step(self._at, together, rules)
 
 
-def _step(at: At, entry: Entry, gradient: Tensor, rule: Rule) -> None:
-    weight, fan_in = entry.weight, entry.fan_in
-    w, g = _wide(weight), _wide(gradient)
+def _step(at: At, pairs: Sequence[tuple[Entry, Tensor]], rules: Sequence[Rule]) -> None:
+    entries = [entry for entry, _ in pairs]
+    weights = [_wide(entry.weight) for entry in entries]
+    seen = [
+        _seen(w, _wide(gradient), rules[entry.group])
+        for (entry, gradient), w in zip(pairs, weights, strict=True)
+    ]
+    if at == "gradient":
+        seen = _centered(seen, entries)
+    stepped = [n for n, entry in enumerate(entries) if not (entry.waits and at == "gradient")]
+    changes = {
+        n: _change(entries[n], weights[n], seen[n], rules[entries[n].group]) for n in stepped
+    }
+    if at == "update":
+        changes = dict(enumerate(_centered([*changes.values()], entries)))
+    for n, change in changes.items():
+        _narrow(entries[n].weight).copy_(weights[n] - change)
+    carried = [n for n in stepped if entries[n].residual is not None]
+    gained = vector_means(
+        [_wide(entries[n].weight) - weights[n] for n in carried],
+        _fan_ins([entries[n] for n in carried]),
+    )
+    for n, mean in zip(carried, gained, strict=True):
+        _residual(entries[n], mean).sub_(mean)
+
+
+def _seen(w: Tensor, g: Tensor, rule: Rule) -> Tensor:
+    """The gradient that the step sees, before it is centered."""
     if rule.maximize:
         g = -g
-    if rule.weight_decay and not rule.decoupled:
-        g = g + rule.weight_decay * w
-    if fan_in is not None and at == "gradient":
-        g = _centered(g, fan_in)
+    return g + rule.weight_decay * w if rule.weight_decay and not rule.decoupled else g
+
+
+def _change(entry: Entry, w: Tensor, g: Tensor, rule: Rule) -> Tensor:
+    """What is to be taken off the weights, decay included."""
+    if entry.waits:
+        return torch.zeros_like(w)
     change = _sgd(entry, g, rule) if isinstance(rule, SGDRule) else _adam(entry, g, rule)
-    if rule.decoupled:
-        change = change + rule.lr * rule.weight_decay * w
-    if fan_in is not None and at == "update":
-        change = _centered(change, fan_in)
-        if entry.residual is not None:
-            (mean,) = vector_means([change], [fan_in])
-            shift_([change], [fan_in], [-entry.residual.view(mean.shape)])
-    _narrow(weight).copy_(w - change)
-    if entry.residual is not None and fan_in is not None:
-        (gained,) = vector_means([_wide(weight) - w], [fan_in])
-        entry.residual.sub_(gained.flatten())
+    return change + rule.lr * rule.weight_decay * w if rule.decoupled else change
 
 
 def _sgd(entry: Entry, g: Tensor, rule: SGDRule) -> Tensor:
@@ -108,10 +201,30 @@ def _adam(entry: Entry, g: Tensor, rule: AdamRule) -> Tensor:
     return step_size * m / (root + rule.eps)
 
 
-def _centered(x: Tensor, fan_in: FanIn) -> Tensor:
-    x = x.clone()
-    shift_([x], [fan_in], [-mean for mean in vector_means([x], [fan_in])])
-    return x
+def _centered(tensors: Sequence[Tensor], entries: Sequence[Entry]) -> list[Tensor]:
+    """Copies, those with fan-in axes centered; what rounding took before is given back as well."""
+    found = list(tensors)
+    places = [n for n, entry in enumerate(entries) if entry.fan_in is not None]
+    chosen = [entries[n] for n in places]
+    copies = [tensors[n].clone() for n in places]
+    off = [
+        mean if entry.residual is None else mean + _residual(entry, mean)
+        for entry, mean in zip(chosen, vector_means(copies, _fan_ins(chosen)), strict=True)
+    ]
+    shift_(copies, _fan_ins(chosen), [-amount for amount in off])
+    for n, copy in zip(places, copies, strict=True):
+        found[n] = copy
+    return found
+
+
+def _residual(entry: Entry, mean: Tensor) -> Tensor:
+    """An entry's residual, shaped like the means of its vectors."""
+    assert entry.residual is not None
+    return entry.residual.view(mean.shape)
+
+
+def _fan_ins(entries: Sequence[Entry]) -> list[FanIn]:
+    return [entry.fan_in for entry in entries if entry.fan_in is not None]
 
 
 def _narrow(x: Tensor) -> Tensor:

@@ -15,6 +15,9 @@ Kind = Literal["sgd", "momentum", "nesterov", "adam", "amsgrad"]
 # A weight, and the lambda that it decays with inside the projection.
 Decay = tuple[Tensor, float | Tensor]
 
+# What may change between steps: on a GPU a tensor there, which nobody waits for.
+Number = float | Tensor
+
 # The running tensors, shaped like the weight, that each kind of step keeps under torch's names.
 STATE: dict[Kind, tuple[str, ...]] = {
     "sgd": (),
@@ -37,7 +40,7 @@ class SGDRule:
         maximize: Whether to step up the gradient.
     """
 
-    lr: float
+    lr: Number
     momentum: float = 0.0
     dampening: float = 0.0
     nesterov: bool = False
@@ -63,8 +66,8 @@ class AdamRule:
         maximize: Whether to step up the gradient.
     """
 
-    lr: float
-    betas: tuple[float, float]
+    lr: Number
+    betas: tuple[Number, Number]
     eps: float
     amsgrad: bool = False
     weight_decay: float = 0.0
@@ -88,12 +91,15 @@ class Entry(NamedTuple):
         fan_in: Its fan-in axes, or None if it is not centered.
         state: The optimizer's state of it, under torch's names.
         group: Which rule is its.
-        residual: What rounding has taken from each vector's mean so far, flat and in float32, for
-            half-precision weights whose whole update is projected; else None.
+        residual: What rounding has taken from each vector's mean so far, as
+            :class:`zeromean.kernels.residuals.Residuals` has it; else None.
+        waits: Whether it has no gradient here this time, but a part of vectors that lie on several
+            ranks: it takes part in their sums, and is not stepped.
     """
 
     weight: Tensor
     fan_in: FanIn | None
     state: dict[str, Any]
     group: int
-    residual: Tensor | None
+    residual: Tensor | None = None
+    waits: bool = False

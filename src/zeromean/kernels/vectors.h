@@ -99,10 +99,6 @@ INLINE void NAME(step_run)(int kind, int columns, int gather, const struct NAME(
     double gained = 0;
     SIMD(reduction(+ : gained))
     for (int64_t j = 0; j < n; j++) {
-        if (kind == CENTER) {
-            x.m[j] = STORE(LOAD(x.g[j]) - mean[each * j]);
-            continue;
-        }
         A w = LOAD(x.w[j]), m = 0, v = 0, largest = 0;
         if (kind != SGD) m = LOAD(x.m[j]);
         if (kind >= ADAM) v = LOAD(x.v[j]);
@@ -166,6 +162,104 @@ INLINE void NAME(strip)(int kind, int at, int columns, const struct NAME(terms) 
             t->residual[vector + c] -= (float)(moved[c] / entries);
 }
 
+/* Add a run to the sums of its vectors: one sum for the run, or one an entry. */
+INLINE void NAME(sum_run)(int columns, A factor, const T *x, int64_t n, double *sums) {
+    if (columns) {
+        SIMD() for (int64_t j = 0; j < n; j++) sums[j] += (double)(factor * LOAD(x[j]));
+    } else {
+        double sum = 0;
+        SIMD(reduction(+ : sum)) for (int64_t j = 0; j < n; j++) sum += (double)(factor * LOAD(x[j]));
+        sums[0] += sum;
+    }
+}
+
+/* Add to a run what its vectors are to gain; `moved` gathers what the stored ones did gain. */
+INLINE void NAME(shift_run)(int columns, const T *x, T *out, int64_t n, const A *by,
+                            double *moved) {
+    const int64_t each = columns ? 1 : 0;
+    double gained = 0;
+    SIMD(reduction(+ : gained)) for (int64_t j = 0; j < n; j++) {
+        A old = LOAD(x[j]);
+        T stored = STORE(old + by[each * j]);
+        out[j] = stored;
+        if (ROUNDS && columns) moved[j] += (double)(LOAD(stored) - old);
+        if (ROUNDS && !columns) gained += (double)(LOAD(stored) - old);
+    }
+    if (ROUNDS && !columns) moved[0] += gained;
+}
+
+/* Have a run brought into cache while something else is computed. */
+INLINE void NAME(ask_for)(const T *x, int64_t n) {
+    for (int64_t j = 0; j < n; j += 64 / (int64_t)sizeof(T)) ASK_FOR(x + j);
+}
+
+/* CENTER, NOTE or KEEP the vectors of a strip. The kind is no constant here, so that NOTE and KEEP
+   sum in the same order: a vector that did not move has the same mean to the last bit. */
+INLINE void NAME(center_strip)(const struct call *call, int columns, const struct tensor *t,
+                               A coupled, const T *x, T *out, int64_t start, int64_t vector,
+                               int64_t count) {
+    double sums[MOST_COLUMNS];
+    double moved[MOST_COLUMNS];
+    A by[MOST_COLUMNS];
+    const int64_t length = columns ? count : t->m2, next = t->inner * t->m2;
+    const double entries = (double)(t->m1 * t->m2);
+    for (int64_t c = 0; c < count; c++) sums[c] = moved[c] = 0;
+    for (int64_t i = 0; i < t->m1; i++)
+        NAME(sum_run)(columns, 1, x + start + i * next, length, sums);
+    if (coupled != 0)
+        for (int64_t i = 0; i < t->m1; i++)
+            NAME(sum_run)(columns, coupled, (const T *)t->weight + start + i * next, length, sums);
+    double *noted = call->means ? call->means + t->before + vector : NULL;
+    float *residual = t->residual ? t->residual + vector : NULL;
+    int moves = 0;
+    for (int64_t c = 0; c < count; c++) {
+        sums[c] /= entries;
+        if (call->kind == NOTE) {
+            noted[c] = sums[c];
+        } else if (call->kind == CENTER) {
+            by[c] = (A)-sums[c];
+            moves = 1;
+        } else {
+            const int same = sums[c] == noted[c];
+            by[c] = same ? 0 : (A)(noted[c] + (residual ? residual[c] : 0) - sums[c]);
+            moves |= !same;
+        }
+    }
+    if (!moves) return;
+    const int64_t ahead = columns ? 0 : ahead_of(t);
+    for (int64_t i = 0; i < t->m1; i++) {
+        const int64_t run = start + i * next;
+        const int64_t piece = ahead ? ASKED : length;
+        for (int64_t from = 0; from < length; from += piece) {
+            const int64_t n = length - from < piece ? length - from : piece;
+            if (ahead) NAME(ask_for)(x + run + from + ahead, n);
+            NAME(shift_run)(columns, x + run + from, out + run + from, n, by, moved);
+        }
+    }
+    if (residual)
+        for (int64_t c = 0; c < count; c++)
+            if (sums[c] != noted[c])
+                residual[c] = (float)(noted[c] + residual[c] - (sums[c] + moved[c] / entries));
+}
+
+/* Vectors from..to of a tensor, or columns from..to of one outer block, centered. */
+INLINE void NAME(center_task)(const struct call *call, int64_t index, int64_t outer, int64_t from,
+                              int64_t to) {
+    const struct tensor *t = &call->tensors[index];
+    const T *x = (const T *)call->gradients[index];
+    T *out = call->kind == CENTER ? (T *)call->into[index] : (T *)x;
+    const A coupled = (A)(call->kind == CENTER ? call->rules[t->group].coupled : 0);
+    if (t->inner > 1 && t->m2 == 1) {
+        NAME(center_strip)(call, 1, t, coupled, x, out, outer * t->m1 * t->inner + from,
+                           outer * t->inner + from, to - from);
+    } else {
+        for (int64_t u = from; u < to; u++) {
+            int64_t start = (u / t->inner * t->m1 * t->inner + u % t->inner) * t->m2;
+            NAME(center_strip)(call, 0, t, coupled, x, out, start, u, 1);
+        }
+    }
+}
+
 /* Vectors from..to of a tensor, or columns from..to of one outer block, or a plain run. */
 INLINE void NAME(task_of)(int kind, int at, const struct tensor *t, const void *g,
                           const struct rule *r, int64_t outer, int64_t from, int64_t to) {
@@ -204,7 +298,7 @@ CLONES static void NAME(task)(const struct call *call, int64_t index, int64_t ou
         KIND(ADAM)
         KIND(AMSGRAD)
         default:
-            NAME(task_of)(CENTER, GRADIENT, t, g, r, outer, from, to);
+            NAME(center_task)(call, index, outer, from, to);
     }
 }
 

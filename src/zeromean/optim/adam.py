@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from zeromean.kernels import AdamRule
+from zeromean.kernels import AdamRule, backend
 from zeromean.kernels.rules import At
-from zeromean.optim.centered import OWN_KERNELS, refuse, subjects
+from zeromean.optim.centered import OWN_KERNELS, number, refuse, subjects
 from zeromean.optim.fused import Fused
 from zeromean.plan import Layers
 
@@ -21,14 +21,19 @@ class _AnyAdam(Fused, torch.optim.Adam):
     def _rule(self, group: dict[str, Any]) -> AdamRule:
         beta1, beta2 = group["betas"]
         return AdamRule(
-            float(group["lr"]),
-            (float(beta1), float(beta2)),
+            number(group["lr"]),
+            (number(beta1), number(beta2)),
             group["eps"],
             group["amsgrad"],
             float(group["weight_decay"]),
             group["decoupled_weight_decay"],
             group["maximize"],
         )
+
+    def _refuse_capturable(self, capturable: bool) -> None:
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        if any(backend(p.device) != "triton" for p in parameters):
+            refuse(self, "only the triton kernels can be captured", capturable=capturable)
 
     def _begin(self, group: dict[str, Any]) -> None:
         lists: list[list[Tensor]] = [[] for _ in range(6)]
@@ -49,7 +54,8 @@ class Adam(_AnyAdam):
         params: A model; or parameters or param groups as in torch.
         lr, betas, eps, weight_decay, amsgrad, maximize: As in ``torch.optim.Adam``.
         decoupled_weight_decay: As in ``torch.optim.Adam``.
-        foreach, capturable, differentiable, fused: Refused: kernels of its own make every step.
+        capturable: Whether a CUDA graph may hold the step, which takes the triton kernels.
+        foreach, differentiable, fused: Refused: kernels of its own make every step.
         model: The model that tells the fan-in axes, where ``params`` is none. Without it only
             shapes are known, and a warning says so.
         at: "gradient" (default) or "update".
@@ -91,7 +97,6 @@ class Adam(_AnyAdam):
             self,
             OWN_KERNELS,
             foreach=foreach,
-            capturable=capturable,
             differentiable=differentiable,
             fused=fused,
         )
@@ -104,8 +109,10 @@ class Adam(_AnyAdam):
             weight_decay,
             amsgrad,
             maximize=maximize,
+            capturable=capturable,
             decoupled_weight_decay=decoupled_weight_decay,
         )
+        self._refuse_capturable(capturable)
         self._centralize(model, at, layers, embeddings)
 
 
@@ -122,7 +129,8 @@ class AdamW(_AnyAdam, torch.optim.AdamW):
     Args:
         params: A model; or parameters or param groups as in torch.
         lr, betas, eps, weight_decay, amsgrad, maximize: As in ``torch.optim.AdamW``.
-        foreach, capturable, differentiable, fused: Refused: kernels of its own make every step.
+        capturable: Whether a CUDA graph may hold the step, which takes the triton kernels.
+        foreach, differentiable, fused: Refused: kernels of its own make every step.
         model: The model that tells the fan-in axes, where ``params`` is none. Without it only
             shapes are known, and a warning says so.
         at: "gradient" (default) or "update".
@@ -169,10 +177,19 @@ class AdamW(_AnyAdam, torch.optim.AdamW):
             self,
             OWN_KERNELS,
             foreach=foreach,
-            capturable=capturable,
             differentiable=differentiable,
             fused=fused,
         )
         params, model = subjects(params, model)
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            capturable=capturable,
+        )
+        self._refuse_capturable(capturable)
         self._centralize(model, at, layers, embeddings)

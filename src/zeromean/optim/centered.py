@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
@@ -64,6 +64,11 @@ def subjects(
             "leave model= out, or pass its parameters first",
         )
     return params.parameters(), params
+
+
+def number(value: float | Tensor) -> float | Tensor:
+    """A rule's number as its kernel reads it: one on a GPU stays there, and nobody waits for it."""
+    return value if isinstance(value, Tensor) and not value.is_cpu else float(value)
 
 
 def refuse(optimizer: Optimizer, reason: str, **options: bool | None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,12 +13,15 @@ from zeromean.at_update import AtUpdate
 from zeromean.kernels import center_
 from zeromean.optim.centered import Centered
 from zeromean.optimizers import decay_inside
+from zeromean.sharded import gradient_of
+from zeromean.targets import Targets
 
 
 class Copying(Centered):
     """Steps as torch does, along centered copies; or puts the means back after the step."""
 
     _place: AtUpdate | None = None
+    _copies: Mapping[Tensor, Tensor] = MappingProxyType({})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -32,30 +36,51 @@ class Copying(Centered):
         Returns:
             What the closure returned, else None.
         """
-        if self._targets is not None:
-            self._targets.before_step(self)
-        if self._at == "gradient" or self._targets is None:
-            return super().step(closure)
-        if self._place is None:
-            self._place = AtUpdate(self._targets)
-        self._place.before_step(self, (), {})
-        loss = super().step(closure)
-        self._place.after_step(self)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._targets is None:
+            super().step()
+            return loss
+        self._targets.before_step(self)
+        if self._at == "gradient":
+            self._copies = self._centered_copies(self._targets)
+            super().step()
+            self._copies = MappingProxyType({})
+        else:
+            if self._place is None:
+                self._place = AtUpdate(self._targets)
+            self._place.before_step(self, (), {})
+            super().step()
+            self._place.after_step(self)
         return loss
 
-    # Called by torch's step, after any closure, to gather what its own function is to step.
+    @torch.no_grad()
+    def _centered_copies(self, targets: Targets) -> dict[Tensor, Tensor]:
+        """The gradients of all groups, centered: ranks that share vectors send one message."""
+        decays = [decay_inside(self, group, "auto") for group in self.param_groups]
+        found = [
+            (target, gradient)
+            for target in targets.of(self)
+            if (gradient := gradient_of(target.parameter, target.fan_in)) is not None
+        ]
+        copies = [torch.empty_like(gradient) for _, gradient in found]
+        center_(
+            [gradient for _, gradient in found],
+            [target.fan_in for target, _ in found],
+            [
+                (target.parameter, decays[target.group]) if decays[target.group] else None
+                for target, _ in found
+            ],
+            copies,
+        )
+        return dict(zip((target.parameter for target, _ in found), copies, strict=True))
+
+    # Called by torch's step to gather what its own function is to step.
     def _init_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *state: Any
     ) -> Any:
         found = super()._init_group(group, params, grads, *state)  # type: ignore[misc]
-        if self._at == "gradient" and self._targets is not None:
-            fan_ins = {p: fan_in for _, p, fan_in in self._targets.of(self)}
-            places = [n for n, parameter in enumerate(params) if parameter in fan_ins]
-            given = [grads[n] for n in places]
-            copies = [torch.empty_like(gradient) for gradient in given]
-            decay = decay_inside(self, group, "auto")
-            decays = [(params[n], decay) if decay else None for n in places]
-            center_(given, [fan_ins[params[n]] for n in places], decays, copies)
-            for n, copy in zip(places, copies, strict=True):
-                grads[n] = copy
+        grads[:] = [self._copies.get(p, grad) for p, grad in zip(params, grads, strict=True)]
         return found

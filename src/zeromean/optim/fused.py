@@ -12,10 +12,12 @@ from torch import Tensor
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
-from zeromean.kernels import Entry, prepare
+from zeromean.kernels import Entry, prepare, reference
 from zeromean.kernels.backends import Part
+from zeromean.kernels.residuals import Residuals
 from zeromean.kernels.rules import Kind, Rule
 from zeromean.optim.centered import Centered, refuse
+from zeromean.sharded import gradient_of
 
 
 class Fused(Centered):
@@ -47,7 +49,8 @@ class Fused(Centered):
             What the closure returned, else None.
 
         Raises:
-            ZeromeanError: A gradient is sparse.
+            ZeromeanError: A gradient is sparse, or a CUDA graph is being captured that cannot hold
+                the step.
         """
         loss = None
         if closure is not None:
@@ -55,22 +58,52 @@ class Fused(Centered):
                 loss = closure()
         parameters = [p for group in self.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters]
-        if any(gradient is None for gradient in gradients):
-            parameters = [p for p in parameters if p.grad is not None]
-            gradients = [p.grad for p in parameters]
+        waiting: list[Tensor] = []
+        if id(None) in map(id, gradients):
+            fan_ins = self._fan_ins()
+            found = [(p, gradient_of(p, fan_ins.get(p))) for p in parameters]
+            parameters = [p for p, gradient in found if gradient is not None]
+            gradients = [gradient for _, gradient in found if gradient is not None]
+            waiting = [p for p in parameters if p.grad is None]
         rules = [self._rule(group) for group in self.param_groups]
         shape = [
             (rule.kind, len(g["params"])) for rule, g in zip(rules, self.param_groups, strict=True)
         ]
         ready = self._ready
-        if ready is None or not ready.fits(shape, parameters, gradients, self.state):
-            ready = self._ready = self._prepare(shape, parameters, gradients)
+        if ready is None or not ready.fits(shape, parameters, waiting, gradients, self.state):
+            ready = self._ready = self._prepare(shape, parameters, waiting, gradients)
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            self._check_capture(ready.parts)
         for step, indices in ready.parts:
             step.run([gradients[index] for index in indices], rules)
         return loss
 
+    def _check_capture(self, parts: list[Part]) -> None:
+        if not all(group.get("capturable", True) for group in self.param_groups):
+            raise ZeromeanError(
+                f"a step of {type(self).__name__} inside the capture of a CUDA graph",
+                "capturable=True in all param groups",
+                f"build it by {type(self).__name__}(..., capturable=True)",
+            )
+        if any(isinstance(step, reference.Step) for step, _ in parts):
+            raise ZeromeanError(
+                "parameters that only the reference kernels serve, in the capture of a CUDA graph",
+                "float32, float64 or bfloat16 parameters of usual layouts, and Triton",
+                f"centralize torch.optim.{type(self).__name__} with capturable=True",
+            )
+
+    def _fan_ins(self) -> dict[Tensor, FanIn]:
+        if self._targets is None:
+            return {}
+        self._targets.before_step(self)
+        return {parameter: fan_in for _, parameter, fan_in in self._targets.of(self)}
+
     def _prepare(
-        self, shape: list[tuple[Kind, int]], parameters: list[Tensor], gradients: list[Tensor]
+        self,
+        shape: list[tuple[Kind, int]],
+        parameters: list[Tensor],
+        waiting: list[Tensor],
+        gradients: list[Tensor],
     ) -> _Ready:
         for gradient in gradients:
             if gradient.layout is not torch.strided:
@@ -81,12 +114,8 @@ class Fused(Centered):
                     f"{type(self).__name__} with layers= that leave it out",
                 )
         if self._ready is None:
-            # What rounding took from the means of half-precision weights, for at="update".
-            self._lost: dict[Tensor, Tensor] = {}
-        fan_ins: dict[Tensor, FanIn] = {}
-        if self._targets is not None:
-            self._targets.before_step(self)
-            fan_ins = {parameter: fan_in for _, parameter, fan_in in self._targets.of(self)}
+            self._residuals = Residuals()
+        fan_ins = self._fan_ins()
         groups = {}
         for number, group in enumerate(self.param_groups):
             refuse(
@@ -94,22 +123,17 @@ class Fused(Centered):
             )
             self._begin(group)
             groups.update(dict.fromkeys(group["params"], number))
-        entries = [
-            Entry(p, fan_ins.get(p), self.state.get(p, {}), groups[p], self._lost_by(p, fan_ins))
-            for p in parameters
-        ]
+        without = {id(p) for p in waiting}
+        entries = []
+        for p in parameters:
+            fan_in = fan_ins.get(p)
+            lost = None
+            if fan_in is not None and self._at == "update":
+                lost = self._residuals.of(p, fan_in)
+            state = self.state.get(p, {})
+            entries.append(Entry(p, fan_in, state, groups[p], lost, id(p) in without))
         parts = prepare([kind for kind, _ in shape], self._at, entries, gradients)
-        return _Ready(shape, parameters, [self.state.get(p) for p in parameters], parts)
-
-    def _lost_by(self, parameter: Tensor, fan_ins: dict[Tensor, FanIn]) -> Tensor | None:
-        fan_in = fan_ins.get(parameter)
-        half = parameter.dtype in (torch.float16, torch.bfloat16)
-        if fan_in is None or self._at == "gradient" or not half:
-            return None
-        if parameter not in self._lost:
-            vectors = parameter.numel() // fan_in.size(parameter.shape)
-            self._lost[parameter] = torch.zeros(vectors, device=parameter.device)
-        return self._lost[parameter]
+        return _Ready(shape, parameters, waiting, [self.state.get(p) for p in parameters], parts)
 
 
 class _Ready(NamedTuple):
@@ -117,6 +141,7 @@ class _Ready(NamedTuple):
 
     shape: list[tuple[Kind, int]]  # of each group: its kind and how many parameters it holds
     parameters: list[Tensor]
+    waiting: list[Tensor]  # those of them without a gradient here
     states: list[dict[str, Any] | None]
     parts: list[Part]
 
@@ -124,13 +149,16 @@ class _Ready(NamedTuple):
         self,
         shape: list[tuple[Kind, int]],
         parameters: Sequence[Tensor],
+        waiting: Sequence[Tensor],
         gradients: Sequence[Tensor],
         states: dict[Tensor, dict[str, Any]],
     ) -> bool:
         return (
             shape == self.shape
             and len(parameters) == len(self.parameters)
+            and len(waiting) == len(self.waiting)
             and all(map(is_, parameters, self.parameters))
+            and all(map(is_, waiting, self.waiting))
             and all(map(is_, map(states.get, parameters), self.states))
             and all(step.fits([gradients[i] for i in indices]) for step, indices in self.parts)
         )

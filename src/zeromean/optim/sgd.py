@@ -10,7 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from zeromean.kernels import SGDRule
 from zeromean.kernels.rules import At
-from zeromean.optim.centered import OWN_KERNELS, refuse, subjects
+from zeromean.optim.centered import OWN_KERNELS, number, refuse, subjects
 from zeromean.optim.fused import Fused
 from zeromean.plan import Layers
 
@@ -82,7 +82,7 @@ class SGD(Fused, torch.optim.SGD):
 
     def _rule(self, group: dict[str, Any]) -> SGDRule:
         return SGDRule(
-            float(group["lr"]),
+            number(group["lr"]),
             float(group["momentum"]),
             float(group["dampening"]),
             group["nesterov"],

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from zeromean.study.methods import BASELINE
-from zeromean.study.settings import Settings
-from zeromean.study.statistics import CONFIDENCE, LEVEL, Paired
+from zeromean.study.metric import Metric
+from zeromean.study.statistics import CONFIDENCE, FEWEST_FOR_INTERVAL, LEVEL, Paired
+from zeromean.study.study import Task
 from zeromean.study.summary import Summary
 
 
-def conclude(summary: Summary, baseline: Summary, settings: Settings) -> str:
+def conclude(summary: Summary, baseline: Summary, task: Task) -> str:
     """One sentence on one method, first about the end, then about the early phase.
 
     Args:
         summary: The method's.
         baseline: That of the method it is compared with.
-        settings: Of the comparison.
+        task: What was learned.
     """
     final = summary.final.difference
     failures = _failures(summary, baseline)
@@ -22,16 +23,26 @@ def conclude(summary: Summary, baseline: Summary, settings: Settings) -> str:
         return (
             f"{failures}Nothing can be concluded about {summary.method}: no pair of runs is left."
         )
-    sentence = f"{failures}{_at_the_end(summary.method, final)}"
+    sentence = f"{failures}{_at_the_end(summary, final)}"
     early = summary.early.difference
-    if early is not None and settings.early_epoch < settings.epochs:
-        sentence += f"; {_early(early, settings.early_epoch)}"
+    if early is not None and task.early_epoch < task.epochs:
+        sentence += f"; {_early(early, task.early_epoch, summary.metric)}"
     return f"{sentence}."
 
 
-def points(difference: float) -> str:
-    """A difference of accuracies in percentage points, with its sign."""
-    return f"{100 * difference:+.2f}".replace("-", "\N{MINUS SIGN}")
+def overview(tables: list[list[Summary]]) -> str:
+    """One sentence on all comparisons of a study."""
+    shown = {"better": 0, "worse": 0}
+    methods = [summary for table in tables for summary in table if summary.method != BASELINE]
+    for summary in methods:
+        final = summary.final.difference
+        if final is not None and _shown(final, summary.holm):
+            shown["better" if summary.metric.gain(final.mean) > 0 else "worse"] += 1
+    return (
+        f"Of {len(methods)} comparisons with {BASELINE}, {shown['better']} ended better, "
+        f"{shown['worse']} worse, and {len(methods) - sum(shown.values())} show no difference, "
+        f"corrected for their number."
+    )
 
 
 def _failures(summary: Summary, baseline: Summary) -> str:
@@ -42,48 +53,54 @@ def _failures(summary: Summary, baseline: Summary) -> str:
     return f"{counts} diverged, and only pairs without a diverged run are compared: "
 
 
-def _at_the_end(method: str, final: Paired) -> str:
-    pairs = len(final.differences)
+def _at_the_end(summary: Summary, final: Paired) -> str:
+    method, metric, pairs = summary.method, summary.metric, len(final.differences)
     if pairs == 1:
         return (
             f"One pair of runs cannot tell {method} from {BASELINE}: it ended at "
-            f"{points(final.mean)} points, and statistics need more seeds"
+            f"{metric.difference(final.mean)} {metric.difference_unit}, and statistics need more"
+            " seeds"
         )
     if not any(final.differences):
         return (
-            f"No difference shown: {method} ended exactly as accurate as {BASELINE} "
+            f"No difference shown: {method} ended {metric.level} {BASELINE} "
             f"on each of {pairs} seeds"
         )
-    direction = "more" if final.mean > 0 else "less"
-    if _shown(final):
-        return f"{method} ended {direction} accurate than {BASELINE}: {_numbers(final)}"
-    if _one_sided(final) and final.smallest_p > LEVEL:
+    direction = metric.better if metric.gain(final.mean) > 0 else metric.worse
+    numbers = _numbers(final, metric, summary.holm if summary.family > 1 else None)
+    if _shown(final, summary.holm):
+        return f"{method} ended {direction} than {BASELINE}: {numbers}"
+    smallest = min(1.0, final.smallest_p * summary.family)
+    if _one_sided(final) and smallest > LEVEL:
+        corrected = f" after correction for {summary.family} comparisons"
         return (
-            f"{method} ended {direction} accurate than {BASELINE} on each of {pairs} seeds "
-            f"({_numbers(final)}), too few to show a difference: "
-            f"p cannot fall below {final.smallest_p:.3g}"
+            f"{method} ended {direction} than {BASELINE} on each of {pairs} seeds "
+            f"({numbers}), too few to show a difference: "
+            f"p cannot fall below {smallest:.3g}{corrected if summary.family > 1 else ''}"
         )
-    return f"No difference shown between {method} and {BASELINE} at the end: {_numbers(final)}"
+    return f"No difference shown between {method} and {BASELINE} at the end: {numbers}"
 
 
-def _early(early: Paired, epoch: int) -> str:
+def _early(early: Paired, epoch: int, metric: Metric) -> str:
     where = f"a third of the way, after epoch {epoch}, it was"
     if early.p_value is None:
-        return f"{where} at {points(early.mean)} points"
+        return f"{where} at {metric.difference(early.mean)} {metric.difference_unit}"
     if not any(early.differences):
         return f"{where} exactly level"
-    if _shown(early) or _one_sided(early):
+    numbers = _numbers(early, metric, None)
+    shown = _shown(early, early.p_value)
+    if shown or _one_sided(early):
         pairs = len(early.differences)
         return (
-            f"{where} {'ahead' if early.mean > 0 else 'behind'} "
-            f"{'' if _shown(early) else f'on each of {pairs} seeds '}({_numbers(early)})"
+            f"{where} {'ahead' if metric.gain(early.mean) > 0 else 'behind'} "
+            f"{'' if shown else f'on each of {pairs} seeds '}({numbers})"
         )
-    return f"{where} not shown to be ahead or behind ({_numbers(early)})"
+    return f"{where} not shown to be ahead or behind ({numbers})"
 
 
-def _shown(result: Paired) -> bool:
+def _shown(result: Paired, p_value: float | None) -> bool:
     """Interval and test agree; differences that are all the same have no interval to disagree."""
-    if result.p_value is None or result.p_value > LEVEL:
+    if p_value is None or p_value > LEVEL:
         return False
     return result.interval is None or result.interval[0] > 0 or result.interval[1] < 0
 
@@ -92,10 +109,17 @@ def _one_sided(result: Paired) -> bool:
     return all(one > 0 for one in result.differences) or all(one < 0 for one in result.differences)
 
 
-def _numbers(result: Paired) -> str:
+def _numbers(result: Paired, metric: Metric, holm: float | None) -> str:
     if result.interval is None:
-        interval = "the same on each seed"
+        few = len(result.differences) < FEWEST_FOR_INTERVAL
+        interval = "too few seeds for an interval" if few else "the same on each seed"
     else:
         low, high = result.interval
-        interval = f"{CONFIDENCE:.0%} interval {points(low)} to {points(high)}"
-    return f"{points(result.mean)} points, {interval}, p = {result.p_value:.3g}"
+        interval = (
+            f"{CONFIDENCE:.0%} interval {metric.difference(low)} to {metric.difference(high)}"
+        )
+    corrected = "" if holm is None else f", corrected {holm:.3g}"
+    return (
+        f"{metric.difference(result.mean)} {metric.difference_unit}, {interval}, "
+        f"p = {result.p_value:.3g}{corrected}"
+    )

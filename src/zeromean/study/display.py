@@ -1,4 +1,4 @@
-"""What a terminal shows of a comparison: progress while it runs, the table at its end."""
+"""What a terminal shows of a study: progress while it runs, the table at its end."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from zeromean.study.settings import Settings
+from zeromean.study.run import FINAL, Epoch, Key, Run
+from zeromean.study.study import Study
 from zeromean.study.table import Row
-from zeromean.study.train import Epoch, Run
+from zeromean.study.units import units
+
+# Of methods that are printed side by side.
+COLUMNS = 4
 
 
 class LiveProgress:
     """A bar over all epochs of all runs, on standard error.
 
     Args:
-        settings: Of the comparison.
+        study: What is under way.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.kept = 0
-        self.total = settings.seeds * len(settings.methods)
-        self._settings = settings
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._ended: dict[Key, int] = {}
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -47,25 +50,33 @@ class LiveProgress:
             # A log file has no use for a bar.
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(
-            f"reading {settings.data}", total=self.total * settings.epochs
-        )
+        total = sum(study.epochs(key) for unit in units(study) for key in unit.keys)
+        names = ", ".join(task.function or task.data for task in study.tasks)
+        self._task = self._bar.add_task(f"reading {names}", total=total)
 
-    def on_epoch(self, method: str, seed: int, epoch: Epoch) -> None:
+    def on_epoch(self, key: Key, epoch: Epoch) -> None:
+        # A run that goes on from a checkpoint has earlier epochs behind it.
+        behind = epoch.number - self._ended.get(key, 0)
+        self._ended[key] = epoch.number
+        part = f"seed {key.seed + 1}/{self._study.seeds}"
+        if key.trial != FINAL:
+            part = f"tuning trial {key.trial + 1}"
         self._bar.update(
             self._task,
-            advance=1,
-            description=f"seed {seed + 1}/{self._settings.seeds} {method} "
-            f"epoch {epoch.number}/{self._settings.epochs} {epoch.test_accuracy:.1%}",
+            advance=behind,
+            description=f"{key.task} {key.optimizer} {part} "
+            f"{key.method} epoch {epoch.number}/{self._study.epochs(key)}",
         )
 
     def on_run(self, run: Run) -> None:
-        self.kept += 1
         if run.diverged:
             # The rest of its epochs will never come.
-            self._bar.advance(self._task, self._settings.epochs - len(run.epochs))
+            missing = self._study.epochs(run.key) - len(run.epochs)
+            self._bar.advance(self._task, missing)
             self._bar.console.print(
-                f"seed {run.seed + 1} {run.method}: diverged in epoch {run.epochs[-1].number}"
+                f"{run.key.task} {run.key.optimizer} seed {run.key.seed + 1} {run.key.method}: "
+                f"diverged in epoch {run.epochs[-1].number}",
+                markup=False,
             )
 
     def __enter__(self) -> LiveProgress:
@@ -82,11 +93,15 @@ class LiveProgress:
 
 
 def show_table(rows: list[Row], methods: tuple[str, ...], console: Console) -> None:
-    """Prints the rows, one column a method."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    for method in methods:
-        table.add_column(method, justify="right", no_wrap=True)
-    for label, cells in rows:
-        table.add_row(label, *cells)
-    console.print(table)
+    """Prints the rows, one column a method; with many methods, several tables one after another."""
+    for start in range(0, len(methods), COLUMNS):
+        shown = slice(start, start + COLUMNS)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("")
+        for method in methods[shown]:
+            table.add_column(method, justify="right", no_wrap=True)
+        for label, cells in rows:
+            table.add_row(label, *cells[shown])
+        if start:
+            console.print()
+        console.print(table)

@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import os
 import platform
-from datetime import datetime, timezone
+import subprocess
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
+import zeromean
 
-def describe(device: torch.device) -> dict[str, str]:
+
+def describe(device_name: str) -> dict[str, str]:
     """Names and values, in the order in which a report shows them."""
+    device = torch.device(device_name)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "zeromean": version("zeromean"),
+        "git revision": _revision(Path(zeromean.__file__).parent) or "not a checkout",
         "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "scipy": version("scipy"),
         "python": platform.python_version(),
         "system": platform.system(),
         "device": f"{device} ({name})",
         "processors": f"{os.cpu_count()}, torch uses {torch.get_num_threads()}",
-        "started": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def _revision(folder: Path) -> str | None:
+    """Of the checkout that zeromean is run from; with a plus where files were changed."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # not just installed inside a checkout
+        return git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None

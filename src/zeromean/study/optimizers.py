@@ -1,4 +1,4 @@
-"""The optimizers that a comparison can use, with the learning rates taken when none is given."""
+"""The optimizers that a study can use, with the learning rates taken when none is given."""
 
 from __future__ import annotations
 
@@ -9,48 +9,75 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from zeromean.study.run import Candidate
+
 
 @dataclass(frozen=True)
 class OptimizerChoice:
-    """One optimizer with everything but the learning rate settled.
+    """One optimizer with everything settled but what is tuned.
 
     Args:
-        build: From a network and a learning rate to the optimizer.
+        make: From parameters, learning rate and weight decay to the optimizer.
+        weight_decay: The customary one.
         learning_rates: The customary learning rate of each network.
         note: The settled arguments, for reports.
     """
 
-    build: Callable[[nn.Module, float], Optimizer]
+    make: Callable[..., Optimizer]
+    weight_decay: float
     learning_rates: Mapping[str, float]
     note: str
 
+    def build(self, network: nn.Module, candidate: Candidate) -> Optimizer:
+        """An optimizer of all parameters of the network."""
+        decay = candidate.weight_decay
+        return self.make(
+            network.parameters(),
+            lr=candidate.lr,
+            weight_decay=self.weight_decay if decay is None else decay,
+        )
 
-def _same(rate: float) -> dict[str, float]:
-    return dict.fromkeys(("mlp", "cnn", "resnet20", "resnet18"), rate)
+    def describe(self, decays: set[float | None]) -> str:
+        """The arguments, for reports; ``decays`` are those that were used."""
+        shown = sorted({self.weight_decay if one is None else one for one in decays})
+        return f"{self.note}weight decay {', '.join(f'{one:g}' for one in shown)}"
+
+
+def _rates(images: float, lstm: float, transformer: float, residual: float) -> dict[str, float]:
+    return {
+        **dict.fromkeys(("mlp", "cnn"), images),
+        **dict.fromkeys(("resnet20", "resnet18"), residual),
+        "lstm": lstm,
+        "transformer": transformer,
+    }
 
 
 OPTIMIZERS: dict[str, OptimizerChoice] = {
     "sgd": OptimizerChoice(
-        lambda network, lr: torch.optim.SGD(
-            network.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4
+        lambda parameters, lr, weight_decay: torch.optim.SGD(
+            parameters, lr=lr, momentum=0.9, weight_decay=weight_decay
         ),
+        5e-4,
         # He et al. train residual networks at 0.1; the small networks go without a warm-up at half.
-        {"mlp": 0.05, "cnn": 0.05, "resnet20": 0.1, "resnet18": 0.1},
-        "momentum 0.9, weight decay 0.0005",
+        _rates(0.05, lstm=1.0, transformer=0.1, residual=0.1),
+        "momentum 0.9, ",
     ),
     "adam": OptimizerChoice(
-        lambda network, lr: torch.optim.Adam(network.parameters(), lr=lr),
-        _same(1e-3),
-        "betas 0.9 and 0.999, no weight decay",
+        torch.optim.Adam,
+        0.0,
+        _rates(1e-3, lstm=3e-3, transformer=1e-3, residual=1e-3),
+        "betas 0.9 and 0.999, coupled ",
     ),
     "adamw": OptimizerChoice(
-        lambda network, lr: torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=1e-2),
-        _same(1e-3),
-        "betas 0.9 and 0.999, decoupled weight decay 0.01",
+        torch.optim.AdamW,
+        1e-2,
+        _rates(1e-3, lstm=3e-3, transformer=1e-3, residual=1e-3),
+        "betas 0.9 and 0.999, decoupled ",
     ),
     "adagrad": OptimizerChoice(
-        lambda network, lr: torch.optim.Adagrad(network.parameters(), lr=lr),
-        _same(1e-2),
-        "no weight decay",
+        torch.optim.Adagrad,
+        0.0,
+        _rates(1e-2, lstm=3e-2, transformer=1e-2, residual=1e-2),
+        "coupled ",
     ),
 }

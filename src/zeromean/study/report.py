@@ -1,97 +1,206 @@
-"""The files of a finished comparison: the picture, and one HTML page that needs nothing else."""
+"""The files of a finished study: pictures, and one HTML page that needs nothing else."""
 
 from __future__ import annotations
 
 import base64
+import os
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
 from zeromean.errors import ZeromeanError
-from zeromean.study import curves, methods
-from zeromean.study.compare import Comparison
-from zeromean.study.conclusion import conclude
-from zeromean.study.methods import BASELINE
+from zeromean.study import curves, differences, profile
+from zeromean.study.colours import colours
+from zeromean.study.conclusion import conclude, overview
+from zeromean.study.methods import BASELINE, Method
 from zeromean.study.optimizers import OPTIMIZERS
-from zeromean.study.summary import summarize, target_accuracy
+from zeromean.study.results import Comparison, Results
+from zeromean.study.study import Task
+from zeromean.study.summary import Summary, summarize
 from zeromean.study.table import Row, rows
+from zeromean.study.tuning import at_the_edge, budget, choice, outcomes
+
+EDGE = "; the end of the range, so that a better one may lie beyond"
 
 
-def conclusions(comparison: Comparison) -> list[str]:
-    """One sentence for each method but the baseline."""
-    summaries = summarize(comparison)
+@dataclass(frozen=True)
+class Section:
+    """What a report says of one comparison.
+
+    Args:
+        comparison: Which one.
+        conclusions: One sentence for each method but the baseline.
+        table: The rows that terminal and page both show.
+    """
+
+    comparison: Comparison
+    conclusions: list[str]
+    table: list[Row]
+
+
+def sections(results: Results, gain: float | None = None) -> list[Section]:
+    """One a comparison.
+
+    Args:
+        results: Of the study.
+        gain: The difference of scores (an accuracy's from 0 to 1) of which the tables tell how
+            many seeds it takes to see it.
+    """
+    if gain is not None and gain <= 0:
+        raise ZeromeanError(f"gain = {gain}", "a difference of scores above 0", "raise it")
+    return [
+        Section(comparison, _conclusions(comparison, summaries), rows(comparison, summaries, gain))
+        for comparison, summaries in zip(results.comparisons, summarize(results), strict=True)
+    ]
+
+
+def headline(results: Results) -> str | None:
+    """One sentence on all comparisons, where there are several."""
+    tables = summarize(results)
+    return overview(tables) if len(tables) > 1 else None
+
+
+def write(results: Results, gain: float | None = None) -> list[Path]:
+    """Writes ``report.html`` and a picture for each comparison beside the database.
+
+    Returns:
+        The paths of all, the page first.
+
+    Raises:
+        ZeromeanError: They cannot be written; the database is not touched.
+    """
+    page = results.out / "report.html"
+    comparisons = results.comparisons
+    numbers = [""] + [f"-{number}" for number in range(2, len(comparisons) + 1)]
+    paths = [results.out / f"curves{number}.png" for number in numbers]
+    try:
+        pictures = [curves.draw(comparison) for comparison in comparisons]
+        for path, picture in zip(paths, pictures, strict=True):
+            _replace(path, picture)
+        _replace(page, _render(results, pictures, gain).encode())
+    except OSError as error:
+        raise ZeromeanError(
+            f"{results.out}, which cannot be written any more ({error})",
+            "room for the report and its pictures",
+            f"make room, then: zeromean report {results.out}; all results are in its study.sqlite",
+        ) from error
+    return [page, *paths]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """In one stroke: two processes may finish a study at once."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        new.write_bytes(content)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _conclusions(comparison: Comparison, summaries: list[Summary]) -> list[str]:
     baseline = next(summary for summary in summaries if summary.method == BASELINE)
     return [
-        conclude(summary, baseline, comparison.settings)
+        conclude(summary, baseline, comparison.task)
         for summary in summaries
         if summary is not baseline
     ]
 
 
-def table(comparison: Comparison) -> list[Row]:
-    """The rows that terminal and page both show."""
-    return rows(summarize(comparison), comparison.settings, target_accuracy(comparison))
-
-
-def write(comparison: Comparison) -> tuple[Path, Path]:
-    """Writes ``curves.png`` and ``report.html`` beside the database.
-
-    Returns:
-        The paths of both.
-
-    Raises:
-        ZeromeanError: They cannot be written; the database is not touched.
-    """
-    picture = comparison.settings.out / "curves.png"
-    page = comparison.settings.out / "report.html"
-    try:
-        curves.draw(comparison, picture)
-        encoded = base64.b64encode(picture.read_bytes()).decode()
-        page.write_text(_render(comparison, encoded), encoding="utf-8")
-    except OSError as error:
-        raise ZeromeanError(
-            f"{comparison.settings.out}, which cannot be written any more ({error})",
-            "room for curves.png and report.html",
-            f"make room; all results are in {comparison.settings.database}",
-        ) from error
-    return picture, page
-
-
-def _render(comparison: Comparison, picture: str) -> str:
-    settings = comparison.settings
+def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
+    study = results.study
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string((files("zeromean.study") / "report.html").read_text(encoding="utf-8"))
+    parts, tables = sections(results, gain), summarize(results)
     return template.render(
-        title=f"{' / '.join(settings.methods)} on {settings.data}",
-        conclusions=conclusions(comparison),
-        methods=settings.methods,
-        descriptions={method: methods.describe(method) for method in settings.methods},
+        title=f"{' / '.join(study.methods)} on "
+        + ", ".join(dict.fromkeys(task.function or task.data for task in study.tasks)),
+        headline=headline(results),
+        sections=parts,
+        others=[method for method in study.methods if method != BASELINE],
+        methods=study.methods,
+        descriptions={name: Method.parse(name).describe() for name in study.methods},
         baseline=BASELINE,
-        colours=curves.COLOURS,
-        rows=table(comparison),
-        picture=picture,
+        colours=colours(study.methods),
+        pictures=[_encode(picture) for picture in pictures],
         caption=curves.CAPTION,
-        settings=_settings(comparison),
-        environment=comparison.environment,
-        comparisons=len(settings.methods) - 1,
-        command=settings.command(),
+        differences=[
+            _encode(differences.draw(section.comparison, summaries))
+            for section, summaries in zip(parts, tables, strict=True)
+        ],
+        differences_caption=differences.CAPTION,
+        profile=_encode(profile.draw(results, tables)) if len(parts) > 1 else None,
+        profile_caption=profile.CAPTION,
+        settings=[_settings(section.comparison, results) for section in parts],
+        sessions=results.sessions,
+        budget=budget(study),
+        tuned=_tuned(results),
+        family=len(results.comparisons) * (len(study.methods) - 1),
+        command=results.command,
     )
 
 
-def _settings(comparison: Comparison) -> dict[str, str]:
-    settings = comparison.settings
-    lr_source = "as given" if settings.lr is not None else "this tool's default for the pair"
+def _encode(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
+
+
+def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
+    study, task, facts = comparison.study, comparison.task, comparison.facts
+    candidates = {run.candidate for run in comparison.runs}
+    rates = ", ".join(f"{lr:g}" for lr in sorted({one.lr for one in candidates}))
+    source = "as given" if study.lr is not None else "this tool's default for the pair"
+    if study.tuning is not None:
+        source = "tuned, see below"
+    kind = OPTIMIZERS[comparison.optimizer]
+    decays = {one.weight_decay for one in candidates}
     return {
-        "Data": f"{settings.data}: {comparison.data}",
-        "Test set": comparison.split,
-        "Preparation": "each channel standardized by the training images; no augmentation",
-        "Network": settings.model,
-        "Optimizer": f"{settings.optimizer}, {OPTIMIZERS[settings.optimizer].note}",
-        "Learning rate": f"{settings.learning_rate:g} ({lr_source}), cosine schedule to 0 by step",
-        "Epochs": str(settings.epochs),
-        "Batch size": f"{settings.batch_size}, an incomplete last batch is left out",
-        "Seeds": f"{settings.seeds}, from 0; a seed sets initial weights and batches "
+        "Data": f"{task.function or task.data}: {facts.description}",
+        **({"Cut": _cut(task)} if (task.train_size, task.imbalance) != (None, 1) else {}),
+        "Test set": facts.split,
+        "Preparation": facts.preparation,
+        "Network": "the task's own" if task.function else task.model,
+        "Optimizer": f"{comparison.optimizer}, {kind.describe(decays)}",
+        "Learning rate": f"{rates} ({source}), cosine schedule to 0 by step",
+        "Epochs": f"{task.epochs} of {facts.steps} steps",
+        "Batch size": f"{task.batch_size}, an incomplete last batch is left out",
+        "Seeds": f"{study.seeds}, from 0; a seed sets initial weights and batches "
         "for every method alike",
+        "Numbers": f"{study.precision}, {results.threads} thread(s) a run",
     }
+
+
+def _cut(task: Task) -> str:
+    size = "as many as there are" if task.train_size is None else f"{task.train_size:,}"
+    how = "chosen at random within each class"
+    if task.imbalance != 1:
+        how = f"the first class has {task.imbalance:g} times as many as the last"
+    return f"{size} training examples; {how}"
+
+
+def _tuned(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
+    """For each comparison its name and what each method chose, in words."""
+    study = results.study
+    if study.tuning is None:
+        return []
+    found = []
+    for one in results.comparisons:
+        rows = []
+        for method in study.methods:
+            done = outcomes(study, results.runs, one.task.label, one.optimizer, method)
+            candidate = choice(done, one.metric)
+            assert candidate is not None  # the study is finished
+            failed = sum(trial is not None and trial.score is None for trial in done)
+            decay = candidate.weight_decay
+            rows.append(
+                (
+                    method,
+                    f"learning rate {candidate.lr:.3g}"
+                    + ("" if decay is None else f", weight decay {decay:.3g}")
+                    + (f"; {failed} of {len(done)} trials diverged" if failed else "")
+                    + (EDGE if at_the_edge(study.tuning, candidate) else ""),
+                )
+            )
+        found.append((one.name, rows))
+    return found

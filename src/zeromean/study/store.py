@@ -1,88 +1,138 @@
-"""Results in SQLite, a run at a time."""
+"""Results in SQLite, a run at a time, by any number of processes."""
 
 from __future__ import annotations
 
+import json
+import math
 import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.train import Run
+from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
 
 # SQLite stores a NaN as NULL: a NULL loss is one that was not a number.
-SCHEMA = """
-CREATE TABLE study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE runs (
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sessions (
     id INTEGER PRIMARY KEY,
+    started TEXT NOT NULL,
+    environment TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS runs (
+    id INTEGER PRIMARY KEY,
+    task TEXT NOT NULL,
+    optimizer TEXT NOT NULL,
     method TEXT NOT NULL,
     seed INTEGER NOT NULL,
+    trial INTEGER NOT NULL, -- of the tuning; {FINAL} for a run of the comparison
+    learning_rate REAL NOT NULL,
+    weight_decay REAL,
     status TEXT NOT NULL CHECK (status IN ('finished', 'diverged')),
-    final_accuracy REAL NOT NULL,
-    seconds_per_epoch REAL NOT NULL,
-    UNIQUE (method, seed)
+    train_score REAL,
+    test_loss REAL,
+    test_score REAL,
+    session INTEGER NOT NULL REFERENCES sessions (id),
+    UNIQUE (task, optimizer, method, seed, trial)
 );
-CREATE TABLE epochs (
+CREATE TABLE IF NOT EXISTS epochs (
     run INTEGER NOT NULL REFERENCES runs (id),
     epoch INTEGER NOT NULL,
     train_loss REAL,
-    test_loss REAL,
-    test_accuracy REAL NOT NULL,
+    loss REAL,
+    score REAL,
     seconds REAL NOT NULL,
     PRIMARY KEY (run, epoch)
 );
 """
+# Writes are short; whoever waits this long for one has another trouble.
+WAIT_SECONDS = 60.0
 
 
 class Store:
-    """A new database of one study; leaving the context closes it.
-
-    A study in which no run ended is removed again, so that the same command can be repeated.
+    """The database of one study; leaving the context closes it.
 
     Args:
-        path: The database file; its folder is made where missing.
-        facts: Settings and environment, kept in the table ``study``.
+        path: The database file.
 
     Raises:
-        ZeromeanError: The file exists already, or cannot be written.
+        ZeromeanError: There is none, or it holds no study.
     """
 
-    def __init__(self, path: Path, facts: dict[str, str]) -> None:
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise ZeromeanError(f"{path}, which does not exist", "a study", "check the folder")
         self.path = path
-        self.kept = 0
-        created = False
+        self._session: int | None = None
+        try:
+            self._database = sqlite3.connect(path, timeout=WAIT_SECONDS)
+            self._database.execute("PRAGMA foreign_keys = ON")
+            self.facts: dict[str, str] = dict(
+                self._database.execute("SELECT key, value FROM study").fetchall()
+            )
+        except sqlite3.Error as error:
+            raise _no_study(path, error) from error
+
+    @classmethod
+    def create(cls, path: Path, facts: Mapping[str, str]) -> Store:
+        """The study of that path, made where there is none.
+
+        Facts that the study has already stay: of processes that start at once, one makes it.
+
+        Raises:
+            ZeromeanError: The file cannot be written, or is something else.
+        """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Exclusive: of two comparisons started at once for one folder, the second is refused.
-            path.touch(exist_ok=False)
-            created = True
-            self._database = sqlite3.connect(path)
-            self._database.execute("PRAGMA foreign_keys = ON")
-            with self._database:
-                self._database.executescript(SCHEMA)
-                self._database.executemany("INSERT INTO study VALUES (?, ?)", facts.items())
-        except (OSError, sqlite3.Error) as error:
-            if created:
-                path.unlink(missing_ok=True)
-            raise ZeromeanError(
-                f"{path}, which cannot be created ({error})",
-                "a folder that can be written to, without a study in it",
-                "pass another --out",
-            ) from error
+            database = sqlite3.connect(path, timeout=WAIT_SECONDS)
+            try:
+                with database:
+                    database.execute("BEGIN IMMEDIATE")
+                    for statement in SCHEMA.split(";\n"):
+                        database.execute(statement)
+                    database.executemany("INSERT OR IGNORE INTO study VALUES (?, ?)", facts.items())
+            finally:
+                database.close()
+        except sqlite3.DatabaseError as error:
+            if path.is_file() and not isinstance(error, sqlite3.OperationalError):
+                raise _no_study(path, error) from error
+            raise _cannot_create(path, error) from error
+        except OSError as error:
+            raise _cannot_create(path, error) from error
+        return cls(path)
+
+    def begin_session(self, environment: Mapping[str, str]) -> None:
+        """Records where the runs that are added from now on are made."""
+        with self._writing() as database:
+            self._session = database.execute(
+                "INSERT INTO sessions (started, environment) VALUES (?, ?)",
+                (
+                    datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+                    json.dumps(dict(environment)),
+                ),
+            ).lastrowid
 
     def add(self, run: Run) -> None:
-        """Writes a run and its epochs, in one transaction.
+        """Writes a run and its epochs, in one transaction; a run that is kept already stays.
 
         Raises:
             ZeromeanError: The database cannot be written any more, such as on a full disk.
         """
         status = "diverged" if run.diverged else "finished"
-        try:
-            with self._database as database:
-                cursor = database.execute(
-                    "INSERT INTO runs (method, seed, status, final_accuracy, seconds_per_epoch) "
-                    "VALUES (?, ?, ?, ?, ?)",
-                    (run.method, run.seed, status, run.final_accuracy, run.seconds_per_epoch),
-                )
+        scores = (run.train_score, run.test_loss, run.test_score)
+        with self._writing() as database:
+            cursor = database.execute(
+                "INSERT INTO runs (task, optimizer, method, seed, trial, learning_rate,"
+                " weight_decay, status, train_score, test_loss, test_score, session)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (task, optimizer, method, seed, trial) DO NOTHING",
+                (*run.key, *run.candidate, status, *scores, self._session),
+            )
+            if cursor.rowcount:
                 database.executemany(
                     "INSERT INTO epochs VALUES (?, ?, ?, ?, ?, ?)",
                     [
@@ -90,20 +140,65 @@ class Store:
                             cursor.lastrowid,
                             epoch.number,
                             epoch.train_loss,
-                            epoch.test_loss,
-                            epoch.test_accuracy,
+                            epoch.loss,
+                            epoch.score,
                             epoch.seconds,
                         )
                         for epoch in run.epochs
                     ],
                 )
+
+    def keys(self) -> set[Key]:
+        """Of the runs that are kept."""
+        return {Key(*row) for row in self._rows(f"SELECT {KEY_COLUMNS} FROM runs")}
+
+    def runs(self) -> list[Run]:
+        """All runs that are kept, in the order in which they were."""
+        # Runs before epochs: what another process adds in between has epochs too many, not too few.
+        runs = self._rows(
+            f"SELECT id, {KEY_COLUMNS}, learning_rate, weight_decay,"
+            " train_score, test_loss, test_score FROM runs ORDER BY id"
+        )
+        epochs: dict[int, list[Epoch]] = {}
+        for run, *values in self._rows(
+            "SELECT run, epoch, train_loss, loss, score, seconds FROM epochs ORDER BY run, epoch"
+        ):
+            numbers: list[Any] = [math.nan if value is None else value for value in values]
+            epochs.setdefault(run, []).append(Epoch(*numbers))
+        return [
+            Run(Key(*row[1:6]), Candidate(*row[6:8]), tuple(epochs[row[0]]), *row[8:])
+            for row in runs
+        ]
+
+    def sessions(self) -> list[dict[str, str]]:
+        """The environments in which runs were made, each once, with its beginning first."""
+        rows = self._rows(
+            "SELECT started, environment FROM sessions"
+            " WHERE id IN (SELECT session FROM runs) ORDER BY id"
+        )
+        found: dict[str, dict[str, str]] = {}
+        for started, environment in rows:
+            found.setdefault(environment, {"started": started, **json.loads(environment)})
+        return list(found.values())
+
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        try:
+            rows: list[tuple[Any, ...]] = self._database.execute(query).fetchall()
+            return rows
+        except sqlite3.Error as error:
+            raise _no_study(self.path, error) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._database as database:
+                yield database
         except sqlite3.Error as error:
             raise ZeromeanError(
-                f"{self.path}, which cannot be written ({error}) after {self.kept} run(s)",
+                f"{self.path}, which cannot be written ({error}) after {len(self.keys())} run(s)",
                 "a disk with room",
-                "make room and start again with another --out",
+                "make room and give the same command again",
             ) from error
-        self.kept += 1
 
     def __enter__(self) -> Store:
         return self
@@ -115,5 +210,22 @@ class Store:
         trace: TracebackType | None,
     ) -> None:
         self._database.close()
-        if self.kept == 0:
-            self.path.unlink()
+
+
+KEY_COLUMNS = "task, optimizer, method, seed, trial"
+
+
+def _no_study(path: Path, error: sqlite3.Error) -> ZeromeanError:
+    return ZeromeanError(
+        f"{path}, which holds no study that can be read ({error})",
+        "a study.sqlite that this version made",
+        "pass another folder, or remove the file",
+    )
+
+
+def _cannot_create(path: Path, error: Exception) -> ZeromeanError:
+    return ZeromeanError(
+        f"{path}, which cannot be created ({error})",
+        "a folder that can be written to",
+        "pass another folder",
+    )

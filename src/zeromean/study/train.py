@@ -1,182 +1,195 @@
-"""One run: a network trained from a seed by one method, one record an epoch."""
+"""One run: a network trained from a seed by one method, an epoch at a time."""
 
 from __future__ import annotations
 
-import math
-import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from zeromean.study import methods
-from zeromean.study.data.dataset import Dataset
-from zeromean.study.networks.build import build
+from zeromean.errors import ZeromeanError
+from zeromean.reparam.nnn import NaturalLinear
+from zeromean.study.methods import Method
+from zeromean.study.metric import ACCURACY
 from zeromean.study.optimizers import OPTIMIZERS
-from zeromean.study.settings import Settings
+from zeromean.study.problem import Examples, Problem
+from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
+from zeromean.study.study import Study
 
 EVALUATION_BATCH = 1000
+# More epochs than any run has, so that no two (seed, epoch) share a random state.
+EPOCHS_A_SEED = 2**20
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What is known after one pass over the training images.
+class Training:
+    """A run under way.
 
-    Args:
-        number: From 1.
-        train_loss: Mean cross-entropy over the epoch's batches, in nats.
-        test_loss: Mean cross-entropy over the test images, in nats.
-        test_accuracy: Fraction of the test images, 0 to 1.
-        seconds: Wall-clock time of the training steps, evaluation excluded.
-    """
-
-    number: int
-    train_loss: float
-    test_loss: float
-    test_accuracy: float
-    seconds: float
-
-    @property
-    def diverged(self) -> bool:
-        return not (math.isfinite(self.train_loss) and math.isfinite(self.test_loss))
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run that came to its end, by its last epoch or because it diverged."""
-
-    method: str
-    seed: int
-    epochs: tuple[Epoch, ...]
-
-    @property
-    def diverged(self) -> bool:
-        return self.epochs[-1].diverged
-
-    @property
-    def final_accuracy(self) -> float:
-        return self.epochs[-1].test_accuracy
-
-    @property
-    def seconds_per_epoch(self) -> float:
-        """Median over the epochs, so that one disturbed epoch does not count."""
-        return statistics.median(epoch.seconds for epoch in self.epochs)
-
-
-class Task:
-    """A data set on a device, with its images standardized a batch at a time.
-
-    The images stay bytes in memory; each channel's mean and standard deviation come from the
-    training images alone.
+    All that is random in an epoch comes from the seed and the epoch's number, so a run that goes
+    on from a checkpoint is the run that was never interrupted; and initial weights and batches
+    depend on the seed alone, so every method sees the same.
 
     Args:
-        data: The images and labels.
-        device: Where the network is trained.
+        problem: The loaded task.
+        study: What the run belongs to.
+        key: Which run.
+        candidate: Its learning rate, and what else was tuned.
     """
 
-    def __init__(self, data: Dataset, device: torch.device) -> None:
-        self.data = data
-        self.device = device
-        mean, deviation = _channel_moments(data.train_images)
-        self._mean = mean.to(device)
-        self._deviation = deviation.to(device)
-        self.train_images = data.train_images.to(device)
-        self.train_labels = data.train_labels.to(device)
-        self.test_images = data.test_images.to(device)
-        self.test_labels = data.test_labels.to(device)
+    def __init__(self, problem: Problem, study: Study, key: Key, candidate: Candidate) -> None:
+        self.key = key
+        self.epochs: list[Epoch] = []
+        self._problem = problem
+        self._task = study.task(key.task)
+        self._candidate = candidate
+        self._half = study.precision == "bfloat16"
+        method = Method.parse(key.method)
+        self.network = problem.network(method, key.seed)
+        if self._half:  # where convolutions in bfloat16 are fast; other layers do not mind
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = OPTIMIZERS[key.optimizer].build(self.network, candidate)
+        method.attach(self.optimizer, self.network)
+        self._steps = problem.steps(self._task.batch_size)
+        self._epochs = study.epochs(key)
+        self._schedule = CosineAnnealingLR(self.optimizer, T_max=self._steps * self._epochs)
 
-    def standardize(self, images: Tensor) -> Tensor:
-        return (images.float() - self._mean) / self._deviation
+    @property
+    def ended(self) -> bool:
+        return bool(self.epochs) and (self.epochs[-1].diverged or len(self.epochs) == self._epochs)
 
-    def network(self, model: str, seed: int) -> nn.Module:
-        network = build(model, self.data.channels, self.data.side, len(self.data.classes), seed)
-        return network.to(self.device)
+    def advance(self) -> Epoch:
+        """Trains one more epoch.
+
+        Raises:
+            ZeromeanError: The device has too little memory.
+        """
+        try:
+            epoch = self._advance(len(self.epochs) + 1)
+        except torch.OutOfMemoryError as error:
+            raise ZeromeanError(
+                f"{self.key.task} with batches of {self._task.batch_size}, too much for"
+                f" {self._problem.device}",
+                "networks and batches that fit its memory, all methods together",
+                "lower batch_size, or name fewer methods",
+            ) from error
+        self.epochs.append(epoch)
+        return epoch
+
+    def _advance(self, number: int) -> Epoch:
+        problem, device = self._problem, self._problem.device
+        seed = self.key.seed * EPOCHS_A_SEED + number
+        order = batches(len(problem.train.targets), self._task.batch_size, seed).to(device)
+        self.network.train()
+        inputs, targets = problem.train
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            generator = torch.Generator(device).manual_seed(seed)
+            started = time.perf_counter()
+            total = torch.zeros((), device=device)
+            for batch in order:
+                self.optimizer.zero_grad()
+                chosen = inputs[batch]
+                if problem.augment is not None:
+                    chosen = problem.augment(chosen, generator)
+                loss = self._loss(problem.prepare(chosen), targets[batch])
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                self._schedule.step()
+                total += loss.detach()
+            # The only wait for the device in an epoch: it also makes the clock tell the truth.
+            train_loss = total.item() / self._steps
+            seconds = time.perf_counter() - started
+        loss_value, score = evaluate(problem, self.network, problem.watched, self._half)
+        return Epoch(number, train_loss, loss_value, score, seconds)
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        with _numbers(self._problem, self._half):
+            return self._problem.loss(self.network(_laid_out(inputs, self._half)), targets)
+
+    def run(self) -> Run:
+        """What is known of the run, which has ended."""
+        last = self.epochs[-1]
+        train_score = test_loss = test_score = None
+        if not last.diverged and self.key.trial == FINAL:
+            problem = self._problem
+            _, train_score = evaluate(problem, self.network, problem.train, self._half)
+            test_loss, test_score = last.loss, last.score
+            if problem.watched is not problem.test:
+                # The only look at the test examples where something was tuned.
+                test_loss, test_score = evaluate(problem, self.network, problem.test, self._half)
+        return Run(
+            self.key, self._candidate, tuple(self.epochs), train_score, test_loss, test_score
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and texts alone, to be loaded with ``weights_only=True``."""
+        return {
+            "epochs": [astuple(epoch) for epoch in self.epochs],
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "inputs": {name: [*layer._inputs] for name, layer in self._natural_layers()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epochs = [Epoch(*values) for values in state["epochs"]]
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        for name, layer in self._natural_layers():
+            layer._inputs[:] = state["inputs"][name]
+
+    def _natural_layers(self) -> list[tuple[str, NaturalLinear]]:
+        """Layers that remember inputs from one update to the next, outside their state_dict."""
+        return [
+            (name, module)
+            for name, module in self.network.named_modules()
+            if isinstance(module, NaturalLinear)
+        ]
 
 
-def _channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation a channel, shaped to broadcast over a batch."""
-    values = torch.arange(256, dtype=torch.float64)
-    # Counting bytes needs no float copy of all images.
-    counts = torch.stack(
-        [torch.bincount(channel.flatten(), minlength=256) for channel in images.transpose(0, 1)]
-    ).double()
-    shares = counts / counts.sum(1, keepdim=True)
-    mean = shares @ values
-    deviation = (shares @ values.square() - mean.square()).clamp_min(0).sqrt()
-    # A channel that is constant carries nothing; any divisor but zero will do.
-    deviation = torch.where(deviation == 0, 1.0, deviation)
-    return mean.float().view(-1, 1, 1), deviation.float().view(-1, 1, 1)
+def batches(count: int, batch_size: int, seed: int) -> Tensor:
+    """The order of the training examples in an epoch: a row of indices a batch.
 
-
-def batches(count: int, batch_size: int, epochs: int, seed: int) -> Iterator[Tensor]:
-    """The order of the training images, from the seed alone: a row of indices a batch.
-
-    An incomplete last batch is left out; the order changes with each epoch, so that no image
+    An incomplete last batch is left out; the order changes with each epoch, so that no example
     stays out for good.
     """
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        order = torch.randperm(count, generator=generator)
-        yield order[: count - count % batch_size].view(-1, batch_size)
-
-
-def train(task: Task, settings: Settings, method: str, seed: int) -> Iterator[Epoch]:
-    """Trains one network and yields a record an epoch; the epoch in which it diverges is the last.
-
-    Initial weights and batches depend on the seed alone, so every method sees the same.
-
-    Args:
-        task: Data on a device.
-        settings: The comparison that the run belongs to.
-        method: A key of ``METHODS``.
-        seed: Of the initial weights and of the batches.
-    """
-    network = task.network(settings.model, seed)
-    optimizer = OPTIMIZERS[settings.optimizer].build(network, settings.learning_rate)
-    methods.apply(method, optimizer, network)
-    count = len(task.train_labels)
-    steps = count // settings.batch_size
-    schedule = CosineAnnealingLR(optimizer, T_max=steps * settings.epochs)
-    orders = batches(count, settings.batch_size, settings.epochs, seed)
-    for number, order in enumerate(orders, start=1):
-        network.train()
-        started = time.perf_counter()
-        total = torch.zeros((), device=task.device)
-        for batch in order.to(task.device):
-            optimizer.zero_grad()
-            outputs = network(task.standardize(task.train_images[batch]))
-            loss = F.cross_entropy(outputs, task.train_labels[batch])
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total += loss.detach()
-        # The only wait for the device in an epoch: it also makes the clock tell the truth.
-        train_loss = total.item() / steps
-        seconds = time.perf_counter() - started
-        test_loss, test_accuracy = evaluate(task, network)
-        epoch = Epoch(number, train_loss, test_loss, test_accuracy, seconds)
-        yield epoch
-        if epoch.diverged:
-            return
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[: count - count % batch_size].view(-1, batch_size)
 
 
 @torch.no_grad()
-def evaluate(task: Task, network: nn.Module) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) over the test images."""
+def evaluate(
+    problem: Problem, network: nn.Module, examples: Examples, half: bool = False
+) -> tuple[float, float]:
+    """Mean loss and score over the examples; ``half`` computes in bfloat16 where that pays."""
     network.eval()
-    loss = torch.zeros((), device=task.device)
-    correct = torch.zeros((), dtype=torch.int64, device=task.device)
-    for images, labels in zip(
-        torch.split(task.test_images, EVALUATION_BATCH),
-        torch.split(task.test_labels, EVALUATION_BATCH),
+    total = torch.zeros((), device=problem.device)
+    right = torch.zeros((), dtype=torch.int64, device=problem.device)
+    for inputs, targets in zip(
+        torch.split(examples.inputs, EVALUATION_BATCH),
+        torch.split(examples.targets, EVALUATION_BATCH),
         strict=True,
     ):
-        outputs = network(task.standardize(images))
-        loss += F.cross_entropy(outputs, labels, reduction="sum")
-        correct += (outputs.argmax(1) == labels).sum()
-    count = len(task.test_labels)
-    return loss.item() / count, correct.item() / count
+        with _numbers(problem, half):
+            outputs = network(_laid_out(problem.prepare(inputs), half))
+            total += problem.loss(outputs, targets) * len(targets)
+        if problem.metric is ACCURACY:
+            right += (outputs.argmax(1) == targets).sum()
+    loss = total.item() / len(examples.targets)
+    if problem.metric is not ACCURACY:
+        return loss, loss
+    return loss, right.item() / examples.targets.numel()
+
+
+def _numbers(problem: Problem, half: bool) -> torch.autocast:
+    return torch.autocast(problem.device.type, torch.bfloat16, enabled=half)
+
+
+def _laid_out(inputs: Tensor, half: bool) -> Tensor:
+    """Images as the network is laid out."""
+    if half and inputs.ndim == 4:
+        return inputs.contiguous(memory_format=torch.channels_last)
+    return inputs

@@ -1,0 +1,168 @@
+"""Figures 3 and 4 of the GC paper on a ResNet-20 and CIFAR-10, smaller than the paper's.
+
+Two runs from the same initial weights and on the same batches: SGD as it is, and with GC. Each
+finished run is kept in OUT and not trained again.
+
+    python benchmarks/figures/gc_figures.py --data imagefolder:cifar10.tar.xz --out runs/gc_figures
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import zeromean
+from zeromean.diagnose.result import BLUE, LETTERS, ORANGE
+from zeromean.study.data.load import load
+from zeromean.study.networks.build import build
+
+METHODS = {"plain": ORANGE, "gc": BLUE}
+LABELS = {"plain": "without GC", "gc": "with GC"}
+SEED = 0
+
+
+def main() -> None:
+    """Train what is missing, then draw."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", required=True, help="as zeromean compare takes it")
+    parser.add_argument("--out", type=Path, required=True, help="folder for finished runs")
+    parser.add_argument("--pictures", type=Path, default=Path("docs/figures"))
+    parser.add_argument("--images", type=int, default=5000, help="of the training images")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch-size", type=int, default=128)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.pictures.mkdir(parents=True, exist_ok=True)
+    missing = [method for method in METHODS if not (options.out / f"{method}.pt").exists()]
+    if missing:
+        images, labels = training_images(options.data, options.images)
+        for method in missing:
+            run = train(method, images, labels, options.epochs, options.batch_size)
+            partial = options.out / f"{method}.partial"
+            torch.save(run, partial)
+            partial.rename(options.out / f"{method}.pt")
+    runs = {method: torch.load(options.out / f"{method}.pt") for method in METHODS}
+    for method, run in runs.items():
+        loss = run["losses"][-20:].mean()
+        print(f"{method}: {run['scale']}, {run['seconds']:.0f} s, loss at the end {loss:.3f}")
+    figure_3(runs).savefig(options.pictures / "gc_figure3.png", dpi=110)
+    figure_4(runs).savefig(options.pictures / "gc_figure4.png", dpi=110)
+
+
+def training_images(data: str, count: int) -> tuple[Tensor, Tensor]:
+    """So many at random, each channel standardized."""
+    dataset = load(data)
+    chosen = torch.randperm(
+        len(dataset.train_labels), generator=torch.Generator().manual_seed(SEED)
+    )[:count]
+    images = dataset.train_images[chosen].float()
+    mean, deviation = images.mean((0, 2, 3), True), images.std((0, 2, 3), keepdim=True)
+    return (images - mean) / deviation, dataset.train_labels[chosen]
+
+
+def network(channels: int, classes: int) -> nn.Module:
+    """The same one for both runs."""
+    return build("resnet20", channels, 32, classes, SEED)
+
+
+def train(method: str, images: Tensor, labels: Tensor, epochs: int, batch_size: int) -> dict:
+    """One run, its gradients measured after each step."""
+    model = network(images.shape[1], int(labels.max()) + 1)
+    start = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    if method == "gc":
+        zeromean.centralize(optimizer, model)
+    steps = len(labels) // batch_size
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * epochs)
+    generator = torch.Generator().manual_seed(SEED)
+    losses, began = [], time.perf_counter()
+    with zeromean.diagnose.gradient_norms(optimizer, model=model) as norms:
+        for epoch in range(epochs):
+            order = torch.randperm(len(labels), generator=generator)
+            for batch in order[: steps * batch_size].view(-1, batch_size):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(images[batch]), labels[batch])
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses.append(loss.item())
+            print(
+                f"{method}, epoch {epoch + 1} of {epochs}: {np.mean(losses[-steps:]):.3f}",
+                flush=True,
+            )
+    return {
+        "start": start,
+        "end": model.state_dict(),
+        "layers": list(norms.layers),
+        "norm": torch.from_numpy(norms.norm),
+        "largest": torch.from_numpy(norms.largest),
+        "removed": torch.from_numpy(norms.removed),
+        "losses": torch.tensor(losses),
+        "seconds": time.perf_counter() - began,
+        "scale": f"{len(labels)} images, {epochs} epochs, batches of {batch_size}",
+    }
+
+
+def figure_3(runs: dict[str, dict]) -> Figure:
+    """|mean| of the weight vectors of all convolutions, shallow to deep."""
+    figure = Figure(figsize=(6.4, 8), layout="constrained")
+    axes = figure.subplots(3, 1, sharex=True, sharey=True)
+    first = np.empty(0)
+    states = (
+        ("Kaiming initialization", runs["plain"]["start"]),
+        ("trained without GC", runs["plain"]["end"]),
+        ("trained with GC", runs["gc"]["end"]),
+    )
+    for one, (title, state) in zip(axes, states, strict=True):
+        model = network(3, 10)
+        model.load_state_dict(state)
+        means = zeromean.diagnose.weight_means(model, layers="conv")
+        print(f"{title}: {means.answer}")
+        means.plot([one])
+        found = np.concatenate(means.means)
+        first = found if one is axes[0] else first
+        print(f"largest change of a mean since the start: {np.abs(found - first).max():.2g}")
+        one.set_title(title, fontsize=LETTERS)
+        if one is not axes[-1]:
+            one.set_xlabel("")
+    return figure
+
+
+def figure_4(runs: dict[str, dict]) -> Figure:
+    """Norm and largest entry of the gradient of the first convolution and of the last layer."""
+    figure = Figure(figsize=(6.4, 6.4), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
+    for column, (layer, title) in enumerate(((0, "first convolution"), (-1, "linear layer"))):
+        for row, measure in enumerate(("norm", "largest")):
+            one = axes[row, column]
+            for method, colour in METHODS.items():
+                values = runs[method][measure][:, layer]
+                one.plot(values, ".", markersize=3, color=colour, label=LABELS[method])
+                half = values[len(values) // 2 :].median()
+                print(f"{title}, {measure}, {LABELS[method]}: second half's median {half:.3g}")
+            one.set_yscale("log")
+            one.spines[["top", "right"]].set_visible(False)
+            one.tick_params(labelsize=10)
+            if row == 0:
+                one.set_title(title, fontsize=LETTERS)
+        axes[1, column].set_xlabel("step", fontsize=LETTERS)
+    axes[0, 0].set_ylabel("norm of the gradient", fontsize=LETTERS)
+    axes[1, 0].set_ylabel("largest entry", fontsize=LETTERS)
+    axes[0, 0].legend(frameon=False, fontsize=10, markerscale=3)
+    removed = np.nanmedian(runs["plain"]["removed"].numpy(), 0)
+    for name, share in zip(runs["plain"]["layers"], removed, strict=True):
+        print(f"energy that centring would remove, {name}: {share:.2%}")
+    return figure
+
+
+if __name__ == "__main__":
+    main()

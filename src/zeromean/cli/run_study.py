@@ -1,0 +1,53 @@
+"""What the commands that train a study share: progress, interruption, and what is shown."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from zeromean.study.study import Study
+
+
+def run_study(study: Study, out: Path, jobs: int, gain: float | None) -> None:
+    """Runs the study and shows its results; Ctrl-C ends it with what is kept and how to go on."""
+    from zeromean.study.display import LiveProgress
+    from zeromean.study.results import kept
+
+    with LiveProgress(study) as progress:
+        try:
+            study.run(out, jobs=jobs, watcher=progress)
+        except KeyboardInterrupt:
+            runs, wanted = kept(study, out)
+            print(
+                f"zeromean: interrupted with {runs} of {wanted} runs kept in {out}; "
+                "the same command goes on",
+                file=sys.stderr,
+            )
+            raise typer.Exit(130) from None
+    show(out, gain)
+
+
+def show(out: Path, gain: float | None) -> None:
+    """Prints the tables and sentences of a finished study, and writes its report."""
+    from rich.console import Console
+
+    from zeromean.study import report, results
+    from zeromean.study.display import show_table
+
+    found = results.read(out)
+    # First what cannot fail any more.
+    several = report.headline(found)
+    for section in report.sections(found, gain):
+        if several:
+            print(f"{section.comparison.name}\n")
+        show_table(section.table, found.study.methods, Console())
+        print()
+        for sentence in section.conclusions:
+            print(sentence)
+        print()
+    if several:
+        print(f"{several}\n")
+    page, *pictures = report.write(found, gain)
+    print("\n".join(map(str, (page, *pictures, out / "study.sqlite"))))

@@ -1,0 +1,228 @@
+"""Proposition 4.2 on a model of one's own: the loss's Hessian with and without centring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zeromean.diagnose.batches import Batches, Loss, Pair, count, pairs, run
+from zeromean.diagnose.layers import (
+    differentiable,
+    refuse_half_precision,
+    refuse_model,
+    unchanged,
+)
+from zeromean.diagnose.operators import extreme_eigenvalue, flat, split_like
+from zeromean.diagnose.result import GREY, ORANGE, Diagnostic, number
+from zeromean.errors import ZeromeanError
+from zeromean.fan_in import FanIn
+from zeromean.kernels import center_
+from zeromean.model import explain
+from zeromean.plan import Layers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sharpness(Diagnostic):
+    r"""Three sizes of the Hessian H of the mean loss, P the projection of every centered weight.
+
+    Args:
+        hessian_norm: :math:`\|H\|_2`, the largest magnitude of its eigenvalues.
+        projected_norm: :math:`\|P H\|_2`, its largest singular value; never above the first.
+        restricted_max: The largest eigenvalue of :math:`P H P`, the curvature along zero-mean
+            directions (and 0 along those that P removes, so that it can exceed the largest
+            eigenvalue of an H whose curvature is negative).
+    """
+
+    hessian_norm: float
+    projected_norm: float
+    restricted_max: float
+
+    title: ClassVar[str] = "Sharpness"
+    caption: ClassVar[str] = "Spectral norms of H and PH, and the largest eigenvalue of PHP."
+    source: ClassVar[str] = "Yong et al. 2020, Proposition 4.2"
+
+    @property
+    def answer(self) -> str:
+        share = self.projected_norm / self.hessian_norm if self.hessian_norm else 1.0
+        return (
+            f"Centring leaves {share:.1%} of the Hessian's norm: ||H|| ="
+            f" {number(self.hessian_norm)}, ||PH|| = {number(self.projected_norm)}; the sharpest"
+            f" zero-mean direction has curvature {number(self.restricted_max)}."
+        )
+
+    def table(self) -> list[tuple[str, ...]]:
+        return [
+            ("quantity", "value"),
+            ("||H||, spectral norm of the Hessian", number(self.hessian_norm)),
+            ("||PH||, of the projected one", number(self.projected_norm)),
+            ("largest eigenvalue of PHP", number(self.restricted_max)),
+        ]
+
+    def _draw(self, axes: Sequence[Axes], label: str | None, colour: str) -> None:
+        (one,) = axes
+        values = (self.hessian_norm, self.projected_norm, self.restricted_max)
+        bars = one.bar(range(3), values, color=(GREY, colour, ORANGE), width=0.6, label=label)
+        one.bar_label(bars, [number(value) for value in values], padding=2, fontsize=11)
+        one.margins(y=0.15)
+        one.set_xticks(range(3), ["||H||", "||PH||", "largest of PHP"])
+        one.axhline(0, color="#999999", linewidth=0.8)
+        one.set_ylabel("curvature")
+
+
+def sharpness(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    loss: Loss = F.cross_entropy,
+    layers: Layers = "all",
+    embeddings: bool = False,
+    tolerance: float = 1e-3,
+) -> Sharpness:
+    r"""Measure Proposition 4.2: :math:`\|P H\|_2 \le \|H\|_2`, H the Hessian of the mean loss.
+
+    H is taken over all parameters that require a gradient; P centers those that
+    :func:`zeromean.centralize` would, and leaves the others. Products with H are exact (double
+    backward); the eigenvalues come from scipy's Lanczos iteration. The model runs in the mode that
+    it is in, with the same random numbers for every product, and is left as it was.
+
+    Args:
+        model: The model, in float32 or float64.
+        batches: One (input, target) pair, or an iterable of them; all are kept.
+        loss: A function of output and target, the mean over the batch (default cross-entropy).
+        layers, embeddings: Which layers are centered, as in :func:`zeromean.centralize`.
+        tolerance: Relative accuracy of the eigenvalues (default 1e-3).
+
+    Returns:
+        A :class:`Sharpness`.
+
+    Raises:
+        ZeromeanError: Nothing requires a gradient, the model is in half precision, the loss is no
+            single number, it is not finite, or the iteration does not converge.
+
+    Example:
+        >>> import torch, zeromean
+        >>> model = torch.nn.Linear(2, 1, bias=False)  # loss (w . x)^2, so H = 2 x x^T
+        >>> batch = torch.tensor([[3.0, 1.0]]), None
+        >>> found = zeromean.diagnose.sharpness(model, batch, loss=lambda z, _: z.square().mean())
+        >>> round(found.hessian_norm, 3), round(found.restricted_max, 3)
+        (20.0, 4.0)
+        >>> round(found.projected_norm, 3)  # |P x| |x| 2
+        8.944
+
+    Reference:
+        Yong et al., Gradient Centralization, ECCV 2020, Proposition 4.2.
+    """
+    refuse_model(model)
+    refuse_half_precision(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ZeromeanError(
+            "a model in which nothing requires a gradient",
+            "parameters to differentiate by",
+            "call model.requires_grad_()",
+        )
+    fan_in_of = {
+        id(row.parameter): row.fan_in
+        for row in explain(model, layers=layers, embeddings=embeddings).centered
+    }
+    fan_ins = [fan_in_of.get(id(parameter)) for parameter in parameters]
+    hessian = _Hessian(model, parameters, pairs(batches, model), loss)
+
+    def project(vector: Array) -> Array:
+        return flat(_projected(split_like(vector, parameters), fan_ins))
+
+    size = sum(parameter.numel() for parameter in parameters)
+    squared = extreme_eigenvalue(  # (PH)^T (PH) = H P H
+        lambda vector: hessian(project(hessian(vector))), size, "magnitude", tolerance
+    )
+    return Sharpness(
+        hessian_norm=abs(extreme_eigenvalue(hessian, size, "magnitude", tolerance)),
+        projected_norm=max(squared, 0.0) ** 0.5,
+        restricted_max=extreme_eigenvalue(
+            lambda vector: project(hessian(project(vector))), size, "largest", tolerance
+        ),
+    )
+
+
+class _Hessian:
+    """Products with the Hessian of the mean loss over all samples, by double backward."""
+
+    def __init__(
+        self, model: nn.Module, parameters: list[nn.Parameter], batches: list[Pair], loss: Loss
+    ) -> None:
+        self._model = model
+        self._parameters = parameters
+        self._batches = batches
+        self._loss = loss
+        self._samples = sum(count(inputs) for inputs, _ in batches)
+        # A batch alone keeps its graph, so that a product is one backward pass.
+        self._graph: Sequence[Tensor] | None = None
+
+    def __call__(self, vector: Array) -> Array:
+        along = [
+            part.to(parameter)
+            for part, parameter in zip(
+                split_like(vector, self._parameters), self._parameters, strict=True
+            )
+        ]
+        total = np.zeros_like(vector)
+        for inputs, target in self._batches:
+            gradients = self._graph or self._gradients(inputs, target)
+            if len(self._batches) == 1:
+                self._graph = gradients
+            # A gradient that does not depend on the parameters has no graph, and no curvature.
+            curved = [
+                (gradient, v)
+                for gradient, v in zip(gradients, along, strict=True)
+                if gradient.requires_grad
+            ]
+            if not curved:
+                continue
+            product = torch.autograd.grad(
+                [gradient for gradient, _ in curved],
+                self._parameters,
+                grad_outputs=[v for _, v in curved],
+                retain_graph=True,
+                materialize_grads=True,
+            )
+            total += flat(product) * (count(inputs) / self._samples)
+        return total
+
+    def _gradients(self, inputs: Any, target: Any) -> Sequence[Tensor]:
+        with ExitStack() as stack:
+            stack.enter_context(unchanged(self._model))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(differentiable())
+            torch.manual_seed(0)  # dropout drops the same units in every product
+            value = self._loss(run(self._model, inputs), target)
+            if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ZeromeanError(
+                    f"a loss of {got}",
+                    "one number a batch, which depends on the parameters",
+                    "reduce it by mean(), and keep its graph",
+                )
+            return torch.autograd.grad(
+                value, self._parameters, create_graph=True, materialize_grads=True
+            )
+
+
+def _projected(tensors: list[Tensor], fan_ins: Sequence[FanIn | None]) -> list[Tensor]:
+    """P: the centered ones without their means, the others as they are."""
+    copies = [tensor.clone() for tensor in tensors]
+    chosen = [(x, fan_in) for x, fan_in in zip(copies, fan_ins, strict=True) if fan_in]
+    center_([x for x, _ in chosen], [fan_in for _, fan_in in chosen])
+    return copies

@@ -1,0 +1,113 @@
+"""The fan-in axes of Keras' layers, declared as data; see :mod:`zeromean.fan_in`.
+
+Keras keeps most kernels as (..., in, out). Layers of third parties are taught in the same way, by
+:func:`zeromean.fan_in.register`; a rule names variables as the layer names them, or by attribute.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zeromean.fan_in import Description, FanIn, Role, register
+
+_GAIN = "a norm's gain multiplies one input"
+_SHIFT = "a bias has no fan-in"
+
+
+@register("keras.src.layers.core.dense.Dense")  # (in, out); LoRA: (in, rank), (rank, out)
+def _dense(layer: Any) -> Description:
+    return _all_but_last(layer, "kernel", "lora_kernel_a", "lora_kernel_b")
+
+
+@register("keras.src.layers.core.einsum_dense.EinsumDense")
+def _einsum_dense(layer: Any) -> Description:
+    operands, output = layer.equation.replace("...", "").split("->")
+    letters = operands.split(",")[1]
+    inputs = tuple(axis for axis, letter in enumerate(letters) if letter not in output)
+    if not inputs:
+        return {"kernel": "the equation sums over none of its axes"}
+    described: dict[str, FanIn | str] = {"kernel": FanIn(inputs)}
+    # LoRA puts the rank in place of the kernel's last axis, and that axis into a second matrix.
+    if letters[-1] in output:
+        described |= {"lora_kernel_a": FanIn(inputs), "lora_kernel_b": FanIn((0,))}
+    return _present(layer, described)
+
+
+@register("keras.src.layers.convolutional.base_conv.BaseConv")  # (k..., in / groups, out)
+@register("keras.src.layers.rnn.conv_lstm.ConvLSTMCell")  # (k..., in, 4 * out)
+def _convolution(layer: Any) -> Description:
+    names = ("kernel", "recurrent_kernel", "lora_kernel_a", "lora_kernel_b")
+    return _all_but_last(layer, *names, role="conv")
+
+
+@register("keras.src.layers.convolutional.base_conv_transpose.BaseConvTranspose")
+def _transposed(layer: Any) -> Description:  # (k..., out, in)
+    return {"kernel": FanIn((*range(layer.rank), layer.rank + 1), role="conv")}
+
+
+@register("keras.src.layers.convolutional.base_depthwise_conv.BaseDepthwiseConv")
+def _depthwise(layer: Any) -> Description:  # (k..., in, multiplier): each output has one input
+    return {"kernel": FanIn(tuple(range(layer.rank)), role="conv")}
+
+
+@register("keras.src.layers.convolutional.base_separable_conv.BaseSeparableConv")
+def _separable(layer: Any) -> Description:  # depthwise, then (1..., in * multiplier, out)
+    depthwise = FanIn(tuple(range(layer.rank)), role="conv")
+    return {
+        "depthwise_kernel": depthwise,
+        **_all_but_last(layer, "pointwise_kernel", role="conv"),
+    }
+
+
+@register("keras.src.layers.rnn.lstm.LSTMCell")  # (in, gates * units): each matrix on its own
+@register("keras.src.layers.rnn.gru.GRUCell")
+@register("keras.src.layers.rnn.simple_rnn.SimpleRNNCell")
+def _recurrent(layer: Any) -> Description:
+    biases = {"bias": _SHIFT}  # GRU's has two dimensions
+    return {**_all_but_last(layer, "kernel", "recurrent_kernel"), **_present(layer, biases)}
+
+
+@register("keras.src.layers.core.embedding.Embedding")  # (tokens, dim): a Dense of one-hot tokens
+def _embedding(layer: Any) -> Description:
+    tokens = FanIn((0,), role="embedding", padding_idx=0 if layer.mask_zero else None)
+    told = {"embeddings": tokens, "lora_embeddings_a": tokens, "lora_embeddings_b": FanIn((0,))}
+    return _present(layer, told)
+
+
+@register("keras.src.layers.core.reversible_embedding.ReversibleEmbedding")
+def _reversible(layer: Any) -> Description:
+    if layer.tie_weights:
+        return {"embeddings": "tied to the output layer, whose fan-in axis is the other one"}
+    return {**_embedding(layer), **_present(layer, {"reverse_embeddings": FanIn((0,))})}
+
+
+@register("keras.src.layers.normalization.batch_normalization.BatchNormalization")
+@register("keras.src.layers.normalization.layer_normalization.LayerNormalization")
+@register("keras.src.layers.normalization.group_normalization.GroupNormalization")
+@register("keras.src.layers.normalization.rms_normalization.RMSNormalization")
+def _norm(layer: Any) -> Description:
+    return _present(layer, {"gamma": _GAIN, "scale": _GAIN, "beta": _SHIFT})
+
+
+@register("keras.src.layers.activations.prelu.PReLU")
+def _prelu(layer: Any) -> Description:
+    return {"alpha": "a slope multiplies one input"}
+
+
+def _all_but_last(layer: Any, *names: str, role: Role = "linear") -> Description:
+    return {
+        variable.name: FanIn(tuple(range(len(variable.shape) - 1)), role=role)
+        for variable in own_variables(layer)
+        if variable.name in names and len(variable.shape) > 1
+    }
+
+
+def _present(layer: Any, told: Description) -> Description:
+    """What is told of the variables that this layer has: some come with an option."""
+    names = {variable.name for variable in own_variables(layer)}
+    return {name: what for name, what in told.items() if name in names}
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """The variables that training may change and that no layer inside this one holds."""
+    return list(layer._trainable_variables)

@@ -1,0 +1,500 @@
+"""The triton backend: all tensors of a step in one launch, on a GPU, or interpreted on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from zeromean.errors import ZeromeanError
+from zeromean.fan_in import FanIn
+from zeromean.kernels.layout import Layout
+from zeromean.kernels.ready import (
+    ReadyCenter,
+    ReadyKeep,
+    ReadyStep,
+    addresses,
+    can_center,
+    can_step,
+    layout,
+)
+from zeromean.kernels.rules import AdamRule, At, Decay, Entry, Kind, Number, Rule
+
+_TYPES = (torch.float32, torch.float64, torch.bfloat16)
+# The shape of a tile, see tiles.py: runs of LANES entries, SIDE abreast, 2**LEVELS in all.
+_LANES, _SIDE = 16, 4
+_LEVELS = {torch.float32: 8, torch.float64: 7, torch.bfloat16: 8}
+# 16 entries a thread (of float64, 8), and registers for two programs a multiprocessor.
+_LAUNCH = {"num_warps": 8, "maxnreg": 128}
+# About as many programs as run at once on a large GPU; no vector of fewer tiles is shared.
+_PROGRAMS, _LEAST_SHARED = 512, 8
+_COUNTED = 128  # tensors that one program counts the steps of
+_LEAST_CAPABILITY = (7, 0)
+
+# Whose tables a CUDA graph reads: it may be replayed at any time.
+_CAPTURED: set[_Launch] = set()
+
+
+def interpreted() -> bool:
+    """Whether Triton interprets its programs on the CPU instead of compiling them for a GPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@lru_cache(maxsize=1)
+def installed() -> bool:
+    """Whether Triton is there. CUDA builds of torch bring it."""
+    return find_spec("triton") is not None
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether Triton is there and runs on this device."""
+    if not installed():
+        return False
+    return device.type == "cpu" if interpreted() else _capable(device)
+
+
+@lru_cache(maxsize=64)
+def _capable(device: torch.device) -> bool:
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
+
+
+@lru_cache(maxsize=1)
+def _tiles() -> ModuleType:
+    from zeromean.kernels import tiles  # the one module that needs Triton
+
+    return tiles
+
+
+def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:
+    """Whether the kernels can step this entry along this gradient."""
+    return can_step(_known, kind, entry, gradient) and _counted(layout(entry.weight, entry.fan_in))
+
+
+def serves_center(
+    into: Tensor, gradient: Tensor, fan_in: FanIn | None, weight: Tensor | None
+) -> bool:
+    """Whether the kernels can center this gradient, with what decays inside the projection."""
+    return can_center(_known, into, gradient, fan_in, weight) and _counted(layout(gradient, fan_in))
+
+
+def _known(x: Tensor) -> bool:
+    return x.dtype in _TYPES and runs_on(x.device)
+
+
+def _counted(found: Layout) -> bool:
+    """Whether 32 bits count the vectors, their runs, and the entries from the start of a tile on.
+
+    Where a tile starts is a number of 64 bits, so that nearly all tensors are.
+    """
+    outer, m1, inner, m2 = found
+    reach = m1 * inner * m2 if m1 * inner > 1 and m2 > 1 else inner << max(_LEVELS.values())
+    return max(outer * inner, m1 * _ceiling(m2, _LANES), reach) < 2**31
+
+
+def center_(
+    into: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    fan_ins: Sequence[FanIn],
+    decays: Sequence[Decay | None],
+) -> None:
+    """``into = g - mean(g) - lambda mean(w)``, of tensors of one type on one device."""
+    weights = [None if decay is None else decay[0] for decay in decays]
+    rows = _center_rows(gradients, fan_ins, range(len(gradients)), weights)
+    launch = _remembered("center", gradients[0].dtype, gradients[0].device, tuple(rows))
+    factors = [0.0 if decay is None else decay[1] for decay in decays]
+    launch.run(gradients, _decay_numbers(factors), into)
+    increment_version(into)
+
+
+class Center(ReadyCenter):
+    """Centers gradients of one type on one device, in place, again and again.
+
+    Args:
+        entries: Whose gradients; all served.
+        gradients: The gradients, to learn how they lie in memory.
+        decayed: Whether ``lambda w`` may belong inside the projection.
+    """
+
+    def __init__(
+        self, entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
+    ) -> None:
+        super().__init__(entries, gradients, decayed)
+        rows = _center_rows(
+            gradients,
+            [entry.fan_in for entry in entries],
+            [entry.group for entry in entries],
+            self._weights or [None] * len(gradients),
+        )
+        self._launch = _Launch("center", "gradient", gradients[0].dtype, gradients[0].device, rows)
+
+    def run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
+        """Center every gradient, with its group's decay inside the projection."""
+        numbers = _decay_numbers(decays if self._weights else [0.0] * len(decays))
+        self._launch.run(gradients, numbers, gradients)
+        increment_version(gradients)
+
+
+class Keep(ReadyKeep):
+    """Notes down the means of weights of one type before a step, and puts them back after it.
+
+    Args:
+        entries: The weights, and what rounding took from their means so far; all served.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        first = entries[0].weight
+        super().__init__(entries, torch.promote_types(first.dtype, torch.float32))
+        rows = [
+            _Row(
+                found,
+                True,
+                0,
+                residual=0 if entry.residual is None else entry.residual.data_ptr(),
+                before=before,
+            )
+            for entry, found, before in zip(entries, self._layouts, self._before, strict=False)
+        ]
+        self._launches = {
+            kind: _Launch(kind, "gradient", first.dtype, first.device, rows)
+            for kind in ("note", "keep")
+        }
+
+    def _run(self, kind: str, means: Tensor) -> None:
+        numbers = _decay_numbers([0.0])
+        self._launches[kind].run(self._weights, numbers, self._weights, means)
+
+
+class Step(ReadyStep):
+    """A step of entries of one type on one device, their addresses collected once.
+
+    Counts of steps are moved to the device, as torch's fused steps have them.
+
+    Args:
+        kind: Which step.
+        at: Whether the gradient or the whole update is centered.
+        entries: What to step; all served.
+        gradients: A gradient for each, to learn how they lie in memory.
+    """
+
+    def __init__(
+        self, kind: Kind, at: At, entries: Sequence[Entry], gradients: Sequence[Tensor]
+    ) -> None:
+        for entry in entries:
+            if kind in ("adam", "amsgrad"):
+                entry.state["step"] = entry.state["step"].to(entry.weight.device)
+        super().__init__(kind, at, entries, gradients)
+        rows = [self._row(entry, index in self._starting) for index, entry in enumerate(entries)]
+        self._launch = _Launch(kind, at, self._dtype, entries[0].weight.device, rows)
+
+    def _row(self, entry: Entry, start: bool) -> _Row:
+        step = entry.state["step"] if self._kind in ("adam", "amsgrad") else None
+        return _Row(
+            layout(entry.weight, entry.fan_in),
+            entry.fan_in is not None,
+            entry.group,
+            start,
+            entry.weight.data_ptr(),
+            tuple(entry.state[key].data_ptr() for key in self._keys),
+            0 if entry.residual is None else entry.residual.data_ptr(),
+            0 if step is None else step.data_ptr(),
+            step is not None and step.dtype == torch.float64,
+        )
+
+    def run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
+        """Step every entry along its gradient, by its group's rule."""
+        numbers = [number for rule in rules for number in _numbers(rule)]
+        self._launch.run(self._laid_as_weights(gradients), numbers)
+        increment_version(self._weights)
+        if self._starting:
+            self._starting = []
+            self._launch.started()
+
+
+def _center_rows(
+    gradients: Sequence[Tensor],
+    fan_ins: Sequence[FanIn | None],
+    groups: Sequence[int],
+    weights: Sequence[Tensor | None],
+) -> list[_Row]:
+    return [
+        _Row(
+            layout(gradient, fan_in),
+            True,
+            group,
+            weight=0 if weight is None else weight.data_ptr(),
+        )
+        for gradient, fan_in, group, weight in zip(gradients, fan_ins, groups, weights, strict=True)
+    ]
+
+
+def _decay_numbers(decays: Sequence[Number]) -> list[Number]:
+    return [n for decay in decays for n in (0.0, 1.0, decay, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)]
+
+
+def _numbers(rule: Rule) -> tuple[Number, ...]:
+    """What tiles.py calls NUMBERS."""
+    sign = -1.0 if rule.maximize else 1.0
+    decay = (0.0, rule.weight_decay) if rule.decoupled else (rule.weight_decay, 0.0)
+    if isinstance(rule, AdamRule):
+        return (rule.lr, sign, *decay, 0.0, 0.0, *rule.betas, rule.eps)
+    return (rule.lr, sign, *decay, rule.momentum, rule.dampening, 0.0, 0.0, 0.0)
+
+
+class _Row(NamedTuple):
+    """What the kernels are told of one tensor."""
+
+    layout: Layout
+    centered: bool
+    group: int
+    starts: bool = False  # whether the momentum is still empty
+    weight: int = 0  # addresses from here on, 0 for nothing
+    running: tuple[int, ...] = ()
+    residual: int = 0
+    step: int = 0
+    wide_step: bool = False
+    before: int = 0  # vectors of the tensors before it
+
+
+class _Tiling(NamedTuple):
+    """How a tensor's vectors are laid over tiles, and tiles over programs."""
+
+    columns: bool
+    shift: int
+    blocks: int  # of vectors that share a tile
+    tiles: int  # of a block, one after the other
+    parts: int = 1  # programs that a block is shared among
+
+    @property
+    def tiles_each(self) -> int:
+        return _ceiling(self.tiles, self.parts)
+
+    @property
+    def programs(self) -> int:
+        return self.blocks * self.parts
+
+
+def _tiling(row: _Row, levels: int) -> _Tiling:
+    (outer, m1, inner, m2), runs = row.layout, 1 << levels
+    if inner > 1 and m2 == 1:
+        strips = outer * _ceiling(inner, _SIDE * _LANES)
+        return _Tiling(True, 0, strips, _ceiling(m1, runs // _SIDE))
+    each = m1 * _ceiling(m2, _LANES)
+    shift = min(levels, (each - 1).bit_length())
+    return _Tiling(False, shift, _ceiling(outer * inner, runs >> shift), _ceiling(each, runs))
+
+
+def _shared(row: _Row, tiling: _Tiling, most: int, levels: int) -> _Tiling:
+    """Share a block of more than ``most`` tiles among programs, as many as a tile has rows.
+
+    Not one that carries a residual: a single program has to know all that rounding took.
+    """
+    if not row.centered:
+        return tiling._replace(parts=tiling.tiles)
+    if tiling.tiles <= most or row.residual:
+        return tiling
+    parts = min(_ceiling(tiling.tiles, most), (1 << levels) // _SIDE)
+    return tiling._replace(parts=_ceiling(tiling.tiles, _ceiling(tiling.tiles, parts)))
+
+
+def _ceiling(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+class _OnDevice:
+    """Numbers on a device, copied there when they change."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
+        self._values: list[Any] = []
+        self._copy: Tensor | None = None
+
+    def of(self, values: list[Any]) -> Tensor:
+        if _capturing(self._device):
+            # By value, inside kernels: a replay must not depend on what the host holds by then.
+            made = torch.zeros(len(values), dtype=self._dtype, device=self._device)
+            torch._foreach_add_(list(made.unbind()), values)
+            return made
+        if self._copy is None or self._values != values:
+            self._values, self._copy = values, _copied(values, self._dtype, self._device)
+        return self._copy
+
+
+def _copied(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers copied to a device, without waiting for it."""
+    made = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
+    return made.to(device, non_blocking=True)
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+class _Launch:
+    """One kind of step of tensors of one type on one device, ready to be launched.
+
+    Args:
+        kind: Which step; or "center", "note" or "keep".
+        at: Whether the gradient or the whole update is centered.
+        dtype, device: Of all tensors.
+        rows: The tensors.
+
+    Raises:
+        ZeromeanError: A CUDA graph is being captured.
+    """
+
+    def __init__(
+        self, kind: str, at: At, dtype: torch.dtype, device: torch.device, rows: Sequence[_Row]
+    ) -> None:
+        if _capturing(device):
+            raise ZeromeanError(
+                "a first step inside the capture of a CUDA graph",
+                "a step before it, which makes ready what the captured one uses",
+                "make a few steps on a side stream first, as torch's notes on CUDA graphs show",
+            )
+        wide, levels = torch.promote_types(dtype, torch.float32), _LEVELS[dtype]
+        tilings = [_tiling(row, levels) for row in rows]
+        most = max(_LEAST_SHARED, sum(t.blocks * t.tiles for t in tilings) // _PROGRAMS)
+        tilings = [_shared(*pair, most, levels) for pair in zip(rows, tilings, strict=True)]
+        self._device, self._count = device, len(rows)
+        self._counts = kind in ("adam", "amsgrad")
+        self._steps = kind not in ("center", "note", "keep")
+        self._carries = dtype == torch.bfloat16 and (at == "update" or kind == "keep")
+        self._vector = 16 // dtype.itemsize
+        self._compiled = {
+            "KIND": kind,
+            "UPDATE": at == "update",
+            "T": _name(dtype),
+            "A": _name(wide),
+            "LEVELS": levels,
+        }
+        # Those that take longest first, so that all programs end at about the same time.
+        order = sorted(range(len(rows)), key=lambda n: -tilings[n].tiles_each)
+        programs: list[int] = []
+        words: dict[int, list[int]] = {}
+        summed = 0
+        for n in order:
+            row, tiling = rows[n], tilings[n]
+            words[n] = self._words(row, tiling, len(programs), summed)
+            programs += [n] * tiling.programs
+            if row.centered and tiling.parts > 1:
+                summed += tiling.programs * _SIDE * _LANES
+        self._shares = summed > 0
+        self._programs = _copied(programs, torch.int32, device)
+        self._tensors = _copied(
+            [word for n in range(len(rows)) for word in words[n]], torch.int64, device
+        )
+        self._corrections = torch.empty(2 * len(rows), dtype=torch.float64, device=device)
+        self._scratch = torch.empty(max(summed, 1), dtype=wide, device=device)
+        self._read, self._written = (_OnDevice(torch.int64, device) for _ in range(2))
+        self._rules = _OnDevice(torch.float64, device)
+
+    def _words(self, row: _Row, tiling: _Tiling, program: int, scratch: int) -> list[int]:
+        """The row of a tensor as tiles.py reads it."""
+        run = row.layout.inner if tiling.columns else row.layout.m2
+        state = (row.weight, *row.running)
+        first, second, largest = (*row.running, 0, 0, 0)[:3]
+        known = {
+            "first_program": program,
+            "parts": tiling.parts,
+            "tiles": tiling.tiles,
+            "tiles_each": tiling.tiles_each,
+            "scratch": scratch,
+            **row.layout._asdict(),
+            "columns": tiling.columns,
+            "shift": tiling.shift,
+            "centered": row.centered,
+            "aligned": run % self._vector == 0 and all(x % 16 == 0 for x in state),
+            "group": row.group,
+            "starts": row.starts,
+            "weight": row.weight,
+            "first": first,
+            "second": second,
+            "largest": largest,
+            "residual": row.residual,
+            "step": row.step,
+            "wide_step": row.wide_step,
+            "before": row.before,
+        }
+        return [int(known[field]) for field in _tiles().FIELDS]
+
+    def run(
+        self,
+        gradients: Sequence[Tensor],
+        numbers: list[Number],
+        into: Sequence[Tensor] | None = None,
+        means: Tensor | None = None,
+    ) -> None:
+        """Launch.
+
+        Args:
+            gradients: The gradients, or whatever is centered, noted or kept.
+            numbers: Of each group what tiles.py calls NUMBERS.
+            into: Where to write what is centered or kept; None (default) for other kinds.
+            means: What is noted or known of each vector; None (default) for other kinds.
+        """
+        rules = self._rules.of([0.0 if isinstance(n, Tensor) else n for n in numbers])
+        for place, number in enumerate(numbers):
+            if isinstance(number, Tensor):  # from device to device: nobody waits for it
+                rules[place].copy_(number)
+        read = self._read.of(addresses(gradients))
+        written = read
+        if into is not None and into is not gradients:
+            written = self._written.of(addresses(into))
+        tables = (self._programs, self._tensors, read)
+        tiles, grid = _tiles(), (self._programs.numel(),)
+        with self._guard():
+            if self._counts:
+                tiles.count_step[(_ceiling(self._count, _COUNTED),)](
+                    self._tensors, rules, self._corrections, self._count, BLOCK=_COUNTED
+                )
+            if self._shares:
+                tiles.sum_parts[grid](
+                    *tables, rules, self._corrections, self._scratch, **self._compiled, **_LAUNCH
+                )
+            if grid[0]:
+                tiles.step[grid](
+                    *tables,
+                    written,
+                    rules,
+                    self._corrections,
+                    self._scratch,
+                    self._scratch if means is None else means,
+                    **self._compiled,
+                    STEPS=self._steps,
+                    CARRIES=self._carries,
+                    VECTOR=self._vector,
+                    **_LAUNCH,
+                )
+        if _capturing(self._device):
+            _CAPTURED.add(self)
+
+    def started(self) -> None:
+        """No momentum is empty any more."""
+        fields = _tiles().FIELDS
+        self._tensors.view(-1, len(fields))[:, fields.index("starts")] = 0
+
+    def _guard(self) -> AbstractContextManager[Any]:
+        """Triton launches on the current device."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+
+
+def _name(dtype: torch.dtype) -> Any:
+    """A type as Triton knows it."""
+    return getattr(_tiles().tl, str(dtype).removeprefix("torch."))
+
+
+@lru_cache(maxsize=8)
+def _remembered(
+    kind: str, dtype: torch.dtype, device: torch.device, rows: tuple[_Row, ...]
+) -> _Launch:
+    return _Launch(kind, "gradient", dtype, device, rows)

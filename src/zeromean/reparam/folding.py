@@ -1,0 +1,69 @@
+"""Plain weights again, for inference and export."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from zeromean.errors import ZeromeanError
+from zeromean.reparam.nnn import NaturalLinear, replace_module
+from zeromean.reparam.parametrization import parametrized_by, unregister
+from zeromean.reparam.refusals import refuse_distributed, refuse_no_module
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fold(model: Model) -> Model:
+    """Make the weights that :func:`zeromean.reparametrize` computes plain parameters, in place.
+
+    Each weight is bit for bit what the layer last computed with, so outputs are the same and cost
+    nothing more; state_dict, pickling and every export are those of the plain model. A
+    ``zeromean.nn`` layer becomes the torch layer that it stands in for. What was folded is trained
+    as plain weights from then on: make the optimizer anew.
+
+    Args:
+        model: A model, re-parametrized in whole, in part or not at all.
+
+    Returns:
+        The model itself; or the plain layer, where the model is a single "nnn" layer.
+
+    Raises:
+        ZeromeanError: The model is wrapped or sharded; or a weight has other parametrizations
+            besides.
+
+    Example:
+        >>> import torch, zeromean
+        >>> layer = zeromean.nn.CWNLinear(4, 2)
+        >>> x = torch.randn(3, 4)
+        >>> before = layer(x)
+        >>> layer = zeromean.fold(layer)
+        >>> type(layer).__name__, torch.equal(layer(x), before)
+        ('Linear', True)
+    """
+    refuse_no_module(model)
+    refuse_distributed(model, "fold")
+    found = [(name, module) for name, module in model.named_modules() if parametrized_by(module)]
+    for name, module in found:
+        for tensor in parametrized_by(module):
+            lists: Any = module.parametrizations
+            if len(lists[tensor]) > 1:
+                raise ZeromeanError(
+                    f"{name + '.' if name else ''}{tensor}, which has other parametrizations too",
+                    "a weight that zeromean alone computes",
+                    "remove the others first, or call"
+                    " torch.nn.utils.parametrize.remove_parametrizations on it",
+                )
+    for _, module in found:
+        for tensor in parametrized_by(module):
+            unregister(module, tensor)
+        plain = getattr(type(module), "plain", None)
+        if plain is not None and not parametrize.is_parametrized(module):
+            module.__class__ = plain
+    if isinstance(model, NaturalLinear):
+        return cast(Model, model.linear())
+    for module in list(model.modules()):
+        if isinstance(module, NaturalLinear):
+            replace_module(model, module, module.linear())
+    return model

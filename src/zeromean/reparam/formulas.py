@@ -1,0 +1,105 @@
+"""The formulas w = g x / n of weight normalization and its kin, and their closed-form gradients.
+
+Of a proxy v, one weight vector at a time: x is v, or v less its mean; n is the length of x, or its
+standard deviation. This is the readable twin of what ``kernels/normalized.h`` computes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zeromean.fan_in import FanIn
+from zeromean.projection import split, split_axes
+
+Method = Literal["wn", "cwn", "ws"]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """How a weight vector follows from its proxy.
+
+    Args:
+        method: Its name.
+        centers: Whether the proxy's mean is taken away.
+        eps: None where n is the length of x; else n is ``sqrt(var x + eps)``, the variance biased.
+    """
+
+    method: Method
+    centers: bool
+    eps: float | None = None
+
+
+class Parts(NamedTuple):
+    """What a proxy is made of, split by groups: x = v - m, the mean m and the divisor n."""
+
+    x: Tensor
+    mean: Tensor
+    norm: Tensor
+
+
+def take_apart(v: Tensor, formula: Formula, fan_in: FanIn) -> Parts:
+    """x, m and n of each weight vector, in at least float32.
+
+    A vector whose x is no longer than rounding has no direction: its n is 1, so that its weights
+    are 0 and its gradient is that of ``g x``, both finite.
+    """
+    axes, size = split_axes(fan_in), fan_in.size(v.shape)
+    x = by_group(v, fan_in).to(torch.promote_types(v.dtype, torch.float32))
+    if formula.centers:
+        mean = x.mean(axes, keepdim=True)
+        x = x - mean
+        x = x - x.mean(axes, keepdim=True)  # what rounding left of a mean far larger than x
+    length = torch.linalg.vector_norm(x, dim=axes, keepdim=True)
+    if not formula.centers:
+        mean = torch.zeros_like(length)
+    if formula.eps is not None:
+        return Parts(x, mean, (length.square() / size + formula.eps).sqrt())
+    rounding = 8 * torch.finfo(x.dtype).eps
+    least = rounding * (length.square() + size * mean.square()).sqrt()
+    return Parts(x, mean, torch.where(length <= least, 1.0, length))
+
+
+def weight_of(v: Tensor, g: Tensor | float, offset: Tensor | None, parts: Parts) -> Tensor:
+    """The weight ``g x / n + offset``, shaped and typed as ``v``; autograd goes through."""
+    w = parts.x * (wide(g, parts) / parts.norm)
+    if offset is not None:
+        w = w + wide(offset, parts)
+    return w.reshape(v.shape).to(v.dtype)
+
+
+def gradients(
+    grad: Tensor, g: Tensor | float, parts: Parts, formula: Formula, fan_in: FanIn
+) -> tuple[Tensor, Tensor]:
+    r"""What reaches v and g of the gradient G of the weight, split by groups and wide.
+
+    .. math::
+        \frac{\partial L}{\partial v} = \frac{g}{n} \left[ G - (G \cdot u) u
+        - \operatorname{mean}(G) 1 \right], \quad \frac{\partial L}{\partial g} = G \cdot u
+
+    with :math:`u = x / n`, the mean only where x has lost its own. Where n is the standard
+    deviation, :math:`(G \cdot u) u` is divided by the number of entries.
+    """
+    x, _, norm = parts
+    axes = split_axes(fan_in)
+    grad = by_group(grad, fan_in).to(x.dtype)
+    dot = (grad * x).sum(axes, keepdim=True)
+    size = 1 if formula.eps is None else math.prod([x.shape[axis] for axis in axes])
+    grad_v = grad - dot / (size * norm.square()) * x
+    if formula.centers:
+        grad_v = grad_v - grad.mean(axes, keepdim=True)
+    return wide(g, parts) / norm * grad_v, dot / norm
+
+
+def by_group(x: Tensor, fan_in: FanIn) -> Tensor:
+    """``x`` with its first axis split where there are groups."""
+    return x if fan_in.groups == 1 else split(x, fan_in.groups)
+
+
+def wide(one_each: Tensor | float, parts: Parts) -> Tensor | float:
+    """Gains or offsets in the type that is computed with."""
+    return one_each.to(parts.x.dtype) if isinstance(one_each, Tensor) else one_each

@@ -1,0 +1,101 @@
+"""What cannot be re-parametrized or folded, refused with the reason and the way out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+from zeromean.errors import ZeromeanError
+from zeromean.mro import is_a
+from zeromean.plan import check_option
+from zeromean.sharded import is_sharded
+
+_WRAPPERS = (
+    "torch.nn.parallel.distributed.DistributedDataParallel",
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel",
+)
+_FSDP2 = "torch.distributed.fsdp.FSDPModule"
+
+
+def refuse_options(
+    model: object, method: str, scale: Any, init: str, mean: str, eps: Any, every: Any
+) -> None:
+    """Raise unless the options exist, and have an effect with this method."""
+    refuse_no_module(model)
+    check_option("method", method, ("wn", "cwn", "ws", "nnn"))
+    check_option("init", init, ("preserve", "unit"))
+    check_option("mean", mean, ("drop", "keep"))
+    if scale is not None and scale != "learned" and not _is_number(scale, 0):
+        raise ZeromeanError(
+            f"scale={scale!r}", "'learned' or a positive number", "pass one of these as scale"
+        )
+    if eps is not None and not _is_number(eps, 0):
+        raise ZeromeanError(f"eps={eps!r}", "a positive number", "pass one as eps, or leave it out")
+    if every is not None and not (isinstance(every, int) and every > 0):
+        raise ZeromeanError(f"every={every!r}", "a positive whole number", "count updates with it")
+    idle = {
+        "every": every is not None and method != "nnn",
+        "eps": eps is not None and method in ("wn", "cwn"),
+        "mean": mean == "keep" and method in ("wn", "nnn"),
+        "scale": scale is not None and method == "nnn",
+        "init": init == "unit" and (method == "nnn" or scale not in (None, "learned")),
+    }
+    why = {
+        "every": "nothing is estimated",
+        "eps": "its formula has none",
+        "mean": "it takes no mean away",
+        "scale": "it has no gain",
+        "init": "it has no learned gain",
+    }
+    for option, is_idle in idle.items():
+        if is_idle:
+            raise ZeromeanError(
+                f"{option} together with {method!r}",
+                f"no word on it, because {why[option]}",
+                f"leave {option} out",
+            )
+    if init == "unit" and method == "ws" and scale is None:
+        raise ZeromeanError(
+            "init='unit' together with 'ws'",
+            "a learned gain to start from 1",
+            "pass scale='learned', or leave init out: without a gain it is 1",
+        )
+
+
+def refuse_no_module(model: object) -> None:
+    """Raise unless this is a model."""
+    if not isinstance(model, nn.Module):
+        raise ZeromeanError(
+            f"{type(model).__name__} as the model", "a torch.nn.Module", "pass the model itself"
+        )
+
+
+def refuse_distributed(model: nn.Module, verb: str = "reparametrize") -> None:
+    """Raise where parameters have been taken over by a wrapper, which would miss new ones."""
+    for module in model.modules():
+        for wrapper in _WRAPPERS:
+            if is_a(type(module), wrapper):
+                kind = wrapper.rpartition(".")[2]
+                raise ZeromeanError(
+                    f"a model in {kind}, which has taken over its parameters",
+                    "the model before it is wrapped",
+                    f"call {verb} first, then wrap it",
+                )
+        if is_a(type(module), _FSDP2) or any(map(is_sharded, module.parameters(recurse=False))):
+            raise ZeromeanError(
+                "a model whose parameters are sharded already (fully_shard, DTensor)",
+                "whole parameters: torch cannot put a parametrization over shards",
+                f"call {verb} first, then fully_shard: each parametrized layer then gathers its"
+                " originals",
+            )
+
+
+def _is_number(value: Any, above: float) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value > above
+    )

@@ -1,0 +1,107 @@
+"""A study from its declaration to its results: checked, begun or gone on with, finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from zeromean.errors import ZeromeanError
+from zeromean.study import environment, results
+from zeromean.study.declare import as_toml
+from zeromean.study.problem import Problem
+from zeromean.study.processes import work_in_processes
+from zeromean.study.progress import Nobody, Watcher
+from zeromean.study.results import Facts, Results
+from zeromean.study.store import Store
+from zeromean.study.study import Study
+from zeromean.study.tasks.load import check_device, load, rehearse
+from zeromean.study.units import Folder
+from zeromean.study.work import use_threads, work
+
+
+def conduct(study: Study, out: Path, *, jobs: int, watcher: Watcher | None) -> Results:
+    """Does what :meth:`zeromean.study.Study.run` tells of, where the arguments are described."""
+    if jobs < 1:
+        raise ZeromeanError(f"jobs = {jobs}", "1 or more", "raise it")
+    watcher = watcher or Nobody()
+    folder = Folder(out)
+    _check_folder(study, folder)
+    check_device(study.device)
+    problems = {}
+    for task in study.tasks:
+        problems[task.label] = load(study, task)
+        rehearse(study, task, problems[task.label])
+    threads = study.threads or max(1, torch.get_num_threads() // jobs)
+    with (
+        _threads(threads),
+        Store.create(folder.database, _facts(study, out, problems, threads)) as store,
+    ):
+        _check_same_data(problems, store)
+        if study.needs_file:
+            (out / "study.toml").write_text(as_toml(study), encoding="utf-8")
+        use_threads(int(store.facts["threads"]))
+        if jobs == 1:
+            store.begin_session(environment.describe(study.device))
+            work(study, folder, store, watcher, problems.__getitem__)
+        else:
+            del problems  # each process has its own
+            work_in_processes(study, out, jobs, watcher)
+    folder.tidy()
+    return results.read(out)
+
+
+def _facts(study: Study, out: Path, problems: dict[str, Problem], threads: int) -> dict[str, str]:
+    return {
+        "study": results.encode(study),
+        "command": study.command(out),
+        "threads": str(threads),
+        "tasks": json.dumps(
+            {task.label: asdict(Facts.of(task, problems[task.label])) for task in study.tasks}
+        ),
+    }
+
+
+def _check_folder(study: Study, folder: Folder) -> None:
+    out = folder.path
+    try:
+        taken, file = folder.database.exists(), out.exists() and not out.is_dir()
+    except OSError as error:
+        raise ZeromeanError(
+            f"out {out}, which cannot be used ({error})", "a folder", "pass another one"
+        ) from error
+    if file:
+        raise ZeromeanError(f"out {out}, which is a file", "a folder", "pass another one")
+    if taken:
+        with Store(folder.database) as store:
+            if store.facts.get("study") != results.encode(study):
+                raise ZeromeanError(
+                    f"out {out}, which already holds a study with other settings",
+                    f"this study's folder, or one without {folder.database.name}",
+                    "pass another folder, or remove the old study",
+                )
+
+
+def _check_same_data(problems: dict[str, Problem], store: Store) -> None:
+    facts = results.decode_facts(store.facts["tasks"])
+    for label, problem in problems.items():
+        if facts[label].digest != problem.digest():
+            raise ZeromeanError(
+                f"{label} with other data than the study in {store.path} began with",
+                "the same data",
+                "put the old data back, or pass another folder",
+            )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    use_threads(count)
+    try:
+        yield
+    finally:
+        use_threads(before)

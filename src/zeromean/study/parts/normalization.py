@@ -1,0 +1,67 @@
+"""Batch or group normalization, put into a network or taken out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from zeromean.errors import ZeromeanError
+
+GROUPS = 8
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
+
+
+def normalize_by(network: nn.Module, *, kind: Literal["batch", "group", "none"]) -> None:
+    """Changes every batch or group normalization to the kind, in place.
+
+    A network that has none gets one after each convolution and each linear layer but the last.
+
+    Args:
+        network: Any; the names of modules change where one is put in.
+        kind: "batch", "group" (at most eight groups, as many as divide the channels) or "none".
+
+    Raises:
+        ZeromeanError: There is nothing to change.
+    """
+    found = [
+        (name, module) for name, module in network.named_modules() if isinstance(module, NORMS)
+    ]
+    for name, module in found:
+        features = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
+        flat = isinstance(module, nn.BatchNorm1d)
+        network.set_submodule(name, _norm(kind, features, flat))
+    if found or kind == "none":
+        _refuse_nothing(found, kind)
+        return
+    layers = [
+        (name, module)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ][:-1]
+    _refuse_nothing(layers, kind)
+    for name, layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            norm = _norm(kind, layer.out_channels, flat=False)
+        else:
+            norm = _norm(kind, layer.out_features, flat=True)
+        network.set_submodule(name, nn.Sequential(layer, norm))
+
+
+def _norm(kind: str, features: int, flat: bool) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    if kind == "group":
+        groups = max(number for number in range(1, GROUPS + 1) if features % number == 0)
+        return nn.GroupNorm(groups, features)
+    return nn.BatchNorm1d(features) if flat else nn.BatchNorm2d(features)
+
+
+def _refuse_nothing(layers: Sequence[object], kind: str) -> None:
+    if not layers:
+        raise ZeromeanError(
+            f"norm={kind} for a network where it would change nothing",
+            "a network with layers that it can normalize, or with a normalization to take out",
+            "leave that part out for this model",
+        )

@@ -1,0 +1,80 @@
+"""A task in memory: examples on a device, the loss, the metric, and fresh networks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zeromean.study.methods import Method
+from zeromean.study.metric import Metric
+
+
+class Examples(NamedTuple):
+    """Inputs and targets, the first axis of both an example."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> Examples:
+        return Examples(self.inputs.to(device), self.targets.to(device))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What training needs of a task, and nothing of where it comes from.
+
+    Args:
+        device: Where the examples are, and where networks go.
+        train: What is learned from.
+        watched: What is scored after each epoch.
+        test: What is scored at the end; the same as ``watched`` where nothing is tuned.
+        prepare: From a batch of stored inputs to what the network sees.
+        augment: The same for training, with random changes; None for none.
+        loss: Mean loss of a batch from outputs and targets.
+        metric: What scores are; accuracy compares the outputs' largest entry along axis 1.
+        make: A network as it is, its initial weights drawn from torch's random state.
+        description: One line on the data.
+        split: One line on the test set.
+        preparation: One line on what ``prepare`` and ``augment`` do.
+        ordered: Whether neighbouring examples belong together, as pieces of a text do.
+    """
+
+    device: torch.device
+    train: Examples
+    watched: Examples
+    test: Examples
+    prepare: Callable[[Tensor], Tensor]
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None
+    loss: Callable[[Tensor, Tensor], Tensor]
+    metric: Metric
+    make: Callable[[], nn.Module]
+    description: str
+    split: str
+    preparation: str
+    ordered: bool = False
+
+    def network(self, method: Method, seed: int) -> nn.Module:
+        """A network prepared for the method; its initial weights depend on the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = self.make()
+            method.prepare(network)
+        return network.to(self.device)
+
+    def steps(self, batch_size: int) -> int:
+        """Of an epoch; an incomplete last batch is left out."""
+        return len(self.train.targets) // batch_size
+
+    def digest(self) -> str:
+        """A fingerprint of all examples."""
+        digest = hashlib.sha256()
+        for examples in (self.train, self.watched, self.test):
+            for tensor in examples:
+                digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()

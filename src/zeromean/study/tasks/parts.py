@@ -1,0 +1,92 @@
+"""Which training examples a task keeps, and which of them are for validation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+
+from zeromean.errors import ZeromeanError
+from zeromean.study.problem import Examples, Problem
+from zeromean.study.study import Task
+
+# Of the choices below, which are the same for every run of every study.
+CHOICE_SEED = 0
+
+
+def cut(train: Examples, task: Task) -> Examples:
+    """As many training examples as the task asks for, chosen at random within each class.
+
+    With an imbalance of r, class c of C gets r^(-c / (C - 1)) times as many as class 0 (the
+    long-tailed sets of Cao et al., NeurIPS 2019).
+
+    Raises:
+        ZeromeanError: There are too few, or no classes to imbalance.
+    """
+    if task.train_size is None and task.imbalance == 1:
+        return train
+    classes = train.targets.ndim == 1 and not train.targets.is_floating_point()
+    labels = train.targets.cpu() if classes else torch.zeros(len(train.targets), dtype=torch.long)
+    if not classes and task.imbalance != 1:
+        raise ZeromeanError(
+            f"imbalance = {task.imbalance:g} for targets that are no classes",
+            "a classification task",
+            "leave imbalance out",
+        )
+    available = torch.bincount(labels).double()
+    share = float(task.imbalance) ** -torch.linspace(0, 1, len(available), dtype=torch.float64)
+    if task.train_size is None:
+        wanted = share * (available / share).min()
+    else:
+        wanted = share * task.train_size / share.sum()
+    sizes = wanted.round().long()
+    if (sizes > available).any() or (sizes < 1).any():
+        worst = int((wanted / available).argmax() if (sizes >= 1).all() else sizes.argmin())
+        raise ZeromeanError(
+            f"train_size = {task.train_size} and imbalance = {task.imbalance:g}, which take"
+            f" {int(sizes[worst])} of the {int(available[worst])} training examples of class"
+            f" {worst}",
+            "at least one of each class and no more than there are",
+            "change them",
+        )
+    generator = torch.Generator().manual_seed(CHOICE_SEED)
+    chosen = torch.cat(
+        [
+            members[torch.randperm(len(members), generator=generator)[:size]]
+            for label, size in enumerate(sizes.tolist())
+            for members in [(labels == label).nonzero().flatten()]
+        ]
+    ).sort()[0]
+    return Examples(train.inputs[chosen], train.targets[chosen])
+
+
+def hold_out(problem: Problem, fraction: float) -> tuple[Examples, Examples]:
+    """Training examples without a part of them, and that part, for validation.
+
+    At random, within each class where there are classes; the end of what is ordered.
+
+    Raises:
+        ZeromeanError: There are too few.
+    """
+    inputs, targets = problem.train
+    everything = np.arange(len(targets))
+    if problem.ordered:
+        count = round(len(targets) * (1 - fraction))
+        learned, held = everything[:count], everything[count:]
+    else:
+        classes = targets.ndim == 1 and not targets.is_floating_point()
+        try:
+            learned, held = train_test_split(
+                everything,
+                test_size=fraction,
+                random_state=CHOICE_SEED,
+                stratify=targets.cpu().numpy() if classes else None,
+            )
+        except ValueError as error:
+            raise ZeromeanError(
+                f"{len(targets)} training examples to hold {fraction:.0%} out of ({error})",
+                "enough for both parts, at least two of each class",
+                "use more training examples, or another validation",
+            ) from error
+    parts = [Examples(inputs[part], targets[part]) for part in map(np.sort, (learned, held))]
+    return parts[0], parts[1]

@@ -1,0 +1,226 @@
+"""``zeromean diagnose`` as a user meets it: one page, or one clear line."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import zeromean
+from zeromean.cli import app
+from zeromean.cli.checkpoint import read_checkpoint
+from zeromean.diagnose import page
+
+TITLES = (
+    "What centring acts on",
+    "Means of the weight vectors",
+    "Gradients before and after centring",
+    "Pre-activations",
+    "Response to intensity",
+    "Conditioning of the Fisher information",
+    "Sharpness",
+)
+MODELS = """
+from torch import nn
+
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+
+def batch_norm():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.Linear(12, 10))
+
+def colour():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+
+def seven():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+
+def flat():
+    return nn.Identity()
+
+def broken():
+    raise KeyError("no such size")
+
+def number():
+    return 3
+
+size = 5
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with models of the user's own, and a checkpoint of one of them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "own_models", raising=False)
+    (tmp_path / "own_models.py").write_text(MODELS)
+    torch.save(mlp().state_dict(), tmp_path / "mlp.pt")
+    return tmp_path
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+
+
+def invoke(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["diagnose", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def run(*arguments: object, model: str = "own_models:mlp") -> tuple[int, str, str]:
+    return invoke(*arguments, "--model", model, "--data", "digits", "--samples", 24)
+
+
+class References(HTMLParser):
+    """Everything that a page would load from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.pictures = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href") and value is not None:
+                if value.startswith("data:image/png;base64,"):
+                    self.pictures += 1
+                elif not value.startswith("#"):
+                    self.found.append(value)
+
+
+def test_one_page_holds_everything(
+    folder: Path, supports: Callable[[str, str, str, str], None]
+) -> None:
+    supports("Diagnostic", "zeromean diagnose", "-", "one page with every diagnostic")
+    code, stdout, stderr = run("mlp.pt", "--batch-size", 16, "--out", "pages/one.html")
+    assert (code, stderr) == (0, "")
+    text = (folder / "pages" / "one.html").read_text(encoding="utf-8")
+    assert re.findall("<h2 id=.*?>(.*)</h2>", text) == list(TITLES)
+    references = References(text)
+    assert (references.found, references.pictures) == ([], 6)
+    assert "Not measured" not in text
+    assert "unknown: the checkpoint holds no optimizer" in text
+    assert "--samples 24 --batch-size 16 --out pages/one.html" in text
+    for title in TITLES:
+        assert re.search(f"^{title}: .+", stdout, re.M)
+    assert stdout.endswith("pages/one.html\n")
+
+
+def test_what_cannot_be_measured_says_why_and_stops_no_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise NotImplementedError("derivative for\naten::thing is <not> implemented")
+
+    monkeypatch.setattr(page, "sharpness", fail)
+    code, stdout, _ = run("mlp.pt")
+    assert code == 0
+    assert "Sharpness: Not measured: derivative for aten::thing is <not> implemented." in stdout
+    text = (folder / "zeromean-diagnose.html").read_text(encoding="utf-8")
+    assert "is &lt;not&gt; implemented" in text
+    assert References(text).pictures == 5
+
+
+def test_a_diverged_model_gets_its_page_too(folder: Path) -> None:
+    model = mlp()
+    model[1].weight.data.fill_(torch.nan)
+    torch.save(model.state_dict(), folder / "nan.pt")
+    code, stdout, stderr = run("nan.pt")
+    assert (code, stderr) == (0, "")
+    assert "Sharpness: Not measured: got a Hessian with infinite or undefined" in stdout
+    assert "Not measured: got a Fisher information with infinite or undefined" in stdout
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "weights", None])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod."])
+def test_checkpoints_as_scripts_save_them(folder: Path, key: str | None, prefix: str) -> None:
+    weights = {f"{prefix}{name}": value for name, value in mlp().state_dict().items()}
+    torch.save(weights if key is None else {"epoch": 3, key: weights}, folder / "saved.pt")
+    read = read_checkpoint(folder / "saved.pt")
+    assert read.weights.keys() == weights.keys()
+    if key == "state_dict":
+        code, _, stderr = run("saved.pt")
+        assert (code, stderr) == (0, "")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_page_tells_how_the_run_was_centralized(folder: Path, nested: bool) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    content = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(content, folder / "plain.pt")
+    assert read_checkpoint(folder / "plain.pt").centring.startswith("no: its optimizer was not")
+    zeromean.centralize(optimizer, model, at="update")
+    state = optimizer.state_dict()
+    kept = {"optimizer_states": [state]} if nested else {"optimizer": state}
+    torch.save({"state_dict": model.state_dict(), **kept}, folder / "gc.pt")
+    assert read_checkpoint(folder / "gc.pt").centring.startswith("at=update, layers=all")
+    assert run("gc.pt")[0] == 0
+    assert "at=update, layers=all" in (folder / "zeromean-diagnose.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model", "line"),
+    [
+        (("nowhere.pt",), "own_models:mlp", "checkpoint nowhere.pt, which is no file"),
+        (("own_models.py",), "own_models:mlp", "cannot be read safely"),
+        (("list.pt",), "own_models:mlp", "a state_dict, or a dictionary with one under"),
+        (("whole.pt",), "own_models:mlp", "cannot be read safely"),
+        (("mlp.pt",), "own_models:batch_norm", "which does not fit --model"),
+        (("mlp.pt",), "own_models", "--model own_models; wanted module:factory"),
+        (("mlp.pt",), "nowhere:mlp", "ModuleNotFoundError: No module named 'nowhere'"),
+        (("mlp.pt",), "own_models:vgg", "AttributeError"),
+        (("mlp.pt",), "own_models:broken", "KeyError: 'no such size'"),
+        (("mlp.pt",), "own_models:size", "TypeError"),
+        (("mlp.pt",), "own_models:number", "which returns int"),
+        (("colour.pt",), "own_models:colour", "a model of images of 1x8x8, batch first"),
+        (("flat.pt",), "own_models:flat", "which does not fit --model"),
+        (("seven.pt",), "own_models:seven", "with an output of (1, 7); wanted logits of shape"),
+        (("mlp.pt", "--out", "own_models.py/x.html"), "own_models:mlp", "cannot be written"),
+        (("mlp.pt", "--samples", 0), "own_models:mlp", "--samples 0; wanted 1 or more"),
+        (("mlp.pt", "--batch-size", 0), "own_models:mlp", "--batch-size 0; wanted 1 or more"),
+        (("mlp.pt", "--device", "abacus"), "own_models:mlp", "torch cannot use here"),
+        (("mlp.pt", "--out", "."), "own_models:mlp", "--out ., which is a folder"),
+        (("mlp.pt", "--data", "mnist"), "own_models:mlp", "data 'mnist'; wanted digits"),
+        (("mlp.pt", "--quick"), "own_models:mlp", "No such option: --quick"),
+        ((), "own_models:mlp", "Missing argument 'checkpoint'"),
+    ],
+)
+def test_bad_input_ends_with_one_line(
+    folder: Path, arguments: tuple[object, ...], model: str, line: str
+) -> None:
+    torch.save([1, 2], folder / "list.pt")
+    torch.save(mlp(), folder / "whole.pt")
+    torch.save({"weight": torch.ones(2)}, folder / "flat.pt")
+    sys.path.insert(0, str(folder))
+    import own_models
+
+    for name in ("colour", "seven"):
+        torch.save(getattr(own_models, name)().state_dict(), folder / f"{name}.pt")
+    data = () if "--data" in arguments else ("--data", "digits")
+    code, stdout, stderr = invoke(*arguments, "--model", model, *data)
+    assert (code, stdout) == (2, "")
+    assert stderr.count("\n") == 1
+    assert stderr.startswith("zeromean: ")
+    assert line in stderr
+    assert not (folder / "zeromean-diagnose.html").exists()
+
+
+def test_ctrl_c_ends_with_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(page, "preactivations", interrupt)
+    code, _, stderr = run("mlp.pt")
+    assert (code, stderr) == (130, "zeromean: interrupted; no page written\n")
+    assert not (folder / "zeromean-diagnose.html").exists()

@@ -1,0 +1,237 @@
+"""Fisher matrices in closed form, made the slow way, and estimated."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from zeromean import ZeromeanError
+from zeromean.diagnose import fisher_condition
+
+Supports = Callable[[str, str, str, str], None]
+Arrays = tuple[np.ndarray, ...]
+
+
+def by_definition(model: nn.Module, parameters: list[Tensor], x: Tensor) -> Tensor:
+    """E_x E_y [grad log p(y|x) grad log p(y|x)^T], one sample and one label at a time."""
+    size = sum(parameter.numel() for parameter in parameters)
+    total = torch.zeros(size, size, dtype=torch.float64)
+    for sample in x:
+        log_p = model(sample[None]).log_softmax(-1).flatten()
+        for one in log_p:
+            parts = torch.autograd.grad(one, parameters, retain_graph=True)
+            gradient = torch.cat([part.flatten() for part in parts]).double()
+            total += one.detach().exp() * torch.outer(gradient, gradient)
+    return total / len(x)
+
+
+def test_a_linear_model_of_gaussians_has_the_inputs_second_moments(supports: Supports) -> None:
+    supports("Diagnostic", "fisher_condition", "-", "closed forms of linear models")
+    x = torch.randn(50, 4, dtype=torch.float64) * torch.tensor([1.0, 2.0, 3.0, 10.0])
+    model = nn.Linear(4, 3, dtype=torch.float64)
+    found = fisher_condition(model, (x, None), likelihood="gaussian")
+    moments = torch.linalg.eigvalsh(x.T @ x / 50)
+    assert found.eigenvalues[0] == pytest.approx(moments.repeat_interleave(3).numpy(), rel=1e-10)
+    assert found.condition[0] == pytest.approx(float(moments[-1] / moments[0]), rel=1e-9)
+    assert found.pseudo_condition[0] == pytest.approx(found.condition[0])
+    shift = 0.5 * float(moments.mean())
+    damped = fisher_condition(model, (x, None), likelihood="gaussian", damping=0.5)
+    assert damped.damped_condition[0] == pytest.approx(
+        float((moments[-1] + shift) / (moments[0] + shift)), rel=1e-9
+    )
+
+
+def test_a_softmax_layer_has_its_closed_form_and_is_singular() -> None:
+    x = torch.randn(30, 3, dtype=torch.float64)
+    model = nn.Linear(3, 4, dtype=torch.float64)
+    p = model(x).softmax(-1).detach()
+    covariance = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    fisher = torch.einsum("nij,na,nb->iajb", covariance, x, x).reshape(12, 12) / 30
+    found = fisher_condition(model, (x, None))
+    values = torch.linalg.eigvalsh(fisher)
+    assert found.eigenvalues[0] == pytest.approx(values.numpy(), abs=1e-12)
+    assert np.isinf(found.condition[0])  # raising every logit alike changes nothing: 3 directions
+    assert found.rank[0] == 9
+    assert found.pseudo_condition[0] == pytest.approx(float(values[-1] / values[3]))
+
+
+@pytest.mark.parametrize("parametrized", [False, True])
+def test_hidden_layers_match_the_definition(parametrized: bool) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 4)
+    ).double()
+    if parametrized:
+        parametrizations.spectral_norm(model[0])
+        parametrizations.spectral_norm(model[3])
+    model.eval()
+    x = torch.randn(9, 1, 3, 3, dtype=torch.float64)
+    found = fisher_condition(model, [(x[:4], None), (x[4:], None)], ["0", "3.weight"])
+    for layer, values in zip((model[0], model[3]), found.eigenvalues, strict=True):
+        trained = (
+            list(layer.parametrizations.weight.parameters()) if parametrized else [layer.weight]
+        )
+        wanted = torch.linalg.eigvalsh(by_definition(model, trained, x)).numpy()
+        assert values == pytest.approx(wanted, abs=1e-10)
+    assert found.layers == ("0.weight", "3.weight")
+    assert found.methods == ("exact", "exact")
+    assert model(x).shape == (9, 4)  # its parametrizations are as they were
+
+
+def test_jacobians_in_parts_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    batch = torch.randn(7, 3, dtype=torch.float64), None
+    whole = fisher_condition(model, batch)
+    monkeypatch.setattr(sys.modules[fisher_condition.__module__], "_CHUNK", 50)
+    parts = fisher_condition(model, batch)
+    for one, other in zip(parts.eigenvalues, whole.eigenvalues, strict=True):
+        assert one == pytest.approx(other, abs=1e-14)
+
+
+def test_positions_of_a_sequence_are_independent() -> None:
+    model = nn.Linear(3, 2, dtype=torch.float64)
+    x = torch.randn(5, 7, 3, dtype=torch.float64)
+    found = fisher_condition(model, (x, None))
+    flat = fisher_condition(model, (x.reshape(35, 3), None))
+    assert found.eigenvalues[0] == pytest.approx(7 * flat.eigenvalues[0], abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["exact", "lanczos"])
+def test_attention_matches_the_definition(method: str) -> None:
+    """Its fast path in evaluation mode has no derivative."""
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.TransformerEncoderLayer(4, 2, 5, batch_first=True)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.block(x).mean(1))
+
+    model = Classifier().double().eval()
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    names = ["block.self_attn.in_proj_weight", "block.self_attn.out_proj", "block.linear1"]
+    found = fisher_condition(model, (x, None), names, method=method)
+    for name, values in zip(found.layers, found.eigenvalues, strict=True):
+        wanted = torch.linalg.eigvalsh(by_definition(model, [model.get_parameter(name)], x))
+        if method == "exact":
+            assert values == pytest.approx(wanted.numpy(), abs=1e-12)
+        assert values[-1] == pytest.approx(float(wanted[-1]))
+
+
+def test_the_last_two_layers_in_the_order_they_run_are_taken() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.middle, self.first = (nn.Linear(3, 3) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.middle(self.first(x).relu()).relu())
+
+    found = fisher_condition(Backwards(), (torch.randn(6, 3), None))
+    assert found.layers == ("middle.weight", "last.weight")
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_the_estimate_is_exact_where_its_space_holds_everything(split: bool) -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+    x = torch.randn(40, 6, dtype=torch.float64)
+    batches = [(x[:10], None), (x[10:], None)] if split else (x, None)
+    exact = fisher_condition(model, batches, method="exact")
+    estimate = fisher_condition(model, batches, method="lanczos")
+    assert set(estimate.methods) == {"Lanczos estimate"}
+    assert "estimate" in estimate.answer
+    assert estimate.size.tolist() == exact.size.tolist()
+    for few, all_of_them in zip(estimate.eigenvalues, exact.eigenvalues, strict=True):
+        assert few[-1] == pytest.approx(all_of_them[-1])
+    assert estimate.pseudo_condition == pytest.approx(exact.pseudo_condition, rel=1e-4)
+    assert estimate.damped_condition == pytest.approx(exact.damped_condition, rel=0.3)
+
+
+def test_the_estimate_never_overstates() -> None:
+    model = nn.Sequential(nn.Linear(30, 20), nn.Tanh(), nn.Linear(20, 10))
+    x = torch.randn(60, 30)
+    exact = fisher_condition(model, (x, None), ["0"], method="exact", threshold=1e-6)
+    estimate = fisher_condition(model, (x, None), ["0"], method="lanczos", threshold=1e-6)
+    assert estimate.eigenvalues[0][-1] == pytest.approx(exact.eigenvalues[0][-1], rel=1e-4)
+    assert 1 < estimate.pseudo_condition[0] <= exact.pseudo_condition[0] * 1.001
+
+
+def test_a_certain_model_has_no_information() -> None:
+    model = nn.Linear(2, 2, dtype=torch.float64)
+    model.weight.data.copy_(torch.tensor([[1e6, 1e6], [-1e6, -1e6]]))
+    batch = torch.ones(3, 2, dtype=torch.float64), None
+    for method in ("exact", "lanczos"):
+        found = fisher_condition(model, batch, method=method)
+        assert np.isnan(found.pseudo_condition[0])
+        assert "nan" in str(found)
+
+
+def test_batch_norm_is_taken_in_evaluation_mode_and_left_in_its_own() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
+    x = torch.randn(12, 3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = fisher_condition(model, (x, None))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    again = fisher_condition(model.eval(), (x, None))
+    assert found.eigenvalues[0] == pytest.approx(again.eigenvalues[0])
+
+
+def test_inputs_may_be_named() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, values: Tensor, scale: Tensor) -> Tensor:
+            return self.layer(values) * scale
+
+    model, x = Named(), torch.randn(5, 3)
+    batch = {"values": x, "scale": torch.full((5, 1), 2.0)}, None
+    for method in ("exact", "lanczos"):
+        found = fisher_condition(model, batch, likelihood="gaussian", method=method)
+        moments = torch.linalg.eigvalsh(4 * x.double().T @ x.double() / 5)
+        assert found.eigenvalues[0][-1] == pytest.approx(float(moments[-1]), rel=1e-5)
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) if x.sum() > 0 else self.layer(-x)
+
+
+class Tupled(nn.Linear):
+    def forward(self, x: Tensor) -> tuple[Tensor]:  # type: ignore[override]
+        return (super().forward(x),)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        (nn.Linear(3, 2), {"layers": ["head"]}, "layer 'head'; wanted weight"),
+        (nn.Linear(3, 2), {"layers": []}, "no layer"),
+        (nn.Linear(3, 2), {"likelihood": "poisson"}, "likelihood='poisson'"),
+        (nn.Linear(3, 2), {"method": "kfac"}, "method='kfac'"),
+        (nn.Linear(3, 2), {"threshold": 0.0}, "threshold=0.0"),
+        (nn.Linear(3, 2), {"damping": -1.0}, "damping=-1.0"),
+        (nn.Linear(3, 2).half(), {}, "weight in float16"),
+        (nn.ReLU(), {}, "nothing is centered"),
+        (Branching(), {"method": "exact"}, 'method="lanczos"'),
+        (nn.Sequential(nn.Linear(3, 2), Tupled(2, 2)), {"layers": ["0"]}, "output of tuple"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(
+    model: nn.Module, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ZeromeanError, match=words):
+        fisher_condition(model, (torch.ones(4, 3), None), **options)

@@ -1,0 +1,374 @@
+"""Weight means, gradient norms, pre-activations and the response to intensity."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+import zeromean
+from zeromean import ZeromeanError
+from zeromean.diagnose import gradient_norms, intensity_response, preactivations, weight_means
+
+Supports = Callable[[str, str, str, str], None]
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.ConvTranspose2d(4, 6, 3, groups=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24, 5),
+    )
+
+
+def batches(count: int = 3) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(8, 3, 6, 6), torch.arange(8) % 5) for _ in range(count)]
+
+
+# --- Weight means ---------------------------------------------------------------------------------
+
+
+def test_means_follow_each_layers_own_axes(supports: Supports) -> None:
+    supports("Diagnostic", "weight_means", "-", "means taken by hand, grouped and transposed too")
+    model = network()
+    found = weight_means(model)
+    assert found.layers == ("0.weight", "3.weight", "7.weight")
+    transposed = model[3].weight.detach().view(2, 2, 3, 3, 3).mean((1, 3, 4)).flatten()
+    assert found.means[1] == pytest.approx(transposed.numpy(), abs=1e-7)
+    assert found.means[2] == pytest.approx(model[7].weight.detach().mean(1).numpy(), abs=1e-7)
+    assert found.fan_in.tolist() == [27, 18, 24]
+    assert [row[0] for row in found.table()] == ["layer", *found.layers]
+    assert weight_means(model, layers="conv").layers == found.layers[:2]
+
+
+def test_a_parametrized_weight_counts_as_it_is_used() -> None:
+    model = nn.Linear(4, 3)
+    parametrizations.spectral_norm(model)
+    found = weight_means(model.eval())
+    assert found.layers == ("weight",)
+    assert found.means[0] == pytest.approx(model.weight.detach().mean(1).numpy(), abs=1e-7)
+
+
+def test_independent_entries_show_the_chance_level() -> None:
+    model = nn.Linear(400, 2000)
+    nn.init.normal_(model.weight)
+    share = float(weight_means(model).answer.partition("median mean is ")[2].split()[0])
+    assert share == pytest.approx(0.67, abs=0.06)
+
+
+# --- Gradient norms -------------------------------------------------------------------------------
+
+
+def test_a_models_gradients_are_those_of_backward(supports: Supports) -> None:
+    supports("Diagnostic", "gradient_norms", "-", "gradients of backward, centered by hand")
+    model, given_batches = network(), batches()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = gradient_norms(model, given_batches)
+    assert found.norm.shape == found.removed.shape == (3, 3)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    x, y = given_batches[-1]
+    F.cross_entropy(model(x), y).backward()
+    for index, (parameter, axes, groups) in enumerate(
+        ((model[0].weight, (1, 2, 3), 1), (model[3].weight, (0, 2, 3), 2), (model[7].weight, 1, 1))
+    ):
+        g = parameter.grad
+        centered = zeromean.center(g, axes, groups)
+        wanted = (g.norm(), centered.norm(), g.abs().max(), centered.abs().max())
+        measured = (found.norm, found.projected_norm, found.largest, found.projected_largest)
+        for values, value in zip(measured, wanted, strict=True):
+            assert values[-1, index] == pytest.approx(float(value), rel=1e-4)
+
+
+def test_frozen_and_unused_layers_show_as_nan() -> None:
+    model = nn.ModuleDict({"used": nn.Linear(3, 2), "unused": nn.Linear(3, 2)})
+    model["frozen"] = nn.Linear(3, 3).requires_grad_(False)
+    model.forward = lambda x: model["used"](model["frozen"](x))  # type: ignore[method-assign]
+    found = gradient_norms(model, (torch.randn(4, 3), torch.zeros(4, dtype=torch.long)))
+    assert np.isnan(found.norm[0]).tolist() == [False, True, True]
+    assert "used.weight" in found.answer
+    assert "nan" in str(found)
+    found.plot()
+
+
+def steps(optimizer: torch.optim.Optimizer, model: nn.Module, count: int = 3) -> Iterator[None]:
+    for x, y in batches(count):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        yield
+
+
+@pytest.mark.parametrize("centralized", [False, True])
+def test_an_optimizer_is_followed_step_by_step(centralized: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if centralized:
+        zeromean.centralize(optimizer, model)
+    with gradient_norms(optimizer, model=model) as norms:
+        seen = [float(model[7].weight.grad.norm()) for _ in steps(optimizer, model)]
+    for _ in steps(optimizer, model, 1):
+        pass  # not followed any more
+    assert norms.norm[:, 2] == pytest.approx(seen)
+    assert (norms.removed.max() < 1e-9) == centralized
+
+
+def test_a_centralized_optimizer_brings_its_own_plan() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model, layers="conv")
+    norms = gradient_norms(optimizer)
+    assert norms.layers == ("0.weight", "3.weight")
+    assert str(norms).endswith("No step was seen yet.")
+
+
+def test_gradients_that_a_closure_makes_are_seen() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(4, 3)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    with gradient_norms(optimizer, model=model) as norms:
+        optimizer.step(closure)
+    assert norms.norm[0, 0] == pytest.approx(float(model.weight.grad.norm()))
+
+
+def test_without_a_model_a_plain_optimizer_goes_by_shapes_and_says_so() -> None:
+    optimizer = torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=0.1)
+    with pytest.warns(zeromean.ZeromeanWarning, match="only shapes are known"):
+        assert len(gradient_norms(optimizer).layers) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        (("optimizer", (torch.ones(2, 3), None)), {}, "batches with an optimizer"),
+        (("optimizer",), {"loss": F.mse_loss}, "loss with an optimizer"),
+        (("model",), {}, "a model without batches"),
+        (("model", (torch.ones(2, 3), None)), {"model": nn.Linear(3, 2)}, "a model twice"),
+        (("model", torch.ones(2, 3)), {}, "batches of type Tensor"),
+        (("model", [torch.ones(2, 3)]), {}, "a batch of type Tensor"),
+        (("model", []), {}, "no batch"),
+        (("model", (torch.ones(0, 3), None)), {}, "an empty batch"),
+        (("nothing",), {}, "str to diagnose"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    arguments: tuple[object, ...], options: dict[str, object], words: str
+) -> None:
+    model = nn.Linear(3, 2)
+    named = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    subject, *rest = arguments
+    with pytest.raises(ZeromeanError, match=words):
+        gradient_norms(named.get(str(subject), subject), *rest, **options)
+
+
+# --- Pre-activations ------------------------------------------------------------------------------
+
+
+@settings(max_examples=15)
+@given(
+    mu=st.floats(-5, 5), sigma=st.floats(0.1, 4), m=st.integers(2, 40), seed=st.integers(0, 10**6)
+)
+def test_proposition_1_zero_mean_unit_norm_weights_keep_a_gaussians_variance(
+    mu: float, sigma: float, m: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    v = zeromean.center(torch.randn(6, m, generator=generator, dtype=torch.float64), axes=1)
+    model = nn.Linear(m, 6, bias=False, dtype=torch.float64)
+    model.weight.data.copy_(v / v.norm(dim=1, keepdim=True))
+    count = 4000
+    h = mu + sigma * torch.randn(count, m, generator=generator, dtype=torch.float64)
+    found = preactivations(model, [(h[:1000], None), (h[1000:], None)])
+    # 6 deviations of the estimates' own distributions
+    assert np.abs(found.unit_means[0]).max() < 6 * sigma / count**0.5
+    assert found.unit_variances[0] == pytest.approx(sigma**2, rel=6 * (2 / count) ** 0.5)
+    assert found.mean[0] == pytest.approx(found.unit_means[0].mean())
+    assert found.variance[0] == pytest.approx(found.unit_variances[0].mean())
+
+
+def test_moments_go_over_samples_and_pixels_batch_by_batch(supports: Supports) -> None:
+    supports("Diagnostic", "preactivations", "-", "Proposition 1; moments of all batches at once")
+    model = network().eval()
+    given_batches = [*batches(2), (torch.randn(3, 3, 6, 6), None)]
+    found = preactivations(model, given_batches)
+    whole = torch.cat([x for x, _ in given_batches])
+    outputs = {"0.weight": model[:1](whole), "3.weight": model[:4](whole)}
+    for index, name in enumerate(found.layers[:2]):
+        units = outputs[name].detach().transpose(0, 1).flatten(1).double()
+        assert found.unit_means[index] == pytest.approx(units.mean(1).numpy(), abs=1e-6)
+        assert found.unit_variances[index] == pytest.approx(
+            units.var(1, correction=0).numpy(), rel=1e-5
+        )
+    assert found.layers[2] == "7.weight"
+
+
+def test_a_pass_in_training_mode_leaves_the_running_statistics() -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    preactivations(model, batches())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+def test_recurrent_layers_are_left_out() -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(x)[0])
+
+    batch = torch.randn(2, 5, 3), None
+    assert preactivations(Tagger(), batch).layers == ("head.weight",)
+    assert set(intensity_response(Tagger(), batch).left_out) == {
+        "lstm.weight_ih_l0",
+        "lstm.weight_hh_l0",
+    }
+    with pytest.raises(ZeromeanError, match="no linear or convolutional layer ran"):
+        preactivations(nn.Sequential(nn.LSTM(3, 4)), batch)
+
+
+# --- Intensity response ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv1d(4, 6, 3, padding=1, groups=2),
+        nn.Conv1d(4, 6, 3, stride=2, padding=2),
+        nn.Conv1d(4, 6, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(4, 6, 3, padding="same", dilation=2),
+        nn.Conv3d(4, 2, 2),
+        nn.ConvTranspose1d(4, 6, 3, groups=2),
+        nn.ConvTranspose2d(4, 6, 3, padding=1, bias=False),
+    ],
+    ids=lambda layer: f"{type(layer).__name__} {layer.extra_repr()}",
+)
+def test_a_shift_shows_the_weights_sum_where_all_of_them_meet_it(layer: nn.Module) -> None:
+    dimensions = layer.weight.ndim - 2
+    x = torch.randn(2, 4, *[7] * dimensions)
+    found = intensity_response(layer, (x, None), shift=0.25)
+    weight = layer.weight.detach().double()
+    if layer.transposed:
+        weight = weight.view(layer.groups, 4 // layer.groups, *weight.shape[1:]).transpose(1, 2)
+        weight = weight.flatten(0, 1)
+    sums = weight.flatten(1).sum(1)
+    assert found.response[0] == pytest.approx(0.25 * sums.numpy(), abs=1e-12)
+    assert found.deviation[0] < 1e-12
+    m = weight[0].numel()
+    wanted = sums.abs() / (m**0.5 * weight.flatten(1).norm(dim=1))
+    assert found.sensitivity[0] == pytest.approx(wanted.numpy(), abs=1e-12)
+
+
+def test_a_strided_transposed_convolution_is_left_out_with_the_reason() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 2, 1), nn.ConvTranspose1d(2, 3, 3, stride=2))
+    found = intensity_response(model, (torch.randn(1, 2, 5), None))
+    assert found.layers == ("0.weight",)
+    assert "meets all its weights" in str(found.left_out)
+    assert "1.weight: left out" in str(found)
+    with pytest.raises(ZeromeanError, match="claims nothing"):
+        intensity_response(model[1], (torch.randn(1, 2, 5), None))
+    with pytest.raises(ZeromeanError, match="claims nothing"):  # all border
+        intensity_response(nn.Conv2d(1, 1, 3, padding=1), (torch.randn(1, 1, 2, 2), None))
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_corollary_4_1_after_training(at: str, supports: Supports) -> None:
+    supports("Diagnostic", "intensity_response", at, "c 1^T w0 after training, in every layer")
+    model = network()
+    start = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-2)
+    zeromean.centralize(optimizer, model, at=at)
+    for _ in steps(optimizer, model, 10):
+        pass
+    found = intensity_response(model, batches(1)[0], shift=3.0, start=start)
+    assert found.layers == ("0.weight", "3.weight", "7.weight")
+    assert found.deviation.max() < 1e-4  # float32 training
+    for index in (0, 3, 7):
+        moved = (model[index].weight - start[index].weight).detach().abs().max()
+        assert float(moved) > 1e-2
+
+
+def test_without_gc_training_changes_the_response() -> None:
+    model = network()
+    start = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    for _ in steps(optimizer, model, 10):
+        pass
+    assert intensity_response(model, batches(1)[0], start=start).deviation.max() > 1e-2
+
+
+def test_a_start_of_another_shape_and_a_shift_of_nothing_are_refused() -> None:
+    batch = torch.randn(2, 3), None
+    with pytest.raises(ZeromeanError, match=r"a start without weight of shape \(2, 3\)"):
+        intensity_response(nn.Linear(3, 2), batch, start=nn.Linear(3, 4))
+    with pytest.raises(ZeromeanError, match=r"shift=0\.0"):
+        intensity_response(nn.Linear(3, 2), batch, shift=0.0)
+
+
+def test_modules_of_several_weights_or_inputs_are_left_out_with_the_reason() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pair = nn.Bilinear(3, 3, 3)
+            self.cell = nn.RNNCell(3, 3)
+            self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+            self.head, self.idle = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.cell(self.pair(x, x))[:, None]
+            return self.head(self.attention(x, x, x)[0])
+
+    batch = torch.randn(2, 3), None
+    found = intensity_response(Mixed(), batch)
+    assert found.layers == ("head.weight",)
+    assert {name.partition(".")[0]: why for name, why in found.left_out.items()} == {
+        "pair": "its output is not its weights' product with one input",
+        "cell": "its output is not its weights' product with one input",
+        "attention": found.left_out["attention.out_proj.weight"],
+        "idle": "it did not run",
+    }
+    assert preactivations(Mixed(), batch).layers == ("pair.weight", "head.weight")
+
+
+# --- All ------------------------------------------------------------------------------------------
+
+
+def test_every_result_prints_a_table_and_draws_a_picture(tmp_path: object) -> None:
+    model, one = network(), batches(1)[0]
+    results = [
+        weight_means(model),
+        gradient_norms(model, [one, one]),
+        preactivations(model, one),
+        intensity_response(model, one),
+        zeromean.diagnose.fisher_condition(model, one),
+        zeromean.diagnose.sharpness(model, one),
+    ]
+    for result in results:
+        header, *rows = result.table()
+        assert all(len(row) == len(header) for row in rows)
+        assert str(result).splitlines()[-1] == result.answer
+        figure = result.plot()
+        assert len(figure.axes) == result.panels
+        assert result.plot(figure.axes, label="again", colour="black") is figure
+        figure.canvas.draw()

@@ -1,0 +1,90 @@
+"""The monitor in several processes: numbers of the whole tensor, written once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from cases_fsdp2 import even_axis_1, my_part, shard, shard_with_replicas
+from cases_replicated import replicate
+from processes import case, refuses
+from torch import Tensor, nn
+from training import OPTIMIZERS, Network, batches, step_once
+
+import zeromean
+from zeromean.monitoring import Sample
+
+STEPS = 4
+
+
+def watch(
+    model: nn.Module,
+    at: str | None,
+    part: Callable[[Tensor], Tensor],
+    make: Callable[..., torch.optim.Optimizer],
+) -> tuple[list[Sample], list[Sample]]:
+    """What was written here, and what this rank's monitor knew."""
+    optimizer = make(model.parameters())
+    if at is not None:
+        zeromean.centralize(optimizer, model, at=at, embeddings=True)  # type: ignore[arg-type]
+    written: list[Sample] = []
+    known = []
+    monitor = zeromean.monitor(optimizer, model, every=2, to=written.append)
+    for tokens in batches(STEPS):
+        step_once(model, optimizer, part(tokens))
+        known.append(monitor.last)
+    return written, known
+
+
+def check(at: str | None, distribute: Callable[[nn.Module], nn.Module]) -> None:
+    make = OPTIMIZERS["AdamW"]
+    alone = Network().double()
+    model = distribute(copy.deepcopy(alone))
+    expected, _ = watch(alone, at, lambda tokens: tokens, make)
+    written, known = watch(model, at, my_part, make)
+    assert len(written) == (2 if dist.get_rank() == 0 else 0)
+    for found, aim in zip([known[0], known[2]], expected_of_all(expected), strict=True):
+        assert [layer.name for layer in aim.layers] == [
+            layer.name.removeprefix("module.") for layer in found.layers
+        ]
+        for layer, other in zip(found.layers, aim.layers, strict=True):
+            numbers, others = asdict(layer), asdict(other)
+            del numbers["name"], others["name"]
+            assert numbers == pytest.approx(others, rel=1e-6, abs=1e-9), layer.name
+
+
+def expected_of_all(expected: list[Sample]) -> list[Sample]:
+    """Rank 0 alone hears of samples, also of those of its own small training: it passes them on."""
+    passed: list[Any] = [expected]
+    dist.broadcast_object_list(passed, src=0)
+    return passed[0]
+
+
+def fsdp1() -> None:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = FullyShardedDataParallel(Network(), device_id=torch.device("cpu"))
+    optimizer = torch.optim.AdamW(model.parameters())
+    refuses(partial(zeromean.monitor, optimizer, model, to=print), "FSDP1", "fully_shard")
+
+
+HOW = "every number equal to one process's on the whole batch within 1e-6"
+for at in (None, "gradient", "update", "backward"):
+    where = at or "-"
+    case(2, f"monitor DDP at={at}", partial(check, at, replicate),
+         ("the monitor under DistributedDataParallel", where, HOW))  # fmt: skip
+    for world in (2, 3):
+        case(world, f"monitor FSDP2 at={at}", partial(check, at, shard),
+             ("the monitor under FSDP2: uneven and empty shards", where, HOW))  # fmt: skip
+    case(2, f"monitor FSDP2 on axis 1 at={at}",
+         partial(check, at, partial(shard, shard_placement_fn=even_axis_1)),
+         ("the monitor under FSDP2 sharding the fan-in axis", where, HOW))  # fmt: skip
+case(4, "monitor HSDP", partial(check, "gradient", shard_with_replicas),
+     ("the monitor under FSDP2 with replicas (HSDP)", "gradient", HOW))  # fmt: skip
+case(2, "monitor FSDP1", fsdp1, ("the monitor under FSDP1", "-", "refused; the error says why"))

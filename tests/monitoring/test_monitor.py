@@ -1,0 +1,471 @@
+"""The monitor's numbers against the formulas by hand, wherever centring acts."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zeromean
+from zeromean import optim
+from zeromean.monitoring import Layer, Sample, hooks
+from zeromean.monitoring.sample import QUANTITIES
+
+PLACES = ["plain", "gradient", "update", "backward", "drop-in gradient", "drop-in update"]
+
+
+class Network(nn.Module):
+    """Axes of every kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 6, padding_idx=2)
+        self.up = nn.ConvTranspose1d(6, 4, 3, groups=2)
+        self.conv = nn.Conv1d(4, 5, 3)
+        self.linear = nn.Linear(5, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.linear(self.conv(self.up(self.embed(tokens).mT).tanh()).tanh().mean(-1))
+
+
+def batch(step: int) -> Tensor:
+    return torch.randint(7, (12, 5), generator=torch.Generator().manual_seed(step))
+
+
+def loss_of(model: nn.Module, tokens: Tensor) -> Tensor:
+    target = tokens.to(next(model.parameters()).dtype).std(1, keepdim=True)
+    return (model(tokens) - target).square().mean()
+
+
+def optimizer_of(place: str, model: nn.Module, embeddings: bool = False) -> torch.optim.Optimizer:
+    if place.startswith("drop-in"):
+        at: Any = place.split()[1]
+        return optim.AdamW(model, lr=0.01, at=at, embeddings=embeddings)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    if place != "plain":
+        zeromean.centralize(optimizer, model, at=place, embeddings=embeddings)  # type: ignore
+    return optimizer
+
+
+def raw_gradients(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
+    """On a copy without hooks."""
+    other = Network().to(next(model.parameters()).dtype)
+    other.load_state_dict(model.state_dict())
+    loss_of(other, tokens).backward()
+    return {name: p.grad.double() for name, p in other.named_parameters() if p.grad is not None}
+
+
+def projected(x: Tensor, row: Any) -> Tensor:
+    padding = row.fan_in.padding_idx
+    if padding is None:
+        return zeromean.center(x, row.axes, row.groups)
+    kept = [n for n in range(len(x)) if n != padding]
+    rest = x.clone()
+    rest[kept] = zeromean.center(x[kept], row.axes)
+    return rest
+
+
+def by_hand(row: Any, g: Tensor, old: Tensor, new: Tensor, start: Tensor) -> dict[str, float]:
+    """Every quantity from whole float64 tensors."""
+    rest = projected(g, row)
+    mean, moved = new - projected(new, row), (new - start) - projected(new - start, row)
+    entries = mean.numel() * (1 - (row.fan_in.padding_idx is not None) / len(mean))
+    numbers = {
+        "gradient_norm": g.norm(),
+        "gradient_norm_centered": rest.norm(),
+        "gradient_max": g.abs().max(),
+        "gradient_max_centered": rest.abs().max(),
+        "gradient_mean": g.mean(),
+        "gradient_mean_centered": rest.mean(),
+        "removed": 1 - rest.square().sum() / g.square().sum(),
+        "weight_mean": (mean.square().sum() / entries).sqrt(),
+        "weight_mean_drift": (moved.square().sum() / entries).sqrt(),
+        "update_ratio": (new - old).norm() / old.norm(),
+    }
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def numbers(layer: Layer) -> dict[str, float]:
+    found = asdict(layer)
+    del found["name"]
+    return found
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().double().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("place", "embeddings"),
+    # Without centring it is its defaults that the monitor tells of.
+    [
+        (place, told)
+        for place in PLACES
+        for told in (False, True)
+        if (place, told) != ("plain", True)
+    ],
+)
+def test_the_numbers_are_those_of_the_formulas(
+    place: str, embeddings: bool, supports: Callable[..., None]
+) -> None:
+    model = Network().double()
+    optimizer = optimizer_of(place, model, embeddings)
+    samples: list[Sample] = []
+    monitor = zeromean.monitor(optimizer, model, every=2, to=samples.append)
+    rows = {row.name: row for row in zeromean.explain(model, embeddings=embeddings).centered}
+    start, expected = weights(model), {}
+    for step in range(5):
+        gradients, old = raw_gradients(model, batch(step)), weights(model)
+        optimizer.zero_grad()
+        loss_of(model, batch(step)).backward()
+        optimizer.step()
+        new = weights(model)
+        expected[step] = {
+            name: by_hand(row, gradients[name], old[name], new[name], start[name])
+            for name, row in rows.items()
+        }
+    assert [sample.step for sample in samples] == [0, 2, 4]
+    assert monitor.last is samples[-1]
+    for sample in samples:
+        assert sample.at == (None if place == "plain" else place.rsplit(maxsplit=1)[-1])
+        assert {layer.name for layer in sample.layers} == set(rows)
+        for layer in sample.layers:
+            found = asdict(layer)
+            for quantity, value in expected[sample.step][layer.name].items():
+                assert found[quantity] == pytest.approx(value, rel=1e-9, abs=1e-15), quantity
+    at = place.rsplit(maxsplit=1)[-1]
+    supports(
+        "Monitor",
+        {"plain": "an optimizer that is not centralized"}.get(
+            place, "zeromean.optim" if "drop-in" in place else "zeromean.centralize"
+        ),
+        at if at != "plain" else "-",
+        "every number equal to its formula in float64",
+    )
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_watching_changes_nothing(place: str) -> None:
+    model = Network()
+    other = copy.deepcopy(model)
+    optimizer, alone = optimizer_of(place, model), optimizer_of(place, other)
+    zeromean.monitor(optimizer, model, every=2, to=lambda sample: None)
+    for step in range(5):
+        for one, its in ((model, optimizer), (other, alone)):
+            its.zero_grad()
+            loss_of(one, batch(step)).backward()
+            its.step()
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("place", ["plain", "gradient", "backward"])
+def test_between_samples_nothing_is_measured(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Network()
+    optimizer = optimizer_of(place, model)
+    zeromean.monitor(optimizer, model, every=3, to=lambda sample: None)
+    begun: list[int] = []
+    measurement, watch = hooks.Measurement, hooks.Taken.watch
+    watched: list[int] = []
+    monkeypatch.setattr(
+        hooks, "Measurement", lambda targets: begun.append(step) or measurement(targets)
+    )
+    handle = hooks.handle_of(optimizer)
+    for step in range(8):
+        if place == "backward" and handle._place.watch is not None:
+            watched.append(step)
+        optimizer.zero_grad()
+        loss_of(model, batch(step)).backward()
+        optimizer.step()
+    assert begun == [0, 3, 6]
+    assert watched == ([0, 3, 6] if place == "backward" else [])
+    assert watch is hooks.Taken.watch
+
+
+@pytest.mark.parametrize("place", ["gradient", "update"])
+def test_the_order_of_attaching_does_not_matter(place: Any) -> None:
+    found = []
+    for monitor_first in (True, False):
+        torch.manual_seed(1)
+        model = Network().double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        if not monitor_first:
+            zeromean.centralize(optimizer, model, at=place)
+        monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
+        if monitor_first:
+            zeromean.centralize(optimizer, model, at=place)
+        loss_of(model, batch(0)).backward()
+        optimizer.step()
+        found.append(monitor.last)
+    assert found[0] == found[1]
+    assert found[0].layers[0].removed > 0.01
+    assert all(layer.weight_mean_drift < 1e-12 for layer in found[0].layers)
+
+
+@pytest.mark.parametrize("keyword", [True, False])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_closure_s_gradients_are_seen(place: str, keyword: bool) -> None:
+    model, optimizers = Network().double(), []
+    found = []
+    for with_closure in (True, False):
+        one = copy.deepcopy(model)
+        optimizer = optimizer_of(place, one)
+        optimizers.append(optimizer)
+        monitor = zeromean.monitor(optimizer, one, to=lambda sample: None)
+
+        def closure(one: nn.Module = one, its: torch.optim.Optimizer = optimizer) -> Tensor:
+            its.zero_grad()
+            loss = loss_of(one, batch(0))
+            loss.backward()
+            return loss
+
+        for p in one.parameters():
+            p.grad = torch.full_like(p, 7.0)  # stale
+        if with_closure:
+            optimizer.step(closure=closure) if keyword else optimizer.step(closure)
+        else:
+            closure()
+            optimizer.step()
+        found.append(monitor.last)
+    assert found[0] == found[1]
+
+
+def test_a_closure_that_fails_leaves_the_monitor_working() -> None:
+    model = Network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    samples: list[Sample] = []
+    zeromean.monitor(optimizer, model, every=1, to=samples.append)
+
+    def closure() -> Tensor:
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        optimizer.step(closure)
+    loss_of(model, batch(0)).backward()
+    optimizer.step()
+    assert [sample.step for sample in samples] == [0]
+
+
+class Twice(torch.optim.SGD):
+    """Fires the hooks again inside."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+def test_a_step_inside_a_step_is_one_step() -> None:
+    model = Network()
+    optimizer = Twice(model.parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model)
+    samples: list[Sample] = []
+    zeromean.monitor(optimizer, model, every=2, to=samples.append)
+    for step in range(4):
+        optimizer.zero_grad()
+        loss_of(model, batch(step)).backward()
+        optimizer.step()
+    assert [sample.step for sample in samples] == [0, 2]
+    assert max(layer.removed for layer in samples[1].layers) > 0.01
+
+
+@pytest.mark.parametrize("place", ["plain", "gradient", "update", "backward"])
+def test_accumulated_gradients_are_told_of_as_one(
+    place: str, supports: Callable[..., None]
+) -> None:
+    model = Network().double()
+    whole = copy.deepcopy(model)
+    found = []
+    for one, parts in ((model, 3), (whole, 1)):
+        optimizer = optimizer_of(place, one)
+        monitor = zeromean.monitor(optimizer, one, to=lambda sample: None)
+        for part in batch(0).chunk(parts):
+            (loss_of(one, part) / parts).backward()
+        optimizer.step()
+        found.append(monitor.last)
+    for layer, other in zip(found[0].layers, found[1].layers, strict=True):
+        assert numbers(layer) == pytest.approx(numbers(other), rel=1e-9, abs=1e-12)
+    supports(
+        "Monitor", "accumulation", place if place != "plain" else "-", "equal to the whole batch"
+    )
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("place", ["plain", "gradient", "update", "backward"])
+def test_a_loss_scale_is_not_seen(place: str, fused: bool, supports: Callable[..., None]) -> None:
+    model = Network()
+    found = []
+    for scaled in (True, False):
+        one = copy.deepcopy(model)
+        optimizer = torch.optim.AdamW(one.parameters(), lr=0.01, fused=fused)
+        if place != "plain":
+            zeromean.centralize(optimizer, one, at=place)  # type: ignore[arg-type]
+        monitor = zeromean.monitor(optimizer, one, to=lambda sample: None)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14, enabled=scaled)
+        scaler.scale(loss_of(one, batch(0))).backward()
+        scaler.step(optimizer)
+        found.append(monitor.last)
+    for layer, other in zip(found[0].layers, found[1].layers, strict=True):
+        assert numbers(layer) == pytest.approx(numbers(other), rel=1e-4, abs=1e-7)
+    supports(
+        "Monitor",
+        f"torch.amp.GradScaler{', fused' if fused else ''}",
+        place if place != "plain" else "-",
+        "equal to a run without a scale",
+    )
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_the_scaler_skips_is_not_sampled(fused: bool) -> None:
+    model = Network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
+    samples: list[Sample] = []
+    zeromean.monitor(optimizer, model, every=3, to=samples.append)
+    scaler = torch.amp.GradScaler("cpu")
+    for step in range(5):
+        optimizer.zero_grad()
+        scaler.scale(loss_of(model, batch(step))).backward()
+        if step == 0:
+            model.linear.weight.grad[0, 0] = float("inf")
+        scaler.step(optimizer)
+        scaler.update()
+    # A fused step is begun, and counts; any other is not even called.
+    assert [sample.step for sample in samples] == ([1, 4] if fused else [0, 3])
+    assert all(layer.gradient_norm < 1e3 for layer in samples[0].layers)
+
+
+def test_clipped_gradients_are_told_of_as_the_optimizer_sees_them() -> None:
+    for place in ("plain", "gradient", "backward"):
+        model = Network().double()
+        optimizer = optimizer_of(place, model)
+        monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
+        loss_of(model, batch(0)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        expected = {name: p.grad.norm() for name, p in model.named_parameters()}
+        optimizer.step()
+        for layer in monitor.last.layers:
+            norm = "gradient_norm_centered" if place == "backward" else "gradient_norm"
+            assert getattr(layer, norm) == pytest.approx(float(expected[layer.name]))
+            ratio = layer.gradient_norm_centered / layer.gradient_norm
+            assert ratio**2 == pytest.approx(1 - layer.removed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gradients_do_not_overflow_the_sums(dtype: torch.dtype) -> None:
+    model = nn.Linear(300, 200, bias=False).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
+    model.weight.grad = torch.full_like(model.weight, 300.0)
+    optimizer.step()
+    (layer,) = monitor.last.layers
+    assert layer.gradient_norm == pytest.approx(300 * (300 * 200) ** 0.5, rel=1e-2)
+    assert layer.removed == pytest.approx(1)
+    assert layer.gradient_norm_centered == 0
+
+
+def test_layers_without_a_gradient_are_left_out_and_zeros_have_no_share() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
+    model[1].weight.grad = torch.zeros(2, 2)
+    optimizer.step()
+    (layer,) = monitor.last.layers
+    assert (layer.name, layer.removed, layer.update_ratio) == ("1.weight", 0, 0)
+
+
+def test_a_parameter_that_comes_later_drifts_from_where_it_came() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    monitor = zeromean.monitor(optimizer, model, every=1, to=lambda sample: None)
+    with torch.no_grad():
+        model[1].weight += 5
+    optimizer.add_param_group({"params": model[1].parameters()})
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert [layer.name for layer in monitor.last.layers] == ["0.weight", "1.weight"]
+    assert monitor.last.layers[1].weight_mean_drift < 1
+
+
+def test_removing_takes_the_hooks_back_and_holds_nothing() -> None:
+    model = Network()
+    optimizer = torch.optim.AdamW(model.parameters())
+    handle = zeromean.centralize(optimizer, model, at="backward")
+    with zeromean.monitor(optimizer, model, to=lambda sample: None) as monitor:
+        assert handle._place.watch is not None
+    monitor.remove()
+    assert len(optimizer._optimizer_step_pre_hooks) == 1
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+    assert handle._place.watch is None
+    copied = copy.deepcopy(optimizer)
+    assert not copied._optimizer_step_pre_hooks
+
+
+def test_a_monitor_does_not_keep_an_optimizer_alive() -> None:
+    model = Network()
+    monitor = zeromean.monitor(torch.optim.SGD(model.parameters()), model, to=lambda sample: None)
+    gc.collect()
+    assert monitor._optimizer() is None
+    monitor.remove()
+
+
+def test_a_resumed_run_goes_on_counting() -> None:
+    model = Network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    samples: list[Sample] = []
+    zeromean.monitor(optimizer, model, every=2, to=samples.append, first_step=40)
+    for step in range(3):
+        optimizer.zero_grad()
+        loss_of(model, batch(step)).backward()
+        optimizer.step()
+    assert [sample.step for sample in samples] == [40, 42]
+
+
+def test_a_sample_prints_as_a_table_and_flattens() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    lines = str(monitor.last).splitlines()
+    assert lines[0] == "step 0, SGD, not centralized: what centring would do"
+    assert lines[1].split("  ")[0] == "layer"
+    assert [line.split()[0] for line in lines[2:]] == ["0.weight", "1.weight"]
+    assert lines[2].split()[7].endswith("%")
+    scalars = monitor.last.scalars()
+    assert len(scalars) == 2 * len(QUANTITIES)
+    assert scalars["zeromean/removed/1.weight"] == monitor.last.layers[1].removed
+    zeromean.centralize(optimizer, model)
+    optimizer.step()
+    assert monitor.last.step == 0  # the next is number 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"every": 0}, "every=0; wanted 1 or more"),
+        ({"every": 2.5}, "every=2.5"),
+        ({"first_step": -1}, "first_step=-1; wanted 0 or more"),
+        ({"to": None}, "to=None; wanted a SummaryWriter"),
+        ({"to": []}, "somewhere for samples to go"),
+        ({"to": 3}, "to=3"),
+        ({"to": "numbers.txt"}, "ends in .csv or .jsonl"),
+        ({"to": "nowhere/at/all.csv"}, "cannot be written"),
+        ({"model": None}, "no model to monitor"),
+        ({"optimizer": 3}, "int as the optimizer"),
+        ({"model": nn.Linear(2, 2)}, "share no parameter"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(arguments: dict[str, Any], words: str) -> None:
+    model = Network()
+    options: dict[str, Any] = {
+        "optimizer": torch.optim.SGD(model.parameters()),
+        "model": model,
+        "to": print,
+    } | arguments
+    with pytest.raises(zeromean.ZeromeanError) as caught:
+        zeromean.monitor(**options)
+    assert words in str(caught.value)

@@ -1,0 +1,420 @@
+"""compile and fit, custom loops, files: the ways in which Keras trains."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from toys import L, batch, convnet, furthest, means, values
+
+import zeromean.keras
+from zeromean import ZeromeanError, ZeromeanWarning
+from zeromean.keras.model import acting
+
+Supports = Callable[[str, str, str, str], None]
+O = keras.optimizers  # noqa: E741
+BACKEND = keras.backend.backend()
+
+
+once = pytest.mark.skipif(BACKEND != "torch", reason="no tensor is touched: once is enough")
+
+
+def fit(model: Any, **options: Any) -> Any:
+    x, y = batch()
+    options = {"epochs": 2, "batch_size": 8, "shuffle": False, "verbose": 0, **options}
+    return model.fit(x, y, **options)
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+@pytest.mark.parametrize("compiled", ["plain", "jit"])
+def test_fit_keeps_means_and_moves_weights(at: str, compiled: str, supports: Supports) -> None:
+    if compiled == "jit" and BACKEND == "torch":
+        pytest.skip("jit_compile=True is torch.compile, which needs a C++ compiler")
+    model, plain = convnet(), convnet()
+    make = O.SGD if at == "gradient" else O.AdamW
+    how = {"loss": "mse", "jit_compile": compiled == "jit"}
+    model.compile(zeromean.keras.centralize(make(0.01), model, at=at), **how)
+    plain.compile(make(0.01), **how)
+    start = means(model)
+    fit(model)
+    fit(plain)
+    assert furthest(means(model), start) < 1e-6
+    assert furthest(values(model.variables), values(plain.variables)) > 1e-3
+    assert furthest(means(plain), start) > 1e-3
+    name = "fit" if compiled == "plain" else "fit, jit_compile"
+    supports("Driver", f"compile and {name}", at, "means kept, weights unlike the plain ones")
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_mixed_precision(at: str, supports: Supports) -> None:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = convnet()
+    finally:
+        keras.config.set_dtype_policy(before)
+    model.compile(zeromean.keras.centralize(O.SGD(0.01), model, at=at), loss="mse")
+    assert isinstance(model.optimizer, O.LossScaleOptimizer)  # compile does that
+    model.optimizer.initial_scale = 8.0
+    start = means(model)
+    fit(model)
+    assert furthest(values(model.variables), values(convnet().variables)) > 1e-3
+    assert furthest(means(model), start) < 1e-6
+    supports("Driver", "mixed_float16", at, "means kept in fit")
+
+
+def test_averaged_weights_and_accumulation(supports: Supports) -> None:
+    model = convnet()
+    adam = O.Adam(0.01, use_ema=True, ema_momentum=0.5, gradient_accumulation_steps=2)
+    model.compile(zeromean.keras.centralize(adam, model, at="update"), loss="mse")
+    start = means(model)
+    fit(model)
+    assert furthest(values(model.variables), values(convnet().variables)) > 1e-3
+    assert furthest(means(model), start) < 1e-6
+    supports("Driver", "accumulation and averaged weights", "update", "means kept in fit")
+
+
+@once
+def test_a_model_that_is_built_by_fit() -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([L.Flatten(), L.Dense(3)])
+    optimizer = zeromean.keras.centralize(O.SGD(0.01), model)
+    model.compile(optimizer, loss="mse")
+    with pytest.raises(ZeromeanError, match="not built yet"):
+        zeromean.keras.explain(optimizer)
+    with pytest.raises(ZeromeanError, match="call it on a batch first"):
+        zeromean.keras.explain(model)
+    with pytest.raises(ZeromeanError, match="call it on a batch first"):
+        optimizer.get_config()
+    fit(model, epochs=1)
+    assert [row.centered for row in zeromean.keras.explain(model.optimizer)] == [True, False]
+
+
+class Twice(keras.Model):
+    """A subclassed model: a layer used twice, one in a list, one without a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat = L.Flatten()
+        self.shared = L.Dense(72)
+        self.heads = [L.Dense(3)]
+
+    def call(self, x: Any) -> Any:
+        return self.heads[0](self.shared(self.shared(self.flat(x))))
+
+
+@once
+def test_a_subclassed_model_with_a_shared_layer() -> None:
+    keras.utils.set_random_seed(0)
+    model = Twice()
+    model.compile(zeromean.keras.centralize(O.SGD(0.01), model), loss="mse")
+    model(batch()[0])
+    start = means(model)
+    before = values(model.variables)
+    fit(model)
+    assert len(start) == 2
+    assert furthest(means(model), start) < 1e-6
+    assert furthest(values(model.variables), before) > 1e-3
+
+
+@once
+def test_layers_that_are_frozen_when_compiled() -> None:
+    model = convnet()
+    model.layers[0].trainable = False
+    optimizer = zeromean.keras.centralize(O.SGD(0.01), model)
+    model.compile(optimizer, loss="mse")
+    frozen = values(model.layers[0].variables)
+    fit(model)
+    assert furthest(values(model.layers[0].variables), frozen) == 0
+    reasons = [row.reason for row in optimizer.plan if not row.centered]
+    assert "frozen: it is not trainable" in reasons
+
+
+@once
+def test_callbacks_find_the_optimizer_that_they_know() -> None:
+    model = convnet()
+    model.compile(zeromean.keras.centralize(O.Adam(0.01), model), loss="mse")
+    halved = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    fit(model, callbacks=[halved])
+    assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(0.0025)
+
+
+@pytest.mark.parametrize(("at", "scaled"), [("gradient", False), ("update", True)])
+def test_a_saved_model_goes_on_as_if_it_had_not_stopped(
+    at: str, scaled: bool, tmp_path: Path, supports: Supports
+) -> None:
+    model = convnet()
+    optimizer = O.SGD(0.01, momentum=0.9, name="mine")
+    if scaled:
+        optimizer = O.LossScaleOptimizer(optimizer)
+    zeromean.keras.centralize(optimizer, model, at=at)
+    model.compile(optimizer, loss="mse")
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert isinstance(acting(loaded.optimizer), O.SGD)
+    assert acting(loaded.optimizer).name == "mine"
+    assert plan_text(loaded.optimizer) == plan_text(model.optimizer)
+    start = means(loaded)
+    fit(model)
+    fit(loaded)
+    assert furthest(means(loaded), start) < 1e-6
+    assert furthest(values(loaded.variables), values(model.variables)) == 0
+    what = "a saved model, LossScaleOptimizer" if scaled else "a saved model"
+    supports("Driver", what, at, "goes on as if it had not stopped")
+
+
+def plan_text(optimizer: Any) -> list[tuple[Any, ...]]:
+    return [
+        (row.shape, row.fan_in, row.centered, row.reason)
+        for row in zeromean.keras.explain(optimizer)
+    ]
+
+
+@once
+def test_a_model_that_is_saved_before_it_trains(tmp_path: Path) -> None:
+    model = convnet()
+    model.compile(zeromean.keras.centralize(O.SGD(0.01), model, layers="conv"), loss="mse")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert plan_text(loaded.optimizer) == [
+        (row.shape, row.fan_in, row.centered, row.reason)
+        for row in zeromean.keras.explain(model, layers="conv")
+    ]
+
+
+def test_half_precision_state_is_saved(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((6, 6, 2)), L.Flatten(dtype="bfloat16"), L.Dense(3, dtype="bfloat16")]
+    )
+    optimizer = zeromean.keras.centralize(O.RMSprop(0.01), model, at="update")
+    model.compile(optimizer, loss="mse")
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert furthest(values(loaded.optimizer.variables), values(model.optimizer.variables)) == 0
+    lost = [v for v in loaded.optimizer.variables if "zeromean_lost" in v.path]
+    assert len(lost) == 1
+    assert np.abs(values(lost)[0]).max() > 0
+
+
+@keras.saving.register_keras_serializable("test")
+class Signs(O.Optimizer):
+    """A user's own optimizer."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        self.assign_sub(variable, keras.ops.sign(gradient) * learning_rate)
+
+
+@once
+@pytest.mark.parametrize("make", [Signs, O.Lamb], ids=["own", "Lamb"])
+def test_the_config_of_any_optimizer(make: Any) -> None:
+    model = convnet()
+    with pytest.warns(ZeromeanWarning, match="without a model"):
+        optimizer = zeromean.keras.centralize(make(0.01), layers="conv", scope="tensor")
+    again = O.deserialize(json.loads(json.dumps(O.serialize(optimizer))))
+    again.build(model.trainable_variables)
+    optimizer.build(model.trainable_variables)
+    assert isinstance(again, make)
+    assert plan_text(again) == plan_text(optimizer)
+    third = O.deserialize(json.loads(json.dumps(O.serialize(again))))
+    third.build(convnet().trainable_variables)
+    assert plan_text(third) == plan_text(optimizer)
+    other = O.deserialize(O.serialize(again))
+    with pytest.raises(ZeromeanError, match="saved for 8 other variables"):
+        other.build(model.trainable_variables[2:])
+
+
+@once
+def test_a_file_names_the_optimizer_for_every_backend() -> None:
+    """Keras would save torch's variant of SGD under a name that other backends do not have."""
+    config = json.dumps(O.serialize(zeromean.keras.centralize(O.SGD(0.01), convnet())))
+    assert '"module": "keras.optimizers", "class_name": "SGD"' in config
+
+
+@once
+def test_loading_without_zeromean_says_what_is_missing(tmp_path: Path) -> None:
+    model = convnet()
+    model.compile(zeromean.keras.centralize(O.SGD(0.01), model), loss="mse")
+    model.save(tmp_path / "model.keras")
+    probe = f"import keras; keras.models.load_model({str(tmp_path / 'model.keras')!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "zeromean.keras" in done.stderr
+
+
+@once
+def test_attaching_to_a_run_asks_for_a_new_compile() -> None:
+    model = convnet()
+    model.compile(O.SGD(0.01), loss="mse")
+    fit(model, epochs=1)
+    with pytest.warns(ZeromeanWarning, match="compile the model again"):
+        optimizer = zeromean.keras.centralize(model.optimizer, model)
+    model.compile(optimizer, loss="mse")
+    start = means(model)
+    fit(model)
+    assert furthest(means(model), start) < 1e-6
+
+
+@once
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: zeromean.keras.centralize("sgd", m), r"keras\.optimizers\.Optimizer"),
+        (lambda m: zeromean.keras.centralize(O.SGD(), "m"), "a Keras model or layer"),
+        (lambda m: zeromean.keras.centralize(O.SGD(), m, at="backward"), "at='backward'"),
+        (lambda m: zeromean.keras.centralize(O.SGD(), m, layers="convs"), "layers='convs'"),
+        (lambda m: zeromean.keras.centralize(O.SGD(), m, scope="all"), "scope='all'"),
+        (lambda m: zeromean.keras.centralize(O.SGD(), embeddings=True), "without a model"),
+        (lambda m: zeromean.keras.centralize(O.SGD(), layers=lambda *a: True), "without a model"),
+        (lambda m: zeromean.keras.centralize(O.Ftrl(), m, at="update"), "sums of gradients"),
+        (
+            lambda m: zeromean.keras.centralize(O.ScheduleFreeAdamW(), m, at="update"),
+            "its own mean",
+        ),
+        (
+            lambda m: zeromean.keras.centralize(zeromean.keras.centralize(O.SGD(), m), m),
+            "centralized already",
+        ),
+        (lambda m: zeromean.keras.explain(O.SGD()), "SGD to explain"),
+        (
+            lambda m: zeromean.keras.explain(zeromean.keras.centralize(O.SGD(), m)),
+            "not built yet",
+        ),
+        (
+            lambda m: zeromean.keras.explain(zeromean.keras.centralize(O.SGD(), m), layers="conv"),
+            "not built yet",
+        ),
+    ],
+)
+def test_refusals(call: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(ZeromeanError, match=message):
+        call(convnet())
+
+
+@once
+def test_refusals_once_built() -> None:
+    model, other = convnet(), convnet()
+    optimizer = zeromean.keras.centralize(O.SGD(), model)
+    optimizer.build(model.trainable_variables)
+    with pytest.raises(ZeromeanError, match="layers together with an optimizer"):
+        zeromean.keras.explain(optimizer, layers="conv")
+    stranger = zeromean.keras.centralize(O.SGD(), other)
+    with pytest.raises(ZeromeanError, match="share no variable"):
+        stranger.build(model.trainable_variables)
+    half = zeromean.keras.centralize(O.SGD(), model.layers[0])
+    with pytest.warns(ZeromeanWarning, match="6 of the optimizer's variables"):
+        half.build(model.trainable_variables)
+    assert len(half.plan.centered) == 1
+    nothing = zeromean.keras.centralize(O.SGD(), model, layers=lambda path, layer: False)
+    with pytest.warns(ZeromeanWarning, match="nothing is centered"):
+        nothing.build(model.trainable_variables)
+
+
+def loop_of_tensorflow(model: Any, optimizer: Any, x: Any, y: Any) -> None:
+    import tensorflow as tf
+
+    @tf.function
+    def train() -> None:
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean((model(x, training=True) - y) ** 2)
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+
+    for _ in range(2):
+        train()
+
+
+def loop_of_torch(model: Any, optimizer: Any, x: Any, y: Any) -> None:
+    y = keras.ops.convert_to_tensor(y)
+    for _ in range(2):
+        model.zero_grad()
+        keras.ops.mean((model(x, training=True) - y) ** 2).backward()
+        gradients = [v.value.grad for v in model.trainable_variables]
+        optimizer.apply(gradients, model.trainable_variables)  # with or without no_grad
+
+
+def loop_of_jax(model: Any, optimizer: Any, x: Any, y: Any) -> None:
+    import jax
+
+    optimizer.build(model.trainable_variables)
+
+    def loss(trainable: Any, others: Any) -> Any:
+        found, _ = model.stateless_call(trainable, others, x, training=True)
+        return keras.ops.mean((found - y) ** 2)
+
+    @jax.jit
+    def train(trainable: Any, others: Any, state: Any) -> Any:
+        gradients = jax.grad(loss)(trainable, others)
+        return optimizer.stateless_apply(state, gradients, trainable)
+
+    trainable = [v.value for v in model.trainable_variables]
+    others = [v.value for v in model.non_trainable_variables]
+    state = [v.value for v in optimizer.variables]
+    for _ in range(2):
+        trainable, state = train(trainable, others, state)
+    for variable, value in zip(model.trainable_variables, trainable, strict=True):
+        variable.assign(value)
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_a_loop_of_ones_own_is_what_fit_does(at: str, supports: Supports) -> None:
+    model, twin = convnet(), convnet()
+    optimizer = zeromean.keras.centralize(O.SGD(0.01, momentum=0.9), model, at=at)
+    x, y = batch()
+    globals()[f"loop_of_{BACKEND}"](model, optimizer, x, y)
+    twin.compile(zeromean.keras.centralize(O.SGD(0.01, momentum=0.9), twin, at=at), loss="mse")
+    fit(twin, batch_size=16)
+    assert furthest(values(model.trainable_variables), values(twin.trainable_variables)) < 1e-5
+    supports("Driver", "a loop of one's own", at, "what fit does")
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's own")
+def test_two_replicas_are_one(supports: Supports) -> None:
+    """tf.distribute, in a process of its own: devices are split before TensorFlow starts."""
+    probe = Path(__file__).with_name("replicas.py")
+    done = subprocess.run([sys.executable, probe], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for at in ("gradient", "update"):
+        supports("Distributed", "MirroredStrategy, 2 replicas", at, "fit as with one")
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX's own")
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_two_devices_are_one(at: str, supports: Supports) -> None:
+    def train(distribution: Any) -> Any:
+        keras.distribution.set_distribution(distribution)
+        model = convnet()
+        model.compile(zeromean.keras.centralize(O.AdamW(0.01), model, at=at), loss="mse")
+        fit(model)
+        return values(model.variables)
+
+    try:
+        found = train(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
+    finally:
+        keras.distribution.set_distribution(None)
+    assert len(keras.distribution.list_devices()) == 2
+    assert furthest(found, train(None)) < 1e-5
+    supports("Distributed", "DataParallel, 2 devices", at, "fit as with one")
+
+
+def test_a_variable_without_a_gradient_does_not_move() -> None:
+    model = convnet()
+    optimizer = zeromean.keras.centralize(O.SGD(0.1), model, at="update")
+    optimizer.build(model.trainable_variables)
+    before = values(model.trainable_variables)
+    gradients: list[Any] = [None] * len(before)
+    gradients[1] = keras.ops.ones(3)
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        optimizer.apply(gradients)
+    after = values(model.trainable_variables)
+    assert furthest(after[:1] + after[2:], before[:1] + before[2:]) == 0

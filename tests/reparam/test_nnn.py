@@ -1,0 +1,194 @@
+"""The natural re-parametrization: inputs are whitened, the function never jumps."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import zeromean
+from zeromean.reparam import NaturalLinear
+
+Say = Any
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def inputs(rows: int = 64) -> torch.Tensor:
+    mixing = torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    return 3 + torch.randn(rows, 6, dtype=torch.float64) @ mixing
+
+
+def test_the_function_is_the_same_at_conversion_and_at_each_estimate(supports: Say) -> None:
+    model, x = network(), inputs()
+    before = model(x)
+    zeromean.reparametrize(model, "nnn", every=2)
+    torch.testing.assert_close(model(x), before)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    estimates = 0
+    for _ in range(7):
+        x = torch.randn(64, 6, dtype=torch.float64)
+        plain = zeromean.fold(copy.deepcopy(model))
+        whitening = model[0].U.clone()
+        output = model(x)  # may estimate anew
+        estimates += not torch.equal(whitening, model[0].U)
+        torch.testing.assert_close(output, plain(x), rtol=1e-9, atol=1e-9)
+        optimizer.zero_grad()
+        output.square().mean().backward()
+        optimizer.step()
+    assert estimates == 3  # after 2, 4 and 6 updates; the first was at once, above
+    supports("Weights", "nnn", "-", "function unchanged at each estimate, float64")
+
+
+def test_the_estimate_whitens_the_inputs() -> None:
+    model, x = network(), inputs(500)
+    zeromean.reparametrize(model, "nnn", eps=1e-8)
+    model(x)
+    whitened = F.linear(x - model[0].c, model[0].U)
+    torch.testing.assert_close(whitened.mean(0), torch.zeros(6).double(), rtol=0, atol=1e-9)
+    assert (whitened.T.cov(correction=0) - torch.eye(6)).abs().max() < 1e-3
+    hidden = model[1](model[0](x))
+    whitened = F.linear(hidden - model[2].c, model[2].U)
+    assert (whitened.T.cov(correction=0) - torch.eye(5)).abs().max() < 1e-3
+
+
+def test_the_ridge_is_added_to_the_variances() -> None:
+    model, x = network(), inputs(500)
+    zeromean.reparametrize(model, "nnn", eps=0.5)
+    model(x)
+    covariance = x.T.cov(correction=0) + 0.5 * torch.eye(6).double()
+    whitening = model[0].U
+    torch.testing.assert_close(whitening @ covariance @ whitening, torch.eye(6).double())
+
+
+def test_an_update_moves_the_weight_along_the_natural_direction() -> None:
+    """dW = -lr dL/dW U^2 (of the centred inputs), by hand on one layer."""
+    layer, x = nn.Sequential(nn.Linear(6, 2)).double(), inputs()
+    zeromean.reparametrize(layer, "nnn")
+    layer(x)
+    whitening, mean = layer[0].U.clone(), layer[0].c.clone()
+    weight = layer[0].weight.detach().clone()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    output = layer(x)
+    output.square().mean().backward()
+    optimizer.step()
+    delta = 2 * output.detach() / output.numel()
+    expected = weight - 0.1 * delta.T @ (x - mean) @ whitening @ whitening
+    torch.testing.assert_close(layer[0].weight.detach(), expected)
+
+
+def test_only_updates_count() -> None:
+    """Accumulation, two forwards a step, evaluation and checkpointing do not."""
+    model, x = network(), inputs()
+    zeromean.reparametrize(model, "nnn", every=3)
+    model(x)
+    whitening = model[0].U.clone()
+    for _ in range(5):
+        model(x).square().mean().backward()
+    model.eval()
+    model(x)
+    model.train()
+    with torch.no_grad():
+        model(x)
+    torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False).sum().backward()
+    assert torch.equal(model[0].U, whitening)
+    assert int(model[0].updates) == 0
+    optimizer = torch.optim.AdamW(model.parameters())
+    for step in range(3):
+        optimizer.step()
+        model(inputs())
+        model(inputs())
+        assert torch.equal(model[0].U, whitening) == (step < 2)
+
+
+def test_checkpoints_and_copies_go_on() -> None:
+    model = network()
+    zeromean.reparametrize(model, "nnn", every=4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(inputs()).square().mean().backward()
+        optimizer.step()
+    fresh = network()
+    zeromean.reparametrize(fresh, "nnn", every=4)
+    fresh.load_state_dict(model.state_dict())
+    x = inputs()
+    fresh.eval(), model.eval()
+    torch.testing.assert_close(fresh(x), model(x))
+    torch.testing.assert_close(copy.deepcopy(model)(x), model(x))
+    assert list(model.state_dict()) == [
+        f"{n}.{key}" for n in (0, 2) for key in ("v", "d", "U", "c", "updates")
+    ]
+
+
+def test_a_batch_that_is_not_finite_leaves_the_estimate() -> None:
+    model = network()
+    zeromean.reparametrize(model, "nnn")
+    assert model(torch.full((4, 6), float("nan")).double()).isnan().all()
+    assert model[0].U.isfinite().all()
+    assert model[0].v.isfinite().all()
+
+
+def test_fold_and_frozen_layers() -> None:
+    model, x = network(), inputs()
+    model[2].weight.requires_grad_(False)
+    zeromean.reparametrize(model, "nnn")
+    model(x)
+    before = model.eval()(x)
+    zeromean.fold(model)
+    assert type(model[0]) is nn.Linear
+    assert not model[0].training
+    assert [p.requires_grad for p in model.parameters()] == [True, True, False, True]
+    torch.testing.assert_close(model(x), before)
+    single = NaturalLinear(nn.Linear(4, 3))
+    folded = zeromean.fold(single)
+    assert type(folded) is nn.Linear
+    torch.testing.assert_close(folded(torch.ones(1, 4)), single(torch.ones(1, 4)))
+
+
+def test_a_shared_layer_is_replaced_everywhere() -> None:
+    shared = nn.Linear(5, 5)
+    model = nn.ModuleDict({"a": nn.Sequential(shared), "b": nn.Sequential(shared)})
+    zeromean.reparametrize(model, "nnn")
+    assert isinstance(model["a"][0], NaturalLinear)
+    assert model["a"][0] is model["b"][0]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_layers_whose_weights_others_read(batch_first: bool) -> None:
+    """A transformer's fast path reads linear1.weight instead of calling the layer."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=batch_first).eval()
+    x = torch.randn(3, 4, 8)
+    with torch.no_grad():
+        before = layer(x)
+    report = zeromean.reparametrize(layer, "nnn")
+    assert {change.row.name for change in report.done} == {"linear1.weight", "linear2.weight"}
+    layer.train()(x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer.eval()(x), before, rtol=1e-4, atol=1e-5)
+
+
+def test_centralize_on_top() -> None:
+    model = network()
+    zeromean.reparametrize(model, "nnn")
+    rows = {row.name: row for row in zeromean.explain(model)}
+    assert rows["0.v"].centered
+    assert rows["0.v"].axes == (1,)
+    assert not rows["0.d"].centered
+
+
+def test_another_v_than_its_own_is_refused() -> None:
+    """fully_shard puts gathered copies in its place, where an estimate would be lost."""
+    layer = NaturalLinear(nn.Linear(4, 3))
+    layer = copy.deepcopy(layer)
+    layer(torch.randn(2, 4))
+    layer.v = nn.Parameter(torch.randn(3, 4))
+    with pytest.raises(zeromean.ZeromeanError, match="fully_shard"):
+        layer(torch.randn(2, 4))
+    layer.eval()(torch.randn(2, 4))

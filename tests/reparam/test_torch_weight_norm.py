@@ -1,0 +1,155 @@
+"""From torch's weight_norm, in every form that checkpoints have, and back."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import weight_norm as old_weight_norm
+
+import zeromean
+from zeromean.reparam import from_torch, old_names, to_torch
+
+Say = Any
+FORMS = ("hook", "parametrization")
+
+
+def normed(form: str, layer: nn.Module, **options: Any) -> nn.Module:
+    if form == "parametrization":
+        return parametrizations.weight_norm(layer, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return old_weight_norm(layer, **options)
+
+
+def network(form: str | None) -> nn.Sequential:
+    wrap: Callable[..., nn.Module] = lambda layer, **_: layer  # noqa: E731
+    if form:
+        wrap = lambda layer, **options: normed(form, layer, **options)  # noqa: E731
+    return nn.Sequential(
+        wrap(nn.Conv1d(3, 4, 3)), nn.ReLU(), wrap(nn.ConvTranspose1d(4, 3, 2), dim=1),
+        nn.Flatten(), wrap(nn.Linear(27, 2)), nn.Linear(2, 2),
+    ).double()  # fmt: skip
+
+
+def x() -> torch.Tensor:
+    return torch.randn(5, 3, 10, dtype=torch.float64)
+
+
+def train(model: nn.Module, batches: list[torch.Tensor]) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for batch in batches:
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_training_goes_on_as_it_would_have(form: str, supports: Say) -> None:
+    model = network(form)
+    train(model, [x()])
+    converted = copy.deepcopy(model) if form == "parametrization" else network(form)
+    converted.load_state_dict(model.state_dict())
+    report = from_torch(converted)
+    assert [change.row.name for change in report.done] == ["0.weight", "2.weight", "4.weight"]
+    assert all(change.moved < 1e-14 for change in report)
+    batches = [x() for _ in range(4)]
+    train(model, batches)
+    train(converted, batches)
+    last = x()
+    torch.testing.assert_close(converted(last), model(last))
+    assert not any(isinstance(m, parametrizations._WeightNorm) for m in converted.modules())
+    assert not any(m._forward_pre_hooks for m in converted.modules())
+    supports("Weights", f"torch's weight_norm ({form}) to wn", "-", "equal training steps")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_and_back(form: str, supports: Say) -> None:
+    model = network(None)
+    zeromean.reparametrize(model, "wn", layers=lambda name, _: name != "5")
+    train(model, [x()])
+    twin = network(form)
+    state = model.state_dict()
+    twin.load_state_dict(old_names(state) if form == "hook" else state)
+    converted = copy.deepcopy(model)
+    assert to_torch(converted, hook=form == "hook") is converted
+    assert sorted(converted.state_dict()) == sorted(twin.state_dict())
+    torch.testing.assert_close(dict(converted.state_dict()), dict(twin.state_dict()))
+    batches = [x() for _ in range(3)]
+    for other in (twin, converted):
+        again = copy.deepcopy(model)
+        train(again, batches)
+        train(other, batches)
+        torch.testing.assert_close(other(batches[0]), again(batches[0]))
+    supports("Weights", f"wn to torch's weight_norm ({form})", "-", "equal training steps")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_checkpoints_load_either_way(form: str, supports: Say) -> None:
+    theirs, ours = network(form), network(None)
+    train(theirs, [x()])
+    zeromean.reparametrize(ours, "wn", layers=lambda name, _: name != "5")
+    ours.load_state_dict(theirs.state_dict())
+    batch = x()
+    torch.testing.assert_close(ours(batch), theirs(batch))
+    train(ours, [x()])
+    theirs.load_state_dict(old_names(ours.state_dict()) if form == "hook" else ours.state_dict())
+    torch.testing.assert_close(ours(batch), theirs(batch))
+    supports("Weights", f"checkpoints of weight_norm ({form})", "-", "load into wn and back")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dim", [0, None])
+def test_a_norm_over_other_axes_keeps_the_function(form: str, dim: int | None) -> None:
+    layer = normed(form, nn.ConvTranspose1d(4, 3, 2), dim=dim).double()
+    batch = torch.randn(2, 4, 6, dtype=torch.float64)
+    before = layer(batch)
+    (change,) = from_torch(layer)
+    assert change.done
+    torch.testing.assert_close(layer(batch), before)
+    assert layer.parametrizations.weight.original0.shape == (1, 3, 1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_has_no_such_vectors_is_left_alone(form: str) -> None:
+    layer = normed(form, nn.Linear(1, 3))
+    (change,) = from_torch(layer)
+    assert not change.done
+    assert "fan-in 1" in change.row.reason
+    layer(torch.ones(2, 1)).sum().backward()
+    assert len(list(layer.parameters())) == 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_frozen_stays_frozen(form: str) -> None:
+    layer = normed(form, nn.Linear(4, 3))
+    for p in layer.parameters():
+        p.requires_grad_(False)
+    from_torch(layer)
+    assert len(list(layer.parameters())) == 3
+    assert not any(p.requires_grad for p in layer.parameters())
+
+
+def test_what_torch_cannot_hold_is_refused() -> None:
+    fixed, grouped = nn.Linear(4, 3), nn.ConvTranspose1d(4, 4, 2, groups=2)
+    zeromean.reparametrize(fixed, "wn", scale=2.0)
+    zeromean.reparametrize(grouped, "wn")
+    for layer in (fixed, grouped):
+        with pytest.raises(zeromean.ZeromeanError, match=r"weight, axes=.*fold it"):
+            to_torch(layer)
+        assert parametrize.is_parametrized(layer)
+
+
+def test_other_methods_are_not_torchs() -> None:
+    model = nn.Linear(4, 3)
+    zeromean.reparametrize(model, "cwn")
+    to_torch(model)
+    assert "CenteredWeightNorm" in repr(model)
+    with pytest.raises(RuntimeError, match="weight_g"):
+        model.load_state_dict(normed("hook", nn.Linear(4, 3)).state_dict())

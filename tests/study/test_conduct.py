@@ -1,0 +1,243 @@
+"""A study as a whole: its turns, and that interruptions and company change nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from zeromean.errors import ZeromeanError
+from zeromean.study import declare
+from zeromean.study.progress import Nobody
+from zeromean.study.results import Results
+from zeromean.study.run import Epoch, Key, Run
+from zeromean.study.study import Study, Task
+from zeromean.study.train import Training
+
+Records = dict[Key, list[tuple[float, ...]]]
+
+
+def records(results: Results) -> Records:
+    """All but the seconds."""
+    return {
+        run.key: [
+            (run.train_score or -1, run.test_loss or -1, run.test_score or -1),
+            *((one.number, one.train_loss, one.loss, one.score) for one in run.epochs),
+        ]
+        for run in results.runs
+    }
+
+
+class Turns(Nobody):
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, str]] = []
+
+    def on_epoch(self, key: Key, epoch: Epoch) -> None:
+        self.seen.append((key.seed, epoch.number, key.method))
+
+
+def test_methods_take_turns_epoch_by_epoch(study: Study, tmp_path: Path) -> None:
+    turns = Turns()
+    study.run(tmp_path / "out", watcher=turns)
+    assert turns.seen == [
+        (seed, number, method)
+        for seed in (0, 1)
+        for number, turn in ((1, 1), (2, -1), (3, 1))
+        for method in ("plain", "gc")[::turn]
+    ]
+
+
+def test_every_task_meets_every_optimizer_method_and_seed(study: Study, tmp_path: Path) -> None:
+    other = dataclasses.replace(study.tasks[0], model="cnn")
+    several = dataclasses.replace(
+        study, tasks=(*study.tasks, other), optimizers=("sgd", "adamw"), seeds=1
+    )
+    results = several.run(tmp_path)
+    assert len(records(results)) == 2 * 2 * 2
+    assert [comparison.name.split("/")[-1] for comparison in results.comparisons] == [
+        "mlp, sgd",
+        "mlp, adamw",
+        "cnn, sgd",
+        "cnn, adamw",
+    ]
+    assert {run.candidate.lr for run in results.comparisons[1].runs} == {1e-3}
+    assert declare.read(tmp_path / "study.toml") == several
+
+
+def test_a_diverged_run_leaves_the_others_going(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Training._advance
+
+    def diverge(training: Training, number: int) -> Epoch:
+        epoch = original(training, number)
+        if training.key.method == "gc" and number == 2:
+            return dataclasses.replace(epoch, train_loss=float("inf"))
+        return epoch
+
+    monkeypatch.setattr(Training, "_advance", diverge)
+    results = study.run(tmp_path)
+    lengths = {(run.key.method, run.diverged, len(run.epochs)) for run in results.runs}
+    assert lengths == {("gc", True, 2), ("plain", False, 3)}
+
+
+class PowerCut(Nobody):
+    """Fails at the given epoch, counted from 0."""
+
+    def __init__(self, epoch: int) -> None:
+        self.left = epoch
+
+    def on_epoch(self, key: Key, epoch: Epoch) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize("epoch", range(0, 12, 2))
+def test_a_study_goes_on_where_it_was_cut_and_ends_the_same(
+    study: Study, tmp_path: Path, epoch: int
+) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        study.run(tmp_path / "cut", watcher=PowerCut(epoch))
+    turns = Turns()
+    cut = study.run(tmp_path / "cut", watcher=turns)
+    assert len(turns.seen) == 12 - epoch - 1
+    assert records(cut) == records(study.run(tmp_path / "whole"))
+    assert sorted(file.name for file in (tmp_path / "cut").iterdir()) == ["study.sqlite"]
+
+
+def test_a_broken_checkpoint_costs_time_alone(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        study.run(tmp_path / "cut", watcher=PowerCut(3))
+    for number, file in enumerate((tmp_path / "cut" / "work").glob("*.pt")):
+        file.write_bytes(file.read_bytes()[: 100 * number])
+    assert records(study.run(tmp_path / "cut")) == records(study.run(tmp_path / "whole"))
+
+
+def test_checkpoints_hold_no_code(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        study.run(tmp_path, watcher=PowerCut(1))
+    for file in (tmp_path / "work").glob("*.pt"):
+        assert torch.load(file, weights_only=True)["epochs"]
+
+
+def test_threads_are_the_studys_and_put_back(study: Study, tmp_path: Path) -> None:
+    seen = set()
+
+    class Threads(Nobody):
+        def on_epoch(self, key: Key, epoch: Epoch) -> None:
+            seen.add(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    dataclasses.replace(study, threads=2, seeds=1).run(tmp_path, watcher=Threads())
+    assert seen == {2}
+    assert torch.get_num_threads() == before
+
+
+def test_two_jobs_end_as_one(study: Study, tmp_path: Path) -> None:
+    told: list[Run] = []
+
+    class Told(Nobody):
+        def on_run(self, run: Run) -> None:
+            told.append(run)
+
+    fixed = dataclasses.replace(study, threads=1)
+    results = fixed.run(tmp_path / "two", jobs=2, watcher=Told())
+    assert sorted(run.key for run in told) == sorted(records(results))
+    assert records(results) == records(fixed.run(tmp_path / "one"))
+
+
+def test_a_job_that_dies_ends_the_study_with_a_line(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kill(Nobody):
+        def on_epoch(self, key: Key, epoch: Epoch) -> None:
+            for process in multiprocessing.active_children():
+                os.kill(process.pid or 0, signal.SIGKILL)
+
+    with pytest.raises(ZeromeanError, match="ended with exit code -9"):
+        dataclasses.replace(study, seeds=20).run(tmp_path, jobs=2, watcher=Kill())
+
+
+def program(study: Study, out: Path) -> subprocess.Popen[bytes]:
+    file = out.with_suffix(".toml")
+    file.write_text(declare.as_toml(study))
+    return subprocess.Popen(
+        (sys.executable, "-m", "zeromean", "study", str(file), "--out", str(out)),
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def kept(out: Path) -> int:
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(f"{(out / 'study.sqlite').as_uri()}?mode=ro", uri=True)) as base,
+    ):
+        return int(base.execute("SELECT count(*) FROM runs").fetchone()[0])
+    return 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9 on Windows")
+def test_killed_at_random_moments_a_study_ends_the_same(study: Study, tmp_path: Path) -> None:
+    long = dataclasses.replace(
+        study, tasks=(dataclasses.replace(study.tasks[0], epochs=40),), threads=1, seeds=3
+    )
+    out = tmp_path / "killed"
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(3):
+        process = program(long, out)
+        # Not before it has begun: imports take most of its time.
+        while not (out / "work").is_dir() and process.poll() is None:
+            time.sleep(0.01)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0, 0.6))
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills
+    assert records(long.run(out)) == records(long.run(tmp_path / "whole"))
+
+
+def test_two_programs_on_one_study_share_it(study: Study, tmp_path: Path) -> None:
+    long = dataclasses.replace(
+        study, tasks=(dataclasses.replace(study.tasks[0], epochs=20),), threads=1, seeds=6
+    )
+    out = tmp_path / "shared"
+    both = [program(long, out) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert kept(out) == 12
+    assert records(long.run(out)) == records(long.run(tmp_path / "alone"))
+
+
+def test_python_takes_lists_and_paths_too(study: Study, tmp_path: Path) -> None:
+    listed = Study(tasks=[*study.tasks], methods=["plain", "gc"], seeds=1)  # type: ignore[arg-type]
+    assert listed == dataclasses.replace(study, seeds=1)
+    assert listed.run(str(tmp_path)).out == tmp_path
+
+
+def test_an_unfinished_study_has_no_report(study: Study, tmp_path: Path) -> None:
+    from zeromean.study import results
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        study.run(tmp_path, watcher=PowerCut(4))
+    with pytest.raises(ZeromeanError, match=r"1 of 4 runs; wanted a finished study; fix: .* --out"):
+        results.read(tmp_path)
+    with pytest.raises(ZeromeanError, match="does not exist"):
+        results.read(tmp_path / "nowhere")
+
+
+def test_labels_tell_tasks_apart() -> None:
+    with pytest.raises(ZeromeanError, match="repeated"):
+        Study(tasks=(Task(), Task(epochs=3)))

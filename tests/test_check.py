@@ -1,0 +1,221 @@
+"""``zeromean.check``: a step seen from outside, on optimizers that center and that do not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import zeromean
+from zeromean import optim
+
+check = partial(zeromean.check, loss=F.mse_loss)
+DROP_INS = ("SGD", "SGDW", "Adam", "AdamW", "Adagrad", "RMSprop", "RAdam")
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.ConvTranspose2d(4, 6, 3, groups=2),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(6 * 36, 10),
+        nn.Linear(10, 3),
+    )
+
+
+def batch(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    return torch.randn(8, 4, 4, 4, dtype=dtype) + 1, torch.randn(8, 3, dtype=dtype)
+
+
+def warmed(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Two steps, so that there is state."""
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.mse_loss(model(batch()[0]), batch()[1]).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop])
+@pytest.mark.parametrize("at", ["gradient", "update", "backward"])
+def test_a_centralized_step_is_seen_to_be(
+    at: Any, make: Any, warm: bool, supports: Callable[..., None]
+) -> None:
+    model = network()
+    optimizer = make(model.parameters(), lr=1e-2)
+    assert not check(optimizer, model, batch()).ok
+    zeromean.centralize(optimizer, model, at=at)
+    if warm:
+        warmed(model, optimizer)
+    found = check(optimizer, model, batch())
+    assert found.ok
+    assert found.at == at
+    assert [layer.name for layer in found] == ["0.weight", "5.weight", "6.weight"]
+    assert "every layer is centered" in str(found)
+    for layer in found:
+        if at == "update":
+            assert layer.mean_change < 1e-3
+        else:
+            assert layer.response < 1e-3
+    supports("Check", "zeromean.centralize", at, "told from the same optimizer without it")
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+@pytest.mark.parametrize("name", DROP_INS)
+def test_a_drop_in_s_step_is_seen_to_be(name: str, at: Any, supports: Callable[..., None]) -> None:
+    model = network()
+    optimizer = getattr(optim, name)(model, lr=1e-2, at=at)
+    found = check(optimizer, model, batch())
+    assert found.ok
+    assert found.at == at
+    plain = getattr(torch.optim, name.removesuffix("W") if name == "SGDW" else name)
+    assert not check(plain(model.parameters(), lr=1e-2), model, batch()).ok
+    supports("Check", "zeromean.optim", at, "told from torch's optimizer of the same name")
+
+
+def test_adaptive_steps_are_centered_at_one_place_alone() -> None:
+    model = network()
+    for at, other in (("gradient", "mean_kept"), ("update", "gradient_centered")):
+        found = check(optim.AdamW(model, lr=1e-2, at=at), model, batch())
+        assert not any(getattr(layer, other) for layer in found)
+
+
+def test_a_claim_that_is_not_true_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    handle = zeromean.centralize(optimizer, model)
+    monkeypatch.setattr(type(handle._place), "before_step", lambda *args: None)
+    found = check(optimizer, model, batch())
+    assert not found.ok
+    assert str(found).endswith("AdamW says it centers at gradient; 3 of 3 layers are NOT centered")
+
+
+def test_options_of_other_libraries_are_seen_through(supports: Callable[..., None]) -> None:
+    package = pytest.importorskip("pytorch_optimizer", reason="pytorch_optimizer is optional")
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    pair = torch.randn(8, 6) + 1, torch.randn(8, 3)
+    does = check(package.AdamP(model.parameters(), use_gc=True), model, pair)
+    ignores = check(package.Lamb(model.parameters(), use_gc=True), model, pair)
+    assert (does.ok, ignores.ok) == (True, False)
+    assert does.at is None
+    supports("Check", "another library's `use_gc=True`", "-", "one that acts, one that is ignored")
+
+
+def test_nothing_of_the_original_changes() -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    zeromean.centralize(optimizer, model, at="backward")
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    warmed(model, optimizer)
+    schedule.step()
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 3.0)
+    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    chance = torch.get_rng_state()
+    pair = batch()
+    torch.set_rng_state(chance)
+    assert check(optimizer, model, pair).ok
+    assert torch.equal(torch.get_rng_state(), chance)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    assert all(torch.equal(p.grad, torch.full_like(p, 3.0)) for p in model.parameters())
+    for index, entries in optimizer.state_dict()["state"].items():
+        for key, value in entries.items():
+            assert torch.equal(value, state["state"][index][key])
+    assert len(optimizer._optimizer_step_pre_hooks) == 1
+    assert model.training
+
+
+def test_an_optimizer_that_needs_a_closure_gets_one() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
+    pair = torch.randn(8, 6) + 1, torch.randn(8, 3)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.01, max_iter=1)
+    assert not check(optimizer, model, pair).ok
+    zeromean.centralize(optimizer, model)
+    assert check(optimizer, model, pair).ok
+
+
+def test_keyword_inputs_and_embeddings() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(7, 4, padding_idx=1)
+            self.linear = nn.Linear(4, 1)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.linear(self.embed(tokens).mean(1))
+
+    model = Model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    zeromean.centralize(optimizer, model, embeddings=True)
+    found = check(optimizer, model, ({"tokens": torch.arange(12).view(4, 3) % 7}, torch.ones(4, 1)))
+    assert found.ok
+    assert [layer.name for layer in found] == ["embed.weight", "linear.weight"]
+
+
+def test_a_model_s_plan_without_the_model() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(zeromean.ZeromeanWarning, match="without a model"):
+        zeromean.centralize(optimizer)
+    with pytest.warns(zeromean.ZeromeanWarning, match="without a model"):
+        assert check(optimizer, model, (torch.randn(8, 6) + 1, torch.randn(8, 3))).ok
+
+
+def test_what_cannot_be_told_is_not_claimed() -> None:
+    model = nn.Linear(6, 3)
+    optimizer = optim.AdamW(model, lr=0.0)
+    found = check(optimizer, model, (torch.randn(8, 6), torch.randn(8, 3)))
+    assert found[0].gradient_centered is None
+    assert not found.ok
+    assert "1 of 1 cannot be told from this step" in str(found)
+    half = nn.Linear(6, 3, dtype=torch.bfloat16)
+    pair = torch.randn(8, 6).bfloat16(), torch.randn(8, 3).bfloat16()
+    found = check(optim.AdamW(half, lr=1e-5, at="update"), half, pair)
+    assert found[0].mean_kept is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_types(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(60, 50), nn.Tanh(), nn.Linear(50, 3)).to(dtype)
+    pair = (torch.randn(8, 60) + 1).to(dtype), torch.randn(8, 3).to(dtype)
+    assert check(optim.SGD(model, lr=1.0), model, pair).ok
+    assert not check(torch.optim.SGD(model.parameters(), lr=1.0), model, pair).ok
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"model": None}, "no model to check"),
+        ({"batch": torch.ones(3)}, "a batch of type Tensor"),
+        ({"batch": (1, 2, 3)}, "a batch of type tuple"),
+        ({"optimizer": 3}, "int as the optimizer"),
+        ({"model": nn.Linear(2, 2)}, "share no parameter"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused(arguments: dict[str, Any], words: str) -> None:
+    model = nn.Linear(3, 2)
+    options: dict[str, Any] = {
+        "optimizer": torch.optim.SGD(model.parameters()),
+        "model": model,
+        "batch": (torch.ones(2, 3), torch.ones(2, 2)),
+    } | arguments
+    with pytest.raises(zeromean.ZeromeanError) as caught:
+        check(**options)
+    assert words in str(caught.value)
+
+
+def test_what_cannot_be_copied_is_refused() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.cache = model.weight * 2  # part of a graph
+    with pytest.raises(zeromean.ZeromeanError, match="cannot be copied"):
+        check(optimizer, model, (torch.ones(2, 3), torch.ones(2, 2)))

@@ -1,0 +1,292 @@
+"""What is made ready once: right in every place, and looked at again when anything moves."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zeromean
+from test_kernels import DTYPES, cases
+from zeromean import FanIn, kernels, optim
+from zeromean.kernels import Entry, native, reference, triton
+from zeromean.kernels.residuals import Residuals
+
+ROWS = FanIn((1,))
+COMPILED = {"reference": reference, "native": native, "triton": triton}
+
+
+def centered() -> list[tuple[tuple[int, ...], FanIn]]:
+    return [(shape, fan_in) for shape, fan_in in cases().values() if fan_in]
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 6, 2, groups=2), nn.Flatten(),
+        nn.Linear(6 * 5 * 5, 3),
+    ).double()  # fmt: skip
+
+
+def backward(*models: nn.Module) -> None:
+    """The same gradients on all: those of the first."""
+    models[0].zero_grad()
+    models[0](torch.randn(4, 3, 6, 6).double()).square().mean().backward()
+    for model in models[1:]:
+        for p, q in zip(models[0].parameters(), model.parameters(), strict=True):
+            q.grad = p.grad.clone()
+
+
+def means(tensor: Tensor, fan_in: FanIn) -> Tensor:
+    return tensor - zeromean.center(tensor, fan_in.axes, fan_in.groups)
+
+
+def rounding(dtype: torch.dtype) -> dict[str, float]:
+    return {"rtol": torch.finfo(dtype).eps, "atol": 2e-7 + torch.finfo(dtype).eps / 2}
+
+
+@pytest.mark.parametrize("decayed", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_prepared_centring_agrees_with_float64(
+    backend: str, dtype: torch.dtype, decayed: bool
+) -> None:
+    entries = [
+        Entry(torch.randn(shape).to(dtype), fan_in, {}, n % 3)
+        for n, (shape, fan_in) in enumerate(centered())
+    ]
+    decays = [0.3, 0.0, torch.tensor(-0.2)] if decayed else [0.0] * 3
+    gradients = [torch.randn_like(entry.weight) for entry in entries]
+    parts = kernels.prepare_center(entries, gradients, decayed)
+    assert all(isinstance(part.center, COMPILED[backend].Center) for part in parts)
+    for _ in range(2):
+        gradients = [torch.randn_like(entry.weight) for entry in entries]
+        expected = [
+            g.double() - means(g.double() + float(decays[e.group]) * e.weight.double(), e.fan_in)
+            for e, g in zip(entries, gradients, strict=True)
+        ]
+        for center, indices in parts:
+            found = [gradients[n] for n in indices]
+            assert center.fits(found)
+            center.run(found, decays)
+        for gradient, exact in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(gradient.double(), exact, **rounding(dtype))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
+def test_means_are_put_back_and_what_did_not_move_keeps_its_bits(
+    backend: str, dtype: torch.dtype
+) -> None:
+    residuals = Residuals()
+    weights = [torch.randn(shape).to(dtype) for shape, _ in centered()]
+    fan_ins = [fan_in for _, fan_in in centered()]
+    entries = [
+        Entry(w, fan_in, {}, 0, residuals.of(w, fan_in))
+        for w, fan_in in zip(weights, fan_ins, strict=True)
+    ]
+    half = dtype.itemsize == 2
+    assert all((entry.residual is not None) == half for entry in entries)
+    keeps = kernels.prepare_keep(entries)
+    served = COMPILED[backend].Keep if dtype in DTYPES else reference.Keep
+    assert [type(keep) for keep in keeps] == [served]
+    start = [w.clone() for w in weights]
+    for moved in (False, True):
+        noted = [keep.note() for keep in keeps]
+        for w in weights if moved else []:
+            w.add_(torch.rand_like(w))
+        changed = [w.clone() for w in weights]
+        for keep, note in zip(keeps, noted, strict=True):
+            keep.put_back(note)
+        if not moved:
+            assert all(map(torch.equal, weights, changed))
+    for w, before, old, entry in zip(weights, start, changed, entries, strict=True):
+        fan_in = entry.fan_in
+        assert fan_in is not None
+        shift = w.double() - old.double()
+        spread = 2 * torch.finfo(dtype).eps * old.double().abs().max().item() if half else 1e-6
+        torch.testing.assert_close(shift, means(shift, fan_in), rtol=0, atol=spread)
+        drift = means(w.double() - before.double(), fan_in)
+        if entry.residual is None:
+            assert drift.abs().max() < 1e-6
+        else:
+            lost = reference.vector_means([drift], [fan_in])[0].flatten()
+            torch.testing.assert_close(-lost, entry.residual.double(), rtol=0, atol=1e-5)
+
+
+def test_weights_that_a_step_moves_elsewhere_get_their_means_back(backend: str) -> None:
+    weight = nn.Parameter(torch.randn(6, 50))
+    (keep,) = kernels.prepare_keep([Entry(weight, ROWS, {}, 0)])
+    before = weight.detach().mean(1)
+    noted = keep.note()
+    weight.data = weight.data + torch.rand(6, 50)
+    left = weight.data.clone()
+    with torch.no_grad():
+        keep.put_back(noted)
+    torch.testing.assert_close(weight.detach().mean(1), before)
+    assert not torch.equal(weight, left)
+    if backend != "reference":
+        assert not keep.fits()
+
+
+@pytest.mark.usefixtures("native_library")
+def test_a_prepared_centring_looks_again_when_anything_moves() -> None:
+    weight, gradient = torch.randn(6, 4, 3, 3), torch.randn(6, 4, 3, 3)
+    entry = Entry(weight, FanIn((1, 2, 3)), {}, 0)
+    center = native.Center([entry], [gradient], decayed=True)
+    assert center.fits([gradient])
+    assert center.fits([gradient.clone()])
+    assert not center.fits([gradient[:3]])  # the same strides, fewer entries
+    assert not center.fits([gradient.double()])
+    assert not center.fits([gradient.to_sparse()])
+    assert not center.fits([nn.Parameter(gradient)])
+    assert not center.fits([gradient.to(memory_format=torch.channels_last)])
+    weight.data = weight.data.clone()
+    assert not center.fits([gradient])
+    assert native.Center([entry], [gradient], decayed=False).fits([gradient])
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_a_centralized_optimizer_sees_what_changes_under_it(at: Any) -> None:
+    model = network()
+    other = copy.deepcopy(model)
+    decayed = {"lr": 0.1, "momentum": 0.9}
+    optimizer, plain = (torch.optim.SGD(m[:3].parameters(), **decayed) for m in (model, other))
+    zeromean.centralize(optimizer, model, at=at)
+    rows = zeromean.explain(other)
+
+    def channels_last() -> None:
+        model[0].to(memory_format=torch.channels_last)
+
+    def new_storage() -> None:
+        for p in model.parameters():
+            p.data, p.grad.data = p.data.clone(), p.grad.data.clone()
+
+    def no_gradient() -> None:
+        model[2].weight.grad = other[2].weight.grad = None
+
+    def decay() -> None:
+        for o in (optimizer, plain):
+            o.param_groups[0]["weight_decay"] = 0.3
+
+    def another_group() -> None:
+        for o, m in ((optimizer, model), (plain, other)):
+            o.add_param_group({"params": list(m[4].parameters()), "weight_decay": 0.1})
+
+    def load() -> None:
+        for o in (optimizer, plain):
+            o.load_state_dict(o.state_dict())
+
+    def gradient_laid_otherwise() -> None:
+        model[2].weight.grad = model[2].weight.grad.to(memory_format=torch.channels_last)
+
+    changes = [channels_last, new_storage, no_gradient, decay, another_group, load]
+    for change in [None, *changes, gradient_laid_otherwise, None]:
+        backward(model, other)
+        if change is not None:
+            change()
+        by_hand(rows, plain, at)
+        optimizer.step()
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+
+
+@torch.no_grad()
+def by_hand(rows: zeromean.Plan, optimizer: torch.optim.Optimizer, at: str) -> None:
+    """One step, centered by the definition."""
+    fan_ins = {row.parameter: row.fan_in for row in rows.centered}
+    before = {p: p.clone() for group in optimizer.param_groups for p in group["params"]}
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if at == "gradient" and p in fan_ins and p.grad is not None:
+                p.grad -= means(p.grad + group["weight_decay"] * p, fan_ins[p])
+    optimizer.step()
+    for p, old in before.items():
+        if at == "update" and p in fan_ins:
+            p.sub_(means(p - old, fan_ins[p]))
+
+
+@pytest.mark.parametrize("at", ["gradient", "update", "backward"])
+def test_every_place_uses_the_native_kernels(
+    native_library: None, monkeypatch: pytest.MonkeyPatch, at: Any
+) -> None:
+    def refuse(*args: Any) -> Any:
+        raise AssertionError("a loop over tensors")
+
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters())
+    zeromean.centralize(optimizer, model, at=at)
+    start = copy.deepcopy(model)
+    monkeypatch.setattr(reference, "vector_means", refuse)
+    monkeypatch.setattr(reference, "shift_", refuse)
+    backward(model)
+    optimizer.step()
+    assert not torch.equal(model[0].weight, start[0].weight)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_a_subclass_that_steps_twice_inside(at: Any) -> None:
+    """super().step() fires the hooks again: each level puts back what it found."""
+
+    class Decaying(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            with torch.no_grad():
+                for group in self.param_groups:
+                    for p in group["params"]:
+                        p.add_(0.125)
+            return super().step(closure)
+
+    model = network()
+    plain = torch.optim.SGD(model.parameters(), lr=0.1)  # patches torch's own step with hooks
+    optimizer = Decaying(model.parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model, at=at)
+    before = means(model[4].weight.detach(), ROWS)
+    backward(model)
+    optimizer.step()
+    gained = means(model[4].weight.detach(), ROWS) - before
+    torch.testing.assert_close(gained, torch.full_like(gained, 0.125 if at == "gradient" else 0.0))
+    assert plain.param_groups
+
+
+def live_bytes() -> dict[int, int]:
+    """The storages of every tensor that is alive, and their sizes."""
+    gc.collect()
+    found = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+    storages = [x.untyped_storage() for x in found if x.layout is torch.strided]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("way", ["AdamW", "RMSprop", "centralize"])
+def test_memory_kept_between_steps(way: str, dtype: torch.dtype, at: Any, supports: Any) -> None:
+    """None for float32 and float64; one float32 a vector for half precision at="update"."""
+    supports(
+        "Number",
+        f"memory kept between steps, {str(dtype).removeprefix('torch.')} weights",
+        at,
+        "no bytes" if dtype.itemsize > 2 or at == "gradient" else "one float32 a weight vector",
+    )
+    model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 4)).to(dtype)
+    known = live_bytes()
+    if way == "centralize":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        zeromean.centralize(optimizer, model, at=at)
+    else:
+        optimizer = getattr(optim, way)(model, lr=0.1, at=at)
+    for _ in range(3):
+        model(torch.randn(3, 7).to(dtype)).float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    state = {
+        x.untyped_storage().data_ptr()
+        for held in optimizer.state.values()
+        for x in held.values()
+        if isinstance(x, Tensor)
+    }
+    kept = {at: size for at, size in live_bytes().items() if at not in state and at not in known}
+    residuals = 4 * (5 + 4) if dtype == torch.bfloat16 and at == "update" else 0
+    assert sum(kept.values()) == residuals
