@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import doctest
+import os
 
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+# Keras asks when it is imported; without a word it takes TensorFlow.
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 pytest_collect_file = Sybil(
     parsers=[

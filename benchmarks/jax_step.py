@@ -3,10 +3,10 @@
     python benchmarks/jax_step.py [--repeats 25]
 
 ResNet-50's 161 tensors in Flax's layout, parameters and state donated. Every contender has tensors
-of its own. A round times each once, in turn, so that a slow moment of a shared machine meets all of
-them; a ratio is the median over rounds of its time by that of optax without GC in the same round.
-Processor time, over all threads, is measured beside the time on the clock: it suffers less from
-what else the machine does.
+of its own. A round times each once, in turn and right behind a step of its own, so that a slow
+moment of a shared machine meets all of them; a ratio is the median over rounds of its time by that
+of optax without GC in the same round. Processor time, over all threads, is measured beside the time
+on the clock: it suffers less from what else the machine does.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def measure(steps: dict[str, Step], repeats: int) -> dict[str, list[tuple[float,
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
+            step()  # what ran just before leaves its mark on caches and memory: let it be itself
             clock, processors = time.perf_counter(), time.process_time()
             step()
             times[name].append((time.perf_counter() - clock, time.process_time() - processors))

@@ -9,7 +9,7 @@ import pytest
 
 import zeromean
 
-FRAMEWORKS = ("torch", "numpy", "jax", "keras", "tensorflow", "lightning")
+FRAMEWORKS = ("torch", "numpy", "jax", "keras", "tensorflow", "lightning", "mmengine")
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,17 @@ import torch
 from torch import Tensor, nn
 
 import zeromean
-from test_kernels import CASES, DTYPES
+from test_kernels import DTYPES, cases
 from zeromean import FanIn, kernels, optim
-from zeromean.kernels import Entry, native, reference
+from zeromean.kernels import Entry, native, reference, triton
 from zeromean.kernels.residuals import Residuals
 
-CENTERED = {name: (shape, fan_in) for name, (shape, fan_in) in CASES.items() if fan_in}
 ROWS = FanIn((1,))
+COMPILED = {"reference": reference, "native": native, "triton": triton}
+
+
+def centered() -> list[tuple[tuple[int, ...], FanIn]]:
+    return [(shape, fan_in) for shape, fan_in in cases().values() if fan_in]
 
 
 def network() -> nn.Sequential:
@@ -51,13 +55,12 @@ def test_prepared_centring_agrees_with_float64(
 ) -> None:
     entries = [
         Entry(torch.randn(shape).to(dtype), fan_in, {}, n % 3)
-        for n, (shape, fan_in) in enumerate(CENTERED.values())
+        for n, (shape, fan_in) in enumerate(centered())
     ]
     decays = [0.3, 0.0, torch.tensor(-0.2)] if decayed else [0.0] * 3
     gradients = [torch.randn_like(entry.weight) for entry in entries]
     parts = kernels.prepare_center(entries, gradients, decayed)
-    if backend == "native":
-        assert all(isinstance(part.center, native.Center) for part in parts)
+    assert all(isinstance(part.center, COMPILED[backend].Center) for part in parts)
     for _ in range(2):
         gradients = [torch.randn_like(entry.weight) for entry in entries]
         expected = [
@@ -77,8 +80,8 @@ def test_means_are_put_back_and_what_did_not_move_keeps_its_bits(
     backend: str, dtype: torch.dtype
 ) -> None:
     residuals = Residuals()
-    weights = [torch.randn(shape).to(dtype) for shape, _ in CENTERED.values()]
-    fan_ins = [fan_in for _, fan_in in CENTERED.values()]
+    weights = [torch.randn(shape).to(dtype) for shape, _ in centered()]
+    fan_ins = [fan_in for _, fan_in in centered()]
     entries = [
         Entry(w, fan_in, {}, 0, residuals.of(w, fan_in))
         for w, fan_in in zip(weights, fan_ins, strict=True)
@@ -86,7 +89,7 @@ def test_means_are_put_back_and_what_did_not_move_keeps_its_bits(
     half = dtype.itemsize == 2
     assert all((entry.residual is not None) == half for entry in entries)
     keeps = kernels.prepare_keep(entries)
-    served = native.Keep if backend == "native" and dtype in DTYPES else reference.Keep
+    served = COMPILED[backend].Keep if dtype in DTYPES else reference.Keep
     assert [type(keep) for keep in keeps] == [served]
     start = [w.clone() for w in weights]
     for moved in (False, True):
@@ -123,7 +126,7 @@ def test_weights_that_a_step_moves_elsewhere_get_their_means_back(backend: str) 
         keep.put_back(noted)
     torch.testing.assert_close(weight.detach().mean(1), before)
     assert not torch.equal(weight, left)
-    if backend == "native":
+    if backend != "reference":
         assert not keep.fits()
 
 

@@ -50,6 +50,10 @@ def test_a_wheel_is_built_and_serves(tmp_path: Path, compiler: str, tag: str, ba
     # Unpacked and put first, the wheel's own files are what a machine without a compiler gets.
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+        (metadata,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        lines = archive.read(metadata).decode().splitlines()
+    needed = [line for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
+    assert needed == ["Requires-Dist: torch>=2.6"]  # no other framework without its extra
     environment["PYTHONPATH"] = str(site)
     shown = subprocess.run(
         [sys.executable, "-c", PROBE],

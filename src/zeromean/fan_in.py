@@ -95,7 +95,7 @@ class FanIn:
 
     def size(self, shape: Sequence[int]) -> int:
         """M, the number of entries of one weight vector of a parameter of this shape."""
-        entries = math.prod(shape[axis] for axis in self.axes) // self.groups
+        entries = math.prod([shape[axis] for axis in self.axes]) // self.groups
         if self.padding_idx is not None:
             entries -= entries // shape[0]
         return entries

@@ -101,6 +101,30 @@ def test_positions_of_a_sequence_are_independent() -> None:
     assert found.eigenvalues[0] == pytest.approx(7 * flat.eigenvalues[0], abs=1e-12)
 
 
+@pytest.mark.parametrize("method", ["exact", "lanczos"])
+def test_attention_matches_the_definition(method: str) -> None:
+    """Its fast path in evaluation mode has no derivative."""
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.TransformerEncoderLayer(4, 2, 5, batch_first=True)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.block(x).mean(1))
+
+    model = Classifier().double().eval()
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    names = ["block.self_attn.in_proj_weight", "block.self_attn.out_proj", "block.linear1"]
+    found = fisher_condition(model, (x, None), names, method=method)
+    for name, values in zip(found.layers, found.eigenvalues, strict=True):
+        wanted = torch.linalg.eigvalsh(by_definition(model, [model.get_parameter(name)], x))
+        if method == "exact":
+            assert values == pytest.approx(wanted.numpy(), abs=1e-12)
+        assert values[-1] == pytest.approx(float(wanted[-1]))
+
+
 def test_the_last_two_layers_in_the_order_they_run_are_taken() -> None:
     class Backwards(nn.Module):
         def __init__(self) -> None:

@@ -29,6 +29,7 @@ MODULES = (
     "fsdp2",
     "monitor",
     "refusals",
+    "reparam",
     "replicated",
     "tensor_parallel",
 )

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax_column
+import keras_column
 import numpy as np
 import pytest
 from table import JOBS, LAYERS, PLACES, SETTINGS, Framework, Job, Walk, torch_walk
 
-FRAMEWORKS: dict[str, Framework] = {**jax_column.FRAMEWORKS}
+FRAMEWORKS: dict[str, Framework] = {**jax_column.FRAMEWORKS, **keras_column.FRAMEWORKS}
 
 ROWS = [
     pytest.param(name, row, job, id=f"{name}-{row}-{job.setting}-{job.at}")
@@ -31,7 +32,8 @@ def test_the_same_weights_and_gradients_give_the_same_trajectory(
     walk, expected = framework.walk(row, job), torch_walk(job)
     for part in ("outputs", "weights", "biases"):
         close(getattr(walk, part), getattr(expected, part), framework.tolerance)
-    supports("Layer", f"{name}: {row}", job.at, f"{job.setting}: the steps of torch, in float64")
+    how = f"{job.setting}: the steps of torch, to {framework.tolerance:.0e}"
+    supports("Layer", f"{name}: {row}", job.at, how)
 
 
 def close(own: Any, expected: Any, tolerance: float) -> None:

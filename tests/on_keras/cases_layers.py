@@ -173,7 +173,7 @@ def test_slopes_and_unknown_layers_are_left_alone_with_the_reason() -> None:
         (row,) = zeromean.keras.explain(layer)
         assert (row.centered, row.axes, row.reason) == (True, (0,), "Mixing, fan-in 4")
         register(Mixing)(lambda layer: {"tables": FanIn((0,))})
-        with pytest.raises(ZeromeanError, match="'tables', which .*Mixing does not have"):
+        with pytest.raises(ZeromeanError, match=r"'tables', which .*Mixing does not have"):
             zeromean.keras.explain(layer)
     finally:
         del _rules[Mixing]

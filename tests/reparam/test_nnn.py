@@ -42,7 +42,7 @@ def test_the_function_is_the_same_at_conversion_and_at_each_estimate(supports: S
         optimizer.zero_grad()
         output.square().mean().backward()
         optimizer.step()
-    assert estimates == 4  # before the first update and after 2, 4 and 6
+    assert estimates == 3  # after 2, 4 and 6 updates; the first was at once, above
     supports("Weights", "nnn", "-", "function unchanged at each estimate, float64")
 
 
@@ -181,3 +181,14 @@ def test_centralize_on_top() -> None:
     assert rows["0.v"].centered
     assert rows["0.v"].axes == (1,)
     assert not rows["0.d"].centered
+
+
+def test_another_v_than_its_own_is_refused() -> None:
+    """fully_shard puts gathered copies in its place, where an estimate would be lost."""
+    layer = NaturalLinear(nn.Linear(4, 3))
+    layer = copy.deepcopy(layer)
+    layer(torch.randn(2, 4))
+    layer.v = nn.Parameter(torch.randn(3, 4))
+    with pytest.raises(zeromean.ZeromeanError, match="fully_shard"):
+        layer(torch.randn(2, 4))
+    layer.eval()(torch.randn(2, 4))

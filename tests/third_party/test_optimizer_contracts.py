@@ -380,7 +380,7 @@ def test_the_iterate_behind_schedule_free_would_drift() -> None:
     model = layers(case)
     optimizer: Any = build(case, model, 0.0)
     targets = Targets(optimizer, model, "all", False, "vector")
-    Handle(optimizer, targets, AtUpdate(targets), "forced")
+    Handle(optimizer, targets, AtUpdate(targets), "forced", {})
     before = means(model)
     run(model, optimizer, range(20))
     torch.testing.assert_close(means(model), before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -437,6 +438,26 @@ def test_masked_parameters_are_matched_by_name() -> None:
     updates, _ = optimizer.update(tree(1), optimizer.init(tree(0)))
     expected = {**tree(1), "dense": project(tree(1))["dense"]}
     close(updates, expected)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_updates_may_be_absent(dtype: Any) -> None:
+    """optax leaves a parameter as it is where its update is None."""
+    optimizer = centralized(optax.sgd(0.1), axes=AXES, at="update")
+    params = tree(0, dtype)
+    some = {**tree(1, dtype), "conv": None}
+    updates, _ = optimizer.update(some, optimizer.init(params), params)
+    assert updates["conv"] is None
+    assert jnp.abs(updates["dense"]["kernel"].mean(0)).max() < 0.01
+
+
+def test_any_pair_of_functions_is_an_optimizer() -> None:
+    sgd = optax.chain(DECAY, optax.sgd(1.0))
+    jitted = optax.GradientTransformation(sgd.init, jax.jit(sgd.update))
+    close(saw(jitted), project(plus(tree(1), 0.3)))
+    opaque = optax.GradientTransformation(optax.sgd(1.0).init, partial(optax.sgd(1.0).update))
+    for at in ("gradient", "update"):
+        close(saw(opaque, at=at), project(tree(1)))
 
 
 def test_nnx_optimizer(supports: Callable[..., None]) -> None:

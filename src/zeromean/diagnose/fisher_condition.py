@@ -13,12 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
 from zeromean.diagnose.batches import Batches, Pair, count, pairs, run
 from zeromean.diagnose.layers import (
     Layer,
+    differentiable,
     layers_of,
     listening,
     plain_copy,
@@ -324,7 +324,7 @@ def _exact(
 
     jacobian_of_each = vmap(jacrev(output, has_aux=True), in_dims=(None, 0))
     for part in _parts(model, batches, weight.numel()):
-        with _batchable(), sdpa_kernel(SDPBackend.MATH):
+        with _batchable(), differentiable():
             jacobian, z = jacobian_of_each(weight, part)
         rows = _rows(jacobian, z, likelihood)
         fisher += rows.T @ rows / samples
@@ -414,7 +414,7 @@ def _product(
         with ExitStack() as stack:
             stack.enter_context(unchanged(model))
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(differentiable())
             z = run(model, batches[index][0])
             _refuse_output(z)
             u = torch.zeros_like(z, requires_grad=True)

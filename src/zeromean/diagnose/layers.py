@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
 from zeromean.errors import ZeromeanError
@@ -177,6 +178,19 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         finally:
             for buffers, before in held:
                 buffers.update(before)
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Keep attention to the kernels that have the derivatives of each order."""
+    mha = torch.backends.mha
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        mha.set_fastpath_enabled(before)
 
 
 def plain_copy(module: nn.Module) -> nn.Module:

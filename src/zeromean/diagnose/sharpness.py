@@ -12,10 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zeromean.diagnose.batches import Batches, Loss, Pair, count, pairs, run
-from zeromean.diagnose.layers import refuse_half_precision, refuse_model, unchanged
+from zeromean.diagnose.layers import (
+    differentiable,
+    refuse_half_precision,
+    refuse_model,
+    unchanged,
+)
 from zeromean.diagnose.operators import extreme_eigenvalue, flat, split_like
 from zeromean.diagnose.result import GREY, ORANGE, Diagnostic, number
 from zeromean.errors import ZeromeanError
@@ -201,8 +205,7 @@ class _Hessian:
         with ExitStack() as stack:
             stack.enter_context(unchanged(self._model))
             stack.enter_context(torch.enable_grad())
-            # The fused kernels of attention have no second derivative.
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(differentiable())
             torch.manual_seed(0)  # dropout drops the same units in every product
             value = self._loss(run(self._model, inputs), target)
             if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:

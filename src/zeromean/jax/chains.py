@@ -107,8 +107,8 @@ def _makes(transformation: GradientTransformation, maker: str) -> bool:
 
 def _maker(transformation: GradientTransformation) -> str:
     """The name of optax's function that made it, or "" for what is not optax's."""
-    update = transformation.update
-    if not getattr(update, "__module__", "").startswith("optax."):
+    update = inspect.unwrap(transformation.update)  # out of jax.jit
+    if not inspect.isroutine(update) or not update.__module__.startswith("optax."):
         return ""
     maker = update.__qualname__.partition(".")[0]
     if maker == "with_extra_args_support":  # around what takes no extra arguments
@@ -117,6 +117,7 @@ def _maker(transformation: GradientTransformation) -> str:
 
 
 def _closure(function: Any) -> Mapping[str, Any]:
+    function = inspect.unwrap(function)
     return inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
 
 
@@ -126,13 +127,9 @@ def _inside(transformation: GradientTransformation) -> Iterator[GradientTransfor
     if members is not None:
         yield from members
         return
-    held = {**_closure(transformation.update)}
-    held |= vars(getattr(transformation.update, "__self__", None) or _Nothing())
+    owner = getattr(transformation.update, "__self__", None)
+    held = {**_closure(transformation.update), **getattr(owner, "__dict__", {})}
     for value in held.values():
         for one in value.values() if isinstance(value, Mapping) else (value,):
             if isinstance(one, GradientTransformation):
                 yield one
-
-
-class _Nothing:
-    """An object without attributes."""

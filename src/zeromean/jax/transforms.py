@@ -65,7 +65,7 @@ def centralize(
 
     def project(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         del params
-        values, structure = jax.tree.flatten(updates)
+        values, structure = _flat(updates)
         fan_ins = targets.of(updates)
         projected = [
             value if fan_in is None else centered(value, fan_in)
@@ -163,8 +163,13 @@ class Targets:
     def of(self, updates: Any) -> list[FanIn | None]:
         """The axes of each leaf of the updates, or None for those left alone."""
         rows = iter(make_plan(told_owners(updates, self._told), **self._options))
-        planned = [next(rows) if is_array(leaf) else None for leaf in jax.tree.leaves(updates)]
+        planned = [next(rows) if is_array(leaf) else None for leaf in _flat(updates)[0]]
         return [row.fan_in if row is not None and row.centered else None for row in planned]
+
+
+def _flat(tree: Any) -> tuple[list[Any], Any]:
+    """Leaves and structure, None among the leaves: updates may be absent where parameters are."""
+    return jax.tree.flatten(tree, is_leaf=lambda node: node is None)
 
 
 class KeptMeans(NamedTuple):
@@ -186,15 +191,15 @@ def _keep_means(targets: Targets) -> optax.GradientTransformation:
             jnp.zeros_like(vector_means(jnp.asarray(weight), fan_in))
             if fan_in is not None and _rounds(weight)
             else None
-            for weight, fan_in in zip(jax.tree.leaves(params), targets.of(params), strict=True)
+            for weight, fan_in in zip(_flat(params)[0], targets.of(params), strict=True)
         ]
         return KeptMeans(tuple(lost))
 
     def update(
         updates: optax.Updates, state: KeptMeans, params: optax.Params | None = None
     ) -> tuple[optax.Updates, KeptMeans]:
-        deltas, structure = jax.tree.flatten(updates)
-        weights = [None] * len(deltas) if params is None else jax.tree.leaves(params)
+        deltas, structure = _flat(updates)
+        weights = [None] * len(deltas) if params is None else _flat(params)[0]
         kept = [
             (delta, None) if fan_in is None else _keep(delta, fan_in, weight, lost)
             for delta, fan_in, weight, lost in zip(

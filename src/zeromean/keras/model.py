@@ -41,22 +41,26 @@ def explain(
         A :class:`zeromean.Plan`: a sequence of rows that prints as a table.
 
     Raises:
-        ZeromeanError: ``subject`` is neither, is not built, or options were given with an optimizer.
+        ZeromeanError: ``subject`` is neither, is not built, or an optimizer came with options.
 
     Example:
         >>> import keras, zeromean.keras
         >>> model = keras.Sequential(
-        ...     [keras.Input((8, 8, 3)), keras.layers.DepthwiseConv2D(3), keras.layers.Flatten(),
-        ...      keras.layers.Dense(2)],
+        ...     [
+        ...         keras.Input((8, 8, 3)),
+        ...         keras.layers.DepthwiseConv2D(3, name="each"),
+        ...         keras.layers.Flatten(),
+        ...         keras.layers.Dense(2, name="head"),
+        ...     ],
         ...     name="net",
         ... )
-        >>> print(zeromean.keras.explain(model))  # doctest: +ELLIPSIS
-        parameter    ...shape    role    axes  centered  reason
-        net/depth...kernel  3x3x3x1  conv    0,1   yes       DepthwiseConv2D, fan-in 9
-        net/depth...bias    3        -       -     no        a bias has no fan-in
-        net/dense.../kernel   108x2    linear  0     yes       Dense, fan-in 108
-        net/dense.../bias     2        -       -     no        a bias has no fan-in
-        centered: 2 of 4 parameters, 243 of 248 entries
+        >>> print(zeromean.keras.explain(model))
+        parameter        shape    role    axes  centered  reason
+        net/each/kernel  3x3x3x1  conv    0,1   yes       DepthwiseConv2D, fan-in 9
+        net/each/bias    3        -       -     no        a bias has no fan-in
+        net/head/kernel  108x2    linear  0     yes       Dense, fan-in 108
+        net/head/bias    2        -       -     no        a bias has no fan-in
+        centered: 2 of 4 parameters, 135 of 140 entries
     """
     given = {"layers": layers, "embeddings": embeddings, "scope": scope}
     options: Any = {name: value for name, value in given.items() if value is not None}

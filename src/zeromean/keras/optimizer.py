@@ -87,13 +87,14 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is
         """Shift every weight vector to the mean that it had, and to what rounding lost of it."""
         now = vector_means(_value(variable), fan_in)
         aim = mean if lost is None else mean + _value(lost)
-        amount = ops.where(ops.equal(now, mean), ops.zeros_like(now), aim - now)
+        # What did not move stays as it is, also where rounding has lost something.
+        amount = (aim - now) * ops.cast(now != mean, now.dtype)
         self.assign(variable, ops.cast(widened(_value(variable)) + amount, variable.dtype))
         if lost is not None:
             self.assign(lost, aim - vector_means(_value(variable), fan_in))
 
     def get_config(self) -> dict[str, Any]:
-        plain = object.__new__(public_class(type(self)))  # this optimizer without centring
+        plain: Any = object.__new__(public_class(type(self)))  # this optimizer without centring
         vars(plain).update(vars(self))
         return {
             "optimizer": keras.saving.serialize_keras_object(plain),
@@ -113,7 +114,8 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is
 
 def install(optimizer: Any, at: At, planner: Planner) -> Centralized:
     """Make a plain optimizer a centralized one, in place, and plan it if it is built."""
-    object.__setattr__(optimizer, "__class__", centralized_class(type(optimizer)))
+    plain: Any = type(optimizer)
+    object.__setattr__(optimizer, "__class__", centralized_class(plain))
     optimizer._at, optimizer._planner, optimizer._plan = at, planner, None
     centralized: Centralized = optimizer
     if centralized.built:
@@ -144,17 +146,17 @@ def make_plan_of(optimizer: Centralized) -> None:
 
 
 @functools.cache
-def centralized_class(plain: type) -> type:
+def centralized_class(plain: Any) -> type:
     """The class of a centralized optimizer of this plain class."""
-    return _REGISTERED(
-        type(f"Centralized{plain.__name__}", (Centralized, plain), {"__module__": __name__})
-    )
+    made = type(f"Centralized{plain.__name__}", (Centralized, plain), {"__module__": __name__})
+    _REGISTERED(made)
+    return made
 
 
 def public_class(centralized: type) -> type:
     """What :func:`centralized_class` was given, or Keras' own where that is a backend's variant."""
     plain = centralized.__bases__[1]
-    public = getattr(keras.optimizers, plain.__name__, plain)
+    public: type = getattr(keras.optimizers, plain.__name__, plain)
     return public if issubclass(plain, public) else plain
 
 

@@ -15,17 +15,20 @@ def vector_means(x: Any, fan_in: FanIn) -> Any:
     It is 0 for the row of ``padding_idx``, which belongs to no vector.
     """
     x = widened(x)
+    size = fan_in.size(
+        x.shape
+    )  # sum and divide: Keras' own mean is one of float32 on some backends
     if fan_in.groups > 1:  # axis 0 is (groups, inputs): one mean for each group
         inputs = x.shape[0] // fan_in.groups
         split = ops.reshape(x, (fan_in.groups, inputs, *x.shape[1:]))
-        means = ops.mean(split, axis=tuple(axis + 1 for axis in fan_in.axes), keepdims=True)
-        return ops.reshape(ops.repeat(means, inputs, axis=1), (-1, *means.shape[2:]))
-    if fan_in.padding_idx is not None:
-        is_input = ops.arange(x.shape[0]) != fan_in.padding_idx
-        is_input = ops.reshape(ops.cast(is_input, x.dtype), (-1,) + (1,) * (len(x.shape) - 1))
-        total = ops.sum(x * is_input, axis=fan_in.axes, keepdims=True)
-        return total / fan_in.size(x.shape) * is_input
-    return ops.mean(x, axis=fan_in.axes, keepdims=True)
+        axes = tuple(axis + 1 for axis in fan_in.axes)
+        means = ops.repeat(ops.sum(split, axis=axes, keepdims=True) / size, inputs, axis=1)
+        return ops.reshape(means, (-1, *means.shape[2:]))
+    if fan_in.padding_idx is None:
+        return ops.sum(x, axis=fan_in.axes, keepdims=True) / size
+    is_input = ops.arange(x.shape[0]) != fan_in.padding_idx
+    is_input = ops.reshape(ops.cast(is_input, x.dtype), (-1,) + (1,) * (len(x.shape) - 1))
+    return ops.sum(x * is_input, axis=fan_in.axes, keepdims=True) / size * is_input
 
 
 def center(x: Any, fan_in: FanIn) -> Any:

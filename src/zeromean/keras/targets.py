@@ -128,7 +128,7 @@ def planner(config: dict[str, Any]) -> Planner:
 
 
 def to_config(plan: Plan, variables: Sequence[Any]) -> dict[str, Any]:
-    """The config of a plan that has been made: a row for each variable, in the optimizer's order."""
+    """The config of a plan that has been made: a row for each variable, in this order."""
     row_of = {id(row.parameter): row for row in plan}
     rows = [row_of[id(variable)] for variable in variables]
     return {

@@ -88,7 +88,7 @@ def gradients(
     axes = split_axes(fan_in)
     grad = by_group(grad, fan_in).to(x.dtype)
     dot = (grad * x).sum(axes, keepdim=True)
-    size = 1 if formula.eps is None else math.prod(x.shape[axis] for axis in axes)
+    size = 1 if formula.eps is None else math.prod([x.shape[axis] for axis in axes])
     grad_v = grad - dot / (size * norm.square()) * x
     if formula.centers:
         grad_v = grad_v - grad.mean(axes, keepdim=True)

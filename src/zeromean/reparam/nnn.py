@@ -7,6 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zeromean.errors import ZeromeanError
 from zeromean.plan import Row
 
 
@@ -48,6 +49,7 @@ class NaturalLinear(nn.Module):
         # Since the last estimate; from the start it is due.
         self.register_buffer("updates", torch.tensor(every))
         self.every, self.eps, self.samples = every, eps, samples
+        self._own = [self.v]  # a list, so that it is no second name of the parameter
         self._seen = self.v._version
         self._inputs: list[Tensor] = []
 
@@ -63,7 +65,7 @@ class NaturalLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and torch.is_grad_enabled():
-            self._observe(x)
+            self._observe(x.detach())
         return F.linear(F.linear(x - self.c, self.U), self.v, self.d)
 
     def linear(self) -> nn.Linear:
@@ -84,7 +86,14 @@ class NaturalLinear(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
-        x = x.detach().reshape(-1, x.shape[-1])[-self.samples :].clone()
+        if self.v is not self._own[0]:
+            raise ZeromeanError(
+                "a NaturalLinear in training whose v is not its own parameter",
+                "v itself, because it changes with the estimate of the inputs",
+                "do not shard it with fully_shard or call it through torch.func; another method,"
+                " such as 'cwn', can be",
+            )
+        x = x.reshape(-1, x.shape[-1])[-self.samples :].clone()
         self._inputs.append(x)
         while sum(map(len, self._inputs[1:])) >= self.samples:
             del self._inputs[0]

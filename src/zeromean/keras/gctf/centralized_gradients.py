@@ -55,7 +55,7 @@ def get_centralized_gradients(optimizer: Any, loss: Any, params: Sequence[Any]) 
         One gradient for each variable, for ``optimizer.apply(gradients, params)``.
 
     Raises:
-        ZeromeanError: The backend cannot derive a tensor, or the loss does not depend on a variable.
+        ZeromeanError: The backend cannot derive a tensor, or the loss leaves a variable out.
 
     Example:
         >>> import keras
@@ -78,7 +78,7 @@ def get_centralized_gradients(optimizer: Any, loss: Any, params: Sequence[Any]) 
     gradients = acting(optimizer)._clip_gradients(gradients)
     fan_ins = {id(row.parameter): row.fan_in for row in make_plan(owners_by_shape(params)).centered}
     return [
-        center(gradient, fan_ins[id(variable)]) if id(variable) in fan_ins else gradient
+        gradient if (fan_in := fan_ins.get(id(variable))) is None else center(gradient, fan_in)
         for gradient, variable in zip(gradients, params, strict=True)
     ]
 
