@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from study_files import patterns, write_npz
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
 from zeromean.cli import app
@@ -67,6 +68,15 @@ def test_a_comparison_leaves_table_sentence_and_three_files(archive: Path, tmp_p
     assert json.loads(str(facts["study"]))["tasks"][0]["batch_size"] == 8
     ((environment,),) = query(database, "SELECT environment FROM sessions")
     assert {"torch", "numpy", "git revision"} <= json.loads(str(environment)).keys()
+
+
+def test_logs_for_tensorboard_are_written_on_request(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert invoke(*SMALL, "--data", f"npz:{archive}", "--out", out, "--tensorboard")[0] == 0
+    logs = list((out / "tensorboard").glob("*/events*"))
+    assert len(logs) == 4
+    accumulator = EventAccumulator(str(logs[0].parent)).Reload()
+    assert [event.step for event in accumulator.Scalars("score")] == [1, 2, 3]
 
 
 def test_the_answer_is_printed_even_if_the_page_cannot_be_written(
@@ -123,6 +133,7 @@ def test_a_diverged_run_is_kept_and_shown(archive: Path, tmp_path: Path) -> None
     [
         (("--data", "idx:nowhere"), "idx:nowhere, which is not a folder"),
         (("--data", "mnist"), "data 'mnist'; wanted digits, idx:DIR"),
+        (("--data", "svhn:nowhere"), "put train_32x32.mat and test_32x32.mat into nowhere"),
         (("--model", "vgg"), "model 'vgg'; wanted mlp, cnn, resnet20, resnet18"),
         (("--train-size", "0"), "train_size = 0; wanted 1 or more"),
         (("--train-size", "900"), "take 90 of the"),

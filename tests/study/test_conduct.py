@@ -24,6 +24,7 @@ from zeromean.study.results import Results
 from zeromean.study.run import Epoch, Key, Run
 from zeromean.study.study import Study, Task
 from zeromean.study.train import Training
+from zeromean.study.units import Folder, units
 
 Records = dict[Key, list[tuple[float, ...]]]
 
@@ -219,6 +220,24 @@ def test_two_programs_on_one_study_share_it(study: Study, tmp_path: Path) -> Non
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     assert kept(out) == 12
     assert records(long.run(out)) == records(long.run(tmp_path / "alone"))
+
+
+def test_a_claim_is_one_process_s_until_it_ends(study: Study, tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    first, second = units(study)
+    with folder.claim(first) as mine, folder.claim(first) as again, folder.claim(second) as other:
+        assert (mine, again, other) == (True, False, True)
+    with folder.claim(first) as mine:
+        assert mine
+    folder.tidy()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_database_is_one_that_another_process_is_making(
+    study: Study, tmp_path: Path
+) -> None:
+    (tmp_path / "study.sqlite").touch()
+    assert len(study.run(tmp_path).runs) == 4
 
 
 def test_python_takes_lists_and_paths_too(study: Study, tmp_path: Path) -> None:

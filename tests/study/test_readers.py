@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 from sklearn.datasets import load_digits
 from study_files import (
+    Arrays,
     patterns,
     write_idx,
     write_idx_array,
@@ -347,3 +350,77 @@ def test_cifar10_in_a_tar() -> None:
 @pytest.mark.skipif(not FASHION.is_dir(), reason=f"no {FASHION} (dataset-fashion-mnist)")
 def test_fashion_mnist() -> None:
     check(load(f"idx:{FASHION}"), 60_000, 10_000, 1, 28, 10)
+
+
+def write_svhn(folder: Path, **changes: object) -> dict[str, Arrays]:
+    folder.mkdir(exist_ok=True)
+    parts = {}
+    for part, seed in (("train", 0), ("test", 1)):
+        images, labels = patterns(40, classes=10, side=32, seed=seed)
+        coloured = np.stack([images, images // 2, images // 4], axis=1)
+        parts[part] = (coloured, labels)
+        content = {
+            "X": coloured.transpose(2, 3, 1, 0),
+            "y": np.where(labels == 0, 10, labels)[:, None],
+        }
+        savemat(folder / f"{part}_32x32.mat", {**content, **changes})
+    return parts
+
+
+def test_svhn_in_its_own_files(tmp_path: Path) -> None:
+    parts = write_svhn(tmp_path / "svhn")
+    data = load(f"svhn:{tmp_path / 'svhn'}")
+    assert np.array_equal(data.train_images.numpy(), parts["train"][0])
+    assert np.array_equal(data.test_images.numpy(), parts["test"][0])
+    assert np.array_equal(data.train_labels.numpy(), parts["train"][1])
+    assert data.classes == tuple("0123456789")
+
+
+@pytest.mark.parametrize("changes", [{"X": np.zeros((32, 32, 3, 4))}, {"y": np.array([[11]])}])
+def test_other_matlab_files_are_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    write_svhn(tmp_path, **changes)
+    with pytest.raises(ZeromeanError, match=r"train_32x32\.mat with other content"):
+        load(f"svhn:{tmp_path}")
+    (tmp_path / "train_32x32.mat").write_bytes(b"no MATLAB file at all" * 20)
+    with pytest.raises(ZeromeanError, match="unreadable"):
+        load(f"svhn:{tmp_path}")
+
+
+def save_huggingface(folder: Path, parts: tuple[str, ...] = ("train", "test")) -> None:
+    features = datasets.Features(
+        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog", "frog"])}
+    )
+    sets = {}
+    for seed, part in enumerate(parts):
+        images, labels = patterns(12, seed=seed)
+        content = {"picture": [Image.fromarray(one) for one in images], "kind": labels.tolist()}
+        sets[part] = datasets.Dataset.from_dict(content, features=features)
+    datasets.DatasetDict(sets).save_to_disk(folder)
+
+
+def test_a_saved_set_of_the_hub(tmp_path: Path) -> None:
+    save_huggingface(tmp_path, ("train", "validation"))
+    data = load(f"hf:{tmp_path}")
+    images, labels = patterns(12)
+    assert np.array_equal(data.train_images[:, 0].numpy(), images)
+    assert np.array_equal(data.train_labels.numpy(), labels)
+    assert np.array_equal(data.test_images[:, 0].numpy(), patterns(12, seed=1)[0])
+    assert data.classes == ("cat", "dog", "frog")
+    assert data.split == "the data set's own validation part"
+
+
+def test_an_image_folder_of_the_hubs_layout(tmp_path: Path) -> None:
+    write_imagefolder(tmp_path)
+    data = load(f"hf:{tmp_path}")
+    assert data.classes == ("cat", "dog", "frog")
+    assert data.describe() == load(f"imagefolder:{tmp_path}").describe()
+
+
+def test_a_set_that_is_not_there_is_told_with_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ZeromeanError, match=r"cannot be loaded.*save_to_disk\(DIR\); then hf:DIR"):
+        load(f"hf:{tmp_path}/nowhere")
+    save_huggingface(tmp_path / "half", ("train",))
+    with pytest.raises(ZeromeanError, match="the parts train; wanted train and one of"):
+        load(f"hf:{tmp_path / 'half'}")

@@ -15,7 +15,10 @@ from zeromean.study.study import Study, Task, Tuning
 def compare(
     data: Annotated[
         str,
-        typer.Option(help="digits, idx:DIR, npz:FILE, imagefolder:DIR[.tar.xz], text, text:FILE"),
+        typer.Option(
+            help="digits, idx:DIR, npz:FILE, imagefolder:DIR[.tar.xz], svhn:DIR,"
+            " hf:NAME, text, text:FILE"
+        ),
     ] = Task.data,
     model: Annotated[
         str,
@@ -68,6 +71,9 @@ def compare(
         typer.Option(help="CPU threads of a run. [default: torch's, shared by the jobs]"),
     ] = Study.threads,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as it goes.")
+    ] = False,
     gain: Annotated[
         float | None, typer.Option(help="Tell how many seeds it takes to see this difference.")
     ] = None,
@@ -100,7 +106,7 @@ def compare(
         device=device,
         threads=threads,
     )
-    run_study(study, out, jobs, gain)
+    run_study(study, out, jobs, gain, tensorboard)
 
 
 def _tuning(rates: str | None, trials: int | None) -> Tuning | None:

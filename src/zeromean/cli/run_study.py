@@ -10,14 +10,20 @@ import typer
 from zeromean.study.study import Study
 
 
-def run_study(study: Study, out: Path, jobs: int, gain: float | None) -> None:
+def run_study(study: Study, out: Path, jobs: int, gain: float | None, tensorboard: bool) -> None:
     """Runs the study and shows its results; Ctrl-C ends it with what is kept and how to go on."""
     from zeromean.study.display import LiveProgress
+    from zeromean.study.progress import Watcher
     from zeromean.study.results import kept
 
     with LiveProgress(study) as progress:
+        watcher: Watcher = progress
+        if tensorboard:
+            from zeromean.study.tensorboard import TensorBoard
+
+            watcher = TensorBoard(out / "tensorboard", progress)
         try:
-            study.run(out, jobs=jobs, watcher=progress)
+            study.run(out, jobs=jobs, watcher=watcher)
         except KeyboardInterrupt:
             runs, wanted = kept(study, out)
             print(

@@ -17,6 +17,9 @@ def study(
         typer.Option(help="Folder for the results. [default: the file's name without its ending]"),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as it goes.")
+    ] = False,
     gain: Annotated[
         float | None, typer.Option(help="Tell how many seeds it takes to see this difference.")
     ] = None,
@@ -28,4 +31,4 @@ def study(
     """
     from zeromean.study import declare
 
-    run_study(declare.read(file), out or file.with_suffix(""), jobs, gain)
+    run_study(declare.read(file), out or file.with_suffix(""), jobs, gain, tensorboard)

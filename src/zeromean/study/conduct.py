@@ -69,7 +69,9 @@ def _facts(study: Study, out: Path, problems: dict[str, Problem], threads: int) 
 def _check_folder(study: Study, folder: Folder) -> None:
     out = folder.path
     try:
-        taken, file = folder.database.exists(), out.exists() and not out.is_dir()
+        # Empty, it is being made by another process at this moment.
+        taken = folder.database.exists() and folder.database.stat().st_size > 0
+        file = out.exists() and not out.is_dir()
     except OSError as error:
         raise ZeromeanError(
             f"out {out}, which cannot be used ({error})", "a folder", "pass another one"

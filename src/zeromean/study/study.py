@@ -47,8 +47,9 @@ class Task:
     """What is learned: data, a network, and how long it is trained.
 
     Args:
-        data: ``digits``, ``idx:DIR``, ``npz:FILE`` or ``imagefolder:DIR`` (or a tar archive);
-            or ``text``, which Python carries, or ``text:FILE``.
+        data: ``digits``, ``idx:DIR``, ``npz:FILE``, ``imagefolder:DIR`` (or a tar archive),
+            ``svhn:DIR``, ``hf:NAME`` or ``hf:DIR``; or ``text``, which Python carries, or
+            ``text:FILE``.
         model: ``mlp``, ``cnn``, ``resnet20`` or ``resnet18`` for images; ``lstm`` or
             ``transformer`` for text.
         function: ``module:function`` of a task of one's own, instead of data and model; see

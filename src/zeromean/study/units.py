@@ -85,7 +85,7 @@ class Folder:
         lock = FileLock(self._work / f"{unit.name}.lock")
         try:
             lock.acquire(blocking=False)
-        except Timeout:
+        except (Timeout, FileNotFoundError):  # another's, or all is done and tidied up just now
             yield False
             return
         try:

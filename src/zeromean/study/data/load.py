@@ -8,14 +8,18 @@ from pathlib import Path
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.digits import read_digits
+from zeromean.study.data.huggingface import read_huggingface
 from zeromean.study.data.idx import read_idx
 from zeromean.study.data.imagefolder import read_imagefolder
 from zeromean.study.data.npz import read_npz
+from zeromean.study.data.svhn import read_svhn
 
 READERS: dict[str, Callable[[Path], Dataset]] = {
     "idx": read_idx,
     "npz": read_npz,
     "imagefolder": read_imagefolder,
+    "svhn": read_svhn,
+    "hf": read_huggingface,
 }
 
 
@@ -23,7 +27,8 @@ def load(text: str) -> Dataset:
     """Reads the data set that ``text`` names.
 
     Args:
-        text: ``digits``, ``idx:DIR``, ``npz:FILE`` or ``imagefolder:DIR`` (or a tar archive).
+        text: ``digits``, ``idx:DIR``, ``npz:FILE``, ``imagefolder:DIR`` (or a tar archive),
+            ``svhn:DIR``, or ``hf:NAME`` or ``hf:DIR`` of Hugging Face's datasets.
 
     Raises:
         ZeromeanError: The text has another form, or the reader refuses what it finds.
@@ -38,7 +43,7 @@ def load(text: str) -> Dataset:
     if kind not in READERS or not path:
         raise ZeromeanError(
             f"data {text!r}",
-            "digits, idx:DIR, npz:FILE or imagefolder:DIR[.tar.xz]",
+            "digits, idx:DIR, npz:FILE, imagefolder:DIR[.tar.xz], svhn:DIR or hf:NAME",
             "name the format, a colon and the path",
         )
     try:

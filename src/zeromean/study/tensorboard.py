@@ -1,0 +1,41 @@
+"""Curves for TensorBoard while a study runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from zeromean.study.progress import Watcher
+from zeromean.study.run import FINAL, Epoch, Key, Run
+
+
+class TensorBoard:
+    """Writes a log a run, and tells another watcher too.
+
+    Args:
+        folder: Of the logs.
+        other: Told of everything as well.
+    """
+
+    def __init__(self, folder: Path, other: Watcher) -> None:
+        self._folder = folder
+        self._other = other
+        self._writers: dict[Key, Any] = {}
+
+    def on_epoch(self, key: Key, epoch: Epoch) -> None:
+        self._other.on_epoch(key, epoch)
+        if key not in self._writers:
+            seed = f"seed {key.seed}" if key.trial == FINAL else f"trial {key.trial}"
+            name = "-".join((key.task, key.optimizer, key.method, seed)).replace("/", "_")
+            self._writers[key] = SummaryWriter(str(self._folder / name))
+        for what in ("train_loss", "loss", "score", "seconds"):
+            self._writers[key].add_scalar(what, getattr(epoch, what), epoch.number)
+        self._writers[key].flush()
+
+    def on_run(self, run: Run) -> None:
+        self._other.on_run(run)
+        writer = self._writers.pop(run.key, None)
+        if writer is not None:
+            writer.close()
