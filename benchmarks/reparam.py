@@ -35,11 +35,11 @@ class ByAutograd(nn.Module):
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
         axes = tuple(range(1, v.ndim))
         x = v - v.mean(axes, keepdim=True)
-        return g * x / x.norm(dim=axes, keepdim=True)
+        return g * x / torch.linalg.vector_norm(x, dim=axes, keepdim=True)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         axes = tuple(range(1, weight.ndim))
-        return weight.norm(dim=axes, keepdim=True), weight
+        return torch.linalg.vector_norm(weight, dim=axes, keepdim=True), weight
 
 
 def contenders(make: Make) -> dict[str, nn.Module]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, overload
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
+from zeromean.text import aligned
 
 Layers = Literal["all", "conv", "linear"] | Callable[[str, Any], bool]
 Scope = Literal["vector", "tensor"]
@@ -143,13 +144,7 @@ class Plan(Sequence[Row]):
         )
 
     def __str__(self) -> str:
-        return "\n".join([*aligned(self.cells()), self.total()])
-
-
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """A line of text for each line of a table, its columns under each other."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
+        return f"{aligned(self.cells(), left=6)}\n{self.total()}"
 
 
 def make_plan(

@@ -63,7 +63,8 @@ def runs_on(device: torch.device) -> bool:
 
 @lru_cache(maxsize=64)
 def _capable(device: torch.device) -> bool:
-    if device.type != "cuda" or not torch.cuda.is_available():
+    # ROCm's devices are called cuda too; how the kernels are launched is for NVIDIA's.
+    if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
         return False
     return torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from zeromean.plan import Row, aligned
+from zeromean.plan import Row
+from zeromean.text import aligned
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Report(Sequence[Change]):
         worst = max((change.mean_lost for change in self), default=0.0)
         if worst:
             last += f"; lost with a layer's means: up to {_percent(worst)} of its norm"
-        return "\n".join([*aligned(table), last])
+        return f"{aligned(table, left=7)}\n{last}"
 
 
 def _percent(share: float) -> str:
