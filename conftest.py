@@ -25,9 +25,7 @@ pytest_collect_file = Sybil(
 collect_ignore = [] if find_spec("triton") else ["src/zeromean/kernels/tiles.py"]
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """A page's examples build on one another: the same process runs them all."""
-    for item in items:
-        if item.path.suffix == ".md":
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    if item.path.suffix == ".md":
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
