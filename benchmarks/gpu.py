@@ -25,13 +25,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from step import OPTIMIZERS, TENSORS, Shapes
 from torch import nn
 
 import zeromean
 from zeromean import kernels, optim
+from zeromean.bench.tensors import TENSORS, Shapes
 from zeromean.kernels import triton
 
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "SGD": {"lr": 1e-3, "momentum": 0.9},
+    "AdamW": {"lr": 1e-3},
+}
 # Tensors that a step reads and writes.
 MOVED = {"SGD": 3 + 2, "AdamW": 4 + 3}
 
@@ -102,7 +106,7 @@ def measure(
 
 def table(name: str, tensors: str, dtype: torch.dtype, repeats: int, bandwidth: float) -> None:
     """Print what the steps of one optimizer on one set of tensors cost."""
-    shapes = TENSORS[tensors]()
+    shapes = TENSORS[tensors].shapes()
     times = measure(contenders(name, shapes, dtype), repeats)
     moved = MOVED[name] * dtype.itemsize * sum(torch.Size(shape).numel() for shape in shapes)
     base = next(iter(times.values()))
@@ -123,7 +127,7 @@ def shapes(dtype: torch.dtype, repeats: int) -> None:
         for warps, registers in ((4, 128), (4, 255), (8, 64), (8, 128), (8, 255), (16, 64)):
             triton._LEVELS[dtype] = level
             triton._LAUNCH.update(num_warps=warps, maxnreg=registers)
-            step = optim.AdamW(parameters(TENSORS["gpt2"](), dtype), lr=1e-3).step
+            step = optim.AdamW(parameters(TENSORS["gpt2"].shapes(), dtype), lr=1e-3).step
             (taken,) = measure({"": step}, repeats).values()
             spent = statistics.median(device for device, _ in taken)
             print(f"| {level}, {warps}, {registers} | {1e6 * spent:.1f} |")

@@ -44,9 +44,9 @@ def supports(
 ) -> Callable[[str, str, str, str], None]:
     """Say what a test shows: ``supports(area, what, at, how)``, a row of docs/supported.md.
 
-    ``area`` is "Layer", "Number", "Driver", "Optimizer", "Distributed" or "Diagnostic"; ``at`` is
-    "gradient", "update", "backward" or "-"; ``how`` says in a few words what the test compares. The
-    row counts only if the test passes.
+    ``area`` is "Layer", "Weights", "Number", "Driver", "Optimizer", "Distributed" or "Diagnostic";
+    ``at`` is "gradient", "update", "backward" or "-"; ``how`` says in a few words what the test
+    compares. The row counts only if the test passes.
     """
 
     def say(area: str, what: str, at: str, how: str) -> None:

@@ -223,14 +223,15 @@ def test_two_programs_on_one_study_share_it(study: Study, tmp_path: Path) -> Non
 
 
 def test_a_claim_is_one_process_s_until_it_ends(study: Study, tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
+    (tmp_path / "out").mkdir()
+    folder = Folder(tmp_path / "out")
     first, second = units(study)
     with folder.claim(first) as mine, folder.claim(first) as again, folder.claim(second) as other:
         assert (mine, again, other) == (True, False, True)
     with folder.claim(first) as mine:
         assert mine
     folder.tidy()
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.path.iterdir()) == []
 
 
 def test_an_empty_database_is_one_that_another_process_is_making(
