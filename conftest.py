@@ -6,7 +6,6 @@ import doctest
 import os
 from importlib.util import find_spec
 
-import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
@@ -23,9 +22,3 @@ pytest_collect_file = Sybil(
 
 # What has to be imported to be searched for doctests, and is nothing without Triton.
 collect_ignore = [] if find_spec("triton") else ["src/zeromean/kernels/tiles.py"]
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """A page's examples build on one another: the same process runs them all."""
-    if item.path.suffix == ".md":
-        item.add_marker(pytest.mark.xdist_group(str(item.path)))
