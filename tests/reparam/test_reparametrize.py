@@ -206,6 +206,16 @@ def test_an_assigned_weight_is_preserved(method: Any) -> None:
     torch.testing.assert_close(layer.weight.detach(), wanted)
 
 
+@pytest.mark.parametrize("scale", ["learned", 1.5])
+def test_an_assigned_weight_is_not_trained_itself(scale: Any) -> None:
+    layer, other = nn.Linear(6, 4), nn.Linear(6, 4)
+    zeromean.reparametrize(layer, "cwn", scale=scale)
+    layer.weight = other.weight.detach()
+    before = other.weight.detach().clone()
+    step(layer, torch.randn(3, 6))
+    assert torch.equal(other.weight, before)
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 

@@ -67,9 +67,10 @@ class Normalized(nn.Module):
         parts = take_apart(weight, self.formula, self.fan_in)
         if self.mean is not None:
             self.mean.copy_(parts.mean)
+        v = weight.clone()  # torch keeps what is returned, and trains it
         if self.scale is not None:
-            return weight
-        return parts.norm.to(weight.dtype), weight
+            return v
+        return parts.norm.to(weight.dtype), v
 
     def extra_repr(self) -> str:
         told = [f"axes={self.fan_in.axes}"]
