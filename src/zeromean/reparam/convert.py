@@ -132,6 +132,8 @@ def _left_alone(row: Row, tied: list[Owner]) -> Row:
         return row.left_alone(f"tied: {names} would each get a proxy of its own")
     if "." in _attribute(tied[0]):
         return row.left_alone(f"it is parametrized already: {tied[0].reason}")
+    if isinstance(tied[0].module, NaturalLinear):
+        return row.left_alone("nnn re-parametrized it already")
     if prune.is_pruned(tied[0].module):
         return row.left_alone("it is pruned: prune.remove makes that permanent")
     if row.parameter.is_complex():

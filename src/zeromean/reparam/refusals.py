@@ -33,7 +33,7 @@ def refuse_options(
         )
     if eps is not None and not _is_number(eps, 0):
         raise ZeromeanError(f"eps={eps!r}", "a positive number", "pass one as eps, or leave it out")
-    if every is not None and not (isinstance(every, int) and every > 0):
+    if every is not None and not (type(every) is int and every > 0):
         raise ZeromeanError(f"every={every!r}", "a positive whole number", "count updates with it")
     idle = {
         "every": every is not None and method != "nnn",
