@@ -190,7 +190,7 @@ def test_fold_refuses_to_lose_hooks() -> None:
     model = network()
     zeromean.reparametrize(model, "nnn")
     handle = model[2].register_forward_hook(lambda *_: None)
-    with pytest.raises(zeromean.ZeromeanError, match="2, which has hooks.*remove them first"):
+    with pytest.raises(zeromean.ZeromeanError, match=r"2, which has hooks.*remove them first"):
         zeromean.fold(model)
     assert isinstance(model[0], NaturalLinear)
     handle.remove()

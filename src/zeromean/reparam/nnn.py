@@ -92,7 +92,7 @@ class NaturalLinear(nn.Module):
         )
 
     def _apply(self, *args: Any, **kwargs: Any) -> NaturalLinear:
-        super()._apply(*args, **kwargs)
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._own = [self.v]  # to_empty and the like make it anew
         return self
 
