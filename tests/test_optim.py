@@ -494,3 +494,18 @@ def test_foreach_and_capturable_settings_of_a_checkpoint_do_not_matter() -> None
 def test_what_is_centered_is_told() -> None:
     optimizer = optim.AdamW(network(), layers="conv")
     assert [row.name for row in optimizer.plan.centered] == ["0.weight", "2.weight"]
+    status = zeromean.status(copy.deepcopy(optimizer))
+    assert str(status) == f"AdamW is centralized with {optimizer.how}: 2 of 6 parameters"
+    assert status.as_remembered
+
+
+def test_the_status_tells_of_a_checkpoint_centralized_otherwise() -> None:
+    model = network()
+    theirs: Any = torch.optim.AdamW(model.parameters())
+    zeromean.centralize(theirs, model, at="update")
+    for at, same in (("update", True), ("gradient", False)):
+        optimizer = optim.AdamW(model, at=at)
+        optimizer.load_state_dict(theirs.state_dict())
+        status = zeromean.status(optimizer)
+        assert status.as_remembered == same
+        assert ("come from one with at=update" in str(status)) != same
