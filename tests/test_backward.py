@@ -106,6 +106,17 @@ def test_parameters_added_later_are_centered_from_their_first_step() -> None:
     torch.testing.assert_close([layer.weight.detach().mean(1) for layer in model], before)
 
 
+def test_a_parameter_that_the_optimizer_gives_up_loses_its_hook() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.AdamW([{"params": layer.parameters()} for layer in model])
+    zeromean.centralize(optimizer, model, at="backward")
+    optimizer.param_groups.pop()
+    optimizer.step()
+    (model(torch.ones(1, 6)) * torch.tensor([1.0, 2.0])).sum().backward()
+    assert model[0].weight.grad.mean(1).abs().max() < 1e-6
+    assert model[1].weight.grad.mean(1).abs().max() > 1e-3
+
+
 def test_removed_hooks_leave_the_parameters() -> None:
     model = network()
     twin = copy.deepcopy(model)

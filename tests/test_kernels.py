@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import zlib
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -399,6 +403,51 @@ def test_an_unknown_or_missing_backend_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("ZEROMEAN_KERNELS")
     assert kernels.backend() == "reference"
     assert kernels.backend("cuda") == "reference"
+
+
+@pytest.fixture
+def _library_looked_for_anew() -> Iterator[None]:
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+@pytest.mark.usefixtures("native_library", "_library_looked_for_anew")
+def test_a_library_from_other_sources_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZEROMEAN_KERNELS", raising=False)
+    monkeypatch.setattr(native, "LAYOUT", native.LAYOUT + 1)
+    gradient = torch.randn(5, 7)
+    expected = zeromean.center(gradient, 1)
+    with pytest.warns(zeromean.ZeromeanWarning, match="layout is .* make test") as warned:
+        kernels.center_([gradient], [ROWS])
+    assert len(warned) == 1
+    torch.testing.assert_close(gradient, expected)
+    assert kernels.backend() == "reference"  # warned of once
+    monkeypatch.setenv("ZEROMEAN_KERNELS", "native")
+    with pytest.raises(zeromean.ZeromeanError, match="from other sources"):
+        kernels.backend()
+
+
+def test_no_file_that_is_not_the_library_is_called(tmp_path: Path) -> None:
+    (tmp_path / "centered.so").write_text("half written")
+    with pytest.warns(zeromean.ZeromeanWarning, match="other sources"):
+        assert native._load(tmp_path / "centered.so") is None
+    with pytest.warns(zeromean.ZeromeanWarning, match="older than layouts"):
+        assert native._load(Path(torch._C.__file__)) is None
+
+
+def test_the_layout_is_counted_up_with_every_change_of_it() -> None:
+    """If this fails, count LAYOUT up in centered.c and in native.py, then write its sum here."""
+    folder = Path(native.__file__).parent
+    text = "".join((folder / name).read_text() for name in ("centered.c", "normalized.h"))
+    plain = re.sub(r"/\*.*?\*/|\s+", " ", text, flags=re.DOTALL)
+    declared = re.findall(
+        r"struct (?:tensor|rule|normal) {.*?}|enum (?:kind|at|type) {.*?}|EXPORT \w+ \w+\(.*?\)",
+        plain,
+    )
+    assert len(declared) == 10
+    declared = [" ".join(words.split()) for words in declared]
+    assert (native.LAYOUT, zlib.crc32("".join(declared).encode())) == (1, 0xFD55D22B)
 
 
 def test_triton_serves_no_device_that_it_does_not_run_on(

@@ -304,6 +304,37 @@ def test_complex_weights_step_as_torchs() -> None:
         torch.testing.assert_close(p, q)
 
 
+@pytest.mark.parametrize("name", TORCH)
+def test_hooks_of_a_step_run_once(name: str) -> None:
+    """Also where torch has made an optimizer of its own class, whose step runs hooks as well."""
+    model = network()
+    getattr(torch.optim, name)(model.parameters())
+    optimizer = getattr(optim, name)(model)
+    ran = []
+    optimizer.register_step_pre_hook(lambda *_: ran.append("before"))
+    optimizer.register_step_post_hook(lambda *_: ran.append("after"))
+    backward(model)
+    optimizer.step()
+    assert ran == ["before", "after"]
+
+
+@pytest.mark.launches
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_weights_that_change_their_type_keep_their_means(name: str) -> None:
+    """What rounding took is carried from then on, or no longer."""
+    for types in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
+        model = network(types[0])
+        optimizer = getattr(optim, name)(model, lr=1e-2, at="update")
+        backward(model)
+        optimizer.step()
+        model.to(types[1])
+        before = means(network_as(model))
+        for _ in range(100):
+            backward(model)
+            optimizer.step()
+        torch.testing.assert_close(means(network_as(model)), before, rtol=0, atol=1e-3)
+
+
 @pytest.mark.launches
 @pytest.mark.parametrize("at", ["gradient", "update"])
 def test_lookahead_follows_its_definition(at: str, supports: Any) -> None:
@@ -364,6 +395,39 @@ def test_lookahead_adds_groups_to_the_optimizer_inside() -> None:
     backward(model)
     optimizer.step()
     assert not torch.equal(model[4].weight, start)
+
+
+def test_lookahead_has_the_defaults_that_schedulers_look_at() -> None:
+    optimizer = optim.Ranger(network(), lr=0.1)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=5)
+    assert optimizer.optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] < 0.1
+
+
+def test_lookahead_shares_the_groups_of_an_optimizer_that_loads_by_itself() -> None:
+    model = network()
+    optimizer = optim.Lookahead(optim.SGD(model, lr=0.1))
+    optimizer.optimizer.load_state_dict(optimizer.optimizer.state_dict())
+    backward(model)
+    optimizer.step()
+    assert optimizer.param_groups is optimizer.optimizer.param_groups
+
+
+def test_lookahead_refuses_the_checkpoint_of_another_optimizer() -> None:
+    model = network()
+    optimizer = optim.Lookahead(optim.SGD(model, lr=0.1))
+    with pytest.raises(zeromean.ZeromeanError, match=r"load it into \.optimizer"):
+        optimizer.load_state_dict(optimizer.optimizer.state_dict())
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_a_checkpoint_that_asks_for_a_graph_is_refused_at_the_step(name: str) -> None:
+    model = network()
+    theirs = getattr(torch.optim, name)(model.parameters(), differentiable=True)
+    optimizer = getattr(optim, name)(model)
+    optimizer.load_state_dict(theirs.state_dict())
+    backward(model)
+    with pytest.raises(zeromean.ZeromeanError, match="differentiable"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize(
@@ -430,3 +494,18 @@ def test_foreach_and_capturable_settings_of_a_checkpoint_do_not_matter() -> None
 def test_what_is_centered_is_told() -> None:
     optimizer = optim.AdamW(network(), layers="conv")
     assert [row.name for row in optimizer.plan.centered] == ["0.weight", "2.weight"]
+    status = zeromean.status(copy.deepcopy(optimizer))
+    assert str(status) == f"AdamW is centralized with {optimizer.how}: 2 of 6 parameters"
+    assert status.as_remembered
+
+
+def test_the_status_tells_of_a_checkpoint_centralized_otherwise() -> None:
+    model = network()
+    theirs: Any = torch.optim.AdamW(model.parameters())
+    zeromean.centralize(theirs, model, at="update")
+    for at, same in (("update", True), ("gradient", False)):
+        optimizer = optim.AdamW(model, at=at)
+        optimizer.load_state_dict(theirs.state_dict())
+        status = zeromean.status(optimizer)
+        assert status.as_remembered == same
+        assert ("come from one with at=update" in str(status)) != same

@@ -193,6 +193,23 @@ def test_a_centralized_optimizer_sees_what_changes_under_it(at: Any) -> None:
             torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.launches
+@pytest.mark.usefixtures("backend")
+def test_means_of_weights_that_change_their_type_are_kept() -> None:
+    for types in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
+        weight = nn.Parameter(torch.randn(6, 50, dtype=types[0]))
+        optimizer = torch.optim.SGD([weight], lr=0.01)
+        with pytest.warns(zeromean.ZeromeanWarning, match="only shapes"):
+            zeromean.centralize(optimizer, at="update")
+        for dtype in types:
+            weight.data = weight.data.to(dtype)
+            before = weight.detach().double().mean(1)
+            for _ in range(300):
+                weight.grad = torch.rand_like(weight)
+                optimizer.step()
+        torch.testing.assert_close(weight.detach().double().mean(1), before, rtol=0, atol=3e-3)
+
+
 @torch.no_grad()
 def by_hand(rows: zeromean.Plan, optimizer: torch.optim.Optimizer, at: str) -> None:
     """One step, centered by the definition."""

@@ -75,7 +75,10 @@ class AtBackward:
 
     def _hook_new(self, optimizer: Optimizer) -> None:
         new = []
-        for group, parameter, fan_in in self._targets.of(optimizer):
+        targets = self._targets.of(optimizer)
+        for gone in self._hooks.keys() - {target.parameter for target in targets}:
+            self._hooks.pop(gone).remove()
+        for group, parameter, fan_in in targets:
             refuse_decay_inside(optimizer, optimizer.param_groups[group], self._weight_decay)
             if parameter not in self._hooks and parameter.requires_grad:
                 new.append((parameter, fan_in))

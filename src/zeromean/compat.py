@@ -21,7 +21,6 @@ from zeromean.errors import ZeromeanError
 from zeromean.kernels.rules import At
 from zeromean.optim.centered import Centered
 from zeromean.plan import Layers
-from zeromean.targets import Targets
 
 
 class _Published(Centered):
@@ -42,9 +41,7 @@ class _Published(Centered):
             )
         self._at = self._acts
         if self._use_gc:
-            self._targets = Targets(
-                self, None, "conv" if self._conv_only else "all", False, "vector"
-            )
+            self._plan_for(None, "conv" if self._conv_only else "all", False)
 
 
 class SGD_GC(_Published, optim.SGD):

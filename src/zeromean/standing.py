@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from zeromean.attach import handle_of
 from zeromean.fingerprint import read
+from zeromean.optim.centered import Centered
 from zeromean.refusals import refuse_wrapper
 
 
@@ -31,8 +32,8 @@ class Status:
 
     @property
     def as_remembered(self) -> bool:
-        """Whether it is centralized as its param groups say; true for one that never was."""
-        return self.attached == self.remembered
+        """Whether it is centralized as its param groups say; true where they say nothing."""
+        return self.remembered in (None, self.attached)
 
     def __str__(self) -> str:
         if self.attached is None and self.remembered is None:
@@ -59,7 +60,8 @@ def status(optimizer: Optimizer) -> Status:
     optimizer that they come from was centralized.
 
     Args:
-        optimizer: Any ``torch.optim.Optimizer``.
+        optimizer: Any ``torch.optim.Optimizer``; a drop-in of :mod:`zeromean.optim` remembers
+            nothing, because it centers by itself.
 
     Returns:
         A :class:`Status`, which prints as a sentence.
@@ -80,12 +82,12 @@ def status(optimizer: Optimizer) -> Status:
         False
     """
     refuse_wrapper(optimizer)
-    handle = handle_of(optimizer)
+    by = optimizer if isinstance(optimizer, Centered) else handle_of(optimizer)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    centered = handle.plan.centered if handle else ()
+    centered = by.plan.centered if by else ()
     return Status(
         optimizer=type(optimizer).__name__,
-        attached=handle.how if handle else None,
+        attached=by.how if by else None,
         remembered=read(optimizer),
         centered=sum(id(row.parameter) in held for row in centered),
         parameters=len(held),

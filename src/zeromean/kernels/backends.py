@@ -49,7 +49,7 @@ def backend(device: str | torch.device = "cpu") -> Backend:
         )
     if forced == "native" and native.library() is None:
         raise ZeromeanError(
-            f"{VARIABLE}=native where the library was not built",
+            f"{VARIABLE}=native where the library was not built, or from other sources",
             "an installation that found a C compiler",
             "install a wheel, or a C compiler and zeromean again",
         )

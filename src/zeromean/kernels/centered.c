@@ -29,6 +29,11 @@
 #define CLONES
 #endif
 
+/* What native.py compares with its own LAYOUT, so that it never calls a library that was built from
+   other sources: counted up with every change of a structure, an enum or an exported function. */
+enum { LAYOUT = 1 };
+EXPORT int64_t zeromean_layout(void) { return LAYOUT; }
+
 /* CENTER takes means away, NOTE notes them down, KEEP puts the noted ones back; then the steps. */
 enum kind { CENTER, NOTE, KEEP, SGD, MOMENTUM, NESTEROV, ADAM, AMSGRAD };
 enum at { GRADIENT = 1, UPDATE };

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from zeromean.errors import warn
 from zeromean.fan_in import FanIn
 from zeromean.kernels import ready
 from zeromean.kernels.ready import (
@@ -26,6 +27,8 @@ from zeromean.kernels.ready import (
 )
 from zeromean.kernels.rules import AdamRule, At, Decay, Entry, Kind, Number, Rule
 
+# What is known here of centered.c and normalized.h: the same number as LAYOUT there.
+LAYOUT = 1
 # The orders of the enums of centered.c, and of its structures' fields.
 _KINDS: dict[Kind | str, int] = {
     name: number
@@ -41,11 +44,13 @@ _STARTS = 13
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The library that was built with the package, or None where it was not."""
+    """The library that was built with the package, or None where none was that fits."""
     path = Path(__file__).with_name("centered.dll" if sys.platform == "win32" else "centered.so")
     if not path.exists():
         return None
-    library = ctypes.CDLL(str(path))
+    library = _load(path)
+    if library is None:
+        return None
     word, pointer = ctypes.c_int64, ctypes.c_void_p
     library.zeromean_step.argtypes = [*[word] * 4, *[pointer] * 5, word]
     library.zeromean_step.restype = None
@@ -59,6 +64,26 @@ def library() -> ctypes.CDLL | None:
         return library  # a torch without that runtime: one thread
     library.zeromean_use_threads_of(ctypes.cast(threads, pointer))
     return library
+
+
+def _load(path: Path) -> ctypes.CDLL | None:
+    """The library at a path, or None, with a warning, where it is not the one that is meant."""
+    try:
+        library = ctypes.CDLL(str(path))
+        library.zeromean_layout.restype = ctypes.c_int64
+        layout = library.zeromean_layout()
+        wrong = "" if layout == LAYOUT else f"its layout is {layout}, not {LAYOUT}"
+    except OSError as error:  # of another machine, or half written
+        wrong = str(error)
+    except AttributeError:
+        wrong = "it is older than layouts are counted"
+    if not wrong:
+        return library
+    warn(
+        f"{path.name} was built from other sources and is left alone ({wrong}): centring is slower;"
+        " install zeromean again, in a checkout by make test or pip install --editable ."
+    )
+    return None
 
 
 def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:

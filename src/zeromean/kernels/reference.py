@@ -69,10 +69,11 @@ class Keep:
     def __init__(self, entries: Sequence[Entry]) -> None:
         self._entries = entries
         self._weights = [entry.weight for entry in entries]
+        self._found = _described(entries)
 
     def fits(self) -> bool:
-        """Whether it is still ready: always, because nothing is kept of the tensors."""
-        return True
+        """Whether it is still ready: residuals are those of these weights."""
+        return _described(self._entries) == self._found
 
     def note(self) -> Sequence[Tensor]:
         """The mean of every weight vector."""
@@ -111,10 +112,11 @@ class Step:
     def __init__(self, at: At, entries: Sequence[Entry]) -> None:
         self._at = at
         self._entries = entries
+        self._found = _described(entries)
 
     def fits(self, gradients: Sequence[Tensor]) -> bool:
-        """Whether the step is still ready: always, because nothing is kept of the tensors."""
-        return True
+        """Whether the step is still ready: residuals are those of these weights."""
+        return _described(self._entries) == self._found
 
     def run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
         """Step every entry along its gradient, by its group's rule."""
@@ -221,6 +223,11 @@ def _residual(entry: Entry, mean: Tensor) -> Tensor:
     """An entry's residual, shaped like the means of its vectors."""
     assert entry.residual is not None
     return entry.residual.view(mean.shape)
+
+
+def _described(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
+    """Of the weights, what decides how many residuals there are, of which type, and where."""
+    return [(entry.weight.dtype, entry.weight.device, entry.weight.shape) for entry in entries]
 
 
 def _fan_ins(entries: Sequence[Entry]) -> list[FanIn]:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from zeromean.errors import ZeromeanError
+from zeromean.fingerprint import describe
 from zeromean.kernels.rules import At
 from zeromean.plan import Layers, Plan, check_option
 from zeromean.refusals import refuse_model
@@ -25,6 +26,7 @@ class Centered(Optimizer):
 
     _at: At = "gradient"
     _targets: Targets | None = None  # None: nothing is centered
+    how: str | None = None  # place and options in one line, as of a Handle
 
     def _centralize(
         self, model: nn.Module | None, at: At, layers: Layers, embeddings: bool
@@ -38,8 +40,18 @@ class Centered(Optimizer):
             )
         refuse_model(self, model, at)
         self._at = at
+        self._plan_for(model, layers, embeddings).warn_of_doubt()
+
+    def _plan_for(self, model: nn.Module | None, layers: Layers, embeddings: bool) -> Targets:
         self._targets = Targets(self, model, layers, embeddings, "vector")
-        self._targets.warn_of_doubt()
+        self.how = describe(
+            self._at,
+            layers=layers,
+            embeddings=embeddings,
+            scope="vector",
+            axes="model" if model is not None else "shapes",
+        )
+        return self._targets
 
     @property
     def plan(self) -> Plan:
@@ -47,7 +59,7 @@ class Centered(Optimizer):
         return Plan(()) if self._targets is None else self._targets.plan
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_at": self._at, "_targets": self._targets}
+        own = {"_at": self._at, "_targets": self._targets, "how": self.how}
         return super().__getstate__() | own  # torch's keeps nothing but its own
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zeromean.at_update import AtUpdate
 from zeromean.kernels import center_
-from zeromean.optim.centered import Centered
+from zeromean.optim.centered import Centered, refuse
 from zeromean.optimizers import decay_inside
 from zeromean.sharded import gradient_of
 from zeromean.targets import Targets
@@ -41,20 +41,25 @@ class Copying(Centered):
             with torch.enable_grad():
                 loss = closure()
         if self._targets is None:
-            super().step()
+            self._step_of_torch()
             return loss
         self._targets.before_step(self)
         if self._at == "gradient":
             self._copies = self._centered_copies(self._targets)
-            super().step()
+            self._step_of_torch()
             self._copies = MappingProxyType({})
         else:
             if self._place is None:
                 self._place = AtUpdate(self._targets)
             self._place.before_step(self, (), {})
-            super().step()
+            self._step_of_torch()
             self._place.after_step(self)
         return loss
+
+    def _step_of_torch(self) -> None:
+        # Where torch has made an optimizer of its own class, it runs hooks there too: once is due.
+        step: Any = super().step.__func__  # type: ignore[attr-defined]
+        (step.__wrapped__ if getattr(step, "hooked", False) else step)(self)
 
     @torch.no_grad()
     def _centered_copies(self, targets: Targets) -> dict[Tensor, Tensor]:
@@ -81,6 +86,7 @@ class Copying(Centered):
     def _init_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *state: Any
     ) -> Any:
+        refuse(self, "centring leaves no graph behind", differentiable=group["differentiable"])
         found = super()._init_group(group, params, grads, *state)  # type: ignore[misc]
         grads[:] = [self._copies.get(p, grad) for p, grad in zip(params, grads, strict=True)]
         return found

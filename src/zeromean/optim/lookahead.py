@@ -59,6 +59,7 @@ class Lookahead(Optimizer):
         self.optimizer: Optimizer | None = None  # until the base class has its groups
         super().__init__(optimizer.param_groups, {})
         self.optimizer = optimizer
+        self.defaults = optimizer.defaults  # which schedulers look at
         self.k, self.alpha = k, alpha
         self.param_groups = optimizer.param_groups
 
@@ -80,6 +81,7 @@ class Lookahead(Optimizer):
             What the closure returned, else None.
         """
         assert self.optimizer is not None
+        self.param_groups = self.optimizer.param_groups  # new ones if it has loaded by itself
         parameters = [p for group in self.param_groups for p in group["params"]]
         for parameter in parameters:
             if not self.state[parameter]:
@@ -100,8 +102,18 @@ class Lookahead(Optimizer):
         return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` gave."""
+        """Load what :meth:`state_dict` gave.
+
+        Raises:
+            ZeromeanError: It is the dict of another optimizer.
+        """
         assert self.optimizer is not None
+        if "optimizer" not in state_dict:
+            raise ZeromeanError(
+                f"a state_dict with {', '.join(state_dict)} and no optimizer inside",
+                f"what state_dict() of a {type(self).__name__} gave",
+                "load it into .optimizer, and the slow weights start anew",
+            )
         own = {key: value for key, value in state_dict.items() if key != "optimizer"}
         super().load_state_dict(own)
         self.optimizer.load_state_dict(state_dict["optimizer"])
