@@ -11,11 +11,11 @@ demo: .venv/demo
 	$(BIN)/zeromean compare --out runs/demo
 
 test: .venv/test lint
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup --supported check
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --supported check
 
 # Writes docs/supported.md from what the tests show.
 supported: .venv/test
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup --supported write
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --supported write
 
 lint: .venv/test
 	$(BIN)/ruff check .

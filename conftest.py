@@ -22,11 +22,3 @@ pytest_collect_file = Sybil(
 
 # What has to be imported to be searched for doctests, and is nothing without Triton.
 collect_ignore = [] if find_spec("triton") else ["src/zeromean/kernels/tiles.py"]
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A page's examples build on one another: the same process runs them all."""
-    for item in items:
-        if item.path.suffix == ".md":
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
