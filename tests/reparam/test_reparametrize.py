@@ -306,6 +306,20 @@ def test_a_layer_that_starts_from_zero_is_warned_of(method: Any, fill: float, wa
     zeromean.reparametrize(nn.Linear(4, 3, device="meta"), method)  # has no values to look at
 
 
+def test_a_padding_row_is_no_weight() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(6, 4))
+
+    model = nn.Sequential(Table(), nn.Linear(4, 3))
+    rule = lambda _: {"table": zeromean.FanIn(axes=(0,), padding_idx=0)}  # noqa: E731
+    zeromean.fan_in.register(Table)(rule)
+    report = zeromean.reparametrize(model, "cwn")
+    assert [change.row.name for change in report.done] == ["1.weight"]
+    assert "padding row" in report[0].row.reason
+
+
 def test_torchscript_is_refused() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 3)))
     with pytest.raises(zeromean.ZeromeanError, match=r"TorchScript.*before torch\.jit"):

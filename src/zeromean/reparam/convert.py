@@ -141,6 +141,8 @@ def _left_alone(row: Row, tied: list[Owner]) -> Row:
         return row.left_alone("it is pruned: prune.remove makes that permanent")
     if row.parameter.is_complex():
         return row.left_alone("complex weights have no such length")
+    if row.fan_in and row.fan_in.padding_idx is not None:
+        return row.left_alone("its padding row would be normalized with the others")
     hooks: Any = row.parameter
     if hooks._backward_hooks or hooks._post_accumulate_grad_hooks:
         return row.left_alone("it has gradient hooks: register them after this, on its proxy")
