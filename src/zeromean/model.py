@@ -82,12 +82,20 @@ def owners(model: nn.Module) -> Iterator[Owner]:
     """Every parameter of the model under every module that holds it, in the model's own order.
 
     Raises:
-        ZeromeanError: A parameter has no shape yet (a lazy module before its first forward), or a
-            rule names a parameter that its module does not have.
+        ZeromeanError: A parameter has no shape yet (a lazy module before its first forward), a
+            rule names a parameter that its module does not have, or a module is TorchScript.
     """
     origins = fsdp1.origins(model)
     parametrizations: set[int] = set()
     for module_name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            if next(module.parameters(recurse=False), None) is None:
+                continue
+            raise ZeromeanError(
+                f"{module_name or 'a model'} in TorchScript, where a layer's class is lost",
+                "the torch.nn.Module that it was made of",
+                "pass the model before torch.jit.script or torch.jit.trace",
+            )
         if isinstance(module, parametrize.ParametrizationList):
             parametrizations.update(map(id, module))
             continue  # its originals belong to the module that they parametrize

@@ -25,7 +25,7 @@ __all__ = ["CWNConv1d", "CWNConv2d", "CWNConv3d", "CWNConvTranspose2d", "CWNLine
 class _CWN(nn.Module):
     """Centres and normalizes the weight of the layer that it is mixed into."""
 
-    plain: ClassVar[type[nn.Module]]
+    _folds_to: ClassVar[type[nn.Module]]
     weight: Tensor
 
     def __init__(
@@ -52,7 +52,7 @@ class _CWN(nn.Module):
             raise ZeromeanError(
                 f"{type(self).__name__} with a weight of shape {shape}, whose fan-in is 1",
                 "weight vectors of two or more entries: one entry less its mean is 0",
-                f"use torch.nn.{self.plain.__name__}",
+                f"use torch.nn.{self._folds_to.__name__}",
             )
         self.init = init
         fixed = None if scale == "learned" else scale
@@ -101,7 +101,7 @@ class CWNLinear(_CWN, nn.Linear):
         Networks, ICCV 2017, eq. 2, 3 and 5.
     """
 
-    plain = nn.Linear
+    _folds_to = nn.Linear
 
 
 class CWNConv1d(_CWN, nn.Conv1d):
@@ -117,7 +117,7 @@ class CWNConv1d(_CWN, nn.Conv1d):
         tensor(True)
     """
 
-    plain = nn.Conv1d
+    _folds_to = nn.Conv1d
 
 
 class CWNConv2d(_CWN, nn.Conv2d):
@@ -133,7 +133,7 @@ class CWNConv2d(_CWN, nn.Conv2d):
         tensor(True)
     """
 
-    plain = nn.Conv2d
+    _folds_to = nn.Conv2d
 
 
 class CWNConv3d(_CWN, nn.Conv3d):
@@ -149,7 +149,7 @@ class CWNConv3d(_CWN, nn.Conv3d):
         tensor(True)
     """
 
-    plain = nn.Conv3d
+    _folds_to = nn.Conv3d
 
 
 class CWNConvTranspose2d(_CWN, nn.ConvTranspose2d):
@@ -165,4 +165,4 @@ class CWNConvTranspose2d(_CWN, nn.ConvTranspose2d):
         tensor(True)
     """
 
-    plain = nn.ConvTranspose2d
+    _folds_to = nn.ConvTranspose2d

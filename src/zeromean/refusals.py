@@ -85,9 +85,9 @@ def refuse_optimizer(
     kind = type(optimizer).__name__
     if is_a(type(optimizer), _DROP_IN):
         raise ZeromeanError(
-            f"zeromean.optim.{kind}, which centers inside its step",
+            f"zeromean's {kind}, which centers inside its step",
             "an optimizer that does not",
-            f"leave centralize out, or make a torch.optim.{kind}",
+            "leave centralize out, or make an optimizer of torch",
         )
     if getattr(optimizer, "_overlap_with_ddp", False):  # ZeroRedundancyOptimizer
         raise ZeromeanError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -135,6 +137,36 @@ def test_layers_that_are_frozen_when_compiled() -> None:
     assert furthest(values(model.layers[0].variables), frozen) == 0
     reasons = [row.reason for row in optimizer.plan if not row.centered]
     assert "frozen: it is not trainable" in reasons
+
+
+@once
+def test_a_layer_that_the_model_never_calls_and_nothing_to_train() -> None:
+    model = Twice()
+    model.heads.append(L.Dense(5))  # it stays without variables
+    with pytest.warns(UserWarning, match="it has unbuilt state"):  # Keras'
+        model(batch()[0])
+    model.compile(zeromean.keras.centralize(O.SGD(0.01), model), loss="mse")
+    fit(model, epochs=1)
+    assert len(zeromean.keras.explain(model.optimizer).centered) == 2
+    frozen = convnet()
+    frozen.trainable = False
+    frozen.compile(zeromean.keras.centralize(O.SGD(0.01), frozen), loss="mse")
+    with (
+        pytest.warns(ZeromeanWarning, match="nothing is centered"),
+        pytest.warns(UserWarning, match="any trainable weights"),  # Keras'
+    ):
+        fit(frozen, epochs=1)
+
+
+@once
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_copies(how: Callable[[Any], Any]) -> None:
+    model = convnet()
+    optimizer = zeromean.keras.centralize(O.Adam(0.01), model, layers="conv")
+    again = how(optimizer)
+    again.build(model.trainable_variables)
+    optimizer.build(model.trainable_variables)
+    assert plan_text(again) == plan_text(optimizer)
 
 
 @once

@@ -161,6 +161,22 @@ def test_a_loss_that_leaves_a_variable_out() -> None:
     v, w = (keras.Variable(np.ones((2, 2)), name=name) for name in "vw")
     with pytest.raises(ZeromeanError, match="does not depend on w"):
         gctf.get_centralized_gradients(O.SGD(), lambda: keras.ops.sum(v * v), [v, w])
+    with pytest.raises(ZeromeanError, match="does not depend on w"):
+        gctf.get_centralized_gradients(O.SGD(), lambda: keras.ops.ones(()), [w])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="once is enough")
+def test_refusals() -> None:
+    parts = O.MultiOptimizer(O.OptimizerMap(O.SGD(0.1)))
+    with pytest.raises(ZeromeanError, match="centralize the optimizers of its map"):
+        gctf.centralized_gradients_for_optimizer(parts)  # would be a word without an effect
+    w = keras.Variable(np.ones((2, 2)), name="w")
+    for make in (
+        lambda: gctf.centralized_gradients_for_optimizer("sgd"),
+        lambda: gctf.get_centralized_gradients("sgd", lambda: keras.ops.sum(w), [w]),
+    ):
+        with pytest.raises(ZeromeanError, match="str as the optimizer"):
+            make()
 
 
 def test_an_optimizer_that_is_centralized_stays_so() -> None:

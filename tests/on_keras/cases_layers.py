@@ -153,6 +153,15 @@ def test_norms_are_left_alone(kind: str) -> None:
 
 
 @once
+def test_a_spectral_norm_leaves_the_matrix_to_the_layer_inside() -> None:
+    for inner, axes in ((L.Dense(3), (0,)), (L.Conv2DTranspose(3, 2), (0, 1, 3))):
+        layer = built(L.SpectralNormalization(inner), (None, 4, 4, 2))
+        assert plan(layer) == {"kernel": axes, "bias": ()}
+    layer = built(L.SpectralNormalization(L.Embedding(5, 3)), (None, 2))
+    assert plan(layer, embeddings=True) == {"embeddings": (0,)}
+
+
+@once
 def test_slopes_and_unknown_layers_are_left_alone_with_the_reason() -> None:
     prelu = built(L.PReLU(), (None, 4, 3))
     (row,) = zeromean.keras.explain(prelu)

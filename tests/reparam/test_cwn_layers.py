@@ -61,6 +61,25 @@ def test_fold_gives_torchs_own_layer(name: str) -> None:
     assert repr(layer) == repr(plain)
 
 
+def test_fold_leaves_a_users_class_what_it_is() -> None:
+    class Doubled(zeromean.nn.CWNLinear):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    class Named(nn.Linear):
+        plain = True
+
+    for layer in (Doubled(4, 3), Named(4, 3)):
+        kind = type(layer) if isinstance(layer, Named) else Doubled
+        if isinstance(layer, Named):
+            zeromean.reparametrize(layer, "cwn")
+        x = torch.randn(2, 4)
+        before = layer(x)
+        assert type(zeromean.fold(layer)) is kind
+        assert torch.equal(layer(x), before)
+        layer.reset_parameters()
+
+
 def test_scale_and_init() -> None:
     fixed = zeromean.nn.CWNLinear(6, 4, scale=2.0)
     torch.testing.assert_close(fixed.weight.norm(dim=1), torch.full((4,), 2.0))

@@ -160,6 +160,74 @@ def test_a_shared_layer_is_replaced_everywhere() -> None:
     assert model["a"][0] is model["b"][0]
 
 
+def test_a_layer_under_two_names_of_one_module_stays_one() -> None:
+    shared = nn.Linear(5, 5)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    zeromean.reparametrize(model, "nnn")
+    assert isinstance(model[2], NaturalLinear)
+    assert model[0] is model[2]
+    zeromean.fold(model)
+    assert type(model[2]) is nn.Linear
+    assert model[0] is model[2]
+
+
+def test_inputs_that_the_plain_layer_would_not_take_are_refused() -> None:
+    model = network()
+    zeromean.reparametrize(model, "nnn", every=1)
+    model(inputs())
+    for width in (1, 5):  # one feature would broadcast
+        with pytest.raises(zeromean.ZeromeanError, match="6 features"):
+            model(torch.randn(2, width, dtype=torch.float64))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        model(inputs()).sum().backward()
+        optimizer.step()
+    assert model(torch.randn(6, dtype=torch.float64)).shape == (3,)
+    assert (model[0].in_features, model[0].out_features) == (6, 5)
+
+
+def test_fold_refuses_to_lose_hooks() -> None:
+    model = network()
+    zeromean.reparametrize(model, "nnn")
+    handle = model[2].register_forward_hook(lambda *_: None)
+    with pytest.raises(zeromean.ZeromeanError, match=r"2, which has hooks.*remove them first"):
+        zeromean.fold(model)
+    assert isinstance(model[0], NaturalLinear)
+    handle.remove()
+    assert type(zeromean.fold(model)[0]) is nn.Linear
+
+
+def test_a_single_layer_folds_in_its_own_mode() -> None:
+    assert not zeromean.fold(NaturalLinear(nn.Linear(4, 3)).eval()).training
+
+
+@pytest.mark.parametrize("how", ["assign", "to_empty"])
+def test_parameters_that_were_made_anew_are_its_own(how: str) -> None:
+    trained = network()
+    zeromean.reparametrize(trained, "nnn", every=1)
+    trained(inputs())
+    with torch.device("meta" if how == "to_empty" else "cpu"):
+        model = network()
+    zeromean.reparametrize(model, "nnn", every=1)
+    assert {t.device.type for t in model.state_dict().values()} == {
+        "meta" if how == "to_empty" else "cpu"
+    }
+    if how == "to_empty":
+        model.to_empty(device="cpu")
+    model.load_state_dict(copy.deepcopy(trained.state_dict()), assign=how == "assign")
+    x = inputs()
+    torch.testing.assert_close(model(x), trained.eval()(x))
+
+
+def test_twice_is_left_alone() -> None:
+    model = network()
+    zeromean.reparametrize(model, "nnn")
+    for method in ("nnn", "cwn"):
+        with pytest.warns(zeromean.ZeromeanWarning, match="nothing"):
+            report = zeromean.reparametrize(model, method)  # type: ignore[arg-type]
+        assert "already" in report[0].row.reason
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_layers_whose_weights_others_read(batch_first: bool) -> None:
     """A transformer's fast path reads linear1.weight instead of calling the layer."""
@@ -192,3 +260,18 @@ def test_another_v_than_its_own_is_refused() -> None:
     with pytest.raises(zeromean.ZeromeanError, match="fully_shard"):
         layer(torch.randn(2, 4))
     layer.eval()(torch.randn(2, 4))
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
+def test_a_model_may_move_between_estimates() -> None:
+    model = network()
+    assert model[0].weight.is_cuda
+    zeromean.reparametrize(model, "nnn", every=1)
+    assert all(buffer.is_cuda for buffer in model.buffers())
+    x = torch.randn(8, 6, dtype=torch.float64)
+    for device in ("cuda", "cpu"):
+        model.to(device)
+        with torch.no_grad():
+            model[0].v.add_(1)
+        assert model(x.to(device)).isfinite().all()

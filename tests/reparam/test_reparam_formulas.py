@@ -269,3 +269,24 @@ def test_function_transforms_go_through(method: str, supports: Say) -> None:
         tangent = torch.autograd.forward_ad.unpack_dual(weight(dual)).tangent
     torch.testing.assert_close(tangent, torch.einsum("ijkl,kl->ij", reverse, v[1]))
     supports("Weights", f"{method} under torch.func", "-", "vmap, jacfwd, jacrev, hessian agree")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_default_device_is_none_of_the_weights(method: str, backend: str) -> None:
+    """The memory that a kernel writes to is where the weight is."""
+    layer = nn.Linear(6, 4)
+    zeromean.reparametrize(layer, method)
+    with torch.device("meta"):
+        weight = layer.weight
+        weight.backward(torch.ones(4, 6, device="cpu"))
+    assert weight.device == layer.bias.device
+    assert torch.equal(weight, layer.weight)
+
+
+def test_an_eps_below_the_types_own_numbers_stays_finite(backend: str) -> None:
+    v = torch.zeros(2, 3, requires_grad=True)
+    weight = normalize(v, 1.0, None, Formula("ws", True, 1e-60), FanIn((1,)))
+    weight.backward(torch.randn(2, 3))
+    assert v.grad is not None
+    assert torch.equal(weight, torch.zeros(2, 3))
+    assert v.grad.isfinite().all()

@@ -206,6 +206,16 @@ def test_an_assigned_weight_is_preserved(method: Any) -> None:
     torch.testing.assert_close(layer.weight.detach(), wanted)
 
 
+@pytest.mark.parametrize("scale", ["learned", 1.5])
+def test_an_assigned_weight_is_not_trained_itself(scale: Any) -> None:
+    layer, other = nn.Linear(6, 4), nn.Linear(6, 4)
+    zeromean.reparametrize(layer, "cwn", scale=scale)
+    layer.weight = other.weight.detach()
+    before = other.weight.detach().clone()
+    step(layer, torch.randn(3, 6))
+    assert torch.equal(other.weight, before)
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 
@@ -261,6 +271,77 @@ def test_twice_is_left_alone() -> None:
             report = zeromean.reparametrize(model, method)
         assert "already" in str(report)
     assert len(model[0].parametrizations.weight) == 1
+
+
+def test_gradient_hooks_are_not_lost() -> None:
+    """An optimizer in backward, registered before, would never step."""
+    model, called = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2), nn.Linear(2, 2)), []
+    model[0].weight.register_post_accumulate_grad_hook(lambda _: called.append(0))
+    model[1].weight.register_hook(lambda _: called.append(1))
+    report = zeromean.reparametrize(model, "cwn")
+    assert [change.row.name for change in report.done] == ["2.weight"]
+    assert "gradient hooks" in str(report)
+    model(torch.randn(2, 4)).sum().backward()
+    assert sorted(called) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "fill", "warns"),
+    [("wn", 0.0, True), ("cwn", 0.0, True), ("cwn", 0.3, True), ("wn", 0.3, False),
+     ("ws", 0.0, False)],
+)  # fmt: skip
+def test_a_layer_that_starts_from_zero_is_warned_of(method: Any, fill: float, warns: bool) -> None:
+    """Its first step makes each vector g long: a zero-initialized output is none any more."""
+    layer = nn.Linear(4, 3)
+    nn.init.constant_(layer.weight[:2], fill)
+    before = layer.weight.detach().clone()
+    if warns:
+        with pytest.warns(zeromean.ZeromeanWarning, match="weight: 2 of its .* leave layers"):
+            zeromean.reparametrize(layer, method)
+    else:
+        zeromean.reparametrize(layer, method, scale="learned")
+    step(layer, torch.randn(5, 4), rate=1e-4)
+    moved = (layer.weight - before + (0 if method == "wn" else before.mean(1, keepdim=True))).norm()
+    assert (moved > 1) == warns
+    zeromean.reparametrize(nn.Linear(4, 3, device="meta"), method)  # has no values to look at
+
+
+def test_torchscript_is_refused() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 3)))
+    with pytest.raises(zeromean.ZeromeanError, match=r"TorchScript.*before torch\.jit"):
+        zeromean.reparametrize(scripted, "cwn")
+    mixed = nn.Sequential(nn.Linear(4, 3), torch.jit.script(nn.ReLU()))
+    assert len(zeromean.reparametrize(mixed, "cwn").done) == 1
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_an_rnn_is_copied_after_it_has_run(moved: bool) -> None:
+    """It keeps the weights that it last computed with."""
+    model, x = nn.Sequential(nn.LSTM(4, 5, num_layers=2, bidirectional=True)), torch.randn(2, 3, 4)
+    zeromean.reparametrize(model, "cwn")
+    if moved:
+        model.double().float()
+    else:
+        model(x)[0].sum().backward()
+    copied = copy.deepcopy(model)
+    step(first := _First(copied), x)
+    assert not torch.equal(first(x), model(x)[0])
+    twin = _First(copy.deepcopy(model))
+    step(twin, x)
+    torch.testing.assert_close(twin(x), first(x))
+    assert torch.equal(zeromean.fold(twin)(x), first(x))
+
+
+class _First(nn.Module):
+    """What an RNN returns first."""
+
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.rnn(x)[0]
+        return output
 
 
 # --- fold -----------------------------------------------------------------------------------------

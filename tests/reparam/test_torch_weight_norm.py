@@ -119,7 +119,8 @@ def test_a_norm_over_other_axes_keeps_the_function(form: str, dim: int | None) -
 @pytest.mark.parametrize("form", FORMS)
 def test_what_has_no_such_vectors_is_left_alone(form: str) -> None:
     layer = normed(form, nn.Linear(1, 3))
-    (change,) = from_torch(layer)
+    with pytest.warns(zeromean.ZeromeanWarning, match="no weight is converted"):
+        (change,) = from_torch(layer)
     assert not change.done
     assert "fan-in 1" in change.row.reason
     layer(torch.ones(2, 1)).sum().backward()
@@ -144,6 +145,29 @@ def test_what_torch_cannot_hold_is_refused() -> None:
         with pytest.raises(zeromean.ZeromeanError, match=r"weight, axes=.*fold it"):
             to_torch(layer)
         assert parametrize.is_parametrized(layer)
+
+
+def test_other_parametrizations_are_not_lost() -> None:
+    for form in ("zeromean", "torch"):
+        layer = nn.Linear(4, 4)
+        if form == "zeromean":
+            zeromean.reparametrize(layer, "wn")
+        else:
+            parametrizations.weight_norm(layer)
+        parametrizations.spectral_norm(layer)
+        if form == "zeromean":
+            with pytest.raises(zeromean.ZeromeanError, match="weight, which has other param"):
+                to_torch(layer)
+        else:
+            with pytest.warns(zeromean.ZeromeanWarning, match="no weight is converted"):
+                (change,) = from_torch(layer)
+            assert "other parametrizations too" in change.row.reason
+        assert len(layer.parametrizations.weight) == 2
+
+
+def test_nothing_to_convert_is_said() -> None:
+    with pytest.warns(zeromean.ZeromeanWarning, match="no weight is converted"):
+        assert len(from_torch(nn.Linear(4, 3))) == 0
 
 
 def test_other_methods_are_not_torchs() -> None:

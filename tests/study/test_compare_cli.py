@@ -261,6 +261,33 @@ def test_a_missing_extra_is_named_in_one_line(module: str, tmp_path: Path) -> No
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "module", "extra"),
+    [
+        (("--data", "hf:cifar10"), "datasets", "hub"),
+        (("--tune", "0.01,0.1", "--trials", "2"), "optuna", "tuning"),
+        (("--tensorboard",), "tensorboard", "tensorboard"),
+    ],
+)
+def test_what_one_option_needs_has_an_extra_of_its_own(
+    arguments: tuple[str, ...],
+    module: str,
+    extra: str,
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in (module, "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    out = tmp_path / "out"
+    code, _, stderr = invoke(*SMALL, "--data", f"npz:{archive}", "--out", out, *arguments)
+    assert code == 2
+    assert stderr.endswith(f"; fix: pip install 'zeromean[{extra}]'\n")
+    assert stderr.count("\n") == 1
+    assert not out.exists()
+    monkeypatch.undo()
+
+
 def interrupt_once(process: subprocess.Popen[str], ready: Path, runs: int) -> tuple[int, str]:
     """Presses Ctrl-C as soon as the database holds so many runs."""
     deadline = time.monotonic() + 60

@@ -90,6 +90,19 @@ def test_targets_that_are_no_classes_are_scored_by_the_loss(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("function", ["named_outputs", "one_logit"])
+def test_outputs_that_are_no_scores_of_classes_are_scored_by_the_loss(function: str) -> None:
+    study = Study(tasks=(Task(function=f"user_tasks:{function}"),), lr=0.1)
+    assert load(study, study.tasks[0]).metric is LOSS
+
+
+@pytest.mark.usefixtures("here")
+def test_negative_targets_are_no_classes_to_choose_within() -> None:
+    study = Study(tasks=(Task(function="user_tasks:ignored_targets", train_size=20),), lr=0.1)
+    assert len(load(study, study.tasks[0]).train.targets) == 20
+
+
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -101,6 +114,10 @@ def test_targets_that_are_no_classes_are_scored_by_the_loss(tmp_path: Path) -> N
         ("user_tasks:uneven", "64 inputs and 63 targets"),
         ("user_tasks:unfitting", "failed on its own first examples"),
         ("user_tasks:no_mean", "a loss that is not a single number"),
+        ("user_tasks:other_test", "failed on its own first examples"),
+        ("user_tasks:no_parameters", "a loss that no parameter of its model changes"),
+        ("user_tasks:single_number", "no pair of tensors"),
+        ("user_tasks:raising_data", "a Dataset that cannot be stacked (KeyError: 'lost')"),
         ("user_tasks:fails", "raised ValueError: the disk is gone"),
     ],
 )

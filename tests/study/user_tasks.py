@@ -53,3 +53,55 @@ def no_mean() -> Any:
 
 def fails() -> Any:
     raise ValueError("the disk is\ngone")
+
+
+def named_outputs() -> Any:
+    class Named(nn.Linear):
+        def forward(self, inputs: Tensor) -> Any:
+            return {"logits": super().forward(inputs)}
+
+    def loss(outputs: Any, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs["logits"], targets)
+
+    return lambda: Named(4, 2), (_points(0), _points(1)), loss
+
+
+def one_logit() -> Any:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs[:, 0], targets.float())
+
+    return lambda: nn.Linear(4, 1), (_points(0), _points(1)), loss
+
+
+def other_test() -> Any:
+    inputs, targets = _points(1)
+    return _model, (_points(0), (inputs[:, :3], targets)), F.cross_entropy
+
+
+def no_parameters() -> Any:
+    return nn.Identity, (_points(0), _points(1)), F.cross_entropy
+
+
+def single_number() -> Any:
+    return _model, ((torch.tensor(1.0), torch.tensor(1)), _points(1)), F.cross_entropy
+
+
+def raising_data() -> Any:
+    class Raising(TensorDataset):
+        def __getitem__(self, index: int) -> Any:
+            raise KeyError("lost")
+
+    return _model, (Raising(*_points(0)), _points(1)), F.cross_entropy
+
+
+def ignored_targets() -> Any:
+    inputs, targets = _points(0)
+    return (
+        _model,
+        ((inputs, targets.clone().index_fill_(0, torch.tensor(0), -100)), _points(1)),
+        (F.cross_entropy),
+    )
+
+
+def drawn_anew() -> Any:
+    return _model, (_points(torch.seed() % 2**31), _points(1)), F.cross_entropy

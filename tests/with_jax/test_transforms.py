@@ -126,6 +126,7 @@ def test_a_padding_row_is_neither_averaged_nor_changed() -> None:
     [
         (jnp.ones((2, 2), int), 0, 1, "int32 array"),
         (jnp.ones((2, 2)), 2, 1, "for an array of 2 dimensions"),
+        (jnp.ones((2, 2)), "0", 1, "axes='0'"),
         (jnp.ones((3, 2)), 0, 2, "groups=2"),
         (jnp.ones((3, 2)), (0, 0), 1, r"axes \(0, 0\)"),
     ],
@@ -152,6 +153,8 @@ def test_coupled_decay_at_the_head_of_a_chain_is_inside_the_projection() -> None
     close(saw(optax.chain(optax.chain(DECAY), optax.chain(optax.sgd(1.0)))), expected)
     named = optax.named_chain(("decay", DECAY), ("sgd", optax.sgd(1.0)))
     close(saw(named), expected)
+    unclipped = optax.chain(optax.identity(), DECAY, optax.sgd(1.0))  # clip(...) if ... else this
+    close(saw(unclipped), expected)
     scheduled = optax.chain(optax.add_decayed_weights(lambda count: 0.3), optax.sgd(1.0))
     close(saw(scheduled), expected)
 
@@ -338,6 +341,10 @@ def test_axes_told_as_numbers() -> None:
             r"axes \(2,\) for an array of 2 dimensions",
         ),
         (lambda: zeromean.jax.fan_in({}), "without arrays"),
+        (
+            lambda: zeromean.jax.fan_in(linen.Dropout(0.0, deterministic=True), KEY, jnp.ones(3)),
+            "without arrays",
+        ),
         (lambda: zeromean.jax.fan_in(linen.Dense(3)), "a Dense alone"),
         (lambda: zeromean.jax.fan_in(tree(0), KEY), "arguments of init"),
         (

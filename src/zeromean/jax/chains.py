@@ -23,6 +23,7 @@ _SHAPES_GRADIENT = {
     "clip",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "identity",
     "zero_nans",
 }
 # Why the whole update cannot be projected behind these.

@@ -46,6 +46,8 @@ def center(x: jax.Array, axes: int | Sequence[int], groups: int = 1) -> jax.Arra
             f"a {x.dtype} array", "a floating-point or complex one", "convert it: x.astype(float)"
         )
     given = (axes,) if isinstance(axes, int) else tuple(axes)
+    if not all(isinstance(axis, int) for axis in given):
+        raise ZeromeanError(f"axes={axes!r}", "an axis or a tuple of axes", "pass axes=(0,)")
     fan_in = FanIn(counted(given, x.ndim), groups)
     if not fan_in.fits(x.shape):
         raise ZeromeanError(

@@ -69,7 +69,7 @@ def _linen(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[
         name = leaf.path[-1]
         return _distinct([one for one in seen[leaf.path[:-1]] if name in one.shapes], name)
 
-    return variables["params"], makers
+    return variables.get("params", {}), makers
 
 
 def _haiku(transform: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Makers]:

@@ -84,7 +84,13 @@ def centralize(
     make_plan(
         (), layers=layers, embeddings=embeddings, scope=scope
     )  # unknown values now, not later
-    _refuse(optimizer, model, at)
+    refuse_optimizer(optimizer, at)
+    if model is not None and not isinstance(model, keras.layers.Layer):
+        raise ZeromeanError(
+            f"{type(model).__name__} as the model",
+            "a Keras model or layer, or None to go by shapes alone",
+            "call centralize(optimizer, model)",
+        )
     if model is None:
         check_without_model(layers, embeddings)
         warn(
@@ -109,21 +115,20 @@ def attach(optimizer: Any, at: At, planner: ByModel | ByShape) -> Any:
     return optimizer
 
 
-def _refuse(optimizer: Any, model: Any, at: At) -> None:
-    kind = type(optimizer).__name__
+def check_is_optimizer(optimizer: Any) -> None:
+    """Raise where something else came."""
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise ZeromeanError(
-            f"{kind} as the optimizer",
+            f"{type(optimizer).__name__} as the optimizer",
             "a keras.optimizers.Optimizer",
-            "call centralize(optimizer, model) with a Keras optimizer; for those of torch there is"
-            " zeromean.centralize, for optax zeromean.jax",
+            "pass a Keras optimizer; for those of torch there is zeromean.centralize, for optax"
+            " zeromean.jax",
         )
-    if model is not None and not isinstance(model, keras.layers.Layer):
-        raise ZeromeanError(
-            f"{type(model).__name__} as the model",
-            "a Keras model or layer, or None to go by shapes alone",
-            "call centralize(optimizer, model)",
-        )
+
+
+def refuse_optimizer(optimizer: Any, at: At) -> None:
+    """Raise where this optimizer cannot be centralized at this place."""
+    check_is_optimizer(optimizer)
     inner = acting(optimizer)
     if isinstance(inner, Centralized):
         raise ZeromeanError(
@@ -133,10 +138,11 @@ def _refuse(optimizer: Any, model: Any, at: At) -> None:
         )
     if isinstance(inner, keras.optimizers.MultiOptimizer):
         raise ZeromeanError(
-            f"{kind}, which hands each variable to another optimizer",
+            f"{type(inner).__name__}, which hands each variable to another optimizer",
             "an optimizer that steps itself",
             "centralize the optimizers of its map",
         )
     reason = nearest(_REFUSES_UPDATE, type(inner))
     if at == "update" and reason is not None:
+        kind = type(inner).__name__
         raise ZeromeanError(f'at="update" with {kind}', f"another place: {reason}", 'at="gradient"')

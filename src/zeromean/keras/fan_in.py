@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zeromean.fan_in import Description, FanIn, Role, register
+from zeromean.fan_in import Description, FanIn, Role, describe, look_up, register
 
 _GAIN = "a norm's gain multiplies one input"
 _SHIFT = "a bias has no fan-in"
@@ -87,6 +87,14 @@ def _reversible(layer: Any) -> Description:
 @register("keras.src.layers.normalization.rms_normalization.RMSNormalization")
 def _norm(layer: Any) -> Description:
     return _present(layer, {"gamma": _GAIN, "scale": _GAIN, "beta": _SHIFT})
+
+
+@register("keras.src.layers.normalization.spectral_normalization.SpectralNormalization")
+def _spectral(layer: Any) -> Description:  # holds the matrix of the layer inside as its own
+    inner = layer.layer
+    known = {*vars(inner), *(variable.name for variable in own_variables(inner))}
+    kind, name = type(inner).__name__, layer.kernel.name
+    return {"kernel": look_up(kind, name, describe(inner, known))}
 
 
 @register("keras.src.layers.activations.prelu.PReLU")

@@ -97,9 +97,10 @@ def plan_of(
     Raises:
         ZeromeanError: The model has no variables yet.
     """
-    if not all(layer.built for layer in model._flatten_layers()):
+    # A layer that the model never calls stays without variables.
+    if not model.built or (not model.variables and not _all_built(model)):
         raise ZeromeanError(
-            f"{type(model).__name__} {model.name!r}, whose layers are not all built",
+            f"{type(model).__name__} {model.name!r}, which is not built yet",
             "a model whose variables have their shapes",
             "call it on a batch first, or start it with keras.Input",
         )
@@ -110,6 +111,10 @@ def plan_of(
             for row in plan
         )
     )
+
+
+def _all_built(model: Any) -> bool:
+    return all(layer.built for layer in model._flatten_layers())
 
 
 def owners(model: Any) -> Iterator[Owner]:

@@ -93,6 +93,11 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is
         if lost is not None:
             self.assign(lost, aim - vector_means(_value(variable), fan_in))
 
+    def __reduce__(self) -> Any:
+        """As Keras does, by the saving library; but pickle finds no class that was made here."""
+        _, arguments = super().__reduce__()
+        return Centralized._unpickle_model, arguments
+
     def get_config(self) -> dict[str, Any]:
         plain: Any = object.__new__(public_class(type(self)))  # this optimizer without centring
         vars(plain).update(vars(self))

@@ -52,7 +52,7 @@ class ByModel:
             for v in variables
             if id(v) not in owned
         ]
-        if len(strangers) == len(variables):
+        if strangers and len(strangers) == len(variables):
             raise ZeromeanError(
                 "an optimizer and a model that share no variable",
                 "the model whose variables the optimizer updates",

@@ -68,7 +68,9 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The weight, and the mean and the divisor of each vector, shaped to broadcast."""
     w = torch.empty_like(v)
-    mean, norm = torch.empty([2, *one_each(v.shape, fan_in)], dtype=torch.float64)
+    # Named, because a default device may be another one than v's.
+    shape = [2, *one_each(v.shape, fan_in)]
+    mean, norm = torch.empty(shape, dtype=torch.float64, device=v.device)
     n = _describe(v, gain, mean, norm, centers, eps, fan_in)
     n.offset = None if offset is None else offset.data_ptr()
     n.w = w.data_ptr()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from zeromean.fan_in import FanIn
 from zeromean.model import owners
 from zeromean.plan import Layers, Owner, Row, make_plan
 from zeromean.projection import center
+from zeromean.reparam.formulas import undirected
 from zeromean.reparam.nnn import NaturalLinear, replace_module, why_not
 from zeromean.reparam.parametrization import KINDS, Normalized, register
 from zeromean.reparam.refusals import refuse_distributed, refuse_options
@@ -62,8 +63,8 @@ def reparametrize(
 
     Returns:
         A :class:`zeromean.reparam.Report`, which tells for each parameter what was done and why,
-        and prints as a table. Fan-in 1, tied parameters and modules that nobody described are left
-        alone.
+        and prints as a table. Fan-in 1, tied parameters, those with gradient hooks and modules that
+        nobody described are left alone.
 
     Raises:
         ZeromeanError: An option does not exist or has no effect; the model is wrapped or sharded
@@ -110,6 +111,8 @@ def reparametrize(
                 owner.module, _attribute(owner), fan_in, kind,
                 scale=fixed, eps=eps, init=init, keep_mean=mean == "keep",
             )  # fmt: skip
+            if fixed is None and init == "preserve":
+                _warn_of_jumps(row, owner.module.parametrizations[_attribute(owner)][0], before)
             after = getattr(owner.module, _attribute(owner)).detach()
             return _compare(row, before, after, fan_in, kind, mean)
 
@@ -132,15 +135,33 @@ def _left_alone(row: Row, tied: list[Owner]) -> Row:
         return row.left_alone(f"tied: {names} would each get a proxy of its own")
     if "." in _attribute(tied[0]):
         return row.left_alone(f"it is parametrized already: {tied[0].reason}")
+    if isinstance(tied[0].module, NaturalLinear):
+        return row.left_alone("nnn re-parametrized it already")
     if prune.is_pruned(tied[0].module):
         return row.left_alone("it is pruned: prune.remove makes that permanent")
     if row.parameter.is_complex():
         return row.left_alone("complex weights have no such length")
+    hooks: Any = row.parameter
+    if hooks._backward_hooks or hooks._post_accumulate_grad_hooks:
+        return row.left_alone("it has gradient hooks: register them after this, on its proxy")
     return row
 
 
 def _attribute(owner: Owner) -> str:
     return owner.name[len(owner.module_name) + 1 :] if owner.module_name else owner.name
+
+
+def _warn_of_jumps(row: Row, parametrization: Normalized, weight: Tensor) -> None:
+    if weight.device.type == "meta":
+        return
+    vectors = undirected(weight, parametrization.formula, parametrization.fan_in)
+    if vectors:
+        what = "constant" if parametrization.centers else "zero"
+        warn(
+            f"{row.name}: {vectors} of its weight vectors are {what} and have no direction; the"
+            " first step, however small, makes them g = 1 long: leave layers that start from zero"
+            " out with layers="
+        )
 
 
 def _compare(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 from zeromean.errors import ZeromeanError
-from zeromean.reparam.nnn import NaturalLinear, replace_module
+from zeromean.reparam.nnn import NaturalLinear, has_hooks, replace_module
 from zeromean.reparam.parametrization import parametrized_by, unregister
-from zeromean.reparam.refusals import refuse_distributed, refuse_no_module
+from zeromean.reparam.refusals import refuse_distributed, refuse_no_module, refuse_others_too
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -20,8 +20,9 @@ def fold(model: Model) -> Model:
 
     Each weight is bit for bit what the layer last computed with, so outputs are the same and cost
     nothing more; state_dict, pickling and every export are those of the plain model. A
-    ``zeromean.nn`` layer becomes the torch layer that it stands in for. What was folded is trained
-    as plain weights from then on: make the optimizer anew.
+    ``zeromean.nn`` layer becomes the torch layer that it stands in for; a subclass of your own
+    keeps its class. What was folded is trained as plain weights from then on: make the optimizer
+    anew.
 
     Args:
         model: A model, re-parametrized in whole, in part or not at all.
@@ -31,7 +32,7 @@ def fold(model: Model) -> Model:
 
     Raises:
         ZeromeanError: The model is wrapped or sharded; or a weight has other parametrizations
-            besides.
+            besides; or an "nnn" layer has hooks, which the plain layer would lose.
 
     Example:
         >>> import torch, zeromean
@@ -46,24 +47,24 @@ def fold(model: Model) -> Model:
     refuse_distributed(model, "fold")
     found = [(name, module) for name, module in model.named_modules() if parametrized_by(module)]
     for name, module in found:
-        for tensor in parametrized_by(module):
-            lists: Any = module.parametrizations
-            if len(lists[tensor]) > 1:
-                raise ZeromeanError(
-                    f"{name + '.' if name else ''}{tensor}, which has other parametrizations too",
-                    "a weight that zeromean alone computes",
-                    "remove the others first, or call"
-                    " torch.nn.utils.parametrize.remove_parametrizations on it",
-                )
+        refuse_others_too(name, module)
+    natural = {name: m for name, m in model.named_modules() if isinstance(m, NaturalLinear)}
+    for name, module in natural.items():
+        if has_hooks(module):
+            raise ZeromeanError(
+                f"{name or 'a NaturalLinear'}, which has hooks",
+                "a layer without hooks, because another takes its place",
+                "remove them first, and register them again on the plain layer",
+            )
     for _, module in found:
         for tensor in parametrized_by(module):
             unregister(module, tensor)
-        plain = getattr(type(module), "plain", None)
+        # A layer of zeromean.nn itself: a user's subclass of one stays what it is.
+        plain = vars(type(module)).get("_folds_to")
         if plain is not None and not parametrize.is_parametrized(module):
             module.__class__ = plain
     if isinstance(model, NaturalLinear):
         return cast(Model, model.linear())
-    for module in list(model.modules()):
-        if isinstance(module, NaturalLinear):
-            replace_module(model, module, module.linear())
+    for module in natural.values():
+        replace_module(model, module, module.linear())
     return model

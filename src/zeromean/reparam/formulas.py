@@ -58,10 +58,23 @@ def take_apart(v: Tensor, formula: Formula, fan_in: FanIn) -> Parts:
     if not formula.centers:
         mean = torch.zeros_like(length)
     if formula.eps is not None:
-        return Parts(x, mean, (length.square() / size + formula.eps).sqrt())
-    rounding = 8 * torch.finfo(x.dtype).eps
-    least = rounding * (length.square() + size * mean.square()).sqrt()
-    return Parts(x, mean, torch.where(length <= least, 1.0, length))
+        eps = max(formula.eps, torch.finfo(x.dtype).tiny)
+        return Parts(x, mean, (length.square() / size + eps).sqrt())
+    return Parts(x, mean, torch.where(_is_rounding(length, mean, size), 1.0, length))
+
+
+def undirected(v: Tensor, formula: Formula, fan_in: FanIn) -> int:
+    """How many vectors have no direction, so that their first step gives them the length g."""
+    if formula.eps is not None:
+        return 0
+    x, mean, _ = take_apart(v, formula, fan_in)
+    length = torch.linalg.vector_norm(x, dim=split_axes(fan_in), keepdim=True)
+    return int(_is_rounding(length, mean, fan_in.size(v.shape)).sum())
+
+
+def _is_rounding(length: Tensor, mean: Tensor, size: int) -> Tensor:
+    rounding = 8 * torch.finfo(length.dtype).eps
+    return length <= rounding * (length.square() + size * mean.square()).sqrt()
 
 
 def weight_of(v: Tensor, g: Tensor | float, offset: Tensor | None, parts: Parts) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -42,12 +44,14 @@ class NaturalLinear(nn.Module):
     ) -> None:
         super().__init__()
         weight = linear.weight.detach()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.v = nn.Parameter(weight.clone(), linear.weight.requires_grad)
         self.d = nn.Parameter(linear.bias.detach().clone(), linear.bias.requires_grad)
-        self.register_buffer("U", torch.eye(weight.shape[1]).to(weight))
+        eye = torch.eye(self.in_features, dtype=weight.dtype, device=weight.device)
+        self.register_buffer("U", eye)
         self.register_buffer("c", weight.new_zeros(weight.shape[1]))
         # Since the last estimate; from the start it is due.
-        self.register_buffer("updates", torch.tensor(every))
+        self.register_buffer("updates", torch.tensor(every, device=weight.device))
         self.every, self.eps, self.samples = every, eps, samples
         self._own = [self.v]  # a list, so that it is no second name of the parameter
         self._seen = self.v._version
@@ -64,24 +68,37 @@ class NaturalLinear(nn.Module):
         return self.d - self.weight @ self.c
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1:] != self.c.shape:  # x - c would broadcast
+            raise ZeromeanError(
+                f"inputs of shape {tuple(x.shape)}",
+                f"{self.in_features} features, along the last axis",
+                "pass what the plain layer would take",
+            )
         if self.training and torch.is_grad_enabled():
             self._observe(x.detach())
         return F.linear(F.linear(x - self.c, self.U), self.v, self.d)
 
     def linear(self) -> nn.Linear:
         """The plain layer of the same function."""
-        out_features, in_features = self.v.shape
-        plain = nn.Linear(in_features, out_features, device="meta")
+        plain = nn.Linear(self.in_features, self.out_features, device="meta")
         plain.weight = nn.Parameter(self.weight.detach(), self.v.requires_grad)
         plain.bias = nn.Parameter(self.bias.detach(), self.d.requires_grad)
-        return plain
+        return plain.train(self.training)
 
     def extra_repr(self) -> str:
-        out_features, in_features = self.v.shape
         return (
-            f"in_features={in_features}, out_features={out_features}, every={self.every},"
-            f" eps={self.eps:g}"
+            f"in_features={self.in_features}, out_features={self.out_features},"
+            f" every={self.every}, eps={self.eps:g}"
         )
+
+    def _apply(self, *args: Any, **kwargs: Any) -> NaturalLinear:
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._own = [self.v]  # to_empty and the like make it anew
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._own = [self.v]  # assign=True takes the checkpoint's own
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
@@ -103,7 +120,8 @@ class NaturalLinear(nn.Module):
         elif self.updates != self.every:
             return
         if self.updates >= self.every:
-            self._estimate(torch.cat(self._inputs)[-self.samples :])
+            # From before the model moved there may be some that lie elsewhere.
+            self._estimate(torch.cat([kept.to(x) for kept in self._inputs])[-self.samples :])
             self.updates.zero_()
             self._seen = self.v._version
 
@@ -142,15 +160,25 @@ def why_not(model: nn.Module, row: Row, module: nn.Module) -> Row:
         return row.left_alone("nnn needs a bias, into which the inputs' mean goes")
     if module is model:
         return row.left_alone("nnn wraps layers, and this is the model itself")
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+    if has_hooks(module):
         return row.left_alone("it has hooks, which a wrapper would lose")
     return row
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called with the module's passes."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a module in the place of another, wherever the model holds it."""
+    """Put a module in the place of another, under each name that the model holds it by."""
     new.train(old.training)
-    for parent in model.modules():
-        for name, child in parent.named_children():
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
             if child is old:
                 setattr(parent, name, new)

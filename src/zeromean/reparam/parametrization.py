@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import torch
@@ -67,9 +68,10 @@ class Normalized(nn.Module):
         parts = take_apart(weight, self.formula, self.fan_in)
         if self.mean is not None:
             self.mean.copy_(parts.mean)
+        v = weight.clone()  # torch keeps what is returned, and trains it
         if self.scale is not None:
-            return weight
-        return parts.norm.to(weight.dtype), weight
+            return v
+        return parts.norm.to(weight.dtype), v
 
     def extra_repr(self) -> str:
         told = [f"axes={self.fan_in.axes}"]
@@ -145,6 +147,8 @@ def register(
     others = parametrized_by(module).values()
     parametrization.order = next((p.order for p in others), tuple(module._parameters))
     parametrize.register_parametrization(module, name, parametrization, unsafe=True)
+    if "_flat_weights" in vars(module) and "__deepcopy__" in vars(type(module)):
+        setattr(type(module), "__deepcopy__", _deepcopy_rnn)  # noqa: B010
     _start_gains(module, name, init)
     if load_old_names not in _pre_hooks(module):
         hooked: Any = module
@@ -204,6 +208,15 @@ def remove_parametrizations(module: nn.Module, name: str, trained: bool) -> None
         delattr(module, name)
         module.register_parameter(name, nn.Parameter(weight.detach()))
     getattr(module, name).requires_grad_(trained)
+
+
+def _deepcopy_rnn(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy of an RNN, which keeps the weights it last computed with, a graph behind them."""
+    flat: Any = module._flat_weights
+    memo.update({id(w): w.detach() for w in flat if w is not None and w.grad_fn is not None})
+    replica = memo[id(module)] = module.__new__(type(module))
+    vars(replica).update(copy.deepcopy(vars(module), memo))
+    return replica
 
 
 def _pre_hooks(module: nn.Module) -> list[object]:

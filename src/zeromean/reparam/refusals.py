@@ -10,6 +10,7 @@ from torch import nn
 from zeromean.errors import ZeromeanError
 from zeromean.mro import is_a
 from zeromean.plan import check_option
+from zeromean.reparam.parametrization import parametrized_by
 from zeromean.sharded import is_sharded
 
 _WRAPPERS = (
@@ -33,7 +34,7 @@ def refuse_options(
         )
     if eps is not None and not _is_number(eps, 0):
         raise ZeromeanError(f"eps={eps!r}", "a positive number", "pass one as eps, or leave it out")
-    if every is not None and not (isinstance(every, int) and every > 0):
+    if every is not None and not (type(every) is int and every > 0):
         raise ZeromeanError(f"every={every!r}", "a positive whole number", "count updates with it")
     idle = {
         "every": every is not None and method != "nnn",
@@ -89,6 +90,19 @@ def refuse_distributed(model: nn.Module, verb: str = "reparametrize") -> None:
                 "whole parameters: torch cannot put a parametrization over shards",
                 f"call {verb} first, then fully_shard: each parametrized layer then gathers its"
                 " originals",
+            )
+
+
+def refuse_others_too(name: str, module: nn.Module) -> None:
+    """Raise where parametrizations besides zeromean's compute a weight, which would be lost."""
+    lists: Any = module.parametrizations
+    for tensor in parametrized_by(module):
+        if len(lists[tensor]) > 1:
+            raise ZeromeanError(
+                f"{name + '.' if name else ''}{tensor}, which has other parametrizations too",
+                "a weight that zeromean alone computes",
+                "remove the others first, or call"
+                " torch.nn.utils.parametrize.remove_parametrizations on it",
             )
 
 

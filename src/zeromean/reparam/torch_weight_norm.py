@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import weight_norm as old_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm as Hook
 
-from zeromean.errors import ZeromeanError
+from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.model import owners
 from zeromean.plan import Row, make_plan
@@ -23,7 +23,7 @@ from zeromean.reparam.parametrization import (
     remove_parametrizations,
     unregister,
 )
-from zeromean.reparam.refusals import refuse_distributed, refuse_no_module
+from zeromean.reparam.refusals import refuse_distributed, refuse_no_module, refuse_others_too
 from zeromean.reparam.report import Change, Report
 
 
@@ -69,6 +69,9 @@ def from_torch(model: nn.Module) -> Report:
     changes = []
     for normed in list(_normed(model)):
         row = _plan(normed)
+        lists: Any = getattr(normed.module, "parametrizations", {})
+        if normed.name in lists and len(lists[normed.name]) > 1:
+            row = row.left_alone("it has other parametrizations too: remove them first")
         if not row.centered or row.fan_in is None:
             changes.append(Change(row))
             continue
@@ -82,7 +85,10 @@ def from_torch(model: nn.Module) -> Report:
         after = getattr(normed.module, normed.name).detach()
         moved = float((after - weight).norm() / weight.norm()) if weight.any() else 0.0
         changes.append(Change(row, done=True, moved=moved))
-    return Report("wn", tuple(changes))
+    report = Report("wn", tuple(changes))
+    if not report.done:
+        warn("no weight is converted: the report tells why, where torch's weight_norm computes any")
+    return report
 
 
 def to_torch(model: nn.Module, *, hook: bool = False) -> nn.Module:
@@ -100,7 +106,7 @@ def to_torch(model: nn.Module, *, hook: bool = False) -> nn.Module:
 
     Raises:
         ZeromeanError: A weight has gains that torch's cannot have: a fixed scale, or several groups
-            of a transposed convolution.
+            of a transposed convolution; or it has other parametrizations besides.
 
     Example:
         >>> import torch, zeromean
@@ -118,7 +124,8 @@ def to_torch(model: nn.Module, *, hook: bool = False) -> nn.Module:
         for name, parametrization in parametrized_by(module).items()
         if isinstance(parametrization, WeightNorm)
     ]
-    for full_name, _, _, parametrization in found:
+    for full_name, module, _, parametrization in found:
+        refuse_others_too(full_name.rpartition(".")[0], module)
         if parametrization.scale is not None or parametrization.fan_in.groups > 1:
             raise ZeromeanError(
                 f"{full_name}, {parametrization.extra_repr()}",
@@ -182,7 +189,7 @@ def _normed(model: nn.Module) -> Iterator[_Normed]:
         if parametrize.is_parametrized(module):
             lists: Any = module.parametrizations
             for name, found in lists.items():
-                if isinstance(found[0], parametrizations._WeightNorm) and len(found) == 1:
+                if isinstance(found[0], parametrizations._WeightNorm):
                     dim = found[0].dim
                     yield _Normed(
                         module_name, module, name, dim, found.original0, found.original1, None

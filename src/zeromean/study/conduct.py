@@ -20,6 +20,7 @@ from zeromean.study.results import Facts, Results
 from zeromean.study.store import Store
 from zeromean.study.study import Study
 from zeromean.study.tasks.load import check_device, load, rehearse
+from zeromean.study.tuning import check_search
 from zeromean.study.units import Folder
 from zeromean.study.work import use_threads, work
 
@@ -32,6 +33,7 @@ def conduct(study: Study, out: Path, *, jobs: int, watcher: Watcher | None) -> R
     folder = Folder(out)
     _check_folder(study, folder)
     check_device(study.device)
+    check_search(study)
     problems = {}
     for task in study.tasks:
         problems[task.label] = load(study, task)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
+from zeromean.study.extras import of_extra
 from zeromean.study.progress import Watcher
 from zeromean.study.run import FINAL, Epoch, Key, Run
 
@@ -20,6 +19,9 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, other: Watcher) -> None:
+        with of_extra("tensorboard", "logs for TensorBoard"):
+            from torch.utils.tensorboard import SummaryWriter
+        self._make = SummaryWriter
         self._folder = folder
         self._other = other
         self._writers: dict[Key, Any] = {}
@@ -27,9 +29,10 @@ class TensorBoard:
     def on_epoch(self, key: Key, epoch: Epoch) -> None:
         self._other.on_epoch(key, epoch)
         if key not in self._writers:
-            seed = f"seed {key.seed}" if key.trial == FINAL else f"trial {key.trial}"
-            name = "-".join((key.task, key.optimizer, key.method, seed)).replace("/", "_")
-            self._writers[key] = SummaryWriter(str(self._folder / name))
+            trial = () if key.trial == FINAL else (f"trial {key.trial}",)
+            words = (key.task, key.optimizer, key.method, *trial, f"seed {key.seed}")
+            name = "-".join(words).replace("/", "_")
+            self._writers[key] = self._make(str(self._folder / name))
         for what in ("train_loss", "loss", "score", "seconds"):
             self._writers[key].add_scalar(what, getattr(epoch, what), epoch.number)
         self._writers[key].flush()

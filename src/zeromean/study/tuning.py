@@ -6,7 +6,10 @@ import itertools
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
+from zeromean.study.extras import of_extra
 from zeromean.study.metric import Metric
 from zeromean.study.run import FINAL, Candidate, Run
 from zeromean.study.study import Study, Tuning
@@ -50,6 +53,22 @@ def _outcome(runs: list[Run]) -> Outcome:
     return Outcome(runs[0].candidate, statistics.fmean(run.epochs[-1].score for run in runs))
 
 
+def check_search(study: Study) -> None:
+    """Refuses a search that cannot be made here.
+
+    Raises:
+        ZeromeanError: What it needs is not installed.
+    """
+    if study.tuning is not None and study.tuning.search == "optuna":
+        _import_optuna()
+
+
+def _import_optuna() -> ModuleType:
+    with of_extra("tuning", "search optuna"):
+        import optuna
+    return optuna
+
+
 def proposal(
     tuning: Tuning, trial: int, done: list[Outcome | None], metric: Metric
 ) -> Candidate | None:
@@ -75,11 +94,10 @@ def _suggested(tuning: Tuning, trial: int, done: list[Outcome], metric: Metric) 
     The sampler is made anew, seeded by the trial's number: an interrupted study goes on the same,
     and all methods try the same points until there is something to learn from.
     """
-    import optuna
-
+    optuna = _import_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     spans = {"lr": tuning.rates, "weight_decay": tuning.weight_decays}
-    distributions: dict[str, optuna.distributions.BaseDistribution] = {
+    distributions: dict[str, Any] = {
         name: optuna.distributions.FloatDistribution(min(span), max(span), log=True)
         for name, span in spans.items()
         if span

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from zeromean.errors import ZeromeanError
-from zeromean.keras.attach import attach
+from zeromean.keras.attach import attach, check_is_optimizer, refuse_optimizer
 from zeromean.keras.model import acting, owners_by_shape
 from zeromean.keras.optimizer import Centralized
 from zeromean.keras.projection import center
@@ -30,6 +30,9 @@ def centralized_gradients_for_optimizer(optimizer: Any) -> Gradients:
     Returns:
         :func:`get_centralized_gradients` as a function of ``loss`` and ``params``.
 
+    Raises:
+        ZeromeanError: It is no Keras optimizer, or one that only dispatches to others.
+
     Example:
         >>> import keras
         >>> from zeromean.keras import gctf
@@ -37,6 +40,7 @@ def centralized_gradients_for_optimizer(optimizer: Any) -> Gradients:
         >>> optimizer.get_gradients = gctf.centralized_gradients_for_optimizer(optimizer)
     """
     if not isinstance(acting(optimizer), Centralized):
+        refuse_optimizer(optimizer, "gradient")
         attach(optimizer, "gradient", ByShape("all", "vector"))
     return lambda loss, params: get_centralized_gradients(optimizer, loss, params)
 
@@ -55,7 +59,8 @@ def get_centralized_gradients(optimizer: Any, loss: Any, params: Sequence[Any]) 
         One gradient for each variable, for ``optimizer.apply(gradients, params)``.
 
     Raises:
-        ZeromeanError: The backend cannot derive a tensor, or the loss leaves a variable out.
+        ZeromeanError: The backend cannot derive a tensor, the loss leaves a variable out, or
+            ``optimizer`` is none.
 
     Example:
         >>> import keras
@@ -67,6 +72,7 @@ def get_centralized_gradients(optimizer: Any, loss: Any, params: Sequence[Any]) 
         >>> keras.ops.convert_to_numpy(g).tolist()
         [[-2.0, -3.0], [2.0, 3.0]]
     """
+    check_is_optimizer(optimizer)
     gradients = _GRADIENTS[keras.backend.backend()](loss, params)
     for gradient, variable in zip(gradients, params, strict=True):
         if gradient is None:
@@ -99,6 +105,8 @@ def _by_torch(loss: Any, params: Sequence[Any]) -> list[Any]:
     import torch
 
     value = loss() if callable(loss) else loss
+    if not value.requires_grad:  # torch would raise of its own
+        return [None for _ in params]
     return list(torch.autograd.grad(value, [v.value for v in params], allow_unused=True))
 
 

@@ -10,6 +10,7 @@ import torch
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
+from zeromean.study.extras import of_extra
 
 # Where a set has no test part of its own, what stands for it.
 TEST_PARTS = ("test", "validation", "valid")
@@ -47,7 +48,8 @@ def read_huggingface(path: Path) -> Dataset:
 
 
 def _load(path: Path) -> Any:
-    import datasets
+    with of_extra("hub", f"hf:{path}"):
+        import datasets
 
     datasets.disable_progress_bars()
     try:

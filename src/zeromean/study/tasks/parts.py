@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
+from torch import Tensor
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.problem import Examples, Problem
@@ -25,8 +26,8 @@ def cut(train: Examples, task: Task) -> Examples:
     """
     if task.train_size is None and task.imbalance == 1:
         return train
-    classes = train.targets.ndim == 1 and not train.targets.is_floating_point()
-    labels = train.targets.cpu() if classes else torch.zeros(len(train.targets), dtype=torch.long)
+    classes = _are_classes(train.targets)
+    labels = train.targets.long().cpu() if classes else torch.zeros(len(train.targets)).long()
     if not classes and task.imbalance != 1:
         raise ZeromeanError(
             f"imbalance = {task.imbalance:g} for targets that are no classes",
@@ -60,6 +61,10 @@ def cut(train: Examples, task: Task) -> Examples:
     return Examples(train.inputs[chosen], train.targets[chosen])
 
 
+def _are_classes(targets: Tensor) -> bool:
+    return targets.ndim == 1 and not targets.is_floating_point() and bool((targets >= 0).all())
+
+
 def hold_out(problem: Problem, fraction: float) -> tuple[Examples, Examples]:
     """Training examples without a part of them, and that part, for validation.
 
@@ -74,7 +79,7 @@ def hold_out(problem: Problem, fraction: float) -> tuple[Examples, Examples]:
         count = round(len(targets) * (1 - fraction))
         learned, held = everything[:count], everything[count:]
     else:
-        classes = targets.ndim == 1 and not targets.is_floating_point()
+        classes = _are_classes(targets)
         try:
             learned, held = train_test_split(
                 everything,

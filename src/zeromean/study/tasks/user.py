@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,8 +46,10 @@ def user_problem(task: Task, device: torch.device) -> Problem:
     if not (isinstance(data, tuple | list) and len(data) == 2):
         raise _broken(function, f"returned the data {type(data).__name__}")
     train, test = (_examples(function, part).to(device) for part in data)
-    outputs = _try_out(function, make, train, loss)
-    classes = train.targets.dtype == torch.int64 and outputs.ndim == train.targets.ndim + 1
+    outputs = _try_out(function, make, (test, train), loss)
+    classes = isinstance(outputs, Tensor) and all(
+        _are_classes(outputs, part.targets) for part in (train, test)
+    )
     return Problem(
         device=device,
         train=cut(train, task),
@@ -83,12 +85,14 @@ def _examples(function: str, part: Any) -> Examples:
     if isinstance(part, Dataset):
         try:
             part = default_collate([part[index] for index in range(len(part))])  # type: ignore[arg-type]
-        except (TypeError, RuntimeError, ValueError) as error:
-            raise _broken(function, f"has a Dataset that cannot be stacked ({error})") from error
+        except Exception as error:  # the user's code again
+            raise _broken(
+                function, f"has a Dataset that cannot be stacked ({type(error).__name__}: {error})"
+            ) from error
     if not (
         isinstance(part, tuple | list)
         and len(part) == 2
-        and all(isinstance(one, Tensor) for one in part)
+        and all(isinstance(one, Tensor) and one.ndim > 0 for one in part)
     ):
         raise _broken(function, "has data that are no pair of tensors")
     inputs, targets = part
@@ -97,22 +101,36 @@ def _examples(function: str, part: Any) -> Examples:
     return Examples(inputs, targets)
 
 
-@torch.no_grad()
+def _are_classes(outputs: Tensor, targets: Tensor) -> bool:
+    """Whether each target is the index of one of the outputs along axis 1."""
+    return (
+        targets.dtype == torch.int64
+        and outputs.ndim == targets.ndim + 1
+        and outputs.shape[1] > max(1, int(targets.max()))
+    )
+
+
 def _try_out(
-    function: str, make: Callable[[], nn.Module], train: Examples, loss: Callable[..., Tensor]
-) -> Tensor:
-    """Outputs of a fresh network on the first examples."""
+    function: str,
+    make: Callable[[], nn.Module],
+    parts: Sequence[Examples],
+    loss: Callable[..., Tensor],
+) -> Any:
+    """Outputs of a fresh network on the first examples of the last part."""
     try:
         with torch.random.fork_rng(devices=[]):
-            network = make().to(train.inputs.device).eval()
-            outputs: Tensor = network(train.inputs[:2])
-            value = loss(outputs, train.targets[:2])
+            network = make().to(parts[0].inputs.device).eval()
+            for part in parts:
+                outputs = network(part.inputs[:2])
+                value = loss(outputs, part.targets[:2])
     except Exception as error:
         raise _broken(
             function, f"failed on its own first examples ({type(error).__name__}: {error})"
         ) from error
     if not (isinstance(value, Tensor) and value.ndim == 0):
         raise _broken(function, "has a loss that is not a single number")
+    if not value.requires_grad:
+        raise _broken(function, "has a loss that no parameter of its model changes")
     return outputs
 
 
