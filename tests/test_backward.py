@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -115,6 +116,16 @@ def test_a_parameter_that_the_optimizer_gives_up_loses_its_hook() -> None:
     (model(torch.ones(1, 6)) * torch.tensor([1.0, 2.0])).sum().backward()
     assert model[0].weight.grad.mean(1).abs().max() < 1e-6
     assert model[1].weight.grad.mean(1).abs().max() > 1e-3
+
+
+def test_an_optimizer_that_is_dropped_takes_its_hooks_along() -> None:
+    model = nn.Linear(6, 4)
+    optimizer = torch.optim.AdamW(model.parameters())
+    zeromean.centralize(optimizer, model, at="backward")
+    del optimizer
+    gc.collect()
+    model(torch.arange(6.0)).sum().backward()
+    assert model.weight.grad.mean(1).abs().min() > 1
 
 
 def test_removed_hooks_leave_the_parameters() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
+from weakref import finalize
 
 import torch
 from torch import Tensor
@@ -46,6 +47,8 @@ class AtBackward:
         # Is told of each parameter whose gradient is about to be centered, where somebody asks.
         self.watch: Callable[[Tensor, FanIn], None] | None = None
         self._hook_new(optimizer)
+        # Hooks of parameters outlive an optimizer that is dropped: the next one is not centralized.
+        finalize(optimizer, self.remove).atexit = False
 
     @torch.no_grad()
     def before_step(

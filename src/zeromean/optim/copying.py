@@ -46,8 +46,10 @@ class Copying(Centered):
         self._targets.before_step(self)
         if self._at == "gradient":
             self._copies = self._centered_copies(self._targets)
-            self._step_of_torch()
-            self._copies = MappingProxyType({})
+            try:
+                self._step_of_torch()
+            finally:
+                self._copies = MappingProxyType({})
         else:
             if self._place is None:
                 self._place = AtUpdate(self._targets)
