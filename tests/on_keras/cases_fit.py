@@ -39,6 +39,8 @@ def fit(model: Any, **options: Any) -> Any:
 def test_fit_keeps_means_and_moves_weights(at: str, compiled: str, supports: Supports) -> None:
     if compiled == "jit" and BACKEND == "torch":
         pytest.skip("jit_compile=True is torch.compile, which needs a C++ compiler")
+    if compiled == "plain" and BACKEND == "jax":
+        pytest.skip("fit compiles on JAX unless told not to")
     model, plain = convnet(), convnet()
     make = O.SGD if at == "gradient" else O.AdamW
     how = {"loss": "mse", "jit_compile": compiled == "jit"}
@@ -50,8 +52,10 @@ def test_fit_keeps_means_and_moves_weights(at: str, compiled: str, supports: Sup
     assert furthest(means(model), start) < 1e-6
     assert furthest(values(model.variables), values(plain.variables)) > 1e-3
     assert furthest(means(plain), start) > 1e-3
-    name = "fit" if compiled == "plain" else "fit, jit_compile"
-    supports("Driver", f"compile and {name}", at, "means kept, weights unlike the plain ones")
+    names = ["fit"] if compiled == "plain" or BACKEND == "jax" else []
+    names += ["fit, jit_compile"] if compiled == "jit" else []
+    for name in names:
+        supports("Driver", f"compile and {name}", at, "means kept, weights unlike the plain ones")
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
@@ -261,7 +265,7 @@ def test_the_config_of_any_optimizer(make: Any) -> None:
     third.build(convnet().trainable_variables)
     assert plan_text(third) == plan_text(optimizer)
     other = O.deserialize(O.serialize(again))
-    with pytest.raises(ZeromeanError, match="saved for 8 other variables"):
+    with pytest.raises(ZeromeanError, match="saved for 6 other variables"):
         other.build(model.trainable_variables[2:])
 
 
@@ -345,7 +349,7 @@ def test_refusals_once_built() -> None:
     with pytest.raises(ZeromeanError, match="share no variable"):
         stranger.build(model.trainable_variables)
     half = zeromean.keras.centralize(O.SGD(), model.layers[0])
-    with pytest.warns(ZeromeanWarning, match="6 of the optimizer's variables"):
+    with pytest.warns(ZeromeanWarning, match="4 of the optimizer's variables"):
         half.build(model.trainable_variables)
     assert len(half.plan.centered) == 1
     nothing = zeromean.keras.centralize(O.SGD(), model, layers=lambda path, layer: False)

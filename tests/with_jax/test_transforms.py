@@ -77,7 +77,7 @@ def plus(gradients: Any, decay: float) -> Any:
 # --- The operator ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)  # each shape is compiled
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple),
     groups=st.sampled_from([1, 2]),
