@@ -82,7 +82,11 @@ def paired(treated: Sequence[float], control: Sequence[float]) -> Paired:
     if len(differences) < 2:
         return Paired(tuple(differences.tolist()), float(differences.mean()), None, None)
     test = stats.permutation_test(
-        (differences,), _mean, permutation_type="samples", rng=RESAMPLING_SEED
+        # Of unit size, whatever the unit, for how means are rounded.
+        (differences / (np.abs(differences).max() or 1.0),),
+        _mean,
+        permutation_type="samples",
+        rng=RESAMPLING_SEED,
     )
     return Paired(
         differences=tuple(differences.tolist()),
@@ -130,12 +134,15 @@ def seeds_needed(deviation: float, gain: float) -> int:
     least = math.ceil(1 - math.log2(LEVEL))
     if gain / max(deviation, 1e-300) > 100:
         return least
+    if gain / deviation < 1e-3:  # where Student's t is the normal distribution
+        deviations = float(stats.norm.isf(LEVEL / 2) + stats.norm.isf(1 - POWER))
+        return math.ceil((deviations * deviation / gain) ** 2)
     found = TTestPower().solve_power(effect_size=gain / deviation, power=POWER, alpha=LEVEL)
     return max(least, math.ceil(float(np.squeeze(found))))
 
 
 def _mean(differences: np.ndarray, axis: int) -> np.ndarray:
-    """The mean, rounded far below one test image: sign patterns that tie must tie here too."""
+    """The mean, rounded far below one image: sign patterns that tie must tie here too."""
     mean: np.ndarray = np.mean(differences, axis=axis).round(12)
     return mean
 
@@ -148,7 +155,7 @@ def _interval(differences: np.ndarray) -> tuple[float, float] | None:
     (Hesterberg, What Teachers Should Know About the Bootstrap, 2015).
     """
     count = len(differences)
-    if count < FEWEST_FOR_INTERVAL or np.ptp(differences) < 1e-12:
+    if count < FEWEST_FOR_INTERVAL or np.ptp(differences) <= 1e-12 * np.abs(differences).max():
         return None
     student = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
     level = 1 - 2 * stats.norm.sf(student * math.sqrt(count / (count - 1)))
