@@ -114,3 +114,9 @@ def test_gains_far_below_the_noise_have_a_number_too() -> None:
         seeds_needed(1.0, 1.01e-3) * (1.01 / 0.99) ** 2, rel=1e-3
     )
     assert seeds_needed(1.0, 1e-9) > 1e18
+
+
+def test_sign_patterns_that_tie_tie_in_spite_of_rounding() -> None:
+    images = np.array([[9003, 9001, 9002, 9007, 9005, 9004], [9000, 9002, 9001, 9004, 9003, 9005]])
+    treated, control = images / 10_000
+    assert paired(treated.tolist(), control.tolist()).p_value == paired(*images.tolist()).p_value

@@ -81,9 +81,10 @@ def paired(treated: Sequence[float], control: Sequence[float]) -> Paired:
     differences = np.subtract(treated, control)
     if len(differences) < 2:
         return Paired(tuple(differences.tolist()), float(differences.mean()), None, None)
+    size = float(np.abs([treated, control]).max()) or 1.0
     test = stats.permutation_test(
-        # Of unit size, whatever the unit, for how means are rounded.
-        (differences / (np.abs(differences).max() or 1.0),),
+        # In the size of the scores, whose rounding errors are in them, for how means are rounded.
+        (differences / size,),
         _mean,
         permutation_type="samples",
         rng=RESAMPLING_SEED,
@@ -91,7 +92,7 @@ def paired(treated: Sequence[float], control: Sequence[float]) -> Paired:
     return Paired(
         differences=tuple(differences.tolist()),
         mean=float(differences.mean()),
-        interval=_interval(differences),
+        interval=_interval(differences, size),
         p_value=float(test.pvalue),
     )
 
@@ -147,7 +148,7 @@ def _mean(differences: np.ndarray, axis: int) -> np.ndarray:
     return mean
 
 
-def _interval(differences: np.ndarray) -> tuple[float, float] | None:
+def _interval(differences: np.ndarray, size: float) -> tuple[float, float] | None:
     """None where the bootstrap degenerates.
 
     A bootstrap of n values is too narrow by sqrt((n - 1) / n) and knows no t-distribution. Its
@@ -155,7 +156,7 @@ def _interval(differences: np.ndarray) -> tuple[float, float] | None:
     (Hesterberg, What Teachers Should Know About the Bootstrap, 2015).
     """
     count = len(differences)
-    if count < FEWEST_FOR_INTERVAL or np.ptp(differences) <= 1e-12 * np.abs(differences).max():
+    if count < FEWEST_FOR_INTERVAL or np.ptp(differences) < 1e-12 * size:
         return None
     student = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
     level = 1 - 2 * stats.norm.sf(student * math.sqrt(count / (count - 1)))
