@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from zeromean.cli import app
 from zeromean.study.display import LiveProgress
+from zeromean.study.store import Store
 from zeromean.study.study import Study, Task
 from zeromean.study.table import NOTHING
 from zeromean.study.train import Training
@@ -286,6 +287,20 @@ def test_what_one_option_needs_has_an_extra_of_its_own(
     assert stderr.count("\n") == 1
     assert not out.exists()
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("gain", ["0", "-1", "nan"])
+def test_a_gain_that_is_none_is_refused_before_any_training(gain: str, tmp_path: Path) -> None:
+    code, _, stderr = invoke("--gain", gain, "--out", tmp_path / "out")
+    assert (code, "a difference of scores above 0" in stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_database_that_says_nothing_is_refused(tmp_path: Path) -> None:
+    Store.create(tmp_path / "study.sqlite", {}).__exit__(None, None, None)
+    result = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "does not say what was studied" in result.stderr
 
 
 def interrupt_once(process: subprocess.Popen[str], ready: Path, runs: int) -> tuple[int, str]:

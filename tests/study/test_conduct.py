@@ -261,3 +261,42 @@ def test_an_unfinished_study_has_no_report(study: Study, tmp_path: Path) -> None
 def test_labels_tell_tasks_apart() -> None:
     with pytest.raises(ZeromeanError, match="repeated"):
         Study(tasks=(Task(), Task(epochs=3)))
+
+
+def test_of_two_studies_begun_at_one_moment_one_is_refused(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = dataclasses.replace(study, seeds=1)
+    monkeypatch.setattr("zeromean.study.conduct._check_folder", lambda study, folder: None)
+    other.run(tmp_path)  # as if it had begun after the folder was looked at
+    with pytest.raises(ZeromeanError, match="a study with other settings"):
+        study.run(tmp_path)
+
+
+def test_each_process_checks_that_it_reads_the_same_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    drawn = Study(tasks=(Task(function="user_tasks:drawn_anew", epochs=1),), seeds=2, lr=0.1)
+    with pytest.raises(ZeromeanError, match="with other data than the study"):
+        drawn.run(tmp_path, jobs=2)
+
+
+def test_a_file_of_the_users_own_stays_as_it_is(study: Study, tmp_path: Path) -> None:
+    several = dataclasses.replace(
+        study, tasks=(*study.tasks, dataclasses.replace(study.tasks[0], model="cnn")), seeds=1
+    )
+    file = tmp_path / "study.toml"
+    file.write_text(text := "# mine\n" + declare.as_toml(several))
+    several.run(tmp_path)
+    assert file.read_text() == text
+    (tmp_path / "study.sqlite").unlink()
+    with pytest.raises(ZeromeanError, match=r"study.toml, which declares another study"):
+        dataclasses.replace(several, seeds=2).run(tmp_path)
+    assert file.read_text() == text
+
+
+def test_a_recorded_command_spells_every_number_out(tmp_path: Path) -> None:
+    study = Study(lr=0.123456789, tasks=(Task(imbalance=10),))
+    assert "--lr 0.123456789 " in study.command(tmp_path)
+    assert study.tasks[0].label == Task(imbalance=10.0).label

@@ -140,3 +140,17 @@ def test_bad_input_ends_with_one_line(arguments: list[str], line: str) -> None:
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert line in result.stderr
+
+
+def test_a_file_keeps_any_character(tmp_path: Path) -> None:
+    study = Study(tasks=(Task(data="npz:\N{SNOWMAN}\N{GRINNING FACE}", model="mlp"),))
+    file = tmp_path / "study.toml"
+    file.write_text(declare.as_toml(study), encoding="utf-8")
+    assert declare.read(file) == study
+
+
+def test_an_error_in_an_inline_table_points_at_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text("seeds = 2\ntasks = [{epoch = 3}]\n")
+    with pytest.raises(ZeromeanError, match="line 2: epoch"):
+        declare.read(file)

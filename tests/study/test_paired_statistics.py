@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, t
 
-from zeromean.study.statistics import Spread, paired, spread
+from zeromean.study.statistics import Spread, paired, seeds_needed, spread
 
 
 def test_spread_divides_by_n_minus_one() -> None:
@@ -97,3 +97,26 @@ def test_patterns_that_tie_in_images_tie_in_accuracies() -> None:
     exact = paired(treated, control).p_value
     assert exact == 0.0546875
     assert paired([n / 899 for n in treated], [n / 899 for n in control]).p_value == exact
+
+
+def test_the_unit_of_the_scores_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    control = rng.normal(1, 0.1, 8)
+    treated = control + rng.normal(1e-3, 1e-4, 8)
+    for unit in (1e-12, 1e9):
+        scaled = paired(unit * treated, unit * control)
+        assert scaled.p_value == paired(treated, control).p_value == 2 / 2**8
+        assert scaled.interval is not None
+
+
+def test_gains_far_below_the_noise_have_a_number_too() -> None:
+    assert seeds_needed(1.0, 0.99e-3) == pytest.approx(
+        seeds_needed(1.0, 1.01e-3) * (1.01 / 0.99) ** 2, rel=1e-3
+    )
+    assert seeds_needed(1.0, 1e-9) > 1e18
+
+
+def test_sign_patterns_that_tie_tie_in_spite_of_rounding() -> None:
+    images = np.array([[9003, 9001, 9002, 9007, 9005, 9004], [9000, 9002, 9001, 9004, 9003, 9005]])
+    treated, control = images / 10_000
+    assert paired(treated.tolist(), control.tolist()).p_value == paired(*images.tolist()).p_value

@@ -13,8 +13,10 @@ from zeromean.errors import ZeromeanError
 from zeromean.study import report, train
 from zeromean.study.metric import ACCURACY, LOSS
 from zeromean.study.problem import Problem
-from zeromean.study.run import FINAL, Candidate
+from zeromean.study.progress import Nobody
+from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.study import Study, Tuning
+from zeromean.study.tensorboard import TensorBoard
 from zeromean.study.tuning import Outcome, at_the_edge, choice, proposal
 
 
@@ -141,3 +143,13 @@ def test_a_budget_that_cannot_be_is_refused(options: dict[str, object], message:
 def test_a_rate_is_given_or_tuned() -> None:
     with pytest.raises(ZeromeanError, match=r"lr = 0\.1 and tuning"):
         Study(lr=0.1, tuning=Tuning(rates=(0.1,)))
+
+
+def test_each_seed_of_a_trial_has_a_log_of_its_own(tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path, Nobody())
+    for seed in (5, 6):
+        key = Key("digits/mlp", "sgd", "gc", seed, trial=0)
+        epoch = Epoch(1, 0.5, 0.5, 0.5, 1.0)
+        board.on_epoch(key, epoch)
+        board.on_run(Run(key, Candidate(0.1), (epoch,)))
+    assert len(list(tmp_path.iterdir())) == 2

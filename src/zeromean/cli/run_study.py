@@ -14,8 +14,10 @@ def run_study(study: Study, out: Path, jobs: int, gain: float | None, tensorboar
     """Runs the study and shows its results; Ctrl-C ends it with what is kept and how to go on."""
     from zeromean.study.display import LiveProgress
     from zeromean.study.progress import Watcher
+    from zeromean.study.report import check_gain
     from zeromean.study.results import kept
 
+    check_gain(gain)  # not after hours of training
     with LiveProgress(study) as progress:
         watcher: Watcher = progress
         if tensorboard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,7 +13,7 @@ import torch
 
 from zeromean.errors import ZeromeanError
 from zeromean.study import environment, results
-from zeromean.study.declare import as_toml
+from zeromean.study.declare import as_toml, read
 from zeromean.study.problem import Problem
 from zeromean.study.processes import work_in_processes
 from zeromean.study.progress import Nobody, Watcher
@@ -43,9 +44,10 @@ def conduct(study: Study, out: Path, *, jobs: int, watcher: Watcher | None) -> R
         _threads(threads),
         Store.create(folder.database, _facts(study, out, problems, threads)) as store,
     ):
-        _check_same_data(problems, store)
+        _check_same_study(study, out, store)  # another may have begun at the same moment
+        results.check_same_data(problems, store)
         if study.needs_file:
-            (out / "study.toml").write_text(as_toml(study), encoding="utf-8")
+            _keep_file(study, folder.file)
         use_threads(int(store.facts["threads"]))
         if jobs == 1:
             store.begin_session(environment.describe(study.device))
@@ -82,23 +84,30 @@ def _check_folder(study: Study, folder: Folder) -> None:
         raise ZeromeanError(f"out {out}, which is a file", "a folder", "pass another one")
     if taken:
         with Store(folder.database) as store:
-            if store.facts.get("study") != results.encode(study):
-                raise ZeromeanError(
-                    f"out {out}, which already holds a study with other settings",
-                    f"this study's folder, or one without {folder.database.name}",
-                    "pass another folder, or remove the old study",
-                )
+            _check_same_study(study, out, store)
+    elif study.needs_file and folder.file.exists() and read(folder.file) != study:
+        raise ZeromeanError(
+            f"{folder.file}, which declares another study",
+            "none: the folder keeps the study's own there",
+            "pass another folder, or give that file another name",
+        )
 
 
-def _check_same_data(problems: dict[str, Problem], store: Store) -> None:
-    facts = results.decode_facts(store.facts["tasks"])
-    for label, problem in problems.items():
-        if facts[label].digest != problem.digest():
-            raise ZeromeanError(
-                f"{label} with other data than the study in {store.path} began with",
-                "the same data",
-                "put the old data back, or pass another folder",
-            )
+def _check_same_study(study: Study, out: Path, store: Store) -> None:
+    if store.facts.get("study") != results.encode(study):
+        raise ZeromeanError(
+            f"out {out}, which already holds a study with other settings",
+            f"this study's folder, or one without {store.path.name}",
+            "pass another folder, or remove the old study",
+        )
+
+
+def _keep_file(study: Study, file: Path) -> None:
+    """In one stroke, and only where there is none: it may be the user's own, with comments."""
+    if not file.exists():
+        new = file.with_name(f"{file.name}.{os.getpid()}")
+        new.write_text(as_toml(study), encoding="utf-8")
+        os.replace(new, file)
 
 
 @contextmanager

@@ -76,7 +76,8 @@ class Lines:
 
     def where(self, table: str, index: int, key: str) -> str:
         """The file, with the line of the key, or else of its table, where it has one."""
-        number = self._places.get((table, index, key), self._places.get((table, index, "")))
+        places = ((table, index, key), (table, index, ""), ("", 0, table))  # the last: inline
+        number = next((self._places[one] for one in places if one in self._places), None)
         return f"{self._path}" + (f", line {number}" if number else "")
 
 
@@ -174,7 +175,9 @@ def as_toml(study: Study) -> str:
     tasks, tuning = table.pop("tasks"), table.pop("tuning", None)
 
     def text(one: Mapping[str, Any]) -> str:
-        return "".join(f"{key} = {json.dumps(value)}\n" for key, value in one.items())
+        return "".join(
+            f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in one.items()
+        )
 
     tables = [f"[[tasks]]\n{text(task)}" for task in tasks]
     if tuning is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 from dataclasses import dataclass
 from importlib.resources import files
@@ -48,12 +49,17 @@ def sections(results: Results, gain: float | None = None) -> list[Section]:
         gain: The difference of scores (an accuracy's from 0 to 1) of which the tables tell how
             many seeds it takes to see it.
     """
-    if gain is not None and gain <= 0:
-        raise ZeromeanError(f"gain = {gain}", "a difference of scores above 0", "raise it")
+    check_gain(gain)
     return [
         Section(comparison, _conclusions(comparison, summaries), rows(comparison, summaries, gain))
         for comparison, summaries in zip(results.comparisons, summarize(results), strict=True)
     ]
+
+
+def check_gain(gain: float | None) -> None:
+    """Refuses what is no difference that could be seen."""
+    if gain is not None and not 0 < gain < math.inf:
+        raise ZeromeanError(f"gain = {gain}", "a difference of scores above 0", "change it")
 
 
 def headline(results: Results) -> str | None:

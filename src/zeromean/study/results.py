@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,6 +132,12 @@ def read(out: Path) -> Results:
     """
     folder = Folder(out)
     with Store(folder.database) as store:
+        if not {"study", "command", "threads", "tasks"} <= store.facts.keys():
+            raise ZeromeanError(
+                f"{folder.database}, which does not say what was studied",
+                "a study.sqlite that this version made",
+                "pass another folder",
+            )
         study = from_table(json.loads(store.facts["study"]))
         kept = store.keys()
         wanted = [key for unit in units(study) for key in unit.keys]
@@ -160,6 +167,22 @@ def encode(study: Study) -> str:
 def decode_facts(text: str) -> dict[str, Facts]:
     """Facts by the tasks' labels, as the database holds them."""
     return {label: Facts(**values) for label, values in json.loads(text).items()}
+
+
+def check_same_data(problems: Mapping[str, Problem], store: Store) -> None:
+    """Refuses tasks, by their labels, with other examples than those that the study has.
+
+    Raises:
+        ZeromeanError: Some are others.
+    """
+    facts = decode_facts(store.facts["tasks"])
+    for label, problem in problems.items():
+        if facts[label].digest != problem.digest():
+            raise ZeromeanError(
+                f"{label} with other data than the study in {store.path} began with",
+                "the same data, whenever and by whichever process they are read",
+                "put the old data back, seed what the task draws, or pass another folder",
+            )
 
 
 def kept(study: Study, out: Path) -> tuple[int, int]:

@@ -81,13 +81,18 @@ def paired(treated: Sequence[float], control: Sequence[float]) -> Paired:
     differences = np.subtract(treated, control)
     if len(differences) < 2:
         return Paired(tuple(differences.tolist()), float(differences.mean()), None, None)
+    size = float(np.abs([treated, control]).max()) or 1.0
     test = stats.permutation_test(
-        (differences,), _mean, permutation_type="samples", rng=RESAMPLING_SEED
+        # In the size of the scores, whose rounding errors are in them, for how means are rounded.
+        (differences / size,),
+        _mean,
+        permutation_type="samples",
+        rng=RESAMPLING_SEED,
     )
     return Paired(
         differences=tuple(differences.tolist()),
         mean=float(differences.mean()),
-        interval=_interval(differences),
+        interval=_interval(differences, size),
         p_value=float(test.pvalue),
     )
 
@@ -130,17 +135,20 @@ def seeds_needed(deviation: float, gain: float) -> int:
     least = math.ceil(1 - math.log2(LEVEL))
     if gain / max(deviation, 1e-300) > 100:
         return least
+    if gain / deviation < 1e-3:  # where Student's t is the normal distribution
+        deviations = float(stats.norm.isf(LEVEL / 2) + stats.norm.isf(1 - POWER))
+        return math.ceil((deviations * deviation / gain) ** 2)
     found = TTestPower().solve_power(effect_size=gain / deviation, power=POWER, alpha=LEVEL)
     return max(least, math.ceil(float(np.squeeze(found))))
 
 
 def _mean(differences: np.ndarray, axis: int) -> np.ndarray:
-    """The mean, rounded far below one test image: sign patterns that tie must tie here too."""
+    """The mean, rounded far below one image: sign patterns that tie must tie here too."""
     mean: np.ndarray = np.mean(differences, axis=axis).round(12)
     return mean
 
 
-def _interval(differences: np.ndarray) -> tuple[float, float] | None:
+def _interval(differences: np.ndarray, size: float) -> tuple[float, float] | None:
     """None where the bootstrap degenerates.
 
     A bootstrap of n values is too narrow by sqrt((n - 1) / n) and knows no t-distribution. Its
@@ -148,7 +156,7 @@ def _interval(differences: np.ndarray) -> tuple[float, float] | None:
     (Hesterberg, What Teachers Should Know About the Bootstrap, 2015).
     """
     count = len(differences)
-    if count < FEWEST_FOR_INTERVAL or np.ptp(differences) < 1e-12:
+    if count < FEWEST_FOR_INTERVAL or np.ptp(differences) < 1e-12 * size:
         return None
     student = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
     level = 1 - 2 * stats.norm.sf(student * math.sqrt(count / (count - 1)))

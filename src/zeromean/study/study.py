@@ -104,6 +104,7 @@ class Task:
         _check_at_least("batch_size", self.batch_size, 1)
         if self.train_size is not None:
             _check_at_least("train_size", self.train_size, 1)
+        object.__setattr__(self, "imbalance", float(self.imbalance))
         if not 1 <= self.imbalance < math.inf:
             raise SettingError(
                 "imbalance", f"imbalance = {self.imbalance}", "1 or more", "raise it"
@@ -245,6 +246,8 @@ class Study:
             _check_at_least("threads", self.threads, 1)
 
     def _check_rates(self) -> None:
+        if self.lr is not None:
+            object.__setattr__(self, "lr", float(self.lr))
         if self.lr is not None and not 0 < self.lr <= LARGEST_FLOAT32:
             raise SettingError(
                 "lr", f"lr = {self.lr}", "a positive float32", "pass one, or none for a default"
@@ -354,7 +357,7 @@ class Study:
             if value is not None and (task.function is None or name not in ("data", "model"))
             for word in (
                 f"--{FLAGS.get(name, name).replace('_', '-')}",
-                f"{value:g}" if name == "lr" else str(value),
+                str(value),
             )
         ]
         return shlex.join(["zeromean", "compare", *words])

@@ -69,6 +69,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.database = path / "study.sqlite"
+        self.file = path / "study.toml"
         self._work = path / "work"
 
     def checkpoint(self, unit: Unit, key: Key) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 
 import torch
 
@@ -17,6 +17,7 @@ from zeromean.study.metric import Metric
 from zeromean.study.optimizers import OPTIMIZERS
 from zeromean.study.problem import Problem
 from zeromean.study.progress import Watcher
+from zeromean.study.results import check_same_data
 from zeromean.study.run import FINAL, Candidate, Key
 from zeromean.study.store import Store
 from zeromean.study.study import Study
@@ -45,7 +46,7 @@ def work(
         watcher: Told of this process's epochs and runs.
         problem_of: The loaded task of a label; by default each is loaded when first needed.
     """
-    problem_of = problem_of or cache(lambda label: load(study, study.task(label)))
+    problem_of = problem_of or cache(partial(_load, study, store))
     while pending := _pending(study, store):
         idle = True
         for unit in pending:
@@ -64,6 +65,12 @@ def work(
                 idle = False
         if idle:
             time.sleep(PATIENCE_SECONDS)
+
+
+def _load(study: Study, store: Store, label: str) -> Problem:
+    problem = load(study, study.task(label))
+    check_same_data({label: problem}, store)
+    return problem
 
 
 def _pending(study: Study, store: Store) -> list[Unit]:
