@@ -219,3 +219,29 @@ def test_what_cannot_be_copied_is_refused() -> None:
     model.cache = model.weight * 2  # part of a graph
     with pytest.raises(zeromean.ZeromeanError, match="cannot be copied"):
         check(optimizer, model, (torch.ones(2, 3), torch.ones(2, 2)))
+
+
+def test_a_step_that_overflows_is_not_called_uncentered() -> None:
+    model = nn.Linear(6, 3)
+    optimizer = optim.AdamW(model, at="update")
+    found = check(optimizer, model, (torch.full((8, 6), torch.nan), torch.randn(8, 3)))
+    assert found[0].mean_kept is None
+    assert found[0].gradient_centered is None
+    assert "1 of 1 cannot be told from this step" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("loss", "frozen", "words"),
+    [
+        (lambda output, _: output, False, r"shape \(8, 3\)"),
+        (lambda output, _: output.detach().sum(), False, "without a graph"),
+        (lambda output, _: 1.0, False, "float"),
+        (nn.functional.mse_loss, True, "all is frozen"),
+    ],
+)
+def test_a_loss_that_is_none_is_refused(loss: Any, frozen: bool, words: str) -> None:
+    model = nn.Linear(6, 3).requires_grad_(not frozen)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pair = torch.randn(8, 6), torch.randn(8, 3)
+    with pytest.raises(zeromean.ZeromeanError, match=words):
+        zeromean.check(optimizer, model, pair, loss=loss)

@@ -22,6 +22,10 @@ from torch import nn
 def small():
     return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Embedding(5, 4))
 
+def loud():
+    print("loading")
+    return small()
+
 def needs(width):
     return nn.Linear(width, 1)
 
@@ -82,6 +86,12 @@ def test_json_holds_the_same() -> None:
         "reason": "Conv2d, fan-in 27",
     }
     assert [row["centered"] for row in told["parameters"]] == [True, False]
+
+
+def test_what_a_factory_prints_is_kept_out_of_the_json() -> None:
+    code, stdout, stderr = invoke("--model", "my_models:loud", "--json")
+    assert (code, stderr) == (0, "loading\n")
+    assert json.loads(stdout)["model"] == "my_models:loud"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from zeromean.centring import centring_of, targets_without_centring
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.projection import shift_, vector_means
-from zeromean.refusals import refuse_subjects
+from zeromean.refusals import refuse_loss, refuse_subjects
 from zeromean.sharded import is_sharded
 from zeromean.targets import Target
 from zeromean.text import aligned
@@ -45,7 +45,7 @@ class CheckedLayer:
         gradient_centered: Whether the gradient that the optimizer saw was centered; None if the
             step was nothing, or overflowed, so that it cannot be told.
         mean_kept: Whether the mean was kept; None if the step is too small beside the weights'
-            rounding to tell.
+            rounding to tell, or overflowed.
     """
 
     name: str
@@ -147,8 +147,9 @@ def check(
         A :class:`zeromean.checking.Check`; ``ok`` tells whether all is as it should be.
 
     Raises:
-        ZeromeanError: The batch is no pair, model and optimizer cannot be copied or do not belong
-            together, or the model is sharded.
+        ZeromeanError: The batch is no pair, the loss no single number that depends on the
+            parameters, model and optimizer cannot be copied or do not belong together, or the
+            model is sharded.
 
     Example:
         >>> import torch, zeromean
@@ -224,6 +225,7 @@ def _step_on_a_copy(
         with torch.enable_grad():
             output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
             value = loss(output, target)
+        refuse_loss(value)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
@@ -302,6 +304,8 @@ def _compare(
     size = float(torch.linalg.vector_norm(step)) / step.numel() ** 0.5
     rounding = torch.finfo(before.dtype).eps * float(before.abs().max())
     kept = change <= ROUNDING * rounding
+    # A small enough change is no proof where a whole step is hardly larger than rounding.
+    hidden = kept and size <= 10 * ROUNDING * rounding
     return CheckedLayer(
         name=name,
         response=response,
@@ -309,8 +313,7 @@ def _compare(
         gradient_centered=response <= max(ANSWERS, 16 * torch.finfo(before.dtype).eps)
         if told
         else None,
-        # A small enough change is no proof where a whole step is hardly larger than rounding.
-        mean_kept=None if kept and size <= 10 * ROUNDING * rounding else kept,
+        mean_kept=None if hidden or not math.isfinite(change) else kept,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zeromean import fsdp1
@@ -51,6 +51,19 @@ def refuse_wrapper(optimizer: object) -> None:
             "a torch.optim.Optimizer",
             "call centralize(optimizer, model), the optimizer first",
         )
+
+
+def refuse_loss(value: object) -> None:
+    """Raise unless a loss is one number that can be differentiated."""
+    if isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad:
+        return
+    got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    without = isinstance(value, Tensor) and not value.requires_grad
+    raise ZeromeanError(
+        f"a loss of {got}{' without a graph' if without else ''}",
+        "one number a batch, which depends on parameters that require a gradient",
+        "reduce it by mean(), keep its graph, and call model.requires_grad_() if all is frozen",
+    )
 
 
 def refuse_without_effect(

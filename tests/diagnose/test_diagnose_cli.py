@@ -42,6 +42,15 @@ def colour():
 def seven():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
 
+class Picky(nn.Sequential):
+    def forward(self, images):
+        if len(images) == 24:
+            raise ValueError("not all at once.")
+        return super().forward(images)
+
+def picky():
+    return Picky(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+
 def flat():
     return nn.Identity()
 
@@ -125,10 +134,18 @@ def test_what_cannot_be_measured_says_why_and_stops_no_other(
     monkeypatch.setattr(page, "sharpness", fail)
     code, stdout, _ = run("mlp.pt")
     assert code == 0
-    assert "Sharpness: Not measured: derivative for aten::thing is <not> implemented." in stdout
+    reason = "NotImplementedError: derivative for aten::thing is <not> implemented."
+    assert f"Sharpness: Not measured: {reason}" in stdout
     text = (folder / "zeromean-diagnose.html").read_text(encoding="utf-8")
     assert "is &lt;not&gt; implemented" in text
     assert References(text).pictures == 5
+
+
+def test_whatever_a_model_raises_stops_no_page(folder: Path) -> None:
+    code, stdout, _ = run("mlp.pt", "--batch-size", 24, model="own_models:picky")
+    assert code == 0
+    assert "Sharpness: Not measured: ValueError: not all at once.\n" in stdout
+    assert (folder / "zeromean-diagnose.html").is_file()
 
 
 def test_a_diverged_model_gets_its_page_too(folder: Path) -> None:

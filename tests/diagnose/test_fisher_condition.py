@@ -235,3 +235,26 @@ def test_what_cannot_be_right_is_refused(
 ) -> None:
     with pytest.raises(ZeromeanError, match=words):
         fisher_condition(model, (torch.ones(4, 3), None), **options)
+
+
+def test_an_estimate_knows_where_too_few_outputs_make_it_singular() -> None:
+    model = nn.Linear(60, 10, bias=False)
+    inputs = torch.randn(90, 60, generator=torch.Generator().manual_seed(0))
+    for samples, singular in ((20, True), (90, False)):
+        batch = inputs[:samples], None
+        for method in ("exact", "lanczos"):
+            found = fisher_condition(model, batch, likelihood="gaussian", method=method)
+            assert np.isinf(found.condition) == [singular]
+    # A softmax leaves one output less: 63 samples have 567 of the 600 directions.
+    assert np.isinf(fisher_condition(model, (inputs[:63], None), method="lanczos").condition)
+
+
+def test_rounding_is_no_eigenvalue_of_an_estimate() -> None:
+    generator = torch.Generator().manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) / 2
+    batch = torch.randn(8, 6, generator=generator) + 1, None
+    exact = fisher_condition(model, batch)
+    estimate = fisher_condition(model, batch, method="lanczos")
+    assert (estimate.pseudo_condition <= exact.pseudo_condition * 1.01).all()

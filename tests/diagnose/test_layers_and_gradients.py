@@ -16,7 +16,13 @@ from torch.nn.utils import parametrizations
 
 import zeromean
 from zeromean import ZeromeanError
-from zeromean.diagnose import gradient_norms, intensity_response, preactivations, weight_means
+from zeromean.diagnose import (
+    gradient_norms,
+    intensity_response,
+    preactivations,
+    sharpness,
+    weight_means,
+)
 
 Supports = Callable[[str, str, str, str], None]
 
@@ -372,3 +378,76 @@ def test_every_result_prints_a_table_and_draws_a_picture(tmp_path: object) -> No
         assert len(figure.axes) == result.panels
         assert result.plot(figure.axes, label="again", colour="black") is figure
         figure.canvas.draw()
+
+
+# --- What is no number ----------------------------------------------------------------------------
+
+
+def test_gradients_that_are_not_finite_are_told_of() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    good, bad = torch.randn(5, 4), torch.full((5, 4), torch.nan)
+    found = gradient_norms(model, [(good, torch.arange(5) % 2), (bad, torch.arange(5) % 2)])
+    assert np.isfinite(found.norm[0]).all()
+    assert np.isinf(found.norm[1]).all()
+    assert np.isnan(found.removed[1]).all()
+    assert found.answer.startswith("The gradients of 2 of 2 layers (0.weight first) are not finite")
+    assert found.answer.endswith("in 1 of 2 batches.")
+    found.plot()
+
+
+@pytest.mark.parametrize(
+    ("frozen", "loss", "words"),
+    [
+        (True, None, "no weight that is centered requires a gradient"),
+        (False, lambda output, _: output, "a loss of shape"),
+        (False, lambda output, _: output.sum().item(), "a loss of float"),
+    ],
+)
+def test_what_has_no_gradient_is_refused(
+    frozen: bool, loss: Callable[..., Tensor] | None, words: str
+) -> None:
+    model = nn.Linear(4, 3)
+    model.weight.requires_grad_(not frozen)
+    with pytest.raises(ZeromeanError, match=words):
+        gradient_norms(model, (torch.randn(5, 4), torch.arange(5) % 3), loss=loss)
+
+
+def test_a_single_sample_has_no_deviation() -> None:
+    found = preactivations(nn.Linear(4, 3), (torch.randn(1, 4), None))
+    assert "at most inf of its deviation" in found.answer
+
+
+def test_complex_weights_are_refused_where_their_imaginary_part_would_be_dropped() -> None:
+    model = nn.Linear(4, 3, dtype=torch.complex64)
+    batch = torch.randn(5, 4, dtype=torch.complex64), None
+    for measure in (
+        lambda: weight_means(model),
+        lambda: preactivations(model, batch),
+        lambda: intensity_response(model, batch),
+        lambda: sharpness(model, batch, loss=lambda z, _: z.abs().square().mean()),
+    ):
+        with pytest.raises(ZeromeanError, match="weight in complex64"):
+            measure()
+    found = gradient_norms(model, batch, loss=lambda z, _: z.abs().square().mean())
+    model(batch[0]).abs().square().mean().backward()
+    gradient = model.weight.grad
+    assert gradient is not None
+    centered = gradient - gradient.mean(1, keepdim=True)
+    assert found.projected_norm[0, 0] == pytest.approx(float(centered.norm()), rel=1e-5)
+
+
+def test_a_step_inside_a_step_is_one_step() -> None:
+    class Outer(torch.optim.SGD):
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            super().step(closure)
+
+    model = nn.Linear(4, 3)
+    torch.optim.SGD(model.parameters())  # gives the inner step its hooks, whoever calls it
+    optimizer = Outer(model.parameters(), lr=0.1)
+    with gradient_norms(optimizer, model=model) as found:
+        for _ in range(3):
+            model(torch.randn(5, 4)).sum().backward()
+            optimizer.step()
+    assert found.norm.shape == (3, 1)
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks

@@ -178,3 +178,13 @@ def test_what_has_no_hessian_is_refused(model: nn.Module, loss: object, words: s
 def test_a_linear_loss_has_no_curvature() -> None:
     found = sharpness(nn.Linear(40, 2), (torch.ones(2, 40), None), loss=lambda z, _: z.mean())
     assert (found.hessian_norm, found.projected_norm, found.restricted_max) == (0, 0, 0)
+
+
+def test_no_generator_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seeded(*_: object) -> None:
+        raise AssertionError("the random numbers of a device that the model is not on")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded)
+    monkeypatch.setattr(torch, "manual_seed", seeded)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))
+    sharpness(model, (torch.randn(5, 4), torch.arange(5) % 3))

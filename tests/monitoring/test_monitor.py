@@ -469,3 +469,31 @@ def test_what_cannot_be_watched_is_refused(arguments: dict[str, Any], words: str
     with pytest.raises(zeromean.ZeromeanError) as caught:
         zeromean.monitor(**options)
     assert words in str(caught.value)
+
+
+def test_where_nothing_is_centered_it_says_so() -> None:
+    model = nn.LayerNorm(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(zeromean.ZeromeanWarning, match="samples hold no layer"):
+        zeromean.monitor(optimizer, model, to=print)
+
+
+def test_a_destination_that_fails_leaves_the_monitor_counting() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    steps: list[int] = []
+
+    def write(sample: Sample) -> None:
+        steps.append(sample.step)
+        if sample.step == 0:
+            raise OSError("no room")
+
+    zeromean.monitor(optimizer, model, every=2, to=write)
+    for step in range(3):
+        model(torch.ones(1, 3)).sum().backward()
+        if step == 0:
+            with pytest.raises(OSError, match="no room"):
+                optimizer.step()
+        else:
+            optimizer.step()
+    assert steps == [0, 2]

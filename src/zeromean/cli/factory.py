@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 from zeromean.errors import ZeromeanError
@@ -31,10 +32,11 @@ def make_model(text: str) -> Any:
         )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    # The module is the user's, and so is whatever it raises.
+    # The module is the user's, and so is whatever it raises. What it prints is no part of a
+    # command's own output, such as that of explain --json.
     try:
-        factory = getattr(importlib.import_module(module_name), name)
-        model = factory()
+        with redirect_stdout(sys.stderr):
+            model = getattr(importlib.import_module(module_name), name)()
     except Exception as error:
         raise ZeromeanError(
             f"--model {text}, which fails with {type(error).__name__}: {error}",

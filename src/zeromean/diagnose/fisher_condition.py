@@ -165,8 +165,9 @@ def fisher_condition(
         threshold: Of the pseudo-condition number: eigenvalues below so much of the largest count
             as zero (default 1e-10).
         damping: Of the damped one, as a share of the mean eigenvalue (default 0.01).
-        method: "exact" makes the matrix; "lanczos" estimates from 64 products with it: its
-            pseudo-condition number is a lower bound; "auto" (default) is exact up to 4096 weights.
+        method: "exact" makes the matrix; "lanczos" estimates from products with it: its condition
+            numbers are lower bounds, the damped one up to the estimate of the mean eigenvalue;
+            "auto" (default) is exact up to 4096 weights.
 
     Returns:
         A :class:`FisherCondition`.
@@ -212,6 +213,7 @@ class _Spectrum:
         mean: The mean of its eigenvalues.
         in_range: Ascending eigenvalues; of an estimate, Ritz values that see no null space.
         exact: Whether they are all there.
+        rounding: Below so much of the largest, an eigenvalue may be nothing but rounding.
     """
 
     size: int
@@ -219,6 +221,7 @@ class _Spectrum:
     mean: float
     in_range: Array
     exact: bool
+    rounding: float
 
 
 def _result(
@@ -228,8 +231,8 @@ def _result(
     for spectrum in spectra:
         values = spectrum.in_range
         largest = max(float(values[-1]), 0.0)
-        above = values[values > threshold * largest]
-        zero = spectrum.size * np.finfo(float).eps * largest
+        above = values[values > max(threshold, spectrum.rounding) * largest]
+        zero = spectrum.rounding * largest
         smallest = spectrum.smallest if spectrum.smallest > zero else 0.0
         shift = damping * spectrum.mean
         condition.append(largest / smallest if smallest else np.inf)
@@ -334,7 +337,14 @@ def _exact(
         fisher = jacobian_of.T @ fisher @ jacobian_of
     values = np.asarray(np.linalg.eigvalsh(fisher), dtype=np.float64)
     size = len(values)
-    return _Spectrum(size, max(values[0], 0.0), float(np.trace(fisher)) / size, values, True)
+    return _Spectrum(
+        size=size,
+        smallest=max(values[0], 0.0),
+        mean=float(np.trace(fisher)) / size,
+        in_range=values,
+        exact=True,
+        rounding=size * float(np.finfo(float).eps),
+    )
 
 
 def _rows(jacobian: Tensor, z: Tensor, likelihood: Likelihood) -> Array:
@@ -393,11 +403,34 @@ def _estimate(
     seen = product(random.standard_normal(size))  # F r has no part in the null space of F
     _refuse_undefined(seen)
     if not seen.any():
-        return _Spectrum(size, 0.0, 0.0, np.zeros(1), exact=False)
+        return _Spectrum(size, 0.0, 0.0, np.zeros(1), exact=False, rounding=0.0)
     probes = random.choice([-1.0, 1.0], (PROBES, size))
     mean = float(np.mean([probe @ product(probe) for probe in probes])) / size  # Hutchinson
-    smallest = float(ritz_values(product, random.standard_normal(size), STEPS)[0])
-    return _Spectrum(size, max(smallest, 0.0), mean, ritz_values(product, seen, STEPS), exact=False)
+    singular = _rank_at_most(model, batches, likelihood) < size
+    smallest = (
+        0.0 if singular else float(ritz_values(product, random.standard_normal(size), STEPS)[0])
+    )
+    return _Spectrum(
+        size=size,
+        smallest=max(smallest, 0.0),
+        mean=mean,
+        in_range=ritz_values(product, seen, STEPS),
+        exact=False,
+        # The products are in the parameters' own precision.
+        rounding=max(32 * torch.finfo(parameter.dtype).eps for parameter in trained),
+    )
+
+
+def _rank_at_most(model: nn.Module, batches: list[Pair], likelihood: Likelihood) -> int:
+    """The rank of F, at most: an output each, and a softmax has one less to choose."""
+    rank = 0
+    for inputs, _ in batches:
+        with unchanged(model), torch.no_grad():
+            z = run(model, inputs)
+        _refuse_output(z)
+        outputs = z.shape[-1]
+        rank += z.numel() // outputs * (outputs - (likelihood == "categorical"))
+    return rank
 
 
 def _product(

@@ -21,6 +21,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.plan import Layers, Row
 from zeromean.projection import shift_, vector_means
+from zeromean.refusals import refuse_loss
 from zeromean.sharded import is_sharded
 from zeromean.targets import Targets
 
@@ -35,9 +36,10 @@ class GradientNorms(Diagnostic):
 
     Arrays of shape (steps, layers) are the attributes ``norm`` (:math:`\|g\|_2`),
     ``projected_norm`` (:math:`\|P g\|_2`), ``largest`` (:math:`\max |g|`) and
-    ``projected_largest``, nan where a parameter had no gradient; ``removed`` is the share of the
-    energy, :math:`1 - \|P g\|^2 / \|g\|^2`. ``layers`` names the parameters. One that follows an
-    optimizer grows with each step, until ``stop()`` or the end of its ``with``.
+    ``projected_largest``, nan where a parameter had no gradient and inf where it was not finite;
+    ``removed`` is the share of the energy, :math:`1 - \|P g\|^2 / \|g\|^2`. ``layers`` names the
+    parameters. One that follows an optimizer grows with each step, until ``stop()`` or the end of
+    its ``with``.
     """
 
     title = "Gradients before and after centring"
@@ -73,7 +75,7 @@ class GradientNorms(Diagnostic):
     @property
     def removed(self) -> Array:
         norm, projected = self.norm, self.projected_norm
-        energy = np.where(norm > 0, norm, np.nan) ** 2
+        energy = np.where((norm > 0) & np.isfinite(norm), norm, np.nan) ** 2
         return np.asarray(np.clip(1 - projected**2 / energy, 0, 1))
 
     def stop(self) -> None:
@@ -97,6 +99,14 @@ class GradientNorms(Diagnostic):
     def answer(self) -> str:
         if not self._steps:
             return "No step was seen yet."
+        if np.isinf(self.norm).any():
+            bad = np.isinf(self.norm)
+            first = self.layers[int(bad.any(0).argmax())]
+            return (
+                f"The gradients of {bad.any(0).sum()} of {len(self.layers)} layers ({first} first)"
+                f" are not finite in {bad.any(1).sum()} of {len(self._steps)}"
+                f" {'batches' if self._by_layer else 'steps'}."
+            )
         energy = np.nansum(self.norm**2)
         share = 1 - np.nansum(self.projected_norm**2) / energy if energy else 0.0
         removed = _middle(self.removed)
@@ -175,7 +185,8 @@ def _measure(gradient: Tensor | None, fan_in: FanIn) -> Tensor | None:
     projected = whole.clone()
     shift_([projected], [fan_in], [-mean for mean in vector_means([whole], [fan_in])])
     measures = (whole.norm(), projected.norm(), whole.abs().max(), projected.abs().max())
-    return torch.stack(measures).double()
+    # nan is what no gradient leaves.
+    return torch.stack(measures).double().nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def gradient_norms(
@@ -209,8 +220,9 @@ def gradient_norms(
         A :class:`GradientNorms`; one that follows an optimizer is a context manager too.
 
     Raises:
-        ZeromeanError: ``subject`` is neither, an argument does not go with it, or the model has no
-            layer with fan-in axes.
+        ZeromeanError: ``subject`` is neither, an argument does not go with it, the model has no
+            layer with fan-in axes or none that requires a gradient, or the loss is no single
+            number.
 
     Example:
         >>> import torch, zeromean
@@ -255,9 +267,16 @@ def _of_batches(
     rows = weights_of(model, layers, embeddings)
     norms = GradientNorms([row.name for row in rows], by_layer=True)
     trained = [row.parameter for row in rows if row.parameter.requires_grad]
+    if not trained:
+        raise ZeromeanError(
+            "a model in which no weight that is centered requires a gradient",
+            "weights to differentiate by",
+            "call model.requires_grad_()",
+        )
     for inputs, target in pairs(batches, model):
         with unchanged(model), torch.enable_grad():
             value = loss(run(model, inputs), target)
+            refuse_loss(value)
             gradients = torch.autograd.grad(value, trained, allow_unused=True)
         by_id = {id(p): g for p, g in zip(trained, gradients, strict=True)}
         norms._add([by_id.get(id(row.parameter)) for row in rows], [_fan_in(row) for row in rows])
@@ -276,11 +295,29 @@ def _follow(
         )
     norms = GradientNorms([row.name for row in rows])
 
+    inside = False
+
+    def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal inside
+        inside = True
+
     # After the step: whatever else changes the gradients before it has done so by then.
     def after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        norms._add([row.parameter.grad for row in rows], [_fan_in(row) for row in rows])
+        nonlocal inside
+        if inside:  # super().step() fires the hooks again inside: that is the same step
+            norms._add([row.parameter.grad for row in rows], [_fan_in(row) for row in rows])
+        inside = False
 
-    norms._stop = optimizer.register_step_post_hook(after_step).remove
+    hooks = (
+        optimizer.register_step_pre_hook(before_step),
+        optimizer.register_step_post_hook(after_step),
+    )
+
+    def stop() -> None:
+        for hook in hooks:
+            hook.remove()
+
+    norms._stop = stop
     return norms
 
 

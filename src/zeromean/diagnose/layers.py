@@ -69,10 +69,11 @@ def layers_of(model: nn.Module, layers: Layers = "all", embeddings: bool = False
     already.
 
     Raises:
-        ZeromeanError: There is none, an option has an unknown value, or the model is no module or
-            is sharded over processes.
+        ZeromeanError: There is none, an option has an unknown value, or the model is no module, is
+            complex, or is sharded over processes.
     """
     refuse_model(model)
+    refuse_complex(model)
     held = _owners(model)
     holders: dict[int, Owner] = {}
     for owner in held:
@@ -131,6 +132,17 @@ def refuse_model(model: object) -> None:
             "a model that is whole in this process",
             "load its full state_dict into a plain copy of the model",
         )
+
+
+def refuse_complex(model: nn.Module) -> None:
+    """Raise where parameters are complex: their imaginary parts would be dropped."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_complex():
+            raise ZeromeanError(
+                f"{name} in {str(parameter.dtype).removeprefix('torch.')}",
+                "real parameters",
+                "use zeromean.monitor or gradient_norms, which measure complex ones too",
+            )
 
 
 def refuse_half_precision(model: nn.Module) -> None:

@@ -81,11 +81,16 @@ def sections(
     ]
     for kind, measure in measures:
         on_start(kind.title)
-        # The model is the user's: what torch cannot do with it is no reason to keep the rest.
+        # The model is the user's, and so is whatever it raises: no reason to keep the rest.
         try:
             result = measure()
-        except (ZeromeanError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:
+            said = (
+                str(error)
+                if isinstance(error, ZeromeanError)
+                else f"{type(error).__name__}: {error}"
+            )
+            reason = " ".join(said.split()).rstrip(".")
             yield Section(kind.title, f"Not measured: {reason}.", [])
         else:
             yield Section(

@@ -53,7 +53,7 @@ class Preactivations(Diagnostic):
         low, high = int(self.variance.argmin()), int(self.variance.argmax())
         shift = np.array(
             [
-                np.median(np.abs(means)) / np.sqrt(max(np.median(variances), 1e-300))
+                _ratio(float(np.median(np.abs(means))), float(np.median(variances)) ** 0.5)
                 for means, variances in zip(self.unit_means, self.unit_variances, strict=True)
             ]
         )
@@ -158,6 +158,12 @@ def preactivations(model: nn.Module, batches: Batches, *, layers: Layers = "all"
         unit_means=means,
         unit_variances=variances,
     )
+
+
+def _ratio(part: float, whole: float) -> float:
+    if whole == 0:  # of a single sample, or of units that always say the same
+        return np.inf if part else 0.0
+    return part / whole
 
 
 class _Moments:

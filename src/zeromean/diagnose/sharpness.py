@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from zeromean.diagnose.batches import Batches, Loss, Pair, count, pairs, run
 from zeromean.diagnose.layers import (
     differentiable,
+    refuse_complex,
     refuse_half_precision,
     refuse_model,
     unchanged,
@@ -27,6 +28,7 @@ from zeromean.fan_in import FanIn
 from zeromean.kernels import center_
 from zeromean.model import explain
 from zeromean.plan import Layers
+from zeromean.refusals import refuse_loss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,8 +111,8 @@ def sharpness(
         A :class:`Sharpness`.
 
     Raises:
-        ZeromeanError: Nothing requires a gradient, the model is in half precision, the loss is no
-            single number, it is not finite, or the iteration does not converge.
+        ZeromeanError: Nothing requires a gradient, the model is complex or in half precision, the
+            loss is no single number, it is not finite, or the iteration does not converge.
 
     Example:
         >>> import torch, zeromean
@@ -126,6 +128,7 @@ def sharpness(
         Yong et al., Gradient Centralization, ECCV 2020, Proposition 4.2.
     """
     refuse_model(model)
+    refuse_complex(model)
     refuse_half_precision(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
@@ -203,18 +206,12 @@ class _Hessian:
 
     def _gradients(self, inputs: Any, target: Any) -> Sequence[Tensor]:
         with ExitStack() as stack:
+            # The random numbers are as before each time: dropout drops the same units.
             stack.enter_context(unchanged(self._model))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(differentiable())
-            torch.manual_seed(0)  # dropout drops the same units in every product
             value = self._loss(run(self._model, inputs), target)
-            if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
-                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise ZeromeanError(
-                    f"a loss of {got}",
-                    "one number a batch, which depends on the parameters",
-                    "reduce it by mean(), and keep its graph",
-                )
+            refuse_loss(value)
             return torch.autograd.grad(
                 value, self._parameters, create_graph=True, materialize_grads=True
             )

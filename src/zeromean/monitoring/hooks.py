@@ -18,7 +18,7 @@ from zeromean import fsdp1
 from zeromean.at_backward import AtBackward
 from zeromean.attach import handle_of
 from zeromean.centring import centring_of, targets_without_centring
-from zeromean.errors import ZeromeanError
+from zeromean.errors import ZeromeanError, warn
 from zeromean.monitoring.backward import Taken
 from zeromean.monitoring.measurement import Measurement, means_of
 from zeromean.monitoring.sample import Sample
@@ -118,6 +118,11 @@ class Monitor:
         self._write = write
         self._optimizer = ref(optimizer)
         self._plain = targets_without_centring(optimizer, model)
+        if not centring_of(optimizer, self._plain).targets.plan.centered:
+            warn(
+                "nothing of this optimizer is or would be centered, so samples hold no layer: print"
+                " zeromean.explain(model), which tells why for each parameter"
+            )
         self._taken = Taken(model)
         self._under_way: _Step | None = None
         self._inside = False
@@ -189,19 +194,22 @@ class Monitor:
             return
         self._inside = False
         step, self._under_way = self._under_way, None
+        number, self._step = self._step, self._step + 1
         if step is not None:
-            self.last = step.finish(self._step, optimizer, self._model, self._start)
             self._next += self._every
-            if not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0:
-                for write in self._write:
-                    write(self.last)
-        elif self._step == self._next:
+        elif number == self._next:
             self._next += 1  # it was skipped
-        self._step += 1
         if self._step == self._next:
             self._watch_backward(optimizer)
         elif step is not None and (place := _backward_place(optimizer)) is not None:
             place.watch = None
+        if step is None:
+            return
+        self.last = step.finish(number, optimizer, self._model, self._start)
+        # Last of all, for what writes may raise.
+        if not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0:
+            for write in self._write:
+                write(self.last)
 
     def _watch_backward(self, optimizer: Optimizer) -> None:
         if (place := _backward_place(optimizer)) is not None:
