@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def run(folder: Path, optim_wrapper: dict[str, Any], epochs: int = 2, **options:
         custom_hooks=[],
         randomness={"seed": 0},
         log_level="WARNING",
-        experiment_name=folder.name,
+        experiment_name=uuid.uuid4().hex,  # two runs of one second would share another name
         **options,
     )  # fmt: skip
     runner.start = copy.deepcopy(runner.model)
