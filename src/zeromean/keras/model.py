@@ -60,7 +60,7 @@ def explain(
         net/each/bias    3        -       -     no        a bias has no fan-in
         net/head/kernel  108x2    linear  0     yes       Dense, fan-in 108
         net/head/bias    2        -       -     no        a bias has no fan-in
-        centered: 2 of 4 parameters, 135 of 140 entries
+        centered: 2 of 4 parameters, 243 of 248 entries
     """
     given = {"layers": layers, "embeddings": embeddings, "scope": scope}
     options: Any = {name: value for name, value in given.items() if value is not None}
