@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,13 @@ from zeromean.study.train import Training
 
 SMALL = ("--model", "mlp", "--epochs", "3", "--batch-size", "8", "--seeds", "2")
 PROGRAM = (sys.executable, "-m", "zeromean")
+# A test run in the background ignores Ctrl-C, and what it starts would inherit that.
+HEARING = (
+    sys.executable,
+    "-c",
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    " runpy.run_module('zeromean', run_name='__main__', alter_sys=True)",
+)
 
 
 def invoke(*arguments: object) -> tuple[int, str, str]:
@@ -325,15 +331,13 @@ def test_ctrl_c_ends_with_one_line_that_says_what_is_kept(
 ) -> None:
     out = tmp_path / "out"
     epochs = "100000" if runs == 0 else "20"
-    command = (*PROGRAM, "compare", "--data", f"npz:{archive}", "--out", str(out))
+    command = (*HEARING, "compare", "--data", f"npz:{archive}", "--out", str(out))
     process = subprocess.Popen(
         (*command, "--model", "mlp", "--epochs", epochs, "--batch-size", "8", "--seeds", "1000"),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        # A test run in the background ignores Ctrl-C, and what it starts would inherit that.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
         code, stderr = interrupt_once(process, out / "study.sqlite", runs)
