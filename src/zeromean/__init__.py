@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from zeromean import fan_in as fan_in
     from zeromean import nn as nn
     from zeromean import reparam as reparam
-    from zeromean.attach import Handle as Handle
-    from zeromean.attach import centralize as centralize
+    from zeromean.centralization.attach import Handle as Handle
+    from zeromean.centralization.attach import centralize as centralize
+    from zeromean.centralization.standing import Status as Status
+    from zeromean.centralization.standing import status as status
     from zeromean.checking import check as check
     from zeromean.errors import ZeromeanError as ZeromeanError
     from zeromean.errors import ZeromeanWarning as ZeromeanWarning
@@ -28,26 +30,24 @@ if TYPE_CHECKING:
     from zeromean.projection import center as center
     from zeromean.reparam import fold as fold
     from zeromean.reparam import reparametrize as reparametrize
-    from zeromean.standing import Status as Status
-    from zeromean.standing import status as status
 
 # Public name -> where it lives. Names load when first used, so that a framework is imported only
 # by those who use it.
 _HOMES = {
     "FanIn": "zeromean.fan_in",
-    "Handle": "zeromean.attach",
+    "Handle": "zeromean.centralization.attach",
     "Plan": "zeromean.plan",
-    "Status": "zeromean.standing",
+    "Status": "zeromean.centralization.standing",
     "ZeromeanError": "zeromean.errors",
     "ZeromeanWarning": "zeromean.errors",
     "center": "zeromean.projection",
-    "centralize": "zeromean.attach",
+    "centralize": "zeromean.centralization.attach",
     "check": "zeromean.checking",
     "explain": "zeromean.model",
     "fold": "zeromean.reparam",
     "monitor": "zeromean.monitoring",
     "reparametrize": "zeromean.reparam",
-    "status": "zeromean.standing",
+    "status": "zeromean.centralization.standing",
 }
 
 _MODULES = ("diagnose", "fan_in", "nn", "reparam")

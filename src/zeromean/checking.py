@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean.attach import centralize, handle_of
-from zeromean.centring import centring_of, targets_without_centring
+from zeromean.centralization.attach import centralize, handle_of
+from zeromean.centralization.centring import centring_of, targets_without_centring
+from zeromean.centralization.refusals import refuse_loss, refuse_subjects
+from zeromean.centralization.targets import Target
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.projection import shift_, vector_means
-from zeromean.refusals import refuse_loss, refuse_subjects
 from zeromean.sharded import is_sharded
-from zeromean.targets import Target
 from zeromean.text import aligned
 
 # A step that saw the gradient's mean answers to a change of it with a change of its own size; one

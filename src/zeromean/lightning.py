@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from zeromean.attach import Handle, centralize
-from zeromean.fingerprint import describe
-from zeromean.optimizers import WeightDecay
+from zeromean.centralization.attach import Handle, centralize
+from zeromean.centralization.fingerprint import describe
+from zeromean.centralization.optimizers import WeightDecay
 from zeromean.plan import Layers, Scope
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from zeromean import fsdp1
+from zeromean.centralization import fsdp1
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import Description, FanIn, describe, look_up, quantized
 from zeromean.plan import Layers, Owner, Plan, Scope, make_plan

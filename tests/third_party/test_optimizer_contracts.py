@@ -372,9 +372,9 @@ def test_gradients_that_are_cleared_inside_the_step(at: Any) -> None:
 
 def test_the_iterate_behind_schedule_free_would_drift() -> None:
     """Why at="update" is refused there: what is evaluated follows z, which nobody projects."""
-    from zeromean.at_update import AtUpdate
-    from zeromean.attach import Handle
-    from zeromean.targets import Targets
+    from zeromean.centralization.at_update import AtUpdate
+    from zeromean.centralization.attach import Handle
+    from zeromean.centralization.targets import Targets
 
     case = CASES["schedulefree AdamWScheduleFree"]
     model = layers(case)

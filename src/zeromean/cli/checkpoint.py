@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeromean.centralization.fingerprint import KEY
 from zeromean.errors import ZeromeanError
-from zeromean.fingerprint import KEY
 
 # Under which training scripts and Lightning keep the model's state_dict.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "weights")

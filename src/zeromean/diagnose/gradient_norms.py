@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from zeromean.attach import handle_of
+from zeromean.centralization.attach import handle_of
+from zeromean.centralization.refusals import refuse_loss
+from zeromean.centralization.targets import Targets
 from zeromean.diagnose.batches import Batches, Loss, pairs, run
 from zeromean.diagnose.layers import refuse_model, unchanged, weights_of
 from zeromean.diagnose.result import Diagnostic, layer_axis, number
@@ -21,9 +23,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.plan import Layers, Row
 from zeromean.projection import shift_, vector_means
-from zeromean.refusals import refuse_loss
 from zeromean.sharded import is_sharded
-from zeromean.targets import Targets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

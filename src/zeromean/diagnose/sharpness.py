@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zeromean.centralization.refusals import refuse_loss
 from zeromean.diagnose.batches import Batches, Loss, Pair, count, pairs, run
 from zeromean.diagnose.layers import (
     differentiable,
@@ -28,7 +29,6 @@ from zeromean.fan_in import FanIn
 from zeromean.kernels import center_
 from zeromean.model import explain
 from zeromean.plan import Layers
-from zeromean.refusals import refuse_loss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

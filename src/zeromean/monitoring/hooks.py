@@ -14,16 +14,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean import fsdp1
-from zeromean.at_backward import AtBackward
-from zeromean.attach import handle_of
-from zeromean.centring import centring_of, targets_without_centring
+from zeromean.centralization import fsdp1
+from zeromean.centralization.at_backward import AtBackward
+from zeromean.centralization.attach import handle_of
+from zeromean.centralization.centring import centring_of, targets_without_centring
+from zeromean.centralization.refusals import refuse_subjects
 from zeromean.errors import ZeromeanError, warn
 from zeromean.monitoring.backward import Taken
 from zeromean.monitoring.measurement import Measurement, means_of
 from zeromean.monitoring.sample import Sample
 from zeromean.monitoring.sinks import To, sinks_of
-from zeromean.refusals import refuse_subjects
 
 
 def monitor(

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zeromean.centralization.targets import Target
 from zeromean.fan_in import FanIn
 from zeromean.monitoring.sample import Layer
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import is_sharded, local_part, reduce_over_shards
-from zeromean.targets import Target
 
 
 class Measurement:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from zeromean.centralization.fingerprint import describe
+from zeromean.centralization.refusals import refuse_model
+from zeromean.centralization.targets import Targets
 from zeromean.errors import ZeromeanError
-from zeromean.fingerprint import describe
 from zeromean.kernels.rules import At
 from zeromean.plan import Layers, Plan, check_option
-from zeromean.refusals import refuse_model
-from zeromean.targets import Targets
 
 OWN_KERNELS = "kernels of its own make every step"
 

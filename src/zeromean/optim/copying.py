@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeromean.at_update import AtUpdate
+from zeromean.centralization.at_update import AtUpdate
+from zeromean.centralization.optimizers import decay_inside
+from zeromean.centralization.targets import Targets
 from zeromean.kernels import center_
 from zeromean.optim.centered import Centered, refuse
-from zeromean.optimizers import decay_inside
 from zeromean.sharded import gradient_of
-from zeromean.targets import Targets
 
 
 class Copying(Centered):

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from zeromean.attach import centralize
+from zeromean.centralization.attach import centralize
 from zeromean.errors import ZeromeanError
 from zeromean.reparam import reparametrize
 from zeromean.study.parts.clipping import clip_norm, clip_value

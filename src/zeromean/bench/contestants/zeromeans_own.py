@@ -9,10 +9,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from zeromean import optim
-from zeromean.attach import centralize
 from zeromean.bench.contestants.contestant import Make, of_optimizer
 from zeromean.bench.contestants.torchs_own import torchs
 from zeromean.bench.work import Hyper
+from zeromean.centralization.attach import centralize
 from zeromean.errors import ZeromeanWarning
 from zeromean.kernels.rules import At
 

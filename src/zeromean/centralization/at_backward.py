@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from zeromean import fsdp1
-from zeromean.at_gradient import warn_of_momentum
+from zeromean.centralization import fsdp1
+from zeromean.centralization.at_gradient import warn_of_momentum
+from zeromean.centralization.optimizers import WeightDecay, decay_inside
+from zeromean.centralization.targets import Targets
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.kernels import center_
-from zeromean.optimizers import WeightDecay, decay_inside
 from zeromean.sharded import gradient_of
-from zeromean.targets import Targets
 
 
 class AtBackward:

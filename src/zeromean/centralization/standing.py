@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from zeromean.attach import handle_of
-from zeromean.fingerprint import read
+from zeromean.centralization.attach import handle_of
+from zeromean.centralization.fingerprint import read
+from zeromean.centralization.refusals import refuse_wrapper
 from zeromean.optim.centered import Centered
-from zeromean.refusals import refuse_wrapper
 
 
 @dataclass(frozen=True)

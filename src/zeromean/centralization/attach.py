@@ -11,20 +11,20 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from zeromean.at_backward import AtBackward
-from zeromean.at_gradient import AtGradient, project_momentum, warn_of_momentum
-from zeromean.at_update import AtUpdate
-from zeromean.errors import ZeromeanError
-from zeromean.fingerprint import describe, erase, stamp, warn_of_another
-from zeromean.optimizers import WeightDecay, acting
-from zeromean.plan import Layers, Plan, Scope, check_option
-from zeromean.refusals import (
+from zeromean.centralization.at_backward import AtBackward
+from zeromean.centralization.at_gradient import AtGradient, project_momentum, warn_of_momentum
+from zeromean.centralization.at_update import AtUpdate
+from zeromean.centralization.fingerprint import describe, erase, stamp, warn_of_another
+from zeromean.centralization.optimizers import WeightDecay, acting
+from zeromean.centralization.refusals import (
     refuse_model,
     refuse_optimizer,
     refuse_subjects,
     refuse_without_effect,
 )
-from zeromean.targets import Targets
+from zeromean.centralization.targets import Targets
+from zeromean.errors import ZeromeanError
+from zeromean.plan import Layers, Plan, Scope, check_option
 
 
 def centralize(

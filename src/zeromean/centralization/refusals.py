@@ -7,11 +7,11 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean import fsdp1
-from zeromean.at_backward import refuse_decay_inside
+from zeromean.centralization import fsdp1
+from zeromean.centralization.at_backward import refuse_decay_inside
+from zeromean.centralization.optimizers import WeightDecay, acting, decay_inside, facts_of
 from zeromean.errors import ZeromeanError
 from zeromean.mro import is_a
-from zeromean.optimizers import WeightDecay, acting, decay_inside, facts_of
 from zeromean.plan import Layers, check_without_model
 
 _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"

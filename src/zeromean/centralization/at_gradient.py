@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from zeromean.centralization.optimizers import WeightDecay, acting, decay_inside, facts_of
+from zeromean.centralization.targets import Target, Targets
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.kernels import Entry, center_, prepare_center
 from zeromean.kernels.backends import Center, CenterPart
-from zeromean.optimizers import WeightDecay, acting, decay_inside, facts_of
 from zeromean.projection import vector_means
 from zeromean.sharded import gradient_of, local_part
-from zeromean.targets import Target, Targets
 
 Closure = Callable[[], Any]
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.optim import Optimizer
 
+from zeromean.centralization.targets import Target, Targets
 from zeromean.kernels import Entry, prepare_keep
 from zeromean.kernels.backends import Keep
 from zeromean.kernels.residuals import Residuals
-from zeromean.targets import Target, Targets
 
 
 class AtUpdate:

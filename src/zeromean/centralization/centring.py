@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, cast
 from torch import nn
 from torch.optim import Optimizer
 
-from zeromean.attach import handle_of
+from zeromean.centralization.attach import handle_of
+from zeromean.centralization.targets import Targets
 from zeromean.mro import is_a
-from zeromean.targets import Targets
 
 _DROP_IN = "zeromean.optim.centered.Centered"
 
