@@ -151,7 +151,10 @@ def test_a_diverged_run_is_kept_and_shown(archive: Path, tmp_path: Path) -> None
         (("--tune", "0.1", "--lr", "0.1"), "lr = 0.1 and tuning"),
         (("--methods", "plain,cwn+gc"), "a part of it changes nothing"),
         (("--methods", "plain,norm=none"), "norm=none for a network where it would change nothing"),
-        (("--optimizer", "lion"), "optimizer 'lion'; wanted sgd, adam, adamw, adagrad"),
+        (
+            ("--optimizer", "lion"),
+            "optimizer 'lion'; wanted sgd, sgdw, adam, adamw",
+        ),
         (("--methods", "plain,gcc"), "method 'gcc'; wanted plain, gc, gc-conv, gc-update"),
         (("--methods", "plain,gc,gc"), "each method once"),
         (("--methods", "gc,gc-conv"), "plain among them"),

@@ -29,7 +29,11 @@ def compare(
         typer.Option(help="module:function of your own model, data and loss, instead of those."),
     ] = Task.function,
     optimizer: Annotated[
-        str, typer.Option(help="Any of sgd, adam, adamw, adagrad, with commas")
+        str,
+        typer.Option(
+            help="Any of sgd, sgdw, adam, adamw, adagrad, rmsprop, with commas; settings joined by"
+            " +: sgd+lr=0.1+decay=0.001, momentum=M, nesterov, alpha=A, head-lr=TIMES"
+        ),
     ] = "sgd",
     methods: Annotated[
         str,

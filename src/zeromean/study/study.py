@@ -201,9 +201,11 @@ class Study:
         tasks: What is learned; no two alike.
         methods: Two or more, ``plain`` among them, which the others are compared with; parts are
             joined by ``+``, as in ``cwn+gc``.
-        optimizers: One or more of ``sgd``, ``adam``, ``adamw`` and ``adagrad``.
+        optimizers: One or more of ``sgd``, ``sgdw``, ``adam``, ``adamw``, ``adagrad`` and
+            ``rmsprop``, with settings joined by ``+``, as in ``sgd+lr=0.1+decay=0.001``.
         seeds: How many; seeds 0, 1, ... are used, each for every method.
-        lr: Peak learning rate for all; None takes the optimizer's customary one for the model.
+        lr: Peak learning rate for all; None takes the one in the optimizer's name, or else its
+            customary one for the model.
         tuning: How each method finds its own learning rate instead; None tunes nothing.
         precision: Of the networks' computations; weights are float32 in any case.
         device: As torch names it, such as ``cpu`` or ``cuda:0``.
@@ -230,13 +232,9 @@ class Study:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        from zeromean.study.optimizers import OPTIMIZERS
-
         for name in ("tasks", "methods", "optimizers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # lists will do too
-        for name in self.optimizers:
-            _check_name("optimizer", name, OPTIMIZERS, setting="optimizers")
-        _check_unlike("optimizers", self.optimizers)
+        self._check_optimizers()
         _check_unlike("tasks", [task.label for task in self.tasks])
         self._check_methods()
         self._check_rates()
@@ -245,7 +243,40 @@ class Study:
         if self.threads is not None:
             _check_at_least("threads", self.threads, 1)
 
+    def _check_optimizers(self) -> None:
+        from zeromean.study.optimizers import OptimizerChoice
+
+        try:
+            choices = [OptimizerChoice.parse(name) for name in self.optimizers]
+        except ZeromeanError as error:
+            raise SettingError("optimizers", error.got, error.wanted, error.fix) from error
+        _check_unlike("optimizers", self.optimizers)
+        for number, one in enumerate(choices):
+            for other in choices[:number]:
+                if one.means == other.means:
+                    raise SettingError(
+                        "optimizers",
+                        f"{other.name} and {one.name}, which are the same",
+                        "each optimizer once",
+                        "drop one",
+                    )
+            rates = None if self.lr is None else f"lr = {self.lr}"
+            decays = None
+            if self.tuning is not None:
+                rates = "rates to tune"
+                decays = "weight_decays to tune" if self.tuning.weight_decays else None
+            for own, elsewhere in ((one.lr, rates), (one.decay, decays)):
+                if own is not None and elsewhere is not None:
+                    raise SettingError(
+                        "optimizers",
+                        f"optimizer {one.name} with {elsewhere}",
+                        "one place that says it",
+                        "leave one of them out",
+                    )
+
     def _check_rates(self) -> None:
+        from zeromean.study.optimizers import OptimizerChoice
+
         if self.lr is not None:
             object.__setattr__(self, "lr", float(self.lr))
         if self.lr is not None and not 0 < self.lr <= LARGEST_FLOAT32:
@@ -255,7 +286,8 @@ class Study:
         if self.lr is not None and self.tuning is not None:
             raise SettingError("lr", f"lr = {self.lr} and tuning", "one of them", "drop lr")
         own = [task.function for task in self.tasks if task.function is not None]
-        if own and self.lr is None and self.tuning is None:
+        told = all(OptimizerChoice.parse(name).lr is not None for name in self.optimizers)
+        if own and not told and self.lr is None and self.tuning is None:
             raise SettingError(
                 "lr", f"task {own[0]} without a learning rate", "lr, or tuning", "pass one"
             )

@@ -14,7 +14,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.reparam.nnn import NaturalLinear
 from zeromean.study.methods import Method
 from zeromean.study.metric import ACCURACY
-from zeromean.study.optimizers import OPTIMIZERS
+from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.study import Study
@@ -49,7 +49,7 @@ class Training:
         self.network = problem.network(method, key.seed)
         if self._half:  # where convolutions in bfloat16 are fast; other layers do not mind
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = OPTIMIZERS[key.optimizer].build(self.network, candidate)
+        self.optimizer = OptimizerChoice.parse(key.optimizer).build(self.network, candidate)
         method.attach(self.optimizer, self.network)
         self._steps = problem.steps(self._task.batch_size)
         self._epochs = study.epochs(key)
