@@ -56,6 +56,13 @@ def compare(
         float, typer.Option(help="How many times more examples the first class has than the last.")
     ] = Task.imbalance,
     augment: Annotated[str, typer.Option(help="none or crop-flip")] = Task.augment,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="Of the learning rate: cosine, constant, every=EPOCHS, drops=EPOCH,EPOCH (times"
+            " 0.1), halve=STEPS or exponential=SHARE"
+        ),
+    ] = Task.schedule,
     tune: Annotated[
         str | None,
         typer.Option(
@@ -99,6 +106,7 @@ def compare(
                 train_size=train_size,
                 imbalance=imbalance,
                 augment=augment,
+                schedule=schedule,
             ),
         ),
         methods=_names(methods),

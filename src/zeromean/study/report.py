@@ -18,6 +18,7 @@ from zeromean.study.conclusion import conclude, overview
 from zeromean.study.methods import BASELINE, Method
 from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.results import Comparison, Results
+from zeromean.study.schedules import Schedule
 from zeromean.study.study import Task
 from zeromean.study.summary import Summary, summarize
 from zeromean.study.table import Row, rows
@@ -169,7 +170,7 @@ def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
         "Preparation": facts.preparation,
         "Network": "the task's own" if task.function else task.model,
         "Optimizer": f"{comparison.optimizer}, {optimizer.describe(decays)}",
-        "Learning rate": f"{rates} ({source}), cosine schedule to 0 by step",
+        "Learning rate": f"{rates} ({source}); {Schedule.parse(task.schedule).note}",
         "Epochs": f"{task.epochs} of {facts.steps} steps",
         "Batch size": f"{task.batch_size}, an incomplete last batch is left out",
         "Seeds": f"{study.seeds}, from 0; a seed sets initial weights and batches "

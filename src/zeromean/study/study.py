@@ -60,6 +60,9 @@ class Task:
             for all.
         imbalance: How many times more training examples the first class has than the last.
         augment: ``none``, or ``crop-flip`` for images that are shifted and mirrored at random.
+        schedule: How the learning rate goes from its peak: ``cosine`` to 0, ``constant``,
+            ``every=60`` and ``drops=50,80`` (a tenth from then on, in epochs), ``halve=2000`` (in
+            steps), or ``exponential=0.01`` (to that share of itself, a step each two epochs).
 
     Raises:
         ZeromeanError: A name is unknown or a number out of range.
@@ -77,11 +80,13 @@ class Task:
     train_size: int | None = None
     imbalance: float = 1.0
     augment: str = "none"
+    schedule: str = "cosine"
 
     def __post_init__(self) -> None:
         from zeromean.study.data.text import is_text
         from zeromean.study.networks.build import NETWORKS
         from zeromean.study.networks.text import TEXT_NETWORKS
+        from zeromean.study.schedules import Schedule
 
         own = (self.data, self.model, self.augment)
         if self.function is not None and own != (Task.data, Task.model, Task.augment):
@@ -100,6 +105,10 @@ class Task:
             )
         if is_text(self.data) and self.augment != "none":
             raise SettingError("augment", f"augment {self.augment} for text", "none", "drop it")
+        try:
+            Schedule.parse(self.schedule)
+        except ZeromeanError as error:
+            raise SettingError("schedule", error.got, error.wanted, error.fix) from error
         _check_at_least("epochs", self.epochs, 1)
         _check_at_least("batch_size", self.batch_size, 1)
         if self.train_size is not None:
@@ -115,7 +124,7 @@ class Task:
         """What the task is called in tables and in the database: what is not as usual is told."""
         extras = [
             f"{name}={getattr(self, name)}"
-            for name in ("train_size", "imbalance", "augment")
+            for name in ("train_size", "imbalance", "augment", "schedule")
             if getattr(self, name) != getattr(Task, name)
         ]
         return " ".join([self.function or f"{self.data}/{self.model}", *extras])

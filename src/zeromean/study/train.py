@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from zeromean.errors import ZeromeanError
 from zeromean.reparam.nnn import NaturalLinear
@@ -17,6 +16,7 @@ from zeromean.study.metric import ACCURACY
 from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
+from zeromean.study.schedules import Schedule
 from zeromean.study.study import Study
 
 EVALUATION_BATCH = 1000
@@ -53,7 +53,8 @@ class Training:
         method.attach(self.optimizer, self.network)
         self._steps = problem.steps(self._task.batch_size)
         self._epochs = study.epochs(key)
-        self._schedule = CosineAnnealingLR(self.optimizer, T_max=self._steps * self._epochs)
+        schedule = Schedule.parse(self._task.schedule)
+        self._schedule = schedule.make(self.optimizer, self._steps, self._epochs)
 
     @property
     def ended(self) -> bool:
