@@ -7,7 +7,7 @@ still needed is asked of the database once it is claimed, so no run is made twic
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 
 import torch
@@ -17,8 +17,9 @@ from zeromean.study.metric import Metric
 from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.problem import Problem
 from zeromean.study.progress import Watcher
-from zeromean.study.results import check_same_data
+from zeromean.study.results import check_same_data, together
 from zeromean.study.run import FINAL, Candidate, Key
+from zeromean.study.stacked import Stack
 from zeromean.study.store import Store
 from zeromean.study.study import Study
 from zeromean.study.tasks.load import load
@@ -57,10 +58,10 @@ def work(
                 candidates = _candidates(study, store, problem.metric, keys)
                 if candidates is None:
                     continue
-                trainings = [
-                    Training(problem, study, key, candidate)
+                trainings = {
+                    key: Training(problem, study, key, candidate)
                     for key, candidate in zip(keys, candidates, strict=True)
-                ]
+                }
                 _train(study, folder, store, watcher, unit, trainings)
                 idle = False
         if idle:
@@ -75,7 +76,7 @@ def _load(study: Study, store: Store, label: str) -> Problem:
 
 def _pending(study: Study, store: Store) -> list[Unit]:
     kept = store.keys()
-    return [unit for unit in units(study) if _missing(unit, kept)]
+    return [unit for unit in units(study, together(store)) if _missing(unit, kept)]
 
 
 def _missing(unit: Unit, kept: set[Key]) -> list[Key]:
@@ -88,29 +89,35 @@ def _train(
     store: Store,
     watcher: Watcher,
     unit: Unit,
-    trainings: list[Training],
+    trainings: Mapping[Key, Training],
 ) -> None:
-    """Trains the runs epoch by epoch in turns, each from where it was."""
-    for training in trainings:
-        state = checkpoint.load(folder.checkpoint(unit, training.key))
-        if state is not None:
-            training.load_state_dict(state)
-    for number in range(study.epochs(trainings[0].key)):
-        first = number % len(trainings)
-        for training in trainings[first:] + trainings[:first]:
-            if training.ended or len(training.epochs) > number:
-                continue
-            epoch = training.advance()
-            path = folder.checkpoint(unit, training.key)
-            if not training.ended:
-                checkpoint.save(path, training.state_dict())
-                watcher.on_epoch(training.key, epoch)
-                continue
-            run = training.run()
-            store.add(run)
-            checkpoint.remove(path)
-            watcher.on_epoch(training.key, epoch)
-            watcher.on_run(run)
+    """Trains the runs epoch by epoch, their stacks in turns, each from where it was."""
+    turns = []
+    for place, keys in enumerate(unit.stacks):
+        if missing := [trainings[key] for key in keys if key in trainings]:
+            stack = Stack(missing, together=len(keys) > 1)
+            turns.append((stack, folder.checkpoint(unit, place)))
+    for stack, path in turns:
+        if (state := checkpoint.load(path)) is not None:
+            stack.load_state_dict(state)
+    kept: set[Key] = set()
+    for number in range(study.epochs(unit.keys[0])):
+        first = number % len(turns)
+        for stack, path in turns[first:] + turns[:first]:
+            told = stack.advance() if stack.epochs <= number and not stack.ended else []
+            if told and not stack.ended:
+                # With runs that have just diverged: whoever goes on from here goes on alike.
+                checkpoint.save(path, stack.state_dict())
+            ended = [one for one in stack.trainings if one.ended and one.key not in kept]
+            runs = [one.run() for one in ended]
+            store.add(*runs)
+            kept.update(run.key for run in runs)
+            if stack.ended:
+                checkpoint.remove(path)
+            for training in told:
+                watcher.on_epoch(training.key, training.epochs[-1])
+            for run in runs:
+                watcher.on_run(run)
 
 
 def _candidates(
