@@ -56,6 +56,10 @@ def compare(
         float, typer.Option(help="How many times more examples the first class has than the last.")
     ] = Task.imbalance,
     augment: Annotated[str, typer.Option(help="none or crop-flip")] = Task.augment,
+    prepare: Annotated[
+        str, typer.Option(help="channel or pixel (standardized), or zca (whitened)")
+    ] = Task.prepare,
+    grey: Annotated[bool, typer.Option("--grey", help="Make coloured images grey.")] = Task.grey,
     schedule: Annotated[
         str,
         typer.Option(
@@ -106,6 +110,8 @@ def compare(
                 train_size=train_size,
                 imbalance=imbalance,
                 augment=augment,
+                prepare=prepare,
+                grey=grey,
                 schedule=schedule,
             ),
         ),
