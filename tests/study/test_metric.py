@@ -24,6 +24,11 @@ def test_small_losses_keep_their_digits(loss: float, number: str) -> None:
     assert LOSS.difference(loss) == f"+{number}"
 
 
+def test_a_deviation_is_written_as_its_mean_is() -> None:
+    assert LOSS.number(1e-16, beside=0.8) == "0.0000"
+    assert LOSS.number(0.002, beside=0.0005) == f"2.00e{MINUS}03"
+
+
 def test_accuracies_have_two_digits_however_small() -> None:
     assert ACCURACY.number(0.98765) == "98.77"
     assert ACCURACY.difference(0.00002) == "+0.00"

@@ -34,22 +34,21 @@ class Metric:
     level: str
     small_as_powers: bool = False
 
-    def number(self, score: float) -> str:
-        """Without its unit."""
-        return self._written(score, "")
+    def number(self, score: float, beside: float | None = None) -> str:
+        """Without its unit, in the form of the number that it stands beside."""
+        return self._written(score, score if beside is None else beside, "")
 
     def value(self, score: float) -> str:
         return f"{self.number(score)} {self.unit}".strip()
 
     def difference(self, difference: float) -> str:
         """With its sign, without its unit."""
-        return self._written(difference, "+")
+        return self._written(difference, difference, "+")
 
-    def _written(self, score: float, sign: str) -> str:
-        shown = self.scale * score
-        small = self.small_as_powers and 0 < abs(shown) < 10 ** (1 - self.digits)
+    def _written(self, score: float, beside: float, sign: str) -> str:
+        small = self.small_as_powers and 0 < abs(beside) < 10 ** (1 - self.digits)
         form = f"{sign}.2e" if small else f"{sign}.{self.digits}f"
-        return f"{shown:{form}}".replace("-", MINUS)
+        return f"{self.scale * score:{form}}".replace("-", MINUS)
 
     def reaches(self, score: float, target: float) -> bool:
         return score >= target if self.higher_is_better else score <= target
