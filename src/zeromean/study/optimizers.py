@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from zeromean.study.networks.build import OF_TIMM
 from zeromean.study.run import Candidate
 
 
@@ -43,10 +44,21 @@ class OptimizerChoice:
         return f"{self.note}weight decay {', '.join(f'{one:g}' for one in shown)}"
 
 
-def _rates(images: float, lstm: float, transformer: float, residual: float) -> dict[str, float]:
+# Networks that share their customary rates: without normalization, and with it after each layer.
+PLAIN = ("mlp", "mlp-yaleb", "mlp-svhn", "cnn", "vgga")
+NORMALIZED = (
+    "resnet20", "resnet18", "resnet50", "resnet56", "resnet101", "resnext29", "vgg11",
+    "densenet121", "googlenet", OF_TIMM,
+)  # fmt: skip
+
+
+def _rates(
+    images: float, lstm: float, transformer: float, residual: float, horses: float
+) -> dict[str, float]:
     return {
-        **dict.fromkeys(("mlp", "cnn"), images),
-        **dict.fromkeys(("resnet20", "resnet18"), residual),
+        **dict.fromkeys(PLAIN, images),
+        **dict.fromkeys(NORMALIZED, residual),
+        "horses": horses,
         "lstm": lstm,
         "transformer": transformer,
     }
@@ -59,25 +71,25 @@ OPTIMIZERS: dict[str, OptimizerChoice] = {
         ),
         5e-4,
         # He et al. train residual networks at 0.1; the small networks go without a warm-up at half.
-        _rates(0.05, lstm=1.0, transformer=0.1, residual=0.1),
+        _rates(0.05, lstm=1.0, transformer=0.1, residual=0.1, horses=0.01),
         "momentum 0.9, ",
     ),
     "adam": OptimizerChoice(
         torch.optim.Adam,
         0.0,
-        _rates(1e-3, lstm=3e-3, transformer=1e-3, residual=1e-3),
+        _rates(1e-3, lstm=3e-3, transformer=1e-3, residual=1e-3, horses=1e-4),
         "betas 0.9 and 0.999, coupled ",
     ),
     "adamw": OptimizerChoice(
         torch.optim.AdamW,
         1e-2,
-        _rates(1e-3, lstm=3e-3, transformer=1e-3, residual=1e-3),
+        _rates(1e-3, lstm=3e-3, transformer=1e-3, residual=1e-3, horses=1e-4),
         "betas 0.9 and 0.999, decoupled ",
     ),
     "adagrad": OptimizerChoice(
         torch.optim.Adagrad,
         0.0,
-        _rates(1e-2, lstm=3e-2, transformer=1e-2, residual=1e-2),
+        _rates(1e-2, lstm=3e-2, transformer=1e-2, residual=1e-2, horses=1e-3),
         "coupled ",
     ),
 }
