@@ -118,10 +118,13 @@ def test_the_command_runs_a_file_and_reports_again(archive: Path, tmp_path: Path
     assert (first.exit_code, first.stderr) == (0, "")
     out = tmp_path / "study"
     (out / "report.html").unlink()
-    again = CliRunner().invoke(app, ["report", str(out), "--csv", "--gain", "0.01"])
+    again = CliRunner().invoke(app, ["report", str(out), "--csv", "--markdown", "--gain", "0.01"])
     assert again.exit_code == 0
     assert "Seeds to see 1.00 points" in again.stdout
     assert (out / "report.html").is_file()
+    text = (out / "report.md").read_text()
+    assert "| Diverged runs | 0 of 2 | 0 of 2 |" in text
+    assert f"zeromean compare --data npz:{archive} --model mlp" in text
     runs = (out / "runs.csv").read_text().splitlines()
     assert len(runs) == 1 + 4
     assert runs[0].startswith("task,optimizer,method,seed,trial,learning_rate")

@@ -13,14 +13,20 @@ from zeromean.cli.run_study import show
 def report(
     out: Annotated[Path, typer.Argument(help="Folder of a finished study.")],
     csv: Annotated[bool, typer.Option("--csv", help="Write runs.csv and epochs.csv too.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Write report.md too: the words and tables.")
+    ] = False,
     gain: Annotated[
         float | None, typer.Option(help="Tell how many seeds it takes to see this difference.")
     ] = None,
 ) -> None:
     """Rebuild OUT/report.html and its pictures from OUT/study.sqlite, and print the tables."""
     show(out, gain)
-    if csv:
-        from zeromean.study import export, results
+    from zeromean.study import export, results
+    from zeromean.study.report import write_markdown
 
+    if csv:
         for path in export.write_csv(results.read(out)):
             print(path)
+    if markdown:
+        print(write_markdown(results.read(out), gain))

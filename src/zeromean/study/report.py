@@ -8,8 +8,9 @@ import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from zeromean.errors import ZeromeanError
 from zeromean.study import curves, differences, profile
@@ -95,6 +96,23 @@ def write(results: Results, gain: float | None = None) -> list[Path]:
     return [page, *paths]
 
 
+def write_markdown(results: Results, gain: float | None = None) -> Path:
+    """Writes ``report.md`` beside the database: the words and tables, for a page of one's own.
+
+    Raises:
+        ZeromeanError: It cannot be written.
+    """
+    path = results.out / "report.md"
+    text = _template("report.md", autoescape=False).render(_words(results, gain))
+    try:
+        _replace(path, text.encode())
+    except OSError as error:
+        raise ZeromeanError(
+            f"{path}, which cannot be written ({error})", "room for it", "make room"
+        ) from error
+    return path
+
+
 def _replace(path: Path, content: bytes) -> None:
     """In one stroke: two processes may finish a study at once."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
@@ -115,21 +133,11 @@ def _conclusions(comparison: Comparison, summaries: list[Summary]) -> list[str]:
 
 
 def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
-    study = results.study
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string((files("zeromean.study") / "report.html").read_text(encoding="utf-8"))
     parts, tables = sections(results, gain), summarize(results)
-    return template.render(
-        title=f"{' / '.join(study.methods)} on "
-        + ", ".join(dict.fromkeys(task.function or task.data for task in study.tasks)),
-        headline=headline(results),
-        sections=parts,
-        others=[method for method in study.methods if method != BASELINE],
-        methods=study.methods,
-        descriptions={name: Method.parse(name).describe() for name in study.methods},
-        baseline=BASELINE,
-        colours=colours(study.methods),
+    return _template("report.html", autoescape=True).render(
+        _words(results, gain),
+        others=[method for method in results.study.methods if method != BASELINE],
+        colours=colours(results.study.methods),
         pictures=[_encode(picture) for picture in pictures],
         caption=curves.CAPTION,
         differences=[
@@ -139,13 +147,33 @@ def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
         differences_caption=differences.CAPTION,
         profile=_encode(profile.draw(results, tables)) if len(parts) > 1 else None,
         profile_caption=profile.CAPTION,
-        settings=[_settings(section.comparison, results) for section in parts],
-        sessions=results.sessions,
-        budget=budget(study),
-        tuned=_tuned(results),
-        family=len(results.comparisons) * (len(study.methods) - 1),
-        command=results.command,
     )
+
+
+def _template(name: str, *, autoescape: bool) -> Template:
+    return Environment(
+        autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string((files("zeromean.study") / name).read_text(encoding="utf-8"))
+
+
+def _words(results: Results, gain: float | None) -> dict[str, Any]:
+    """What every form of the report says."""
+    study = results.study
+    return {
+        "title": f"{' / '.join(study.methods)} on "
+        + ", ".join(dict.fromkeys(task.function or task.data for task in study.tasks)),
+        "headline": headline(results),
+        "sections": (parts := sections(results, gain)),
+        "methods": study.methods,
+        "descriptions": {name: Method.parse(name).describe() for name in study.methods},
+        "baseline": BASELINE,
+        "settings": [_settings(section.comparison, results) for section in parts],
+        "sessions": results.sessions,
+        "budget": budget(study),
+        "tuned": _tuned(results),
+        "family": len(results.comparisons) * (len(study.methods) - 1),
+        "command": results.command,
+    }
 
 
 def _encode(picture: bytes) -> str:
