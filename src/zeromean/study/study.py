@@ -60,6 +60,9 @@ class Task:
             for all.
         imbalance: How many times more training examples the first class has than the last.
         augment: ``none``, or ``crop-flip`` for images that are shifted and mirrored at random.
+        schedule: How the learning rate goes from its peak: ``cosine`` to 0, ``constant``,
+            ``every=60`` and ``drops=50,80`` (a tenth from then on, in epochs), ``halve=2000`` (in
+            steps), or ``exponential=0.01`` (to that share of itself, a step each two epochs).
 
     Raises:
         ZeromeanError: A name is unknown or a number out of range.
@@ -77,11 +80,13 @@ class Task:
     train_size: int | None = None
     imbalance: float = 1.0
     augment: str = "none"
+    schedule: str = "cosine"
 
     def __post_init__(self) -> None:
         from zeromean.study.data.text import is_text
         from zeromean.study.networks.build import NETWORKS
         from zeromean.study.networks.text import TEXT_NETWORKS
+        from zeromean.study.schedules import Schedule
 
         own = (self.data, self.model, self.augment)
         if self.function is not None and own != (Task.data, Task.model, Task.augment):
@@ -100,6 +105,10 @@ class Task:
             )
         if is_text(self.data) and self.augment != "none":
             raise SettingError("augment", f"augment {self.augment} for text", "none", "drop it")
+        try:
+            Schedule.parse(self.schedule)
+        except ZeromeanError as error:
+            raise SettingError("schedule", error.got, error.wanted, error.fix) from error
         _check_at_least("epochs", self.epochs, 1)
         _check_at_least("batch_size", self.batch_size, 1)
         if self.train_size is not None:
@@ -115,7 +124,7 @@ class Task:
         """What the task is called in tables and in the database: what is not as usual is told."""
         extras = [
             f"{name}={getattr(self, name)}"
-            for name in ("train_size", "imbalance", "augment")
+            for name in ("train_size", "imbalance", "augment", "schedule")
             if getattr(self, name) != getattr(Task, name)
         ]
         return " ".join([self.function or f"{self.data}/{self.model}", *extras])
@@ -201,9 +210,11 @@ class Study:
         tasks: What is learned; no two alike.
         methods: Two or more, ``plain`` among them, which the others are compared with; parts are
             joined by ``+``, as in ``cwn+gc``.
-        optimizers: One or more of ``sgd``, ``adam``, ``adamw`` and ``adagrad``.
+        optimizers: One or more of ``sgd``, ``sgdw``, ``adam``, ``adamw``, ``adagrad`` and
+            ``rmsprop``, with settings joined by ``+``, as in ``sgd+lr=0.1+decay=0.001``.
         seeds: How many; seeds 0, 1, ... are used, each for every method.
-        lr: Peak learning rate for all; None takes the optimizer's customary one for the model.
+        lr: Peak learning rate for all; None takes the one in the optimizer's name, or else its
+            customary one for the model.
         tuning: How each method finds its own learning rate instead; None tunes nothing.
         precision: Of the networks' computations; weights are float32 in any case.
         device: As torch names it, such as ``cpu`` or ``cuda:0``.
@@ -233,13 +244,9 @@ class Study:
     note: str | None = None
 
     def __post_init__(self) -> None:
-        from zeromean.study.optimizers import OPTIMIZERS
-
         for name in ("tasks", "methods", "optimizers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # lists will do too
-        for name in self.optimizers:
-            _check_name("optimizer", name, OPTIMIZERS, setting="optimizers")
-        _check_unlike("optimizers", self.optimizers)
+        self._check_optimizers()
         _check_unlike("tasks", [task.label for task in self.tasks])
         self._check_methods()
         self._check_rates()
@@ -248,7 +255,40 @@ class Study:
         if self.threads is not None:
             _check_at_least("threads", self.threads, 1)
 
+    def _check_optimizers(self) -> None:
+        from zeromean.study.optimizers import OptimizerChoice
+
+        try:
+            choices = [OptimizerChoice.parse(name) for name in self.optimizers]
+        except ZeromeanError as error:
+            raise SettingError("optimizers", error.got, error.wanted, error.fix) from error
+        _check_unlike("optimizers", self.optimizers)
+        for number, one in enumerate(choices):
+            for other in choices[:number]:
+                if one.means == other.means:
+                    raise SettingError(
+                        "optimizers",
+                        f"{other.name} and {one.name}, which are the same",
+                        "each optimizer once",
+                        "drop one",
+                    )
+            rates = None if self.lr is None else f"lr = {self.lr}"
+            decays = None
+            if self.tuning is not None:
+                rates = "rates to tune"
+                decays = "weight_decays to tune" if self.tuning.weight_decays else None
+            for own, elsewhere in ((one.lr, rates), (one.decay, decays)):
+                if own is not None and elsewhere is not None:
+                    raise SettingError(
+                        "optimizers",
+                        f"optimizer {one.name} with {elsewhere}",
+                        "one place that says it",
+                        "leave one of them out",
+                    )
+
     def _check_rates(self) -> None:
+        from zeromean.study.optimizers import OptimizerChoice
+
         if self.lr is not None:
             object.__setattr__(self, "lr", float(self.lr))
         if self.lr is not None and not 0 < self.lr <= LARGEST_FLOAT32:
@@ -258,7 +298,8 @@ class Study:
         if self.lr is not None and self.tuning is not None:
             raise SettingError("lr", f"lr = {self.lr} and tuning", "one of them", "drop lr")
         own = [task.function for task in self.tasks if task.function is not None]
-        if own and self.lr is None and self.tuning is None:
+        told = all(OptimizerChoice.parse(name).lr is not None for name in self.optimizers)
+        if own and not told and self.lr is None and self.tuning is None:
             raise SettingError(
                 "lr", f"task {own[0]} without a learning rate", "lr, or tuning", "pass one"
             )
