@@ -221,6 +221,8 @@ class Study:
         precision: Of the networks' computations; weights are float32 in any case.
         device: As torch names it, such as ``cpu`` or ``cuda:0``.
         threads: CPU threads of a run; None shares torch's usual number among the processes.
+        note: What whoever sees its results has to know, such as that training was shortened: said
+            at the head of all that is printed and written of them.
 
     Raises:
         ZeromeanError: A name is unknown or repeated, or a number out of range.
@@ -241,6 +243,7 @@ class Study:
     precision: str = "float32"
     device: str = "cpu"
     threads: int | None = None
+    note: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("tasks", "methods", "optimizers"):
@@ -362,7 +365,7 @@ class Study:
     @property
     def needs_file(self) -> bool:
         """Whether it is more than the flags of a command can tell."""
-        return len(self.tasks) > 1 or self.tuning is not None
+        return len(self.tasks) > 1 or self.tuning is not None or self.note is not None
 
     def epochs(self, key: Key) -> int:
         """Of a run, which may be a trial."""
