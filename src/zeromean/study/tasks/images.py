@@ -12,16 +12,17 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.load import load
 from zeromean.study.metric import ACCURACY
-from zeromean.study.networks.build import NETWORKS
+from zeromean.study.networks.build import maker
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.study import Task
-from zeromean.study.tasks.augment import crop_flip
+from zeromean.study.tasks.augment import AUGMENTATIONS
 from zeromean.study.tasks.parts import cut
 from zeromean.study.tasks.preparation import Preparation, grey
 
 
 def image_problem(task: Task, device: torch.device) -> Problem:
     """The images stay bytes in memory; a batch is prepared when it is used."""
+    augmentation = AUGMENTATIONS[task.augment]
     data = load(task.data)
     if task.grey:
         data = _made_grey(data)
@@ -33,20 +34,15 @@ def image_problem(task: Task, device: torch.device) -> Problem:
         watched=test,
         test=test,
         fit=preparation.fit,
-        augment=crop_flip if task.augment == "crop-flip" else None,
+        augment=augmentation.change,
         augment_prepared=preparation.before_augmentation,
         loss=F.cross_entropy,
         metric=ACCURACY,
-        make=partial(NETWORKS[task.model], data.channels, data.side, len(data.classes)),
+        make=partial(maker(task.model), data.channels, data.side, len(data.classes)),
         description=data.describe(),
         split=data.split,
         preparation=("made grey; " if task.grey else "")
-        + f"{preparation.note}; "
-        + (
-            "shifted by up to 4 pixels and mirrored at random"
-            if task.augment == "crop-flip"
-            else "no augmentation"
-        ),
+        + f"{preparation.note}; {augmentation.note}",
     )
 
 
