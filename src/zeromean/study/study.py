@@ -26,7 +26,7 @@ LARGEST_FLOAT32 = 3.4e38
 FLAGS = {"function": "task"}
 PRECISIONS = ("float32", "bfloat16")
 # Fields that only a task of images has.
-OF_IMAGES = ("augment", "prepare", "grey")
+OF_IMAGES = ("augment", "prepare", "grey", "resize", "crop")
 SEARCHES = ("grid", "optuna")
 
 
@@ -48,9 +48,9 @@ class Task:
     """What is learned: data, a network, and how long it is trained.
 
     Args:
-        data: ``digits``, ``idx:DIR``, ``npz:FILE``, ``imagefolder:DIR`` (or a tar archive),
-            ``svhn:DIR``, ``hf:NAME`` or ``hf:DIR``; or ``text``, which Python carries, or
-            ``text:FILE``.
+        data: ``digits``, ``idx:DIR``, ``npz:FILE``, ``cifar:DIR``, ``svhn:DIR``,
+            ``imagefolder:DIR`` (or a tar archive), ``miniimagenet:DIR``, ``hf:NAME`` or ``hf:DIR``;
+            or ``text``, which Python carries, or ``text:FILE``.
         model: For images a key of ``zeromean.study.networks.build.NETWORKS``, such as ``cnn``
             or ``resnet20``, or ``timm:NAME``; for text ``lstm`` or ``transformer``.
         function: ``module:function`` of a task of one's own, instead of data and model; see
@@ -66,6 +66,9 @@ class Task:
             each channel, ``pixel`` each pixel; ``zca`` whitens after global contrast
             normalization.
         grey: Whether coloured images are made grey first.
+        resize: Height and width in pixels that image files are scaled to, whatever their
+            proportions; None leaves them as they are.
+        crop: Height and width of the middle that is kept of them then; None keeps all.
         schedule: How the learning rate goes from its peak: ``cosine`` to 0, ``constant``,
             ``every=60`` and ``drops=50,80`` (a tenth from then on, in epochs), ``halve=2000`` (in
             steps), or ``exponential=0.01`` (to that share of itself, a step each two epochs).
@@ -88,6 +91,8 @@ class Task:
     augment: str = "none"
     prepare: str = "channel"
     grey: bool = False
+    resize: int | None = None
+    crop: int | None = None
     schedule: str = "cosine"
 
     def __post_init__(self) -> None:
@@ -128,8 +133,16 @@ class Task:
             raise SettingError("schedule", error.got, error.wanted, error.fix) from error
         _check_at_least("epochs", self.epochs, 1)
         _check_at_least("batch_size", self.batch_size, 1)
-        if self.train_size is not None:
-            _check_at_least("train_size", self.train_size, 1)
+        for name in ("train_size", "resize", "crop"):
+            if getattr(self, name) is not None:
+                _check_at_least(name, getattr(self, name), 1)
+        if self.resize is not None and self.crop is not None and self.crop >= self.resize:
+            raise SettingError(
+                "crop",
+                f"crop = {self.crop} with resize = {self.resize}",
+                "a crop below the size",
+                "lower it, or leave it out",
+            )
         object.__setattr__(self, "imbalance", float(self.imbalance))
         if not 1 <= self.imbalance < math.inf:
             raise SettingError(
