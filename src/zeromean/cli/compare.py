@@ -51,7 +51,7 @@ def compare(
     imbalance: Annotated[
         float, typer.Option(help="How many times more examples the first class has than the last.")
     ] = Task.imbalance,
-    augment: Annotated[str, typer.Option(help="none or crop-flip")] = Task.augment,
+    augment: Annotated[str, typer.Option(help="none, crop-flip or affine")] = Task.augment,
     tune: Annotated[
         str | None,
         typer.Option(
