@@ -29,7 +29,11 @@ def compare(
         typer.Option(help="module:function of your own model, data and loss, instead of those."),
     ] = Task.function,
     optimizer: Annotated[
-        str, typer.Option(help="Any of sgd, adam, adamw, adagrad, with commas")
+        str,
+        typer.Option(
+            help="Any of sgd, sgdw, adam, adamw, adagrad, rmsprop, with commas; settings joined by"
+            " +: sgd+lr=0.1+decay=0.001, momentum=M, nesterov, alpha=A, head-lr=TIMES"
+        ),
     ] = "sgd",
     methods: Annotated[
         str,
@@ -52,6 +56,13 @@ def compare(
         float, typer.Option(help="How many times more examples the first class has than the last.")
     ] = Task.imbalance,
     augment: Annotated[str, typer.Option(help="none, crop-flip or affine")] = Task.augment,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="Of the learning rate: cosine, constant, every=EPOCHS, drops=EPOCH,EPOCH (times"
+            " 0.1), halve=STEPS or exponential=SHARE"
+        ),
+    ] = Task.schedule,
     tune: Annotated[
         str | None,
         typer.Option(
@@ -95,6 +106,7 @@ def compare(
                 train_size=train_size,
                 imbalance=imbalance,
                 augment=augment,
+                schedule=schedule,
             ),
         ),
         methods=_names(methods),

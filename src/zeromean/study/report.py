@@ -17,8 +17,9 @@ from zeromean.study import curves, differences, profile
 from zeromean.study.colours import colours
 from zeromean.study.conclusion import conclude, overview
 from zeromean.study.methods import BASELINE, Method
-from zeromean.study.optimizers import OPTIMIZERS
+from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.results import Comparison, Results
+from zeromean.study.schedules import Schedule
 from zeromean.study.study import Task
 from zeromean.study.summary import Summary, summarize
 from zeromean.study.table import Row, rows
@@ -162,6 +163,7 @@ def _words(results: Results, gain: float | None) -> dict[str, Any]:
     return {
         "title": f"{' / '.join(study.methods)} on "
         + ", ".join(dict.fromkeys(task.function or task.data for task in study.tasks)),
+        "note": study.note,
         "headline": headline(results),
         "sections": (parts := sections(results, gain)),
         "methods": study.methods,
@@ -182,12 +184,13 @@ def _encode(picture: bytes) -> str:
 
 def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
     study, task, facts = comparison.study, comparison.task, comparison.facts
+    optimizer = OptimizerChoice.parse(comparison.optimizer)
     candidates = {run.candidate for run in comparison.runs}
     rates = ", ".join(f"{lr:g}" for lr in sorted({one.lr for one in candidates}))
-    source = "as given" if study.lr is not None else "this tool's default for the pair"
+    given = study.lr is not None or optimizer.lr is not None
+    source = "as given" if given else "this tool's default for the pair"
     if study.tuning is not None:
         source = "tuned, see below"
-    kind = OPTIMIZERS[comparison.optimizer]
     decays = {one.weight_decay for one in candidates}
     return {
         "Data": f"{task.function or task.data}: {facts.description}",
@@ -195,8 +198,8 @@ def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
         "Test set": facts.split,
         "Preparation": facts.preparation,
         "Network": "the task's own" if task.function else task.model,
-        "Optimizer": f"{comparison.optimizer}, {kind.describe(decays)}",
-        "Learning rate": f"{rates} ({source}), cosine schedule to 0 by step",
+        "Optimizer": f"{comparison.optimizer}, {optimizer.describe(decays)}",
+        "Learning rate": f"{rates} ({source}); {Schedule.parse(task.schedule).note}",
         "Epochs": f"{task.epochs} of {facts.steps} steps",
         "Batch size": f"{task.batch_size}, an incomplete last batch is left out",
         "Seeds": f"{study.seeds}, from 0; a seed sets initial weights and batches "

@@ -60,6 +60,9 @@ class Task:
         imbalance: How many times more training examples the first class has than the last.
         augment: ``none``; for images also ``crop-flip``, which shifts and mirrors them at random,
             or ``affine``, which also turns and zooms them.
+        schedule: How the learning rate goes from its peak: ``cosine`` to 0, ``constant``,
+            ``every=60`` and ``drops=50,80`` (a tenth from then on, in epochs), ``halve=2000`` (in
+            steps), or ``exponential=0.01`` (to that share of itself, a step each two epochs).
 
     Raises:
         ZeromeanError: A name is unknown or a number out of range.
@@ -77,11 +80,13 @@ class Task:
     train_size: int | None = None
     imbalance: float = 1.0
     augment: str = "none"
+    schedule: str = "cosine"
 
     def __post_init__(self) -> None:
         from zeromean.study.data.text import is_text
         from zeromean.study.networks.build import NETWORKS, OF_TIMM, listed
         from zeromean.study.networks.text import TEXT_NETWORKS
+        from zeromean.study.schedules import Schedule
         from zeromean.study.tasks.augment import AUGMENTATIONS
 
         own = (self.data, self.model, self.augment)
@@ -102,6 +107,10 @@ class Task:
             )
         if is_text(self.data) and self.augment != "none":
             raise SettingError("augment", f"augment {self.augment} for text", "none", "drop it")
+        try:
+            Schedule.parse(self.schedule)
+        except ZeromeanError as error:
+            raise SettingError("schedule", error.got, error.wanted, error.fix) from error
         _check_at_least("epochs", self.epochs, 1)
         _check_at_least("batch_size", self.batch_size, 1)
         if self.train_size is not None:
@@ -117,7 +126,7 @@ class Task:
         """What the task is called in tables and in the database: what is not as usual is told."""
         extras = [
             f"{name}={getattr(self, name)}"
-            for name in ("train_size", "imbalance", "augment")
+            for name in ("train_size", "imbalance", "augment", "schedule")
             if getattr(self, name) != getattr(Task, name)
         ]
         return " ".join([self.function or f"{self.data}/{self.model}", *extras])
@@ -203,13 +212,17 @@ class Study:
         tasks: What is learned; no two alike.
         methods: Two or more, ``plain`` among them, which the others are compared with; parts are
             joined by ``+``, as in ``cwn+gc``.
-        optimizers: One or more of ``sgd``, ``adam``, ``adamw`` and ``adagrad``.
+        optimizers: One or more of ``sgd``, ``sgdw``, ``adam``, ``adamw``, ``adagrad`` and
+            ``rmsprop``, with settings joined by ``+``, as in ``sgd+lr=0.1+decay=0.001``.
         seeds: How many; seeds 0, 1, ... are used, each for every method.
-        lr: Peak learning rate for all; None takes the optimizer's customary one for the model.
+        lr: Peak learning rate for all; None takes the one in the optimizer's name, or else its
+            customary one for the model.
         tuning: How each method finds its own learning rate instead; None tunes nothing.
         precision: Of the networks' computations; weights are float32 in any case.
         device: As torch names it, such as ``cpu`` or ``cuda:0``.
         threads: CPU threads of a run; None shares torch's usual number among the processes.
+        note: What whoever sees its results has to know, such as that training was shortened: said
+            at the head of all that is printed and written of them.
 
     Raises:
         ZeromeanError: A name is unknown or repeated, or a number out of range.
@@ -230,15 +243,12 @@ class Study:
     precision: str = "float32"
     device: str = "cpu"
     threads: int | None = None
+    note: str | None = None
 
     def __post_init__(self) -> None:
-        from zeromean.study.optimizers import OPTIMIZERS
-
         for name in ("tasks", "methods", "optimizers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # lists will do too
-        for name in self.optimizers:
-            _check_name("optimizer", name, OPTIMIZERS, setting="optimizers")
-        _check_unlike("optimizers", self.optimizers)
+        self._check_optimizers()
         _check_unlike("tasks", [task.label for task in self.tasks])
         self._check_methods()
         self._check_rates()
@@ -247,7 +257,40 @@ class Study:
         if self.threads is not None:
             _check_at_least("threads", self.threads, 1)
 
+    def _check_optimizers(self) -> None:
+        from zeromean.study.optimizers import OptimizerChoice
+
+        try:
+            choices = [OptimizerChoice.parse(name) for name in self.optimizers]
+        except ZeromeanError as error:
+            raise SettingError("optimizers", error.got, error.wanted, error.fix) from error
+        _check_unlike("optimizers", self.optimizers)
+        for number, one in enumerate(choices):
+            for other in choices[:number]:
+                if one.means == other.means:
+                    raise SettingError(
+                        "optimizers",
+                        f"{other.name} and {one.name}, which are the same",
+                        "each optimizer once",
+                        "drop one",
+                    )
+            rates = None if self.lr is None else f"lr = {self.lr}"
+            decays = None
+            if self.tuning is not None:
+                rates = "rates to tune"
+                decays = "weight_decays to tune" if self.tuning.weight_decays else None
+            for own, elsewhere in ((one.lr, rates), (one.decay, decays)):
+                if own is not None and elsewhere is not None:
+                    raise SettingError(
+                        "optimizers",
+                        f"optimizer {one.name} with {elsewhere}",
+                        "one place that says it",
+                        "leave one of them out",
+                    )
+
     def _check_rates(self) -> None:
+        from zeromean.study.optimizers import OptimizerChoice
+
         if self.lr is not None:
             object.__setattr__(self, "lr", float(self.lr))
         if self.lr is not None and not 0 < self.lr <= LARGEST_FLOAT32:
@@ -257,7 +300,8 @@ class Study:
         if self.lr is not None and self.tuning is not None:
             raise SettingError("lr", f"lr = {self.lr} and tuning", "one of them", "drop lr")
         own = [task.function for task in self.tasks if task.function is not None]
-        if own and self.lr is None and self.tuning is None:
+        told = all(OptimizerChoice.parse(name).lr is not None for name in self.optimizers)
+        if own and not told and self.lr is None and self.tuning is None:
             raise SettingError(
                 "lr", f"task {own[0]} without a learning rate", "lr, or tuning", "pass one"
             )
@@ -321,7 +365,7 @@ class Study:
     @property
     def needs_file(self) -> bool:
         """Whether it is more than the flags of a command can tell."""
-        return len(self.tasks) > 1 or self.tuning is not None
+        return len(self.tasks) > 1 or self.tuning is not None or self.note is not None
 
     def epochs(self, key: Key) -> int:
         """Of a run, which may be a trial."""

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from zeromean.errors import ZeromeanError
 from zeromean.reparam.nnn import NaturalLinear
 from zeromean.study.methods import Method
 from zeromean.study.metric import ACCURACY
-from zeromean.study.optimizers import OPTIMIZERS
+from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
+from zeromean.study.schedules import Schedule
 from zeromean.study.study import Study
 
 EVALUATION_BATCH = 1000
@@ -49,11 +49,12 @@ class Training:
         self.network = problem.network(method, key.seed)
         if self._half:  # where convolutions in bfloat16 are fast; other layers do not mind
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = OPTIMIZERS[key.optimizer].build(self.network, candidate)
+        self.optimizer = OptimizerChoice.parse(key.optimizer).build(self.network, candidate)
         method.attach(self.optimizer, self.network)
         self._steps = problem.steps(self._task.batch_size)
         self._epochs = study.epochs(key)
-        self._schedule = CosineAnnealingLR(self.optimizer, T_max=self._steps * self._epochs)
+        schedule = Schedule.parse(self._task.schedule)
+        self._schedule = schedule.make(self.optimizer, self._steps, self._epochs)
 
     @property
     def ended(self) -> bool:

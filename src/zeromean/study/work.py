@@ -15,7 +15,7 @@ import torch
 from zeromean.study import checkpoint
 from zeromean.study.metric import Metric
 from zeromean.study.networks.build import listed
-from zeromean.study.optimizers import OPTIMIZERS
+from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.problem import Problem
 from zeromean.study.progress import Watcher
 from zeromean.study.results import check_same_data
@@ -135,7 +135,8 @@ def _candidates(
 def _customary(study: Study, key: Key) -> Candidate:
     if study.lr is not None:
         return Candidate(study.lr)
-    return Candidate(OPTIMIZERS[key.optimizer].learning_rates[listed(study.task(key.task).model)])
+    model = listed(study.task(key.task).model)
+    return Candidate(OptimizerChoice.parse(key.optimizer).rate(model))
 
 
 def use_threads(count: int) -> None:

@@ -12,7 +12,7 @@ from zeromean.errors import ZeromeanError, ZeromeanWarning
 from zeromean.model import explain
 from zeromean.study.data.text import is_text
 from zeromean.study.methods import BASELINE, Method
-from zeromean.study.optimizers import OPTIMIZERS
+from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.problem import Problem
 from zeromean.study.run import Candidate
 from zeromean.study.study import Study, Task
@@ -57,9 +57,12 @@ def rehearse(study: Study, task: Task, problem: Problem) -> None:
             f"{count} or fewer",
             "lower it",
         )
+    baseline = problem.network(Method.parse(BASELINE), seed=0)
+    for name in study.optimizers:
+        OptimizerChoice.parse(name).build(baseline, Candidate(1.0))
+    roles = {row.role for row in explain(baseline)}
     for name in study.methods:
         method = Method.parse(name)
-        roles = {row.role for row in explain(problem.network(Method.parse(BASELINE), seed=0))}
         for part in method.parts:
             if part.needs is not None and part.needs not in roles:
                 raise ZeromeanError(
@@ -84,7 +87,7 @@ def _prepared(problem: Problem, method: Method, optimizer: str, task: Task) -> n
         warnings.simplefilter("error", ZeromeanWarning)
         try:
             network = problem.network(method, seed=0)
-            method.attach(OPTIMIZERS[optimizer].build(network, Candidate(1.0)), network)
+            method.attach(OptimizerChoice.parse(optimizer).build(network, Candidate(1.0)), network)
         except ZeromeanWarning as warning:
             raise ZeromeanError(
                 f"method {method.name} with {task.label}, where a part of it changes nothing"

@@ -1,0 +1,102 @@
+"""Schedules of the learning rate: the rate of every step, and a run that goes on in the middle."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zeromean.errors import ZeromeanError
+from zeromean.study.run import Candidate, Key
+from zeromean.study.schedules import Schedule
+from zeromean.study.study import Study, Task
+from zeromean.study.tasks.load import load
+from zeromean.study.train import Training
+
+SCHEDULES = ("cosine", "constant", "every=2", "drops=1,3", "halve=5", "exponential=0.01")
+
+
+def rates(name: str, steps: int, epochs: int, peak: float = 1.0) -> list[float]:
+    """The rate that each step is made with."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+    schedule = Schedule.parse(name).make(optimizer, steps, epochs)
+    found = []
+    for _ in range(steps * epochs):
+        found.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def by_epoch(name: str, steps: int, epochs: int) -> list[float]:
+    """The rate of each epoch, which is the same for all of its steps."""
+    found = rates(name, steps, epochs)
+    blocks = [found[start : start + steps] for start in range(0, len(found), steps)]
+    assert all(len(set(block)) == 1 for block in blocks)
+    return [block[0] for block in blocks]
+
+
+def test_what_each_schedule_does_to_the_rate() -> None:
+    assert by_epoch("constant", 3, 4) == [1, 1, 1, 1]
+    assert by_epoch("every=2", 3, 5) == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    assert by_epoch("drops=1,3", 3, 5) == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
+    assert by_epoch("drops=50,80", 2, 100) == pytest.approx([1] * 50 + [0.1] * 30 + [0.01] * 20)
+    assert rates("halve=4", 3, 3) == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]
+    # From 0.1 to 0.001, decayed every two epochs, 100 epochs.
+    published = by_epoch("exponential=0.01", 2, 100)
+    assert published[:2] == [1, 1]
+    assert published[-2:] == pytest.approx([0.01, 0.01])
+    ratios = [after / before for before, after in pairwise(published[::2])]
+    assert ratios == pytest.approx([0.01 ** (1 / 49)] * 49)
+    cosine = 0.5 * (1 + torch.cos(torch.pi * torch.arange(12, dtype=torch.float64) / 12))
+    assert rates("cosine", 3, 4) == pytest.approx(cosine.tolist())
+
+
+@given(name=st.sampled_from(SCHEDULES), steps=st.integers(1, 7), epochs=st.integers(1, 9))
+def test_every_schedule_begins_at_the_peak_and_never_rises(
+    name: str, steps: int, epochs: int
+) -> None:
+    found = rates(name, steps, epochs, peak=0.3)
+    assert found[0] == 0.3
+    assert all(before >= after > 0 for before, after in pairwise(found))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_run_goes_on_at_the_rate_where_it_was(study: Study, name: str) -> None:
+    task = dataclasses.replace(study.tasks[0], schedule=name, epochs=4)
+    study = dataclasses.replace(study, tasks=(task,), optimizers=("sgd+head-lr=3",))
+    problem = load(study, task)
+    key = Key(task.label, study.optimizers[0], "gc", 0)
+    whole, halves, again = (Training(problem, study, key, Candidate(0.05)) for _ in range(3))
+    for _ in range(2):
+        whole.advance()
+        halves.advance()
+    again.load_state_dict(halves.state_dict())
+    while not whole.ended:
+        assert whole.advance().loss == again.advance().loss
+    for one, other in zip(whole.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("warm", "", "cosine=3", "constant=", "every", "every=0", "every=1.5", "every=-1"),
+        *("drops=", "drops=3,3", "drops=5,2", "drops=2,", "halve=0", "halve=x", "halve=9999999999"),
+        *("exponential", "exponential=0", "exponential=1", "exponential=nan"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(name: str) -> None:
+    with pytest.raises(ZeromeanError, match="wanted cosine, constant, every=EPOCHS") as error:
+        Task(schedule=name)
+    assert f"schedule {name!r}" in str(error.value)
+
+
+def test_tasks_that_differ_by_their_schedule_are_two() -> None:
+    tasks = (Task(model="mlp"), Task(model="mlp", schedule="halve=2000"))
+    assert [task.label for task in tasks] == ["digits/mlp", "digits/mlp schedule=halve=2000"]
+    Study(tasks=tasks)
