@@ -55,7 +55,7 @@ def compare(
     imbalance: Annotated[
         float, typer.Option(help="How many times more examples the first class has than the last.")
     ] = Task.imbalance,
-    augment: Annotated[str, typer.Option(help="none or crop-flip")] = Task.augment,
+    augment: Annotated[str, typer.Option(help="none, crop-flip or affine")] = Task.augment,
     prepare: Annotated[
         str, typer.Option(help="channel or pixel (standardized), or zca (whitened)")
     ] = Task.prepare,
