@@ -22,7 +22,7 @@ def compare(
     ] = Task.data,
     model: Annotated[
         str,
-        typer.Option(help="mlp, cnn, resnet20, resnet18; of text lstm, transformer"),
+        typer.Option(help="such as cnn, resnet20, timm:NAME; of text lstm, transformer"),
     ] = Task.model,
     task: Annotated[
         str | None,

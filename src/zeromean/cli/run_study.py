@@ -11,13 +11,20 @@ from zeromean.study.study import Study
 
 
 def run_study(study: Study, out: Path, jobs: int, gain: float | None, tensorboard: bool) -> None:
-    """Runs the study and shows its results; Ctrl-C ends it with what is kept and how to go on."""
-    from zeromean.study.display import LiveProgress
-    from zeromean.study.progress import Watcher
+    """Runs the study and shows its results."""
     from zeromean.study.report import check_gain
-    from zeromean.study.results import kept
 
     check_gain(gain)  # not after hours of training
+    train_study(study, out, jobs, tensorboard)
+    show(out, gain)
+
+
+def train_study(study: Study, out: Path, jobs: int, tensorboard: bool = False) -> None:
+    """Runs the study; Ctrl-C ends it with what is kept and how to go on."""
+    from zeromean.study.display import LiveProgress
+    from zeromean.study.progress import Watcher
+    from zeromean.study.results import kept
+
     with LiveProgress(study) as progress:
         watcher: Watcher = progress
         if tensorboard:
@@ -34,7 +41,6 @@ def run_study(study: Study, out: Path, jobs: int, gain: float | None, tensorboar
                 file=sys.stderr,
             )
             raise typer.Exit(130) from None
-    show(out, gain)
 
 
 def show(out: Path, gain: float | None) -> None:
@@ -47,6 +53,8 @@ def show(out: Path, gain: float | None) -> None:
     found = results.read(out)
     # First what cannot fail any more.
     several = report.headline(found)
+    if found.study.note:
+        print(f"{found.study.note}\n")
     for section in report.sections(found, gain):
         if several:
             print(f"{section.comparison.name}\n")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from zeromean.study import checkpoint
 from zeromean.study.metric import METRICS
+from zeromean.study.networks.build import listed
 from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.progress import Watcher
 from zeromean.study.results import decode_facts
@@ -98,4 +99,5 @@ def _missing(unit: Unit, kept: set[Key]) -> tuple[Key, ...]:
 def _customary(study: Study, key: Key) -> Candidate:
     if study.lr is not None:
         return Candidate(study.lr)
-    return Candidate(OptimizerChoice.parse(key.optimizer).rate(study.task(key.task).model))
+    model = listed(study.task(key.task).model)
+    return Candidate(OptimizerChoice.parse(key.optimizer).rate(model))

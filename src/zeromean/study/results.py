@@ -11,7 +11,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.declare import as_table, from_table
 from zeromean.study.metric import METRICS, Metric
 from zeromean.study.problem import Problem
-from zeromean.study.run import FINAL, Run
+from zeromean.study.run import FINAL, Key, Run
 from zeromean.study.store import Store
 from zeromean.study.study import Study, Task
 from zeromean.study.units import Folder, units
@@ -186,9 +186,16 @@ def check_same_data(problems: Mapping[str, Problem], facts: Mapping[str, Facts])
 
 def kept(study: Study, out: Path) -> tuple[int, int]:
     """How many runs the folder holds, and how many the study has."""
+    wanted = sum(len(unit.keys) for unit in units(study))
+    return wanted - len(missing(study, out)), wanted
+
+
+def missing(study: Study, out: Path) -> list[Key]:
+    """The runs that the folder, which need not exist, does not hold yet."""
     wanted = [key for unit in units(study) for key in unit.keys]
     folder = Folder(out)
     if not folder.database.is_file():
-        return 0, len(wanted)
+        return wanted
     with Store(folder.database) as store:
-        return len(store.keys() & set(wanted)), len(wanted)
+        held = store.keys()
+    return [key for key in wanted if key not in held]

@@ -25,7 +25,6 @@ LARGEST_FLOAT32 = 3.4e38
 # Fields whose flag has another name.
 FLAGS = {"function": "task"}
 PRECISIONS = ("float32", "bfloat16")
-AUGMENTATIONS = ("none", "crop-flip")
 SEARCHES = ("grid", "optuna")
 
 
@@ -50,8 +49,8 @@ class Task:
         data: ``digits``, ``idx:DIR``, ``npz:FILE``, ``imagefolder:DIR`` (or a tar archive),
             ``svhn:DIR``, ``hf:NAME`` or ``hf:DIR``; or ``text``, which Python carries, or
             ``text:FILE``.
-        model: ``mlp``, ``cnn``, ``resnet20`` or ``resnet18`` for images; ``lstm`` or
-            ``transformer`` for text.
+        model: For images a key of ``zeromean.study.networks.build.NETWORKS``, such as ``cnn``
+            or ``resnet20``, or ``timm:NAME``; for text ``lstm`` or ``transformer``.
         function: ``module:function`` of a task of one's own, instead of data and model; see
             ``zeromean.study.tasks.user``.
         epochs: Passes over the training examples.
@@ -59,7 +58,8 @@ class Task:
         train_size: How many training examples are kept, chosen at random within each class; None
             for all.
         imbalance: How many times more training examples the first class has than the last.
-        augment: ``none``, or ``crop-flip`` for images that are shifted and mirrored at random.
+        augment: ``none``; for images also ``crop-flip``, which shifts and mirrors them at random,
+            or ``affine``, which also turns and zooms them.
         schedule: How the learning rate goes from its peak: ``cosine`` to 0, ``constant``,
             ``every=60`` and ``drops=50,80`` (a tenth from then on, in epochs), ``halve=2000`` (in
             steps), or ``exponential=0.01`` (to that share of itself, a step each two epochs).
@@ -84,9 +84,10 @@ class Task:
 
     def __post_init__(self) -> None:
         from zeromean.study.data.text import is_text
-        from zeromean.study.networks.build import NETWORKS
+        from zeromean.study.networks.build import NETWORKS, OF_TIMM, listed
         from zeromean.study.networks.text import TEXT_NETWORKS
         from zeromean.study.schedules import Schedule
+        from zeromean.study.tasks.augment import AUGMENTATIONS
 
         own = (self.data, self.model, self.augment)
         if self.function is not None and own != (Task.data, Task.model, Task.augment):
@@ -96,10 +97,11 @@ class Task:
                 "a function, which brings its own",
                 "leave the others out",
             )
-        _check_name("model", self.model, (*NETWORKS, *TEXT_NETWORKS))
+        images = (*NETWORKS, OF_TIMM)
+        _check_name("model", listed(self.model), (*images, *TEXT_NETWORKS))
         _check_name("augment", self.augment, AUGMENTATIONS)
         if is_text(self.data) != (self.model in TEXT_NETWORKS):
-            fitting = ", ".join(TEXT_NETWORKS if is_text(self.data) else NETWORKS)
+            fitting = ", ".join(TEXT_NETWORKS if is_text(self.data) else images)
             raise SettingError(
                 "model", f"model {self.model} for {self.data}", fitting, "name one of these models"
             )
@@ -219,6 +221,8 @@ class Study:
         precision: Of the networks' computations; weights are float32 in any case.
         device: As torch names it, such as ``cpu`` or ``cuda:0``.
         threads: CPU threads of a run; None shares torch's usual number among the processes.
+        note: What whoever sees its results has to know, such as that training was shortened: said
+            at the head of all that is printed and written of them.
 
     Raises:
         ZeromeanError: A name is unknown or repeated, or a number out of range.
@@ -239,6 +243,7 @@ class Study:
     precision: str = "float32"
     device: str = "cpu"
     threads: int | None = None
+    note: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("tasks", "methods", "optimizers"):
@@ -360,7 +365,7 @@ class Study:
     @property
     def needs_file(self) -> bool:
         """Whether it is more than the flags of a command can tell."""
-        return len(self.tasks) > 1 or self.tuning is not None
+        return len(self.tasks) > 1 or self.tuning is not None or self.note is not None
 
     def epochs(self, key: Key) -> int:
         """Of a run, which may be a trial."""

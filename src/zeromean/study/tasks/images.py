@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from zeromean.study.data.load import load
 from zeromean.study.metric import ACCURACY
-from zeromean.study.networks.build import NETWORKS
+from zeromean.study.networks.build import maker
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.study import Task
-from zeromean.study.tasks.augment import crop_flip
+from zeromean.study.tasks.augment import AUGMENTATIONS
 from zeromean.study.tasks.parts import cut
 
 
@@ -22,6 +22,7 @@ def image_problem(task: Task, device: torch.device) -> Problem:
 
     Each channel's mean and standard deviation come from the training images alone.
     """
+    augmentation = AUGMENTATIONS[task.augment]
     data = load(task.data)
     train = cut(Examples(data.train_images, data.train_labels), task)
     mean, deviation = channel_moments(train.inputs)
@@ -32,18 +33,13 @@ def image_problem(task: Task, device: torch.device) -> Problem:
         watched=test,
         test=test,
         prepare=partial(_standardize, mean=mean.to(device), deviation=deviation.to(device)),
-        augment=crop_flip if task.augment == "crop-flip" else None,
+        augment=augmentation.change,
         loss=F.cross_entropy,
         metric=ACCURACY,
-        make=partial(NETWORKS[task.model], data.channels, data.side, len(data.classes)),
+        make=partial(maker(task.model), data.channels, data.side, len(data.classes)),
         description=data.describe(),
         split=data.split,
-        preparation="each channel standardized by the training images; "
-        + (
-            "shifted by up to 4 pixels and mirrored at random"
-            if task.augment == "crop-flip"
-            else "no augmentation"
-        ),
+        preparation=f"each channel standardized by the training images; {augmentation.note}",
     )
 
 
