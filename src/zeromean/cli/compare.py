@@ -86,6 +86,9 @@ def compare(
         typer.Option(help="CPU threads of a run. [default: torch's, shared by the jobs]"),
     ] = Study.threads,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a Ray cluster that trains the runs instead.")
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as it goes.")
     ] = False,
@@ -124,7 +127,7 @@ def compare(
         device=device,
         threads=threads,
     )
-    run_study(study, out, jobs, gain, tensorboard)
+    run_study(study, out, jobs, gain, tensorboard, ray)
 
 
 def _tuning(rates: str | None, trials: int | None) -> Tuning | None:

@@ -144,7 +144,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         for name, layer in self._natural_layers():
-            layer._inputs[:] = state["inputs"][name]
+            layer._inputs[:] = [one.to(layer.c.device) for one in state["inputs"][name]]
 
     def _natural_layers(self) -> list[tuple[str, NaturalLinear]]:
         """Layers that remember inputs from one update to the next, outside their state_dict."""
