@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -212,6 +212,27 @@ def test_evaluation_counts_right_answers_over_all_test_images(
     assert accuracy == (problem.test.targets == 1).double().mean().item()
     partition = torch.tensor([0.0, 2.0, 0.0]).logsumexp(0).item()
     assert loss == pytest.approx(partition - 2 * accuracy)
+
+
+@pytest.mark.parametrize(("numbers", "largest"), [(2**22, 12), (5 * 64 + 63, 5), (63, 1)])
+def test_large_images_are_scored_a_few_at_a_time(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, numbers: int, largest: int
+) -> None:
+    class Witness(nn.Linear):
+        sizes: ClassVar[list[int]] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.sizes.append(len(x))
+            return super().forward(x.flatten(1))
+
+    Witness.sizes.clear()
+    network = Witness(problem.test.inputs[0].numel(), 3)
+    whole = evaluate(problem, network, problem.test)
+    Witness.sizes.clear()
+    monkeypatch.setattr(module, "EVALUATION_NUMBERS", numbers)
+    assert evaluate(problem, network, problem.test) == pytest.approx(whole)
+    assert max(Witness.sizes) == largest
+    assert sum(Witness.sizes) == len(problem.test.targets)
 
 
 def test_the_run_tells_of_training_and_test_examples_at_the_end(

@@ -369,13 +369,22 @@ class Study:
         """Label of the task and name of the optimizer of each comparison of the methods."""
         return list(itertools.product((task.label for task in self.tasks), self.optimizers))
 
-    def run(self, out: Path | str, *, jobs: int = 1, watcher: Watcher | None = None) -> Results:
+    def run(
+        self,
+        out: Path | str,
+        *,
+        jobs: int = 1,
+        ray: str | None = None,
+        watcher: Watcher | None = None,
+    ) -> Results:
         """Train what ``out`` does not hold yet, and keep each run there once it ended.
 
         Args:
             out: Folder of the study. One that holds this very study is gone on with, at the last
                 epoch; the results are those of a study that was never interrupted.
             jobs: Processes that train side by side.
+            ray: HOST:PORT of a Ray cluster that trains the runs instead; see
+                ``zeromean.study.cluster``.
             watcher: Told of epochs and runs as they end.
 
         Returns:
@@ -388,7 +397,7 @@ class Study:
         """
         from zeromean.study.conduct import conduct
 
-        return conduct(self, Path(out), jobs=jobs, watcher=watcher)
+        return conduct(self, Path(out), jobs=jobs, ray=ray, watcher=watcher)
 
     @property
     def needs_file(self) -> bool:

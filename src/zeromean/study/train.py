@@ -20,7 +20,9 @@ from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.schedules import Schedule
 from zeromean.study.study import Study
 
+# Examples that are scored at a time: so many, or where they are large so many numbers.
 EVALUATION_BATCH = 1000
+EVALUATION_NUMBERS = 2**22
 # More epochs than any run has, so that no two (seed, epoch) share a random state.
 EPOCHS_A_SEED = 2**20
 
@@ -142,7 +144,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         for name, layer in self._natural_layers():
-            layer._inputs[:] = state["inputs"][name]
+            layer._inputs[:] = [one.to(layer.c.device) for one in state["inputs"][name]]
 
     def _natural_layers(self) -> list[tuple[str, NaturalLinear]]:
         """Layers that remember inputs from one update to the next, outside their state_dict."""
@@ -169,11 +171,12 @@ def evaluate(
 ) -> tuple[float, float]:
     """Mean loss and score over the examples; ``half`` computes in bfloat16 where that pays."""
     network.eval()
+    size = min(EVALUATION_BATCH, max(1, EVALUATION_NUMBERS // examples.inputs[0].numel()))
     total = torch.zeros((), device=problem.device)
     right = torch.zeros((), dtype=torch.int64, device=problem.device)
     for inputs, targets in zip(
-        torch.split(examples.inputs, EVALUATION_BATCH),
-        torch.split(examples.targets, EVALUATION_BATCH),
+        torch.split(examples.inputs, size),
+        torch.split(examples.targets, size),
         strict=True,
     ):
         prepared = problem.prepare(inputs)
