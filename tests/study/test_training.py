@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -15,11 +16,12 @@ from zeromean.study import train as module
 from zeromean.study.data.load import load as load_data
 from zeromean.study.methods import Method
 from zeromean.study.optimizers import OPTIMIZERS
-from zeromean.study.problem import Problem
+from zeromean.study.problem import Examples, Problem
 from zeromean.study.run import Candidate, Epoch, Key
-from zeromean.study.study import Study
-from zeromean.study.tasks.images import channel_moments
+from zeromean.study.store import Store
+from zeromean.study.study import Study, Tuning
 from zeromean.study.tasks.load import load
+from zeromean.study.tasks.preparation import PREPARATIONS, channel_moments
 from zeromean.study.train import Training, batches, evaluate
 
 METHODS = ("plain", "gc", "gc-conv", "gc-update")
@@ -287,6 +289,40 @@ def test_a_run_that_diverges_ends_with_the_epoch_in_which_it_did(
     run = training.run()
     assert run.diverged
     assert (run.train_score, run.test_loss, run.test_score) == (None, None, None)
+
+
+def test_a_run_whose_test_loss_is_no_number_has_diverged(study: Study, tmp_path: Path) -> None:
+    """It is watched on validation images, which it may still do well on."""
+    study = dataclasses.replace(study, tuning=Tuning(rates=(0.05,), epochs=1))
+    problem = load(study, study.tasks[0])
+    inputs = torch.full_like(problem.test.inputs, float("inf"), dtype=torch.float32)
+    problem = dataclasses.replace(problem, test=Examples(inputs, problem.test.targets))
+    training = start(problem, study)
+    while not training.ended:
+        training.advance()
+    run = training.run()
+    assert not run.epochs[-1].diverged
+    assert run.diverged
+    with Store.create(tmp_path / "study.sqlite", {}) as store:
+        store.begin_session({})
+        store.add(run)
+        (kept,) = store.runs()
+    assert kept.diverged
+    assert (kept.train_score, kept.test_loss, kept.test_score) == (None, None, None)
+
+
+def test_validation_images_take_no_part_in_what_is_fitted(study: Study) -> None:
+    study = dataclasses.replace(study, tuning=Tuning(rates=(0.05,), validation=0.5))
+    for prepare in PREPARATIONS:
+        changed = with_task(study, prepare=prepare)
+        problem = load(changed, changed.tasks[0])
+        apart = PREPARATIONS[prepare].fit(problem.train.inputs)
+        together = PREPARATIONS[prepare].fit(
+            torch.cat([problem.train.inputs, problem.watched.inputs])
+        )
+        some = problem.test.inputs[:5]
+        assert torch.equal(problem.prepare(some), apart(some))
+        assert not torch.equal(problem.prepare(some), together(some))
 
 
 def test_the_host_waits_for_the_device_once_an_epoch_however_many_steps(

@@ -56,6 +56,10 @@ def compare(
         float, typer.Option(help="How many times more examples the first class has than the last.")
     ] = Task.imbalance,
     augment: Annotated[str, typer.Option(help="none, crop-flip or affine")] = Task.augment,
+    prepare: Annotated[
+        str, typer.Option(help="channel or pixel (standardized), or zca (whitened)")
+    ] = Task.prepare,
+    grey: Annotated[bool, typer.Option("--grey", help="Make coloured images grey.")] = Task.grey,
     schedule: Annotated[
         str,
         typer.Option(
@@ -82,6 +86,9 @@ def compare(
         typer.Option(help="CPU threads of a run. [default: torch's, shared by the jobs]"),
     ] = Study.threads,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a Ray cluster that trains the runs instead.")
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as it goes.")
     ] = False,
@@ -106,6 +113,8 @@ def compare(
                 train_size=train_size,
                 imbalance=imbalance,
                 augment=augment,
+                prepare=prepare,
+                grey=grey,
                 schedule=schedule,
             ),
         ),
@@ -118,7 +127,7 @@ def compare(
         device=device,
         threads=threads,
     )
-    run_study(study, out, jobs, gain, tensorboard)
+    run_study(study, out, jobs, gain, tensorboard, ray)
 
 
 def _tuning(rates: str | None, trials: int | None) -> Tuning | None:
