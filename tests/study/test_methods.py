@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
+from zeromean.reparam import NaturalLinear
 from zeromean.study.methods import PARTS, Method
 from zeromean.study.networks.build import build
 from zeromean.study.parts.standardized import standardize_
@@ -122,12 +123,33 @@ def test_initial_weights_have_the_variance_of_their_kind(
     assert torch.equal(network[2].weight, torch.ones(3))
 
 
-@pytest.mark.parametrize("name", ["wn", "cwn", "ws", "nnn"])
+@pytest.mark.parametrize("name", ["wn", "cwn", "ws", "nnn", "wn-unit", "cwn-unit", "nnn-eps=0.01"])
 def test_weights_are_reparametrized(name: str, network: nn.Module) -> None:
     before = len(list(network.modules()))
     Method.parse(name).prepare(network)
-    assert len(list(network.modules())) > before or name == "nnn"
+    assert len(list(network.modules())) > before or name.startswith("nnn")
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["wn", "cwn"])
+def test_a_unit_start_makes_every_weight_vector_one_long(name: str, network: nn.Module) -> None:
+    Method.parse(f"{name}-unit").prepare(network)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            vectors = module.weight.flatten(1)
+            torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
+            assert name == "wn" or vectors.mean(1).abs().max() < 1e-7
+            gain = module.parametrizations.weight.original0
+            assert gain.requires_grad
+            assert (gain == 1).all()
+
+
+def test_the_ridge_of_nnn_is_the_one_that_is_named(network: nn.Module) -> None:
+    method = Method.parse("nnn-eps=0.01+init=he")
+    assert method.describe().endswith('reparametrize(model, "nnn", eps=0.01)')
+    method.prepare(network)
+    (layer,) = (module for module in network.modules() if isinstance(module, NaturalLinear))
+    assert layer.eps == 0.01
 
 
 @pytest.mark.parametrize(
@@ -140,6 +162,10 @@ def test_weights_are_reparametrized(name: str, network: nn.Module) -> None:
         ("clip-norm=-1", "above 0"),
         ("clip-norm=inf", "above 0"),
         ("clip-value=x", "above 0"),
+        ("nnn-eps=0", "nnn-eps=NUMBER above 0"),
+        ("nnn-eps", "wanted nnn-eps=NUMBER above 0"),
+        ("nnn+nnn-eps=1", "2 parts for the weights"),
+        ("cwn+cwn-unit", "2 parts for the weights"),
         ("norm=layer", "method 'norm=layer'"),
         ("gc+", "method 'gc\\+'"),
     ],

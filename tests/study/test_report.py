@@ -147,6 +147,16 @@ def test_a_browser_shows_the_page_within_its_width(tmp_path: Path, width: int) -
     assert images == "true"
 
 
+def test_what_has_to_be_known_of_a_study_is_said_first(results: Results) -> None:
+    note = "Training is shortened: <3 of 30 epochs."
+    noted = dataclasses.replace(results, study=dataclasses.replace(results.study, note=note))
+    words = Page(report.write(noted)[0]).text
+    assert note in words.partition("Results")[0]
+    text = report.write_markdown(noted).read_text(encoding="utf-8")
+    assert text.splitlines()[2] == note
+    assert note not in report.write_markdown(results).read_text(encoding="utf-8")
+
+
 def test_names_from_outside_are_escaped(results: Results) -> None:
     (task,) = results.study.tasks
     named = dataclasses.replace(task, data="npz:<script>alert(1)</script>.npz")

@@ -39,7 +39,7 @@ def problem(study: Study) -> Problem:
         train=wide(loaded.train),
         watched=wide(loaded.watched),
         test=wide(loaded.test),
-        prepare=lambda inputs: inputs,
+        fit=lambda inputs: lambda batch: batch,
         make=lambda: loaded.make().double(),
     )
 

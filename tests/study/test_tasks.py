@@ -15,7 +15,7 @@ from zeromean.study.data.text import LENGTH, read_text, windows
 from zeromean.study.metric import ACCURACY, LOSS
 from zeromean.study.problem import Examples
 from zeromean.study.study import Study, Task, Tuning
-from zeromean.study.tasks.augment import crop_flip
+from zeromean.study.tasks.augment import Affine, crop_flip
 from zeromean.study.tasks.load import load
 from zeromean.study.tasks.parts import cut
 
@@ -231,5 +231,7 @@ def test_training_sees_changed_images_and_evaluation_does_not(study: Study) -> N
     )
     assert plain.augment is None
     assert changed.augment is crop_flip
+    task = dataclasses.replace(study.tasks[0], augment="affine")
+    assert load(study, task).augment == Affine()
     assert torch.equal(plain.prepare(plain.test.inputs), changed.prepare(changed.test.inputs))
     assert plain.metric is ACCURACY

@@ -10,14 +10,30 @@ import typer
 from zeromean.study.study import Study
 
 
-def run_study(study: Study, out: Path, jobs: int, gain: float | None, tensorboard: bool) -> None:
-    """Runs the study and shows its results; Ctrl-C ends it with what is kept and how to go on."""
-    from zeromean.study.display import LiveProgress
-    from zeromean.study.progress import Watcher
+def run_study(
+    study: Study,
+    out: Path,
+    jobs: int,
+    gain: float | None,
+    tensorboard: bool,
+    ray: str | None = None,
+) -> None:
+    """Runs the study and shows its results."""
     from zeromean.study.report import check_gain
-    from zeromean.study.results import kept
 
     check_gain(gain)  # not after hours of training
+    train_study(study, out, jobs, tensorboard, ray)
+    show(out, gain)
+
+
+def train_study(
+    study: Study, out: Path, jobs: int, tensorboard: bool = False, ray: str | None = None
+) -> None:
+    """Runs the study; Ctrl-C ends it with what is kept and how to go on."""
+    from zeromean.study.display import LiveProgress
+    from zeromean.study.progress import Watcher
+    from zeromean.study.results import kept
+
     with LiveProgress(study) as progress:
         watcher: Watcher = progress
         if tensorboard:
@@ -25,7 +41,7 @@ def run_study(study: Study, out: Path, jobs: int, gain: float | None, tensorboar
 
             watcher = TensorBoard(out / "tensorboard", progress)
         try:
-            study.run(out, jobs=jobs, watcher=watcher)
+            study.run(out, jobs=jobs, ray=ray, watcher=watcher)
         except KeyboardInterrupt:
             runs, wanted = kept(study, out)
             print(
@@ -34,7 +50,6 @@ def run_study(study: Study, out: Path, jobs: int, gain: float | None, tensorboar
                 file=sys.stderr,
             )
             raise typer.Exit(130) from None
-    show(out, gain)
 
 
 def show(out: Path, gain: float | None) -> None:
@@ -47,6 +62,8 @@ def show(out: Path, gain: float | None) -> None:
     found = results.read(out)
     # First what cannot fail any more.
     several = report.headline(found)
+    if found.study.note:
+        print(f"{found.study.note}\n")
     for section in report.sections(found, gain):
         if several:
             print(f"{section.comparison.name}\n")

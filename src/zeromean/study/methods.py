@@ -53,13 +53,18 @@ def _centring(at: Any, layers: Any) -> Part:
     )
 
 
-def _weights(name: Any) -> Part:
+def _weights(method: Any, **options: Any) -> Part:
+    said = "".join(f", {name}={value!r}" for name, value in options.items())
     return Part(
         "weights",
-        f'reparametrize(model, "{name}")',
-        prepare=partial(reparametrize, method=name),
-        needs="linear" if name == "nnn" else None,
+        f'reparametrize(model, "{method}"{said})',
+        prepare=partial(reparametrize, method=method, **options),
+        needs="linear" if method == "nnn" else None,
     )
+
+
+def _clipping(call: str, clip: Callable[..., None], bound: float) -> Part:
+    return Part("clipping", f"{call}(parameters, {bound:g})", attach=partial(clip, bound=bound))
 
 
 PARTS: dict[str, Part] = {
@@ -70,6 +75,8 @@ PARTS: dict[str, Part] = {
         "gradient", "each weight vector's gradient to mean 0, deviation 1", attach=standardize
     ),
     **{name: _weights(name) for name in ("wn", "cwn", "ws", "nnn")},
+    # The papers' start: each gain at 1, whatever the length of the weight vector.
+    **{f"{name}-unit": _weights(name, init="unit") for name in ("wn", "cwn")},
     **{
         f"norm={kind}": Part(
             "normalization", f"{kind} normalization", prepare=partial(normalize_by, kind=kind)
@@ -84,11 +91,12 @@ PARTS: dict[str, Part] = {
     },
 }
 # Parts with a number after an equals sign.
-CLIPPING: dict[str, tuple[str, Callable[..., None]]] = {
-    "clip-value": ("clip_grad_value_(parameters, {:g})", clip_value),
-    "clip-norm": ("clip_grad_norm_(parameters, {:g})", clip_norm),
+NUMBERED: dict[str, Callable[[float], Part]] = {
+    "clip-value": partial(_clipping, "clip_grad_value_", clip_value),
+    "clip-norm": partial(_clipping, "clip_grad_norm_", clip_norm),
+    "nnn-eps": lambda eps: _weights("nnn", eps=eps),
 }
-NAMES = ", ".join([BASELINE, *PARTS, *(f"{name}=NUMBER" for name in CLIPPING)])
+NAMES = ", ".join([BASELINE, *PARTS, *(f"{name}=NUMBER" for name in NUMBERED)])
 
 
 @dataclass(frozen=True)
@@ -146,18 +154,17 @@ class Method:
 def _part(method: str, text: str) -> Part:
     if text in PARTS:
         return PARTS[text]
-    name, _, number = text.partition("=")
-    if name in CLIPPING:
-        call, clip = CLIPPING[name]
+    name, _, written = text.partition("=")
+    if name in NUMBERED:
         try:
-            bound = float(number)
+            number = float(written)
         except ValueError:
-            bound = math.nan
-        if not 0 < bound < math.inf:
+            number = math.nan
+        if not 0 < number < math.inf:
             raise ZeromeanError(
                 f"method {method!r} with {text!r}", f"{name}=NUMBER above 0", "mend the number"
             )
-        return Part("clipping", call.format(bound), attach=partial(clip, bound=bound))
+        return NUMBERED[name](number)
     raise ZeromeanError(
         f"method {method!r}",
         f"{NAMES}; those after {BASELINE} also joined by +",

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from zeromean.errors import ZeromeanError
 from zeromean.reparam.nnn import NaturalLinear
+from zeromean.study.networks.build import OF_TIMM
 from zeromean.study.run import Candidate
 from zeromean.study.sgdw import SGDW
 from zeromean.study.study import LARGEST_FLOAT32
@@ -41,18 +42,29 @@ class OptimizerKind:
     settings: Mapping[str, float] = field(default_factory=dict)
 
 
-def _rates(images: float, lstm: float, transformer: float, residual: float) -> dict[str, float]:
+# Networks that share their customary rates: without normalization, and with it after each layer.
+PLAIN = ("mlp", "mlp-yaleb", "mlp-svhn", "cnn", "vgga")
+NORMALIZED = (
+    "resnet20", "resnet18", "resnet50", "resnet56", "resnet101", "resnext29", "vgg11",
+    "densenet121", "googlenet", OF_TIMM,
+)  # fmt: skip
+
+
+def _rates(
+    images: float, lstm: float, transformer: float, residual: float, horses: float
+) -> dict[str, float]:
     return {
-        **dict.fromkeys(("mlp", "cnn"), images),
-        **dict.fromkeys(("resnet20", "resnet18"), residual),
+        **dict.fromkeys(PLAIN, images),
+        **dict.fromkeys(NORMALIZED, residual),
+        "horses": horses,
         "lstm": lstm,
         "transformer": transformer,
     }
 
 
 # He et al. train residual networks at 0.1; the small networks go without a warm-up at half.
-_SGD_RATES = _rates(0.05, lstm=1.0, transformer=0.1, residual=0.1)
-_ADAM_RATES = _rates(1e-3, lstm=3e-3, transformer=1e-3, residual=1e-3)
+_SGD_RATES = _rates(0.05, lstm=1.0, transformer=0.1, residual=0.1, horses=0.01)
+_ADAM_RATES = _rates(1e-3, lstm=3e-3, transformer=1e-3, residual=1e-3, horses=1e-4)
 _MOMENTUM = {"momentum": 0.9, "nesterov": False}
 
 OPTIMIZERS: dict[str, OptimizerKind] = {
@@ -63,7 +75,7 @@ OPTIMIZERS: dict[str, OptimizerKind] = {
     "adagrad": OptimizerKind(
         torch.optim.Adagrad,
         0.0,
-        _rates(1e-2, lstm=3e-2, transformer=1e-2, residual=1e-2),
+        _rates(1e-2, lstm=3e-2, transformer=1e-2, residual=1e-2, horses=1e-3),
         "coupled ",
     ),
     "rmsprop": OptimizerKind(

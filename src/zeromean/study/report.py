@@ -163,6 +163,7 @@ def _words(results: Results, gain: float | None) -> dict[str, Any]:
     return {
         "title": f"{' / '.join(study.methods)} on "
         + ", ".join(dict.fromkeys(task.function or task.data for task in study.tasks)),
+        "note": study.note,
         "headline": headline(results),
         "sections": (parts := sections(results, gain)),
         "methods": study.methods,

@@ -12,7 +12,7 @@ from zeromean.study.declare import as_table, from_table
 from zeromean.study.methods import Method
 from zeromean.study.metric import METRICS, Metric
 from zeromean.study.problem import Problem
-from zeromean.study.run import FINAL, Run
+from zeromean.study.run import FINAL, Key, Run
 from zeromean.study.stacked import fits
 from zeromean.study.store import Store
 from zeromean.study.study import Study, Task
@@ -180,22 +180,16 @@ def decode_facts(text: str) -> dict[str, Facts]:
     return {label: Facts(**values) for label, values in json.loads(text).items()}
 
 
-def together(store: Store) -> dict[str, Sequence[str]]:
-    """For each task's label, the methods whose runs train several at a time."""
-    return {label: one.together for label, one in decode_facts(store.facts["tasks"]).items()}
-
-
-def check_same_data(problems: Mapping[str, Problem], store: Store) -> None:
-    """Refuses tasks, by their labels, with other examples than those that the study has.
+def check_same_data(problems: Mapping[str, Problem], facts: Mapping[str, Facts]) -> None:
+    """Refuses tasks, by their labels, with other examples than those that the study began with.
 
     Raises:
         ZeromeanError: Some are others.
     """
-    facts = decode_facts(store.facts["tasks"])
     for label, problem in problems.items():
         if facts[label].digest != problem.digest():
             raise ZeromeanError(
-                f"{label} with other data than the study in {store.path} began with",
+                f"{label} with other data than the study began with",
                 "the same data, whenever and by whichever process they are read",
                 "put the old data back, seed what the task draws, or pass another folder",
             )
@@ -203,9 +197,16 @@ def check_same_data(problems: Mapping[str, Problem], store: Store) -> None:
 
 def kept(study: Study, out: Path) -> tuple[int, int]:
     """How many runs the folder holds, and how many the study has."""
+    wanted = sum(len(unit.keys) for unit in units(study))
+    return wanted - len(missing(study, out)), wanted
+
+
+def missing(study: Study, out: Path) -> list[Key]:
+    """The runs that the folder, which need not exist, does not hold yet."""
     wanted = [key for unit in units(study) for key in unit.keys]
     folder = Folder(out)
     if not folder.database.is_file():
-        return 0, len(wanted)
+        return wanted
     with Store(folder.database) as store:
-        return len(store.keys() & set(wanted)), len(wanted)
+        held = store.keys()
+    return [key for key in wanted if key not in held]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zeromean.reparam.parametrization import Normalized, parametrized_by
 from zeromean.study.problem import Examples
+from zeromean.study.run import Key, Run
 from zeromean.study.train import Training, advance
 
 # Multiplications of a batch by all weights up to which a step costs more in calls than in numbers.
@@ -106,6 +107,7 @@ class Stack:
         self.trainings = trainings
         self._together = together
         self._going: list[Training] = []
+        self._told: set[Key] = set()
         self._networks: StackedNetworks
 
     @property
@@ -143,8 +145,14 @@ class Stack:
         self._networks.backward(losses)
         return losses.detach()
 
+    def ended_runs(self) -> tuple[Run, ...]:
+        """Those that have ended since this was last asked."""
+        ended = [one for one in self.trainings if one.ended and one.key not in self._told]
+        self._told.update(training.key for training in ended)
+        return tuple(training.run() for training in ended)
+
     def state_dict(self) -> dict[str, Any]:
-        """Of every run under way or just ended."""
+        """Of every run, those that have ended too: who lacks one would begin it anew."""
         return {_name(training): training.state_dict() for training in self.trainings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

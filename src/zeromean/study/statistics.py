@@ -92,7 +92,7 @@ def paired(treated: Sequence[float], control: Sequence[float]) -> Paired:
     return Paired(
         differences=tuple(differences.tolist()),
         mean=float(differences.mean()),
-        interval=_interval(differences, size),
+        interval=interval_of_mean(differences, size),
         p_value=float(test.pvalue),
     )
 
@@ -148,13 +148,28 @@ def _mean(differences: np.ndarray, axis: int) -> np.ndarray:
     return mean
 
 
-def _interval(differences: np.ndarray, size: float) -> tuple[float, float] | None:
-    """None where the bootstrap degenerates.
+def interval_of_mean(
+    values: Sequence[float] | np.ndarray, size: float | None = None
+) -> tuple[float, float] | None:
+    """BCa bootstrap of the mean; None from fewer than five values, or where it degenerates.
 
     A bootstrap of n values is too narrow by sqrt((n - 1) / n) and knows no t-distribution. Its
     level is therefore raised to where the percentile interval of normal values is Student's
     (Hesterberg, What Teachers Should Know About the Bootstrap, 2015).
+
+    Args:
+        values: Any number.
+        size: Of what they are differences of, beside which they may be all the same; by default
+            the largest of them.
+
+    Example:
+        >>> interval_of_mean([1.0, 2.0])
+        >>> low, high = interval_of_mean([1.0, 2.0, 3.0, 4.0, 5.0])
+        >>> low < 3.0 < high
+        True
     """
+    differences = np.asarray(values, dtype=float)
+    size = size or float(np.abs(differences).max(initial=0.0)) or 1.0
     count = len(differences)
     if count < FEWEST_FOR_INTERVAL or np.ptp(differences) < 1e-12 * size:
         return None

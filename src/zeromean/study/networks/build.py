@@ -3,20 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
 from zeromean.study.networks.cnn import cnn
-from zeromean.study.networks.mlp import mlp
-from zeromean.study.networks.resnet import resnet18, resnet20
+from zeromean.study.networks.densenet import densenet121
+from zeromean.study.networks.from_timm import PREFIX, is_of_timm, timm_network
+from zeromean.study.networks.googlenet import googlenet
+from zeromean.study.networks.horses import horses
+from zeromean.study.networks.mlp import mlp, mlp_svhn, mlp_yaleb
+from zeromean.study.networks.resnet import resnet18, resnet20, resnet50, resnet56, resnet101
+from zeromean.study.networks.resnext import resnext29
+from zeromean.study.networks.vgg import vgg11, vgga
 
-NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {
+# From the images' channels, their height and width, and the number of outputs.
+Maker = Callable[[int, int, int], nn.Module]
+
+NETWORKS: dict[str, Maker] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet20": resnet20,
     "resnet18": resnet18,
+    "resnet50": resnet50,
+    "resnet56": resnet56,
+    "resnet101": resnet101,
+    "resnext29": resnext29,
+    "vgg11": vgg11,
+    "vgga": vgga,
+    "densenet121": densenet121,
+    "googlenet": googlenet,
+    "mlp-yaleb": mlp_yaleb,
+    "mlp-svhn": mlp_svhn,
+    "horses": horses,
 }
+# What all of timm's go by in tables and messages.
+OF_TIMM = f"{PREFIX}NAME"
+
+
+def listed(name: str) -> str:
+    """The name by which tables know a network.
+
+    Example:
+        >>> listed("resnet20"), listed("timm:resnet50")
+        ('resnet20', 'timm:NAME')
+    """
+    return OF_TIMM if is_of_timm(name) else name
+
+
+def maker(name: str) -> Maker:
+    """What makes the networks of that name: a key of ``NETWORKS``, or ``timm:NAME``."""
+    return partial(timm_network, name.removeprefix(PREFIX)) if is_of_timm(name) else NETWORKS[name]
 
 
 def build(name: str, channels: int, side: int, classes: int, seed: int) -> nn.Module:
@@ -25,7 +63,7 @@ def build(name: str, channels: int, side: int, classes: int, seed: int) -> nn.Mo
     The global random state is left as it was.
 
     Args:
-        name: A key of ``NETWORKS``.
+        name: A key of ``NETWORKS``, or ``timm:NAME``.
         channels: Of the images.
         side: Height and width of the images in pixels.
         classes: Number of outputs.
@@ -38,4 +76,4 @@ def build(name: str, channels: int, side: int, classes: int, seed: int) -> nn.Mo
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NETWORKS[name](channels, side, classes)
+        return maker(name)(channels, side, classes)

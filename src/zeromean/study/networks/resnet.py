@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from zeromean.study.networks.initial import he_convolutions
 
 
 class PaddedShortcut(nn.Module):
@@ -23,23 +28,7 @@ class PaddedShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut around them."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: nn.Module) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
-
-
-def _shortcut(inputs: int, outputs: int, stride: int, projected: bool) -> nn.Module:
+def _shortcut(inputs: int, outputs: int, stride: int, projected: bool = True) -> nn.Module:
     if inputs == outputs and stride == 1:
         return nn.Identity()
     if not projected:
@@ -47,43 +36,140 @@ def _shortcut(inputs: int, outputs: int, stride: int, projected: bool) -> nn.Mod
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
-def _resnet(
-    channels: int, classes: int, widths: tuple[int, ...], blocks: int, projected: bool
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut around them.
+
+    Args:
+        inputs: Channels that come in.
+        width: Channels of both convolutions.
+        stride: Of the first.
+        projected: A 1x1 convolution in the shortcut where the shape changes, instead of padding.
+    """
+
+    def __init__(self, inputs: int, width: int, stride: int, projected: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = _shortcut(inputs, width, stride, projected)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """Convolutions of 1x1, 3x3 and 1x1 pixels and a shortcut around them.
+
+    Args:
+        inputs: Channels that come in.
+        width: Channels of the first two convolutions.
+        stride: Of the second.
+        expansion: How many times more channels go out than ``width``.
+        groups: Of the second convolution; more than one make it a block of a ResNeXt.
+    """
+
+    def __init__(
+        self, inputs: int, width: int, stride: int, expansion: int = 4, groups: int = 1
+    ) -> None:
+        super().__init__()
+        outputs = expansion * width
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        return F.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+def residual_network(
+    channels: int,
+    classes: int,
+    block: Callable[[int, int, int], nn.Module],
+    *,
+    stem: int,
+    kernel: int,
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
+    expansion: int = 1,
 ) -> nn.Module:
-    """A 3x3 stem, one stage of blocks a width (halving the size between), global pooling.
+    """A stem that keeps the size, stages of blocks that halve it in between, global pooling.
 
     Args:
         channels: Of the images.
         classes: Number of outputs.
-        widths: Channels of each stage.
-        blocks: Blocks in each stage.
-        projected: 1x1 convolutions in the shortcuts where the shape changes, instead of padding.
+        block: Makes a block from channels that come in, width and stride.
+        stem: Channels of the first convolution.
+        kernel: Its size in pixels.
+        widths: Of each stage's blocks.
+        depths: Blocks in each stage.
+        expansion: How many times more channels leave a block than it is wide.
     """
-    inputs = widths[0]
     layers: list[nn.Module] = [
-        nn.Conv2d(channels, inputs, 3, padding=1, bias=False),
-        nn.BatchNorm2d(inputs),
+        nn.Conv2d(channels, stem, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(stem),
         nn.ReLU(),
     ]
-    for stage, outputs in enumerate(widths):
-        for block in range(blocks):
-            stride = 2 if stage > 0 and block == 0 else 1
-            shortcut = _shortcut(inputs, outputs, stride, projected)
-            layers.append(BasicBlock(inputs, outputs, stride, shortcut))
-            inputs = outputs
+    inputs = stem
+    for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        for number in range(depth):
+            layers.append(block(inputs, width, 2 if stage > 0 and number == 0 else 1))
+            inputs = expansion * width
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
-    network = nn.Sequential(*layers)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return network
+    return he_convolutions(nn.Sequential(*layers))
+
+
+def _narrow(channels: int, classes: int, blocks: int) -> nn.Module:
+    """The paper's own networks for CIFAR-10 (section 4.2): 6 n + 2 layers, padded shortcuts."""
+    block = partial(BasicBlock, projected=False)
+    widths, depths = (16, 32, 64), (blocks,) * 3
+    return residual_network(
+        channels, classes, block, stem=16, kernel=3, widths=widths, depths=depths
+    )
+
+
+def _wide(
+    channels: int,
+    classes: int,
+    block: Callable[[int, int, int], nn.Module],
+    depths: tuple[int, ...],
+    expansion: int,
+) -> nn.Module:
+    """The paper's networks for ImageNet with the usual stem for small images: 3x3, no pooling."""
+    return residual_network(
+        channels, classes, block,
+        stem=64, kernel=3, widths=(64, 128, 256, 512), depths=depths, expansion=expansion,
+    )  # fmt: skip
 
 
 def resnet20(channels: int, _side: int, classes: int) -> nn.Module:
     """The paper's CIFAR-10 network of 20 layers: 0.27 million parameters, any image size."""
-    return _resnet(channels, classes, widths=(16, 32, 64), blocks=3, projected=False)
+    return _narrow(channels, classes, blocks=3)
+
+
+def resnet56(channels: int, _side: int, classes: int) -> nn.Module:
+    """The paper's CIFAR-10 network of 56 layers: 0.85 million parameters, any image size."""
+    return _narrow(channels, classes, blocks=9)
 
 
 def resnet18(channels: int, _side: int, classes: int) -> nn.Module:
-    """ResNet-18 with the usual stem for small images (3x3, no pooling): 11.2 million parameters."""
-    return _resnet(channels, classes, widths=(64, 128, 256, 512), blocks=2, projected=True)
+    """ResNet-18 with the stem for small images: 11.2 million parameters."""
+    block = partial(BasicBlock, projected=True)
+    return _wide(channels, classes, block, depths=(2, 2, 2, 2), expansion=1)
+
+
+def resnet50(channels: int, _side: int, classes: int) -> nn.Module:
+    """ResNet-50 with the stem for small images: 23.5 million parameters."""
+    return _wide(channels, classes, Bottleneck, depths=(3, 4, 6, 3), expansion=4)
+
+
+def resnet101(channels: int, _side: int, classes: int) -> nn.Module:
+    """ResNet-101 with the stem for small images: 42.5 million parameters."""
+    return _wide(channels, classes, Bottleneck, depths=(3, 4, 23, 3), expansion=4)

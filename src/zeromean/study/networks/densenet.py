@@ -1,0 +1,61 @@
+"""A network whose layers each see all those before them (Huang et al., CVPR 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zeromean.study.networks.initial import he_convolutions
+from zeromean.study.networks.sizes import refuse_smaller
+
+
+class DenseLayer(nn.Module):
+    """Appends ``growth`` channels, by convolutions of 1x1 and 3x3 pixels, to those that come in.
+
+    Args:
+        inputs: Channels that come in.
+        growth: Channels that are added; the 1x1 convolution has four times as many.
+    """
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.new = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.ReLU(),
+            nn.Conv2d(inputs, 4 * growth, 1, bias=False),
+            nn.BatchNorm2d(4 * growth),
+            nn.ReLU(),
+            nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.new(x)], 1)
+
+
+def densenet121(channels: int, side: int, classes: int) -> nn.Module:
+    """DenseNet-121 (k = 32) with a stem for small images: 7.0 million parameters.
+
+    The stem is one 3x3 convolution, without normalization or pooling; between blocks channels and
+    size are halved.
+
+    Raises:
+        ZeromeanError: The images are smaller than 8x8 pixels, so that pooling leaves nothing.
+    """
+    refuse_smaller("densenet121", side, 8)
+    growth = 32
+    inputs = 2 * growth
+    layers: list[nn.Module] = [nn.Conv2d(channels, inputs, 3, padding=1, bias=False)]
+    for block, depth in enumerate((6, 12, 24, 16)):
+        if block > 0:
+            layers += [
+                nn.BatchNorm2d(inputs),
+                nn.ReLU(),
+                nn.Conv2d(inputs, inputs // 2, 1, bias=False),
+                nn.AvgPool2d(2),
+            ]
+            inputs //= 2
+        for _ in range(depth):
+            layers.append(DenseLayer(inputs, growth))
+            inputs += growth
+    layers += [nn.BatchNorm2d(inputs), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return he_convolutions(nn.Sequential(*layers, nn.Linear(inputs, classes)))

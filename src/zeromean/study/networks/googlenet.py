@@ -1,0 +1,116 @@
+"""A network of parallel paths (Szegedy et al., CVPR 2015), in its batch-normalized form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zeromean.study.networks.initial import he_convolutions
+from zeromean.study.networks.sizes import refuse_smaller
+
+
+class Paths(NamedTuple):
+    """Channels of an inception module's four paths.
+
+    Args:
+        one: Of the 1x1 convolution; 0 leaves the path out.
+        three: Of a 1x1 and a 3x3 convolution.
+        double: Of a 1x1 convolution, and of each of two of 3x3.
+        pooled: Of the 1x1 convolution after pooling; 0 passes what is pooled on.
+        pool: ``average`` or ``max``, over 3x3 pixels.
+    """
+
+    one: int
+    three: tuple[int, int]
+    double: tuple[int, int]
+    pooled: int
+    pool: str
+
+
+# Ioffe and Szegedy, ICML 2015, Figure 5; the size is halved after the first and the second row.
+STAGES = (
+    (
+        Paths(64, (64, 64), (64, 96), 32, "average"),
+        Paths(64, (64, 96), (64, 96), 64, "average"),
+        Paths(0, (128, 160), (64, 96), 0, "max"),
+    ),
+    (
+        Paths(224, (64, 96), (96, 128), 128, "average"),
+        Paths(192, (96, 128), (96, 128), 128, "average"),
+        Paths(160, (128, 160), (128, 160), 96, "average"),
+        Paths(96, (128, 192), (160, 192), 96, "average"),
+        Paths(0, (128, 192), (192, 256), 0, "max"),
+    ),
+    (
+        Paths(352, (192, 320), (160, 224), 128, "average"),
+        Paths(352, (192, 320), (192, 224), 128, "max"),
+    ),
+)
+
+
+def _linear_map(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0
+) -> list[nn.Module]:
+    """A convolution, batch normalization right after it, ReLU."""
+    return [
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    ]
+
+
+class Inception(nn.Module):
+    """Paths side by side, their outputs one after the other."""
+
+    def __init__(self, inputs: int, paths: Paths) -> None:
+        super().__init__()
+        three, double = paths.three, paths.double
+        pool = nn.AvgPool2d if paths.pool == "average" else nn.MaxPool2d
+        self.paths = nn.ModuleList()
+        if paths.one:
+            self.paths.append(nn.Sequential(*_linear_map(inputs, paths.one, 1)))
+        self.paths.append(
+            nn.Sequential(
+                *_linear_map(inputs, three[0], 1),
+                *_linear_map(three[0], three[1], 3, padding=1),
+            )
+        )
+        self.paths.append(
+            nn.Sequential(
+                *_linear_map(inputs, double[0], 1),
+                *_linear_map(double[0], double[1], 3, padding=1),
+                *_linear_map(double[1], double[1], 3, padding=1),
+            )
+        )
+        pooled = _linear_map(inputs, paths.pooled, 1) if paths.pooled else []
+        self.paths.append(nn.Sequential(pool(3, stride=1, padding=1), *pooled))
+        self.outputs = paths.one + three[1] + double[1] + (paths.pooled or inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([path(x) for path in self.paths], 1)
+
+
+def googlenet(channels: int, side: int, classes: int) -> nn.Module:
+    """GoogLeNet of the CWN paper for CIFAR (section 4.2): batch normalization after linear maps.
+
+    Two unpadded 3x3 convolutions are the stem, and convolutions of 2x2 pixels with stride 2 halve
+    the size, as in the authors' code. That code has a ReLU before each normalization of an
+    inception module too, which neither paper has; here there is none.
+
+    Raises:
+        ZeromeanError: The images are smaller than 8x8 pixels, so that nothing is left to halve.
+    """
+    refuse_smaller("googlenet", side, 8)
+    layers = [*_linear_map(channels, 64, 3), *_linear_map(64, 192, 3)]
+    inputs = 192
+    for number, stage in enumerate(STAGES):
+        if number > 0:
+            layers += _linear_map(inputs, inputs, 2, stride=2)
+        for paths in stage:
+            inception = Inception(inputs, paths)
+            layers.append(inception)
+            inputs = inception.outputs
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
+    return he_convolutions(nn.Sequential(*layers))

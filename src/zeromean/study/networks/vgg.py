@@ -1,0 +1,51 @@
+"""Plain deep convolutional networks (Simonyan and Zisserman, ICLR 2015)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from zeromean.study.networks.initial import he_convolutions
+
+# Configuration A: the widths of the 3x3 convolutions between poolings.
+A = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+
+
+def _convolutions(channels: int, normalized: bool) -> list[nn.Module]:
+    """Configuration A's eight convolutions and what is left of an image: 512 numbers.
+
+    Pooling rounds up, and what remains is averaged: on 32x32 pixels neither changes anything, and
+    other sizes have a way through.
+    """
+    layers: list[nn.Module] = []
+    for widths in A:
+        for width in widths:
+            layers.append(nn.Conv2d(channels, width, 3, padding=1))
+            if normalized:
+                layers.append(nn.BatchNorm2d(width))
+            layers.append(nn.ReLU())
+            channels = width
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))
+    return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+
+
+def vgg11(channels: int, _side: int, classes: int) -> nn.Module:
+    """VGG-11 as the GC authors trained it: batch normalization, one linear layer, 9.2 million."""
+    return he_convolutions(
+        nn.Sequential(*_convolutions(channels, normalized=True), nn.Linear(512, classes))
+    )
+
+
+def vgga(channels: int, _side: int, classes: int) -> nn.Module:
+    """VGG-A of the CWN paper (section 4.2): one hidden linear layer of 512 units, 9.5 million.
+
+    That layer alone has batch normalization.
+    """
+    return he_convolutions(
+        nn.Sequential(
+            *_convolutions(channels, normalized=False),
+            nn.Linear(512, 512),
+            nn.BatchNorm1d(512),
+            nn.ReLU(),
+            nn.Linear(512, classes),
+        )
+    )
