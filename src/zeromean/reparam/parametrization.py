@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from zeromean.fan_in import FanIn
 from zeromean.projection import one_each
 from zeromean.reparam.formulas import Formula, Method, take_apart
-from zeromean.reparam.normalize import normalize
+from zeromean.reparam.normalize import Normalization
 
 
 class Normalized(nn.Module):
@@ -50,6 +50,7 @@ class Normalized(nn.Module):
         self.fan_in = fan_in
         self.scale = scale
         self.formula = Formula(self.method, self.centers, eps)
+        self._weight = Normalization(self.formula, fan_in)
         self.order: tuple[str, ...] = ()
         mean = weight.new_zeros(one_each(weight.shape, fan_in)) if keep_mean else None
         self.register_buffer("mean", mean)
@@ -59,9 +60,9 @@ class Normalized(nn.Module):
     def forward(self, *originals: Tensor) -> Tensor:
         """The weight of (g, v), or of (v,) where g is fixed."""
         if self.scale is not None:
-            return normalize(originals[0], self.scale, self.mean, self.formula, self.fan_in)
+            return self._weight(originals[0], self.scale, self.mean)
         g, v = originals
-        return normalize(v, g, self.mean, self.formula, self.fan_in)
+        return self._weight(v, g, self.mean)
 
     def right_inverse(self, weight: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Originals whose weight is this one, as nearly as there are such."""
