@@ -80,7 +80,7 @@ def test_a_model_that_is_one_linear_layer_is_all_head() -> None:
 
 @pytest.mark.parametrize("name", [*NETWORKS, *TEXT_NETWORKS])
 def test_the_last_linear_layer_of_every_network_is_its_head(name: str) -> None:
-    model = TEXT_NETWORKS[name](7) if name in TEXT_NETWORKS else build(name, 3, 16, 7, seed=0)
+    model = TEXT_NETWORKS[name](7) if name in TEXT_NETWORKS else build(name, 3, 32, 7, seed=0)
     optimizer = OptimizerChoice.parse("sgd+head-lr=10").build(model, Candidate(0.2))
     weight = optimizer.param_groups[1]["params"][0]
     assert weight.shape[0] == 7

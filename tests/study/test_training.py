@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ from zeromean.study import train as module
 from zeromean.study.data.load import load as load_data
 from zeromean.study.methods import Method
 from zeromean.study.optimizers import OPTIMIZERS
-from zeromean.study.problem import Problem
+from zeromean.study.problem import Examples, Problem
 from zeromean.study.run import Candidate, Epoch, Key
-from zeromean.study.study import Study
-from zeromean.study.tasks.images import channel_moments
+from zeromean.study.store import Store
+from zeromean.study.study import Study, Tuning
 from zeromean.study.tasks.load import load
+from zeromean.study.tasks.preparation import PREPARATIONS, channel_moments
 from zeromean.study.train import Training, batches, evaluate
 
 METHODS = ("plain", "gc", "gc-conv", "gc-update")
@@ -212,6 +214,27 @@ def test_evaluation_counts_right_answers_over_all_test_images(
     assert loss == pytest.approx(partition - 2 * accuracy)
 
 
+@pytest.mark.parametrize(("numbers", "largest"), [(2**22, 12), (5 * 64 + 63, 5), (63, 1)])
+def test_large_images_are_scored_a_few_at_a_time(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, numbers: int, largest: int
+) -> None:
+    class Witness(nn.Linear):
+        sizes: ClassVar[list[int]] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.sizes.append(len(x))
+            return super().forward(x.flatten(1))
+
+    Witness.sizes.clear()
+    network = Witness(problem.test.inputs[0].numel(), 3)
+    whole = evaluate(problem, network, problem.test)
+    Witness.sizes.clear()
+    monkeypatch.setattr(module, "EVALUATION_NUMBERS", numbers)
+    assert evaluate(problem, network, problem.test) == pytest.approx(whole)
+    assert max(Witness.sizes) == largest
+    assert sum(Witness.sizes) == len(problem.test.targets)
+
+
 def test_the_run_tells_of_training_and_test_examples_at_the_end(
     problem: Problem, study: Study
 ) -> None:
@@ -266,6 +289,40 @@ def test_a_run_that_diverges_ends_with_the_epoch_in_which_it_did(
     run = training.run()
     assert run.diverged
     assert (run.train_score, run.test_loss, run.test_score) == (None, None, None)
+
+
+def test_a_run_whose_test_loss_is_no_number_has_diverged(study: Study, tmp_path: Path) -> None:
+    """It is watched on validation images, which it may still do well on."""
+    study = dataclasses.replace(study, tuning=Tuning(rates=(0.05,), epochs=1))
+    problem = load(study, study.tasks[0])
+    inputs = torch.full_like(problem.test.inputs, float("inf"), dtype=torch.float32)
+    problem = dataclasses.replace(problem, test=Examples(inputs, problem.test.targets))
+    training = start(problem, study)
+    while not training.ended:
+        training.advance()
+    run = training.run()
+    assert not run.epochs[-1].diverged
+    assert run.diverged
+    with Store.create(tmp_path / "study.sqlite", {}) as store:
+        store.begin_session({})
+        store.add(run)
+        (kept,) = store.runs()
+    assert kept.diverged
+    assert (kept.train_score, kept.test_loss, kept.test_score) == (None, None, None)
+
+
+def test_validation_images_take_no_part_in_what_is_fitted(study: Study) -> None:
+    study = dataclasses.replace(study, tuning=Tuning(rates=(0.05,), validation=0.5))
+    for prepare in PREPARATIONS:
+        changed = with_task(study, prepare=prepare)
+        problem = load(changed, changed.tasks[0])
+        apart = PREPARATIONS[prepare].fit(problem.train.inputs)
+        together = PREPARATIONS[prepare].fit(
+            torch.cat([problem.train.inputs, problem.watched.inputs])
+        )
+        some = problem.test.inputs[:5]
+        assert torch.equal(problem.prepare(some), apart(some))
+        assert not torch.equal(problem.prepare(some), together(some))
 
 
 def test_the_host_waits_for_the_device_once_an_epoch_however_many_steps(

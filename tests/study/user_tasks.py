@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -105,3 +106,19 @@ def ignored_targets() -> Any:
 
 def drawn_anew() -> Any:
     return _model, (_points(torch.seed() % 2**31), _points(1)), F.cross_entropy
+
+
+def dies_on_a_cluster() -> Any:
+    if "RAY_JOB_ID" in os.environ:
+        os._exit(1)
+    return signs()
+
+
+def raises_on_a_cluster() -> Any:
+    class Raising(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            if "RAY_JOB_ID" in os.environ and len(inputs) > 2:  # not while it is tried out
+                raise RuntimeError("gone")
+            return super().forward(inputs)
+
+    return lambda: Raising(4, 2), (_points(0), _points(1)), F.cross_entropy

@@ -16,8 +16,8 @@ def compare(
     data: Annotated[
         str,
         typer.Option(
-            help="digits, idx:DIR, npz:FILE, imagefolder:DIR[.tar.xz], svhn:DIR,"
-            " hf:NAME, text, text:FILE"
+            help="digits, idx:DIR, npz:FILE, cifar:DIR, svhn:DIR, imagefolder:DIR[.tar.xz],"
+            " miniimagenet:DIR, hf:NAME, text, text:FILE"
         ),
     ] = Task.data,
     model: Annotated[
@@ -55,7 +55,17 @@ def compare(
     imbalance: Annotated[
         float, typer.Option(help="How many times more examples the first class has than the last.")
     ] = Task.imbalance,
-    augment: Annotated[str, typer.Option(help="none or crop-flip")] = Task.augment,
+    augment: Annotated[str, typer.Option(help="none, crop-flip or affine")] = Task.augment,
+    prepare: Annotated[
+        str, typer.Option(help="channel or pixel (standardized), or zca (whitened)")
+    ] = Task.prepare,
+    grey: Annotated[bool, typer.Option("--grey", help="Make coloured images grey.")] = Task.grey,
+    resize: Annotated[
+        int | None, typer.Option(help="Side that image files are scaled to. [default: as they are]")
+    ] = Task.resize,
+    crop: Annotated[
+        int | None, typer.Option(help="Side of the middle that is kept of them. [default: all]")
+    ] = Task.crop,
     schedule: Annotated[
         str,
         typer.Option(
@@ -82,6 +92,9 @@ def compare(
         typer.Option(help="CPU threads of a run. [default: torch's, shared by the jobs]"),
     ] = Study.threads,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a Ray cluster that trains the runs instead.")
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as it goes.")
     ] = False,
@@ -106,6 +119,10 @@ def compare(
                 train_size=train_size,
                 imbalance=imbalance,
                 augment=augment,
+                prepare=prepare,
+                grey=grey,
+                resize=resize,
+                crop=crop,
                 schedule=schedule,
             ),
         ),
@@ -118,7 +135,7 @@ def compare(
         device=device,
         threads=threads,
     )
-    run_study(study, out, jobs, gain, tensorboard)
+    run_study(study, out, jobs, gain, tensorboard, ray)
 
 
 def _tuning(rates: str | None, trials: int | None) -> Tuning | None:

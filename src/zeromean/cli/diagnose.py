@@ -94,12 +94,15 @@ def _chosen(dataset: Dataset, samples: int) -> tuple[Tensor, Tensor]:
     """Training images at random, standardized as ``zeromean compare`` does, and their labels."""
     import torch
 
-    from zeromean.study.tasks.images import channel_moments
+    from zeromean.study.tasks.preparation import channel_moments, standardize
 
     order = torch.randperm(len(dataset.train_labels), generator=torch.Generator().manual_seed(0))
     chosen = order[:samples]
     mean, deviation = channel_moments(dataset.train_images)
-    return (dataset.train_images[chosen] - mean) / deviation, dataset.train_labels[chosen]
+    return (
+        standardize(dataset.train_images[chosen], mean, deviation),
+        dataset.train_labels[chosen],
+    )
 
 
 def _try(network: Any, images: Tensor, classes: int, model: str) -> None:

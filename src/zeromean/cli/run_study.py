@@ -10,16 +10,25 @@ import typer
 from zeromean.study.study import Study
 
 
-def run_study(study: Study, out: Path, jobs: int, gain: float | None, tensorboard: bool) -> None:
+def run_study(
+    study: Study,
+    out: Path,
+    jobs: int,
+    gain: float | None,
+    tensorboard: bool,
+    ray: str | None = None,
+) -> None:
     """Runs the study and shows its results."""
     from zeromean.study.report import check_gain
 
     check_gain(gain)  # not after hours of training
-    train_study(study, out, jobs, tensorboard)
+    train_study(study, out, jobs, tensorboard, ray)
     show(out, gain)
 
 
-def train_study(study: Study, out: Path, jobs: int, tensorboard: bool = False) -> None:
+def train_study(
+    study: Study, out: Path, jobs: int, tensorboard: bool = False, ray: str | None = None
+) -> None:
     """Runs the study; Ctrl-C ends it with what is kept and how to go on."""
     from zeromean.study.display import LiveProgress
     from zeromean.study.progress import Watcher
@@ -32,7 +41,7 @@ def train_study(study: Study, out: Path, jobs: int, tensorboard: bool = False) -
 
             watcher = TensorBoard(out / "tensorboard", progress)
         try:
-            study.run(out, jobs=jobs, watcher=watcher)
+            study.run(out, jobs=jobs, ray=ray, watcher=watcher)
         except KeyboardInterrupt:
             runs, wanted = kept(study, out)
             print(

@@ -17,6 +17,9 @@ def study(
         typer.Option(help="Folder for the results. [default: the file's name without its ending]"),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a Ray cluster that trains the runs instead.")
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as it goes.")
     ] = False,
@@ -31,4 +34,4 @@ def study(
     """
     from zeromean.study import declare
 
-    run_study(declare.read(file), out or file.with_suffix(""), jobs, gain, tensorboard)
+    run_study(declare.read(file), out or file.with_suffix(""), jobs, gain, tensorboard, ray)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zeromean.errors import ZeromeanError
 
@@ -34,7 +37,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any] | None:
     """The last state that was saved; None where there is none, or none that can be read."""
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
@@ -45,3 +48,21 @@ def load(path: Path) -> dict[str, Any] | None:
 def remove(path: Path) -> None:
     """Forgets the state of a run that is kept elsewhere now."""
     path.unlink(missing_ok=True)
+
+
+def on_cpu(state: Any) -> Any:
+    """The state in memory that every machine has."""
+    return map_tensors(Tensor.cpu, state)
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """The state with each tensor changed, in the order in which they are met."""
+    if isinstance(state, Tensor):
+        return change(state)
+    if isinstance(state, dict):
+        changed = copy.copy(state)  # with what a network's has beside its entries
+        changed.update({key: map_tensors(change, value) for key, value in state.items()})
+        return changed
+    if isinstance(state, list | tuple):
+        return type(state)(map_tensors(change, value) for value in state)
+    return state

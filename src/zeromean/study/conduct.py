@@ -13,11 +13,14 @@ import torch
 
 from zeromean.errors import ZeromeanError
 from zeromean.study import environment, results
+from zeromean.study.cluster import work_on_cluster
 from zeromean.study.declare import as_toml, read
+from zeromean.study.desk import Desk
 from zeromean.study.problem import Problem
 from zeromean.study.processes import work_in_processes
 from zeromean.study.progress import Nobody, Watcher
 from zeromean.study.results import Facts, Results
+from zeromean.study.side_by_side import train
 from zeromean.study.store import Store
 from zeromean.study.study import Study
 from zeromean.study.tasks.load import check_device, load, rehearse
@@ -26,10 +29,16 @@ from zeromean.study.units import Folder
 from zeromean.study.work import use_threads, work
 
 
-def conduct(study: Study, out: Path, *, jobs: int, watcher: Watcher | None) -> Results:
+def conduct(
+    study: Study, out: Path, *, jobs: int, ray: str | None, watcher: Watcher | None
+) -> Results:
     """Does what :meth:`zeromean.study.Study.run` tells of, where the arguments are described."""
     if jobs < 1:
         raise ZeromeanError(f"jobs = {jobs}", "1 or more", "raise it")
+    if jobs > 1 and ray is not None:
+        raise ZeromeanError(
+            f"jobs = {jobs} with ray {ray}", "one of them: the cluster has its own", "drop jobs"
+        )
     watcher = watcher or Nobody()
     folder = Folder(out)
     _check_folder(study, folder)
@@ -45,13 +54,17 @@ def conduct(study: Study, out: Path, *, jobs: int, watcher: Watcher | None) -> R
         Store.create(folder.database, _facts(study, out, problems, threads)) as store,
     ):
         _check_same_study(study, out, store)  # another may have begun at the same moment
-        results.check_same_data(problems, store)
+        desk = Desk(study, folder, store, watcher)
+        results.check_same_data(problems, desk.facts)
         if study.needs_file:
             _keep_file(study, folder.file)
-        use_threads(int(store.facts["threads"]))
-        if jobs == 1:
+        threads = int(store.facts["threads"])
+        use_threads(threads)
+        if ray is not None:
+            work_on_cluster(desk, ray, threads)
+        elif jobs == 1:
             store.begin_session(environment.describe(study.device))
-            work(study, folder, store, watcher, problems.__getitem__)
+            work(desk, lambda order: train(problems[order.task], study, order))
         else:
             del problems  # each process has its own
             work_in_processes(study, out, jobs, watcher)

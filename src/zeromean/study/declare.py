@@ -149,7 +149,13 @@ def _words(kind: Any) -> str:
         return " or ".join(_words(one) for one in get_args(kind) if one is not type(None))
     if get_origin(kind) is tuple:
         return f"a list, each {_words(get_args(kind)[0])}"
-    return {str: "a text", int: "a whole number", float: "a number", Tuning: "a table"}[kind]
+    return {
+        str: "a text",
+        int: "a whole number",
+        bool: "true or false",
+        float: "a number",
+        Tuning: "a table",
+    }[kind]
 
 
 def as_table(study: Study) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class Metric:
         difference_unit: Of a difference.
         better, worse: Of one method beside another, before "than".
         level: That two ended the same, before the other's name.
+        small_as_powers: Whether what has no more than one digit left is written as 1.23e-05.
     """
 
     name: str
@@ -31,17 +32,23 @@ class Metric:
     better: str
     worse: str
     level: str
+    small_as_powers: bool = False
 
-    def number(self, score: float) -> str:
-        """Without its unit."""
-        return f"{self.scale * score:.{self.digits}f}".replace("-", MINUS)
+    def number(self, score: float, beside: float | None = None) -> str:
+        """Without its unit, in the form of the number that it stands beside."""
+        return self._written(score, score if beside is None else beside, "")
 
     def value(self, score: float) -> str:
         return f"{self.number(score)} {self.unit}".strip()
 
     def difference(self, difference: float) -> str:
         """With its sign, without its unit."""
-        return f"{self.scale * difference:+.{self.digits}f}".replace("-", MINUS)
+        return self._written(difference, difference, "+")
+
+    def _written(self, score: float, beside: float, sign: str) -> str:
+        small = self.small_as_powers and 0 < abs(beside) < 10 ** (1 - self.digits)
+        form = f"{sign}.2e" if small else f"{sign}.{self.digits}f"
+        return f"{self.scale * score:{form}}".replace("-", MINUS)
 
     def reaches(self, score: float, target: float) -> bool:
         return score >= target if self.higher_is_better else score <= target
@@ -72,5 +79,6 @@ LOSS = Metric(
     better="with a lower loss",
     worse="with a higher loss",
     level="with exactly the loss of",
+    small_as_powers=True,
 )
 METRICS = {metric.name: metric for metric in (ACCURACY, LOSS)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,11 @@ from torch import Tensor, nn
 
 from zeromean.study.methods import Method
 from zeromean.study.metric import Metric
+
+
+def as_they_are(inputs: Tensor) -> Callable[[Tensor], Tensor]:
+    """The ``fit`` of a problem whose inputs need no preparation."""
+    return lambda batch: batch
 
 
 class Examples(NamedTuple):
@@ -33,8 +39,8 @@ class Problem:
         train: What is learned from.
         watched: What is scored after each epoch.
         test: What is scored at the end; the same as ``watched`` where nothing is tuned.
-        prepare: From a batch of stored inputs to what the network sees.
-        augment: The same for training, with random changes; None for none.
+        fit: From the training inputs to ``prepare``.
+        augment: Random changes of a batch of training inputs; None for none.
         loss: Mean loss of a batch from outputs and targets.
         metric: What scores are; accuracy compares the outputs' largest entry along axis 1.
         make: A network as it is, its initial weights drawn from torch's random state.
@@ -42,13 +48,14 @@ class Problem:
         split: One line on the test set.
         preparation: One line on what ``prepare`` and ``augment`` do.
         ordered: Whether neighbouring examples belong together, as pieces of a text do.
+        augment_prepared: Whether ``augment`` changes what is prepared, not what is stored.
     """
 
     device: torch.device
     train: Examples
     watched: Examples
     test: Examples
-    prepare: Callable[[Tensor], Tensor]
+    fit: Callable[[Tensor], Callable[[Tensor], Tensor]]
     augment: Callable[[Tensor, torch.Generator], Tensor] | None
     loss: Callable[[Tensor, Tensor], Tensor]
     metric: Metric
@@ -57,6 +64,23 @@ class Problem:
     split: str
     preparation: str
     ordered: bool = False
+    augment_prepared: bool = False
+
+    @cached_property
+    def prepare(self) -> Callable[[Tensor], Tensor]:
+        """From a batch of stored inputs to what the network sees.
+
+        It is fitted when first used: by then, what is for validation is held out.
+        """
+        return self.fit(self.train.inputs)
+
+    def training_inputs(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """What the network sees of a batch of stored inputs in training."""
+        if self.augment is None:
+            return self.prepare(batch)
+        if self.augment_prepared:
+            return self.augment(self.prepare(batch), generator)
+        return self.prepare(self.augment(batch, generator))
 
     def network(self, method: Method, seed: int) -> nn.Module:
         """A network prepared for the method; its initial weights depend on the seed alone."""

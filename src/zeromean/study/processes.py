@@ -71,8 +71,10 @@ class _Teller:
 
 
 def _serve(study: Study, out: Path, pipe: Connection) -> None:
+    from zeromean.study.desk import Desk
+    from zeromean.study.side_by_side import train
     from zeromean.study.units import Folder
-    from zeromean.study.work import use_threads, work
+    from zeromean.study.work import loader, use_threads, work
 
     # Ctrl-C reaches every process of a terminal; the one that started this one ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -81,7 +83,9 @@ def _serve(study: Study, out: Path, pipe: Connection) -> None:
         with Store(folder.database) as store:
             use_threads(int(store.facts["threads"]))
             store.begin_session(environment.describe(study.device))
-            work(study, folder, store, _Teller(pipe))
+            desk = Desk(study, folder, store, _Teller(pipe))
+            problem_of = loader(study, desk.facts)
+            work(desk, lambda order: train(problem_of(order.task), study, order))
     except ZeromeanError as error:
         pipe.send(("refused", (error.got, error.wanted, error.fix)))
     except BrokenPipeError:

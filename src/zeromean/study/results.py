@@ -169,17 +169,16 @@ def decode_facts(text: str) -> dict[str, Facts]:
     return {label: Facts(**values) for label, values in json.loads(text).items()}
 
 
-def check_same_data(problems: Mapping[str, Problem], store: Store) -> None:
-    """Refuses tasks, by their labels, with other examples than those that the study has.
+def check_same_data(problems: Mapping[str, Problem], facts: Mapping[str, Facts]) -> None:
+    """Refuses tasks, by their labels, with other examples than those that the study began with.
 
     Raises:
         ZeromeanError: Some are others.
     """
-    facts = decode_facts(store.facts["tasks"])
     for label, problem in problems.items():
         if facts[label].digest != problem.digest():
             raise ZeromeanError(
-                f"{label} with other data than the study in {store.path} began with",
+                f"{label} with other data than the study began with",
                 "the same data, whenever and by whichever process they are read",
                 "put the old data back, seed what the task draws, or pass another folder",
             )

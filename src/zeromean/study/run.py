@@ -87,7 +87,13 @@ class Run:
 
     @property
     def diverged(self) -> bool:
-        return self.epochs[-1].diverged
+        """Whether a loss is no finite number: of the last epoch, or on the test examples."""
+        if self.epochs[-1].diverged:
+            return True
+        if self.key.trial != FINAL:
+            return False
+        # The database has none for what is not a number.
+        return self.test_loss is None or not math.isfinite(self.test_loss)
 
     @property
     def seconds_per_epoch(self) -> float:

@@ -68,6 +68,7 @@ class Store:
             raise ZeromeanError(f"{path}, which does not exist", "a study", "check the folder")
         self.path = path
         self._session: int | None = None
+        self._sessions: dict[str, int | None] = {}
         try:
             self._database = sqlite3.connect(path, timeout=WAIT_SECONDS)
             self._database.execute("PRAGMA foreign_keys = ON")
@@ -106,15 +107,15 @@ class Store:
         return cls(path)
 
     def begin_session(self, environment: Mapping[str, str]) -> None:
-        """Records where the runs that are added from now on are made."""
-        with self._writing() as database:
-            self._session = database.execute(
-                "INSERT INTO sessions (started, environment) VALUES (?, ?)",
-                (
-                    datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-                    json.dumps(dict(environment)),
-                ),
-            ).lastrowid
+        """Records where the runs that are added from now on are made; goes on with one begun."""
+        text = json.dumps(dict(environment))
+        if text not in self._sessions:
+            started = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+            with self._writing() as database:
+                self._sessions[text] = database.execute(
+                    "INSERT INTO sessions (started, environment) VALUES (?, ?)", (started, text)
+                ).lastrowid
+        self._session = self._sessions[text]
 
     def add(self, run: Run) -> None:
         """Writes a run and its epochs, in one transaction; a run that is kept already stays.

@@ -25,6 +25,8 @@ LARGEST_FLOAT32 = 3.4e38
 # Fields whose flag has another name.
 FLAGS = {"function": "task"}
 PRECISIONS = ("float32", "bfloat16")
+# Fields that only a task of images has.
+OF_IMAGES = ("augment", "prepare", "grey", "resize", "crop")
 SEARCHES = ("grid", "optuna")
 
 
@@ -46,9 +48,9 @@ class Task:
     """What is learned: data, a network, and how long it is trained.
 
     Args:
-        data: ``digits``, ``idx:DIR``, ``npz:FILE``, ``imagefolder:DIR`` (or a tar archive),
-            ``svhn:DIR``, ``hf:NAME`` or ``hf:DIR``; or ``text``, which Python carries, or
-            ``text:FILE``.
+        data: ``digits``, ``idx:DIR``, ``npz:FILE``, ``cifar:DIR``, ``svhn:DIR``,
+            ``imagefolder:DIR`` (or a tar archive), ``miniimagenet:DIR``, ``hf:NAME`` or ``hf:DIR``;
+            or ``text``, which Python carries, or ``text:FILE``.
         model: For images a key of ``zeromean.study.networks.build.NETWORKS``, such as ``cnn``
             or ``resnet20``, or ``timm:NAME``; for text ``lstm`` or ``transformer``.
         function: ``module:function`` of a task of one's own, instead of data and model; see
@@ -60,6 +62,13 @@ class Task:
         imbalance: How many times more training examples the first class has than the last.
         augment: ``none``; for images also ``crop-flip``, which shifts and mirrors them at random,
             or ``affine``, which also turns and zooms them.
+        prepare: What networks see of images, by the training images alone: ``channel`` standardizes
+            each channel, ``pixel`` each pixel; ``zca`` whitens after global contrast
+            normalization.
+        grey: Whether coloured images are made grey first.
+        resize: Height and width in pixels that image files are scaled to, whatever their
+            proportions; None leaves them as they are.
+        crop: Height and width of the middle that is kept of them then; None keeps all.
         schedule: How the learning rate goes from its peak: ``cosine`` to 0, ``constant``,
             ``every=60`` and ``drops=50,80`` (a tenth from then on, in epochs), ``halve=2000`` (in
             steps), or ``exponential=0.01`` (to that share of itself, a step each two epochs).
@@ -80,6 +89,10 @@ class Task:
     train_size: int | None = None
     imbalance: float = 1.0
     augment: str = "none"
+    prepare: str = "channel"
+    grey: bool = False
+    resize: int | None = None
+    crop: int | None = None
     schedule: str = "cosine"
 
     def __post_init__(self) -> None:
@@ -88,33 +101,48 @@ class Task:
         from zeromean.study.networks.text import TEXT_NETWORKS
         from zeromean.study.schedules import Schedule
         from zeromean.study.tasks.augment import AUGMENTATIONS
+        from zeromean.study.tasks.preparation import PREPARATIONS
 
-        own = (self.data, self.model, self.augment)
-        if self.function is not None and own != (Task.data, Task.model, Task.augment):
+        images = [name for name in OF_IMAGES if getattr(self, name) != getattr(Task, name)]
+        own = (self.data, self.model) != (Task.data, Task.model) or images
+        if self.function is not None and own:
             raise SettingError(
                 "function",
-                f"a task function {self.function} with data, model or augment",
+                f"a task function {self.function} with"
+                f" {', '.join(['data', 'model', *OF_IMAGES[:-1]])} or {OF_IMAGES[-1]}",
                 "a function, which brings its own",
                 "leave the others out",
             )
-        images = (*NETWORKS, OF_TIMM)
-        _check_name("model", listed(self.model), (*images, *TEXT_NETWORKS))
+        networks = (*NETWORKS, OF_TIMM)
+        _check_name("model", listed(self.model), (*networks, *TEXT_NETWORKS))
         _check_name("augment", self.augment, AUGMENTATIONS)
+        _check_name("prepare", self.prepare, PREPARATIONS)
         if is_text(self.data) != (self.model in TEXT_NETWORKS):
-            fitting = ", ".join(TEXT_NETWORKS if is_text(self.data) else images)
+            fitting = ", ".join(TEXT_NETWORKS if is_text(self.data) else networks)
             raise SettingError(
                 "model", f"model {self.model} for {self.data}", fitting, "name one of these models"
             )
-        if is_text(self.data) and self.augment != "none":
-            raise SettingError("augment", f"augment {self.augment} for text", "none", "drop it")
+        if is_text(self.data) and images:
+            name = images[0]
+            raise SettingError(
+                name, f"{name} {getattr(self, name)} for text", "images for that", "drop it"
+            )
         try:
             Schedule.parse(self.schedule)
         except ZeromeanError as error:
             raise SettingError("schedule", error.got, error.wanted, error.fix) from error
         _check_at_least("epochs", self.epochs, 1)
         _check_at_least("batch_size", self.batch_size, 1)
-        if self.train_size is not None:
-            _check_at_least("train_size", self.train_size, 1)
+        for name in ("train_size", "resize", "crop"):
+            if getattr(self, name) is not None:
+                _check_at_least(name, getattr(self, name), 1)
+        if self.resize is not None and self.crop is not None and self.crop >= self.resize:
+            raise SettingError(
+                "crop",
+                f"crop = {self.crop} with resize = {self.resize}",
+                "a crop below the size",
+                "lower it, or leave it out",
+            )
         object.__setattr__(self, "imbalance", float(self.imbalance))
         if not 1 <= self.imbalance < math.inf:
             raise SettingError(
@@ -126,7 +154,7 @@ class Task:
         """What the task is called in tables and in the database: what is not as usual is told."""
         extras = [
             f"{name}={getattr(self, name)}"
-            for name in ("train_size", "imbalance", "augment", "schedule")
+            for name in ("train_size", "imbalance", *OF_IMAGES, "schedule")
             if getattr(self, name) != getattr(Task, name)
         ]
         return " ".join([self.function or f"{self.data}/{self.model}", *extras])
@@ -341,13 +369,22 @@ class Study:
         """Label of the task and name of the optimizer of each comparison of the methods."""
         return list(itertools.product((task.label for task in self.tasks), self.optimizers))
 
-    def run(self, out: Path | str, *, jobs: int = 1, watcher: Watcher | None = None) -> Results:
+    def run(
+        self,
+        out: Path | str,
+        *,
+        jobs: int = 1,
+        ray: str | None = None,
+        watcher: Watcher | None = None,
+    ) -> Results:
         """Train what ``out`` does not hold yet, and keep each run there once it ended.
 
         Args:
             out: Folder of the study. One that holds this very study is gone on with, at the last
                 epoch; the results are those of a study that was never interrupted.
             jobs: Processes that train side by side.
+            ray: HOST:PORT of a Ray cluster that trains the runs instead; see
+                ``zeromean.study.cluster``.
             watcher: Told of epochs and runs as they end.
 
         Returns:
@@ -360,7 +397,7 @@ class Study:
         """
         from zeromean.study.conduct import conduct
 
-        return conduct(self, Path(out), jobs=jobs, watcher=watcher)
+        return conduct(self, Path(out), jobs=jobs, ray=ray, watcher=watcher)
 
     @property
     def needs_file(self) -> bool:
@@ -403,7 +440,7 @@ class Study:
             if value is not None and (task.function is None or name not in ("data", "model"))
             for word in (
                 f"--{FLAGS.get(name, name).replace('_', '-')}",
-                str(value),
+                *([] if value is True else [str(value)]),
             )
         ]
         return shlex.join(["zeromean", "compare", *words])

@@ -72,7 +72,7 @@ def _stage_rows(label: str, metric: Metric, stages: list[Stage]) -> list[Row]:
     return [
         (
             f"{label}, {metric.unit}" if metric.unit else label,
-            [_spread_cell(stage.score, metric.number) for stage in stages],
+            [_spread_cell(stage.score, metric) for stage in stages],
         ),
         (
             f"  difference, {metric.difference_unit}",
@@ -94,15 +94,17 @@ def _stage_rows(label: str, metric: Metric, stages: list[Stage]) -> list[Row]:
     ]
 
 
-def _spread_cell(score: Spread | None, number: Callable[[float], str]) -> str:
+def _spread_cell(score: Spread | None, metric: Metric) -> str:
     if score is None:
         return NOTHING
-    mean = number(score.mean)
-    return mean if score.deviation is None else f"{mean} ± {number(score.deviation)}"
+    mean = metric.number(score.mean)
+    if score.deviation is None:
+        return mean
+    return f"{mean} ± {metric.number(score.deviation, beside=score.mean)}"
 
 
 def _gap_cell(summary: Summary) -> str:
-    return _spread_cell(summary.gap, summary.metric.number)
+    return _spread_cell(summary.gap, summary.metric)
 
 
 def _target_cell(amounts: Sequence[float], form: str) -> str:

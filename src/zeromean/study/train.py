@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import astuple
 from typing import Any
@@ -19,7 +20,9 @@ from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.schedules import Schedule
 from zeromean.study.study import Study
 
+# Examples that are scored at a time: so many, or where they are large so many numbers.
 EVALUATION_BATCH = 1000
+EVALUATION_NUMBERS = 2**22
 # More epochs than any run has, so that no two (seed, epoch) share a random state.
 EPOCHS_A_SEED = 2**20
 
@@ -45,6 +48,7 @@ class Training:
         self._task = study.task(key.task)
         self._candidate = candidate
         self._half = study.precision == "bfloat16"
+        problem.prepare(problem.train.inputs[:1])  # fits it, before any clock runs
         method = Method.parse(key.method)
         self.network = problem.network(method, key.seed)
         if self._half:  # where convolutions in bfloat16 are fast; other layers do not mind
@@ -91,10 +95,8 @@ class Training:
             total = torch.zeros((), device=device)
             for batch in order:
                 self.optimizer.zero_grad()
-                chosen = inputs[batch]
-                if problem.augment is not None:
-                    chosen = problem.augment(chosen, generator)
-                loss = self._loss(problem.prepare(chosen), targets[batch])
+                seen = problem.training_inputs(inputs[batch], generator)
+                loss = self._loss(seen, targets[batch])
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
                 self._schedule.step()
@@ -120,6 +122,8 @@ class Training:
             if problem.watched is not problem.test:
                 # The only look at the test examples where something was tuned.
                 test_loss, test_score = evaluate(problem, self.network, problem.test, self._half)
+            if not math.isfinite(test_loss):
+                train_score = test_loss = test_score = None
         return Run(
             self.key, self._candidate, tuple(self.epochs), train_score, test_loss, test_score
         )
@@ -140,7 +144,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         for name, layer in self._natural_layers():
-            layer._inputs[:] = state["inputs"][name]
+            layer._inputs[:] = [one.to(layer.c.device) for one in state["inputs"][name]]
 
     def _natural_layers(self) -> list[tuple[str, NaturalLinear]]:
         """Layers that remember inputs from one update to the next, outside their state_dict."""
@@ -167,15 +171,17 @@ def evaluate(
 ) -> tuple[float, float]:
     """Mean loss and score over the examples; ``half`` computes in bfloat16 where that pays."""
     network.eval()
+    size = min(EVALUATION_BATCH, max(1, EVALUATION_NUMBERS // examples.inputs[0].numel()))
     total = torch.zeros((), device=problem.device)
     right = torch.zeros((), dtype=torch.int64, device=problem.device)
     for inputs, targets in zip(
-        torch.split(examples.inputs, EVALUATION_BATCH),
-        torch.split(examples.targets, EVALUATION_BATCH),
+        torch.split(examples.inputs, size),
+        torch.split(examples.targets, size),
         strict=True,
     ):
+        prepared = problem.prepare(inputs)
         with _numbers(problem, half):
-            outputs = network(_laid_out(problem.prepare(inputs), half))
+            outputs = network(_laid_out(prepared, half))
             total += problem.loss(outputs, targets) * len(targets)
         if problem.metric is ACCURACY:
             right += (outputs.argmax(1) == targets).sum()

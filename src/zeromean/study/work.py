@@ -1,142 +1,59 @@
-"""What one process does for a study: claims a unit, trains it, keeps its runs, until all are kept.
-
-Any number of processes may work on one folder. Only a claimed unit is trained, and whether it is
-still needed is asked of the database once it is claimed, so no run is made twice.
-"""
+"""What one process does for a study: takes an order, trains it, keeps its runs, until all are."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 
 import torch
 
-from zeromean.study import checkpoint
-from zeromean.study.metric import Metric
-from zeromean.study.networks.build import listed
-from zeromean.study.optimizers import OptimizerChoice
+from zeromean.study.desk import Desk
 from zeromean.study.problem import Problem
-from zeromean.study.progress import Watcher
-from zeromean.study.results import check_same_data
-from zeromean.study.run import FINAL, Candidate, Key
-from zeromean.study.store import Store
+from zeromean.study.results import Facts, check_same_data
+from zeromean.study.side_by_side import Order, Step
 from zeromean.study.study import Study
 from zeromean.study.tasks.load import load
-from zeromean.study.train import Training
-from zeromean.study.tuning import choice, outcomes, proposal
-from zeromean.study.units import Folder, Unit, units
 
 # Between looks at what other processes have done.
 PATIENCE_SECONDS = 0.2
 
 
-def work(
-    study: Study,
-    folder: Folder,
-    store: Store,
-    watcher: Watcher,
-    problem_of: Callable[[str], Problem] | None = None,
-) -> None:
-    """Returns when every run of the study is kept, by this process or by others.
+def work(desk: Desk, train: Callable[[Order], Iterator[Step]]) -> None:
+    """Returns when every run of the study is kept, from this desk or from others.
 
     Args:
-        study: What to do.
-        folder: Where; the database exists.
-        store: The open database.
-        watcher: Told of this process's epochs and runs.
-        problem_of: The loaded task of a label; by default each is loaded when first needed.
+        desk: Gives out the orders and keeps what comes of them.
+        train: Trains an order.
     """
-    problem_of = problem_of or cache(partial(_load, study, store))
-    while pending := _pending(study, store):
+    while pending := desk.pending():
         idle = True
         for unit in pending:
-            with folder.claim(unit) as mine:
-                if not (mine and (keys := _missing(unit, store.keys()))):
+            with desk.take(unit) as order:
+                if order is None:
                     continue
-                problem = problem_of(keys[0].task)
-                candidates = _candidates(study, store, problem.metric, keys)
-                if candidates is None:
-                    continue
-                trainings = [
-                    Training(problem, study, key, candidate)
-                    for key, candidate in zip(keys, candidates, strict=True)
-                ]
-                _train(study, folder, store, watcher, unit, trainings)
+                for step in train(order):
+                    desk.keep(unit, step)
                 idle = False
         if idle:
             time.sleep(PATIENCE_SECONDS)
 
 
-def _load(study: Study, store: Store, label: str) -> Problem:
-    problem = load(study, study.task(label))
-    check_same_data({label: problem}, store)
-    return problem
+def loader(study: Study, facts: Mapping[str, Facts]) -> Callable[[str], Problem]:
+    """What gives the loaded task of a label, each loaded when first asked for.
 
+    Args:
+        study: What the tasks belong to.
+        facts: On the tasks, as the study began with them; others are refused.
+    """
 
-def _pending(study: Study, store: Store) -> list[Unit]:
-    kept = store.keys()
-    return [unit for unit in units(study) if _missing(unit, kept)]
+    @cache
+    def problem_of(label: str) -> Problem:
+        problem = load(study, study.task(label))
+        check_same_data({label: problem}, facts)
+        return problem
 
-
-def _missing(unit: Unit, kept: set[Key]) -> list[Key]:
-    return [key for key in unit.keys if key not in kept]
-
-
-def _train(
-    study: Study,
-    folder: Folder,
-    store: Store,
-    watcher: Watcher,
-    unit: Unit,
-    trainings: list[Training],
-) -> None:
-    """Trains the runs epoch by epoch in turns, each from where it was."""
-    for training in trainings:
-        state = checkpoint.load(folder.checkpoint(unit, training.key))
-        if state is not None:
-            training.load_state_dict(state)
-    for number in range(study.epochs(trainings[0].key)):
-        first = number % len(trainings)
-        for training in trainings[first:] + trainings[:first]:
-            if training.ended or len(training.epochs) > number:
-                continue
-            epoch = training.advance()
-            path = folder.checkpoint(unit, training.key)
-            if not training.ended:
-                checkpoint.save(path, training.state_dict())
-                watcher.on_epoch(training.key, epoch)
-                continue
-            run = training.run()
-            store.add(run)
-            checkpoint.remove(path)
-            watcher.on_epoch(training.key, epoch)
-            watcher.on_run(run)
-
-
-def _candidates(
-    study: Study, store: Store, metric: Metric, keys: Sequence[Key]
-) -> list[Candidate] | None:
-    """What each run is to use; None while tuning that it depends on is not done."""
-    if study.tuning is None:
-        return [_customary(study, key) for key in keys]
-    runs = store.runs()
-    found = []
-    for key in keys:
-        done = outcomes(study, runs, key.task, key.optimizer, key.method)
-        if key.trial == FINAL:
-            found.append(choice(done, metric))
-        else:
-            found.append(proposal(study.tuning, key.trial, done, metric))
-    known = [one for one in found if one is not None]
-    return known if len(known) == len(found) else None
-
-
-def _customary(study: Study, key: Key) -> Candidate:
-    if study.lr is not None:
-        return Candidate(study.lr)
-    model = listed(study.task(key.task).model)
-    return Candidate(OptimizerChoice.parse(key.optimizer).rate(model))
+    return problem_of
 
 
 def use_threads(count: int) -> None:

@@ -44,7 +44,8 @@ def timm_network(name: str, channels: int, side: int, classes: int) -> nn.Module
         network: nn.Module = timm.create_model(
             name, pretrained=pretrained, num_classes=classes, in_chans=channels
         )
-    except (RuntimeError, OSError, ValueError) as error:  # an unknown tag; no way to the weights
+    # An unknown tag, no way to the weights, no such channels: each in a class of its own.
+    except Exception as error:
         raise ZeromeanError(
             f"model {PREFIX}{name}, which timm cannot make ({_line(error)})",
             "a name of timm.list_models(), with a tag only where its weights can be had",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
+from zeromean.errors import ZeromeanError
+from zeromean.study.data.album import Size
+from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.load import load
 from zeromean.study.metric import ACCURACY
 from zeromean.study.networks.build import maker
@@ -15,48 +18,38 @@ from zeromean.study.problem import Examples, Problem
 from zeromean.study.study import Task
 from zeromean.study.tasks.augment import AUGMENTATIONS
 from zeromean.study.tasks.parts import cut
+from zeromean.study.tasks.preparation import Preparation, grey
 
 
 def image_problem(task: Task, device: torch.device) -> Problem:
-    """The images stay bytes in memory; a batch is standardized when it is used.
-
-    Each channel's mean and standard deviation come from the training images alone.
-    """
+    """The images stay bytes in memory; a batch is prepared when it is used."""
     augmentation = AUGMENTATIONS[task.augment]
-    data = load(task.data)
-    train = cut(Examples(data.train_images, data.train_labels), task)
-    mean, deviation = channel_moments(train.inputs)
+    data = load(task.data, Size(task.resize, task.crop))
+    if task.grey:
+        data = _made_grey(data)
+    preparation = Preparation.of(task.prepare, data.train_images)
     test = Examples(data.test_images, data.test_labels).to(device)
     return Problem(
         device=device,
-        train=train.to(device),
+        train=cut(Examples(data.train_images, data.train_labels), task).to(device),
         watched=test,
         test=test,
-        prepare=partial(_standardize, mean=mean.to(device), deviation=deviation.to(device)),
+        fit=preparation.fit,
         augment=augmentation.change,
+        augment_prepared=preparation.before_augmentation,
         loss=F.cross_entropy,
         metric=ACCURACY,
         make=partial(maker(task.model), data.channels, data.side, len(data.classes)),
         description=data.describe(),
         split=data.split,
-        preparation=f"each channel standardized by the training images; {augmentation.note}",
+        preparation=("made grey; " if task.grey else "")
+        + f"{preparation.note}; {augmentation.note}",
     )
 
 
-def _standardize(images: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    return (images.float() - mean) / deviation
-
-
-def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation a channel, shaped to broadcast over a batch."""
-    values = torch.arange(256, dtype=torch.float64)
-    # Counting bytes needs no float copy of all images.
-    counts = torch.stack(
-        [torch.bincount(channel.flatten(), minlength=256) for channel in images.transpose(0, 1)]
-    ).double()
-    shares = counts / counts.sum(1, keepdim=True)
-    mean = shares @ values
-    deviation = (shares @ values.square() - mean.square()).clamp_min(0).sqrt()
-    # A channel that is constant carries nothing; any divisor but zero will do.
-    deviation = torch.where(deviation == 0, 1.0, deviation)
-    return mean.float().view(-1, 1, 1), deviation.float().view(-1, 1, 1)
+def _made_grey(data: Dataset) -> Dataset:
+    if data.channels == 1:
+        raise ZeromeanError(
+            f"grey with {data.name}, whose images are", "coloured images", "leave grey out"
+        )
+    return replace(data, train_images=grey(data.train_images), test_images=grey(data.test_images))

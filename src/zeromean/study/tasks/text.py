@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from zeromean.study.data.text import LENGTH, TEST_FRACTION, read_text, windows
 from zeromean.study.metric import LOSS
 from zeromean.study.networks.text import TEXT_NETWORKS
-from zeromean.study.problem import Examples, Problem
+from zeromean.study.problem import Examples, Problem, as_they_are
 from zeromean.study.study import Task
 from zeromean.study.tasks.parts import cut
 
@@ -28,7 +28,7 @@ def text_problem(task: Task, device: torch.device) -> Problem:
         train=cut(train, task),
         watched=test,
         test=test,
-        prepare=lambda characters: characters,
+        fit=as_they_are,
         augment=None,
         loss=F.cross_entropy,
         metric=LOSS,

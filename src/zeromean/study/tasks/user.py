@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.metric import ACCURACY, LOSS
-from zeromean.study.problem import Examples, Problem
+from zeromean.study.problem import Examples, Problem, as_they_are
 from zeromean.study.study import Task
 from zeromean.study.tasks.parts import cut
 
@@ -55,7 +55,7 @@ def user_problem(task: Task, device: torch.device) -> Problem:
         train=cut(train, task),
         watched=test,
         test=test,
-        prepare=lambda inputs: inputs,
+        fit=as_they_are,
         augment=None,
         loss=loss,
         metric=ACCURACY if classes else LOSS,
