@@ -28,7 +28,7 @@ class SGDW(torch.optim.SGD):
         >>> optimizer = SGDW([weight], lr=0.1, momentum=0.9, weight_decay=0.5)
         >>> weight.grad = torch.tensor([1.0])
         >>> optimizer.step()
-        >>> round(weight.item(), 4)
+        >>> round(weight.item(), 6)  # 0.95 * 2 - 0.1
         1.8
 
     Reference:
