@@ -5,6 +5,11 @@
 A round runs each contender once, in turn, so that a slow moment of a shared machine meets all of
 them; a ratio is the median over rounds of its time by another's in the same round. ``--clock cpu``
 counts this process's own processor time instead, for machines that others use at the same time.
+
+Memory that the allocator hands back is cleared anew page by page, in whichever contender's turn it
+is asked for; on Linux these keep it, as a training run's larger heap does:
+
+    MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184
 """
 
 from __future__ import annotations

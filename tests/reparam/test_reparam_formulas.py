@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import zeromean
 from zeromean import FanIn
 from zeromean.reparam.formulas import Formula
-from zeromean.reparam.normalize import normalize
+from zeromean.reparam.normalize import Normalization
 
 Say = Any
 FORMULAS = {
@@ -97,14 +97,14 @@ def test_gradcheck_once_and_twice(
         g = torch.randn(one_each, dtype=torch.float64, requires_grad=True)
 
         def weight(v: Tensor, g: Tensor) -> Tensor:
-            return normalize(v, g, None, FORMULAS[method], fan_in)
+            return Normalization(FORMULAS[method], fan_in)(v, g)
 
         assert torch.autograd.gradcheck(weight, (v, g))
         assert torch.autograd.gradgradcheck(weight, (v, g))
     else:
 
         def scaled(v: Tensor) -> Tensor:
-            return normalize(v, gain, None, FORMULAS[method], fan_in)
+            return Normalization(FORMULAS[method], fan_in)(v, gain)
 
         assert torch.autograd.gradcheck(scaled, (v,))
         assert torch.autograd.gradgradcheck(scaled, (v,))
@@ -171,7 +171,7 @@ def test_low_precision_is_computed_wide(
     results = []
     for kind in (dtype, torch.float64):
         leaves = [x.detach().to(kind).requires_grad_() for x in (v, g)]
-        weight = normalize(leaves[0], leaves[1], None, FORMULAS[method], fan_in)
+        weight = Normalization(FORMULAS[method], fan_in)(leaves[0], leaves[1])
         weight.backward(grad.to(kind))
         assert weight.dtype == kind
         results.append([weight.detach(), *(leaf.grad for leaf in leaves)])
@@ -194,7 +194,7 @@ def test_a_vector_without_direction_gives_finite_weights_and_gradients(
     fan_in = FanIn(tuple(range(1, len(shape))))
     v = torch.full(shape, value).to(dtype).requires_grad_()
     g = torch.full((3, *(1 for _ in shape[1:])), 2.0).to(dtype).requires_grad_()
-    weight = normalize(v, g, None, FORMULAS[method], fan_in)
+    weight = Normalization(FORMULAS[method], fan_in)(v, g)
     grad = torch.randn(shape).to(dtype)
     weight.backward(grad)
     assert v.grad is not None
@@ -215,8 +215,8 @@ def test_a_proxy_far_from_zero_keeps_its_direction(method: str, backend: str) ->
     """A mean a thousand times the deviation costs three digits, no more."""
     x = torch.randn(4, 256, dtype=torch.float64)
     v = (x + 1000).float()
-    weight = normalize(v, 1.0, None, FORMULAS[method], FanIn((1,)))
-    exact = normalize(v.double(), 1.0, None, FORMULAS[method], FanIn((1,)))
+    weight = Normalization(FORMULAS[method], FanIn((1,)))(v, 1.0)
+    exact = Normalization(FORMULAS[method], FanIn((1,)))(v.double(), 1.0)
     torch.testing.assert_close(weight.double(), exact, rtol=1e-5, atol=1e-6)
 
 
@@ -231,7 +231,7 @@ def test_gradients_of_any_layout_come_through(layout: str, backend: str) -> None
     results = []
     for g in (grad, grad.clone(memory_format=torch.contiguous_format)):
         v.grad = None
-        normalize(v, 1.5, None, FORMULAS["cwn"], FanIn((1,))).backward(g)
+        Normalization(FORMULAS["cwn"], FanIn((1,)))(v, 1.5).backward(g)
         results.append(v.grad)
     torch.testing.assert_close(*results)
 
@@ -242,7 +242,7 @@ def test_gradients_of_any_layout_come_through(layout: str, backend: str) -> None
 def test_what_is_frozen_gets_no_gradient(train_v: bool, train_g: bool, backend: str) -> None:
     v = torch.randn(4, 6, requires_grad=train_v)
     g = torch.ones(4, 1, requires_grad=train_g)
-    weight = normalize(v, g, None, FORMULAS["cwn"], FanIn((1,)))
+    weight = Normalization(FORMULAS["cwn"], FanIn((1,)))(v, g)
     assert weight.requires_grad == (train_v or train_g)
     if weight.requires_grad:
         weight.square().sum().backward()
@@ -258,7 +258,7 @@ def test_function_transforms_go_through(method: str, supports: Say) -> None:
     g = torch.rand(4, 1, dtype=torch.float64)
 
     def weight(v: Tensor) -> Tensor:
-        return normalize(v, g, None, FORMULAS[method], FanIn((1,)))
+        return Normalization(FORMULAS[method], FanIn((1,)))(v, g)
 
     torch.testing.assert_close(torch.func.vmap(weight)(v), torch.stack([weight(x) for x in v]))
     forward, reverse = torch.func.jacfwd(weight)(v[0]), torch.func.jacrev(weight)(v[0])
@@ -285,7 +285,7 @@ def test_a_default_device_is_none_of_the_weights(method: str, backend: str) -> N
 
 def test_an_eps_below_the_types_own_numbers_stays_finite(backend: str) -> None:
     v = torch.zeros(2, 3, requires_grad=True)
-    weight = normalize(v, 1.0, None, Formula("ws", True, 1e-60), FanIn((1,)))
+    weight = Normalization(Formula("ws", True, 1e-60), FanIn((1,)))(v, 1.0)
     weight.backward(torch.randn(2, 3))
     assert v.grad is not None
     assert torch.equal(weight, torch.zeros(2, 3))

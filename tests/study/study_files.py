@@ -54,10 +54,96 @@ def write_imagefolder(folder: Path, suffix: str = ".png", colour: bool = False) 
             Image.fromarray(picture).save(place / f"{number:04d}{suffix}")
 
 
-def write_tar(path: Path, folder: Path, inside: str = "") -> Path:
+def write_tar(
+    path: Path, folder: Path, inside: str = "", parts: tuple[str, ...] = ("train", "test")
+) -> Path:
     """Packs `folder`, its content under `inside` in the archive."""
     mode = "w:" + {".xz": "xz", ".gz": "gz", ".bz2": "bz2", ".tar": ""}[path.suffix]
     with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        for part in ("train", "test"):
+        for part in parts:
             archive.add(folder / part, arcname=f"{inside}{part}")
     return path
+
+
+def python2_pickle(content: object) -> bytes:
+    """As Python 2 writes it by protocol 2, which is how the published CIFAR files were made."""
+
+    def written(value: object) -> bytes:
+        if isinstance(value, dict):
+            items = b"".join(written(key) + written(one) for key, one in value.items())
+            return b"}(" + items + b"u"
+        if isinstance(value, list):
+            return b"](" + b"".join(map(written, value)) + b"e"
+        if isinstance(value, tuple):
+            return b"(" + b"".join(map(written, value)) + b"t"
+        if isinstance(value, bool) or value is None:
+            return {True: b"\x88", False: b"\x89", None: b"N"}[value]
+        if isinstance(value, int):
+            return b"J" + struct.pack("<i", value)
+        if isinstance(value, str):
+            return written(value.encode("latin-1"))
+        if isinstance(value, bytes):
+            return b"T" + struct.pack("<i", len(value)) + value
+        assert isinstance(value, np.ndarray)
+        kind = b"cnumpy\ndtype\n" + written((value.dtype.str[1:], 0, 1)) + b"R"
+        kind += written((3, "|", None, None, None, -1, -1, 0)) + b"b"
+        made = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + written((0,))
+        made += written("b") + b"tR"
+        state = b"(" + written(1) + written(value.shape) + kind + written(False)
+        return made + state + written(value.tobytes()) + b"tb"
+
+    return b"\x80\x02" + written(content) + b"."
+
+
+def write_cifar(folder: Path, classes: int = 10, each: int = 20) -> dict[str, Arrays]:
+    """The files of CIFAR-10, or of CIFAR-100; returns what they hold, by `train` and `test`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hundred = classes == 100
+    files = ["train"] if hundred else [f"data_batch_{number}" for number in range(1, 6)]
+    parts: dict[str, list[Arrays]] = {"train": [], "test": []}
+    for seed, name in enumerate([*files, "test" if hundred else "test_batch"]):
+        grey, labels = _many_classes(max(each, classes), classes, seed)
+        images = np.stack([grey, grey // 2, grey // 4], axis=1)
+        key = "fine_labels" if hundred else "labels"
+        content = {
+            "batch_label": name,
+            key: labels.tolist(),
+            "data": images.reshape(len(images), -1),
+            "filenames": [f"{number}.png" for number in range(len(images))],
+        }
+        if hundred:
+            content["coarse_labels"] = (labels // 5).tolist()
+        (folder / name).write_bytes(python2_pickle(content))
+        parts["train" if name in files else "test"].append((images, labels))
+    names = [f"class {number}" for number in range(classes)]
+    meta = {"fine_label_names" if hundred else "label_names": names}
+    (folder / ("meta" if hundred else "batches.meta")).write_bytes(python2_pickle(meta))
+    return {
+        part: (np.concatenate([one[0] for one in many]), np.concatenate([one[1] for one in many]))
+        for part, many in parts.items()
+    }
+
+
+def _many_classes(count: int, classes: int, seed: int) -> Arrays:
+    """As `patterns`, with one bright pixel more a class where there are more than rows."""
+    images, labels = patterns(count, min(classes, 32), side=32, seed=seed)
+    labels = np.arange(count) % classes
+    images[np.arange(count), labels % 32, labels // 32] = 255
+    return images, labels
+
+
+def write_miniimagenet(
+    folder: Path, classes: dict[str, tuple[str, ...]], each: int = 12, side: int = 84
+) -> None:
+    """Tables that list the classes of each part, `each` images of every class, and the images."""
+    (folder / "images").mkdir(parents=True)
+    for number, (part, names) in enumerate(classes.items()):
+        rows = ["filename,label"]
+        for place, name in enumerate(names):
+            pictures, _ = patterns(each, 1, side=side, seed=number)
+            pictures[:, place] += 100
+            for index, pixels in enumerate(pictures):
+                file = f"{name}{number}{index:08d}.jpg"
+                Image.fromarray(np.stack([pixels] * 3, axis=2)).save(folder / "images" / file)
+                rows.append(f"{file},{name}")
+        (folder / f"{part}.csv").write_text("\n".join(rows) + "\n")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
 
-from zeromean.study.study import Study
+from zeromean.study.study import Study, Task
 from zeromean.study.tasks.augment import Affine, warped
 
 STILL = Affine(rotation=0, shift=0, shear=0, zoom=0, flip=False)
@@ -164,3 +164,20 @@ def test_a_study_with_affine_maps_is_the_same_each_time(study: Study, tmp_path: 
     assert losses[0] == losses[1]
     plain = dataclasses.replace(again, tasks=(dataclasses.replace(task, augment="none"),))
     assert plain.run(tmp_path / "c").runs[0].epochs[0].train_loss != losses[0][0]
+
+
+def test_the_tutorials_set_up_trains(tmp_path: Path) -> None:
+    """Its network, dropout and all, its changes of images and its optimizer."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(48) % 2
+    images = generator.integers(0, 100, (48, 24, 24, 3), dtype=np.uint8)
+    images[labels == 1, :, :, 0] += 100
+    np.savez(tmp_path / "images.npz", images=images, labels=labels)
+    task = Task(
+        data=f"npz:{tmp_path}/images.npz", model="horses", augment="affine", epochs=8, batch_size=8
+    )
+    optimizers = ("rmsprop+lr=0.0003",)
+    results = Study(tasks=(task,), optimizers=optimizers, seeds=1).run(tmp_path / "out")
+    for run in results.runs:
+        assert run.epochs[-1].train_loss < 0.8 * run.epochs[0].train_loss
+        assert run.test_score == 1

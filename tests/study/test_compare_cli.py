@@ -140,6 +140,11 @@ def test_a_diverged_run_is_kept_and_shown(archive: Path, tmp_path: Path) -> None
     [
         (("--data", "idx:nowhere"), "idx:nowhere, which is not a folder"),
         (("--data", "mnist"), "data 'mnist'; wanted digits, idx:DIR"),
+        (("--data", "cifar:nowhere"), "(the Python version), unpack it, and name that folder"),
+        (("--data", "miniimagenet:nowhere"), "put them into nowhere/images"),
+        (("--crop", "4"), "resize or crop with digits"),
+        (("--prepare", "noise"), "prepare 'noise'; wanted channel, pixel, zca"),
+        (("--grey",), "grey with digits, whose images are"),
         (("--data", "svhn:nowhere"), "put train_32x32.mat and test_32x32.mat into nowhere"),
         (("--model", "vgg"), "model 'vgg'; wanted mlp, cnn, resnet20, resnet18"),
         (("--train-size", "0"), "train_size = 0; wanted 1 or more"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,14 @@ def test_a_file_says_how_methods_are_tuned(tmp_path: Path) -> None:
     ):
         with pytest.raises(ZeromeanError, match=message):
             declare.read(write(tmp_path, text.replace(old, new)))
+
+
+def test_the_files_in_the_docs_can_be_read(tmp_path: Path) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```toml\n(.*?)^```$", docs, re.M | re.S)
+    assert len(blocks) >= 2
+    for block in blocks:
+        declare.read(write(tmp_path, block))
 
 
 def test_an_empty_file_is_the_usual_study(tmp_path: Path) -> None:

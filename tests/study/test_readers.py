@@ -23,6 +23,7 @@ from study_files import (
 )
 
 from zeromean.errors import ZeromeanError
+from zeromean.study.data.album import Size
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.load import load
 
@@ -262,7 +263,7 @@ def class_without_train_image(path: Path) -> str:
 
 def no_test_folder(path: Path) -> str:
     write_imagefolder(path)
-    (path / "test").rename(path / "validation")
+    (path / "test").rename(path / "held-out")
     return f"imagefolder:{path}"
 
 
@@ -407,6 +408,20 @@ def test_a_saved_set_of_the_hub(tmp_path: Path) -> None:
     assert np.array_equal(data.test_images[:, 0].numpy(), patterns(12, seed=1)[0])
     assert data.classes == ("cat", "dog", "frog")
     assert data.split == "the data set's own validation part"
+
+
+def test_images_of_the_hub_are_brought_to_one_size(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    images = [Image.new("RGB", (8 + index, 9), (index, 0, 0)) for index in range(4)]
+    part = datasets.Dataset.from_dict({"image": images, "label": [0, 1] * 2}, features=features)
+    datasets.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path)
+    with pytest.raises(ZeromeanError, match="4 sizes; wanted one size; fix: say one with resize"):
+        load(f"hf:{tmp_path}")
+    data = load(f"hf:{tmp_path}", Size(resize=8, crop=6))
+    assert data.train_images.shape == (4, 3, 6, 6)
+    assert data.train_images[:, 0, 3, 3].tolist() == [0, 1, 2, 3]
 
 
 def test_an_image_folder_of_the_hubs_layout(tmp_path: Path) -> None:

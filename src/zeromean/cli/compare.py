@@ -16,8 +16,8 @@ def compare(
     data: Annotated[
         str,
         typer.Option(
-            help="digits, idx:DIR, npz:FILE, imagefolder:DIR[.tar.xz], svhn:DIR,"
-            " hf:NAME, text, text:FILE"
+            help="digits, idx:DIR, npz:FILE, cifar:DIR, svhn:DIR, imagefolder:DIR[.tar.xz],"
+            " miniimagenet:DIR, hf:NAME, text, text:FILE"
         ),
     ] = Task.data,
     model: Annotated[
@@ -60,6 +60,12 @@ def compare(
         str, typer.Option(help="channel or pixel (standardized), or zca (whitened)")
     ] = Task.prepare,
     grey: Annotated[bool, typer.Option("--grey", help="Make coloured images grey.")] = Task.grey,
+    resize: Annotated[
+        int | None, typer.Option(help="Side that image files are scaled to. [default: as they are]")
+    ] = Task.resize,
+    crop: Annotated[
+        int | None, typer.Option(help="Side of the middle that is kept of them. [default: all]")
+    ] = Task.crop,
     schedule: Annotated[
         str,
         typer.Option(
@@ -119,6 +125,8 @@ def compare(
                 augment=augment,
                 prepare=prepare,
                 grey=grey,
+                resize=resize,
+                crop=crop,
                 schedule=schedule,
             ),
         ),

@@ -13,23 +13,42 @@ from zeromean.kernels import normalized
 from zeromean.reparam.formulas import Formula, gradients, take_apart, weight_of
 
 
-def normalize(
-    v: Tensor, g: Tensor | float, offset: Tensor | None, formula: Formula, fan_in: FanIn
-) -> Tensor:
+class Normalization:
     """The weight ``g x / n + offset`` of a proxy, in its type, computed in at least float32.
 
     Args:
-        v: The proxy, of any shape.
-        g: The gains, one a weight vector, shaped to broadcast to ``v`` split by groups; or one
-            number for all.
-        offset: What is added to each weight vector, shaped as the gains, or None.
         formula: What x and n are.
         fan_in: The axes of a weight vector.
     """
-    if _is_followed(v):
-        return weight_of(v, g, offset, take_apart(v, formula, fan_in))
-    weight: Tensor = _Normalize.apply(v, g, offset, formula, fan_in)  # type: ignore[no-untyped-call]
-    return weight
+
+    def __init__(self, formula: Formula, fan_in: FanIn) -> None:
+        self.formula = formula
+        self.fan_in = fan_in
+        self._ready: normalized.Normalize | None = None
+
+    def __call__(self, v: Tensor, g: Tensor | float, offset: Tensor | None = None) -> Tensor:
+        """The weight.
+
+        Args:
+            v: The proxy, of any shape.
+            g: The gains, one a weight vector, shaped to broadcast to ``v`` split by groups; or one
+                number for all.
+            offset: What is added to each weight vector, shaped as the gains (default None).
+        """
+        if _is_followed(v):
+            return weight_of(v, g, offset, take_apart(v, self.formula, self.fan_in))
+        weight: Tensor = _Normalize.apply(v, g, offset, self)  # type: ignore[no-untyped-call]
+        return weight
+
+    def by_library(
+        self, v: Tensor, g: Tensor | float, offset: Tensor | None
+    ) -> normalized.Normalize | None:
+        """The native kernels, ready for such tensors, or None where they do not serve them."""
+        ready = self._ready
+        if ready is None or not ready.fits(v, g, offset):
+            centers, eps = self.formula.centers, self.formula.eps
+            ready = self._ready = normalized.prepare(v, g, offset, centers, eps, self.fan_in)
+        return ready
 
 
 def _is_followed(v: Tensor) -> bool:
@@ -48,39 +67,32 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        v: Tensor,
-        g: Tensor | float,
-        offset: Tensor | None,
-        formula: Formula,
-        fan_in: FanIn,
+        ctx: Any, v: Tensor, g: Tensor | float, offset: Tensor | None, how: Normalization
     ) -> Tensor:
-        if normalized.serves(v, g, offset, fan_in):
-            w, mean, norm = normalized.forward(v, g, offset, formula.centers, formula.eps, fan_in)
+        library, kept = how.by_library(v, g, offset), None
+        if library is not None:
+            w, kept = library.forward(v, g, offset)
         else:
-            w, mean, norm = weight_of(v, g, offset, take_apart(v, formula, fan_in)), None, None
-        ctx.formula, ctx.fan_in = formula, fan_in
-        ctx.learned = isinstance(g, Tensor)
-        ctx.scale = None if ctx.learned else g
-        ctx.save_for_backward(v, mean, norm, g if ctx.learned else None)
+            w = weight_of(v, g, offset, take_apart(v, how.formula, how.fan_in))
+        learned = isinstance(g, Tensor)
+        ctx.how = how, library, None if learned else g
+        ctx.save_for_backward(v, kept, g if learned else None)
         return w
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        formula, fan_in = ctx.formula, ctx.fan_in
-        v, mean, norm, gain = ctx.saved_tensors
-        g = gain if ctx.learned else ctx.scale
+        how, library, scale = ctx.how
+        v, kept, gain = ctx.saved_tensors
+        g = scale if gain is None else gain
         # A second derivative follows m and n back to v.
-        if mean is not None and not torch.is_grad_enabled() and normalized.fits(grad, v):
-            grad_v, grad_g = normalized.backward(
-                grad, v, g, mean, norm, formula.centers, formula.eps, fan_in, ctx.needs_input_grad
-            )
-            return grad_v, grad_g, None, None, None
-        grad_v, grad_g = gradients(grad, g, take_apart(v, formula, fan_in), formula, fan_in)
+        if library is not None and not torch.is_grad_enabled() and library.fits_back(grad, v):
+            grad_v, grad_g = library.backward(grad, v, g, kept, ctx.needs_input_grad)
+            return grad_v, grad_g, None, None
+        parts = take_apart(v, how.formula, how.fan_in)
+        grad_v, grad_g = gradients(grad, g, parts, how.formula, how.fan_in)
         return (
             grad_v.reshape(v.shape).to(v.dtype),
-            grad_g.to(gain.dtype) if ctx.learned else None,
-            None,
+            None if gain is None else grad_g.to(gain.dtype),
             None,
             None,
         )

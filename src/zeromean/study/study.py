@@ -6,7 +6,8 @@ import itertools
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.run import FINAL, Key
 
 if TYPE_CHECKING:
+    from zeromean.study.optimizers import OptimizerChoice
     from zeromean.study.progress import Watcher
     from zeromean.study.results import Results
 
@@ -26,7 +28,7 @@ LARGEST_FLOAT32 = 3.4e38
 FLAGS = {"function": "task"}
 PRECISIONS = ("float32", "bfloat16")
 # Fields that only a task of images has.
-OF_IMAGES = ("augment", "prepare", "grey")
+OF_IMAGES = ("augment", "prepare", "grey", "resize", "crop")
 SEARCHES = ("grid", "optuna")
 
 
@@ -48,9 +50,9 @@ class Task:
     """What is learned: data, a network, and how long it is trained.
 
     Args:
-        data: ``digits``, ``idx:DIR``, ``npz:FILE``, ``imagefolder:DIR`` (or a tar archive),
-            ``svhn:DIR``, ``hf:NAME`` or ``hf:DIR``; or ``text``, which Python carries, or
-            ``text:FILE``.
+        data: ``digits``, ``idx:DIR``, ``npz:FILE``, ``cifar:DIR``, ``svhn:DIR``,
+            ``imagefolder:DIR`` (or a tar archive), ``miniimagenet:DIR``, ``hf:NAME`` or ``hf:DIR``;
+            or ``text``, which Python carries, or ``text:FILE``.
         model: For images a key of ``zeromean.study.networks.build.NETWORKS``, such as ``cnn``
             or ``resnet20``, or ``timm:NAME``; for text ``lstm`` or ``transformer``.
         function: ``module:function`` of a task of one's own, instead of data and model; see
@@ -66,6 +68,9 @@ class Task:
             each channel, ``pixel`` each pixel; ``zca`` whitens after global contrast
             normalization.
         grey: Whether coloured images are made grey first.
+        resize: Height and width in pixels that image files are scaled to, whatever their
+            proportions; None leaves them as they are.
+        crop: Height and width of the middle that is kept of them then; None keeps all.
         schedule: How the learning rate goes from its peak: ``cosine`` to 0, ``constant``,
             ``every=60`` and ``drops=50,80`` (a tenth from then on, in epochs), ``halve=2000`` (in
             steps), or ``exponential=0.01`` (to that share of itself, a step each two epochs).
@@ -88,6 +93,8 @@ class Task:
     augment: str = "none"
     prepare: str = "channel"
     grey: bool = False
+    resize: int | None = None
+    crop: int | None = None
     schedule: str = "cosine"
 
     def __post_init__(self) -> None:
@@ -122,14 +129,20 @@ class Task:
             raise SettingError(
                 name, f"{name} {getattr(self, name)} for text", "images for that", "drop it"
             )
-        try:
+        with _blaming("schedule"):
             Schedule.parse(self.schedule)
-        except ZeromeanError as error:
-            raise SettingError("schedule", error.got, error.wanted, error.fix) from error
         _check_at_least("epochs", self.epochs, 1)
         _check_at_least("batch_size", self.batch_size, 1)
-        if self.train_size is not None:
-            _check_at_least("train_size", self.train_size, 1)
+        for name in ("train_size", "resize", "crop"):
+            if getattr(self, name) is not None:
+                _check_at_least(name, getattr(self, name), 1)
+        if self.resize is not None and self.crop is not None and self.crop >= self.resize:
+            raise SettingError(
+                "crop",
+                f"crop = {self.crop} with resize = {self.resize}",
+                "a crop below the size",
+                "lower it, or leave it out",
+            )
         object.__setattr__(self, "imbalance", float(self.imbalance))
         if not 1 <= self.imbalance < math.inf:
             raise SettingError(
@@ -266,7 +279,6 @@ class Study:
         self._check_optimizers()
         _check_unlike("tasks", [task.label for task in self.tasks])
         self._check_methods()
-        self._check_rates()
         _check_at_least("seeds", self.seeds, 1)
         _check_name("precision", self.precision, PRECISIONS)
         if self.threads is not None:
@@ -275,37 +287,21 @@ class Study:
     def _check_optimizers(self) -> None:
         from zeromean.study.optimizers import OptimizerChoice
 
-        try:
+        with _blaming("optimizers"):
             choices = [OptimizerChoice.parse(name) for name in self.optimizers]
-        except ZeromeanError as error:
-            raise SettingError("optimizers", error.got, error.wanted, error.fix) from error
         _check_unlike("optimizers", self.optimizers)
-        for number, one in enumerate(choices):
-            for other in choices[:number]:
-                if one.means == other.means:
-                    raise SettingError(
-                        "optimizers",
-                        f"{other.name} and {one.name}, which are the same",
-                        "each optimizer once",
-                        "drop one",
-                    )
-            rates = None if self.lr is None else f"lr = {self.lr}"
-            decays = None
-            if self.tuning is not None:
-                rates = "rates to tune"
-                decays = "weight_decays to tune" if self.tuning.weight_decays else None
-            for own, elsewhere in ((one.lr, rates), (one.decay, decays)):
-                if own is not None and elsewhere is not None:
-                    raise SettingError(
-                        "optimizers",
-                        f"optimizer {one.name} with {elsewhere}",
-                        "one place that says it",
-                        "leave one of them out",
-                    )
+        for one, other in itertools.combinations(choices, 2):
+            if one.means == other.means:
+                raise SettingError(
+                    "optimizers",
+                    f"{one.name} and {other.name}, which are the same",
+                    "each optimizer once",
+                    "drop one",
+                )
+        self._check_rates(choices)
 
-    def _check_rates(self) -> None:
-        from zeromean.study.optimizers import OptimizerChoice
-
+    def _check_rates(self, choices: Iterable[OptimizerChoice]) -> None:
+        """Of learning rates and decays, that each is told once, and where it has to be."""
         if self.lr is not None:
             object.__setattr__(self, "lr", float(self.lr))
         if self.lr is not None and not 0 < self.lr <= LARGEST_FLOAT32:
@@ -314,21 +310,36 @@ class Study:
             )
         if self.lr is not None and self.tuning is not None:
             raise SettingError("lr", f"lr = {self.lr} and tuning", "one of them", "drop lr")
+        rate = "rates to tune" if self.tuning is not None else f"lr = {self.lr}"
+        decays = self.tuning is not None and bool(self.tuning.weight_decays)
         own = [task.function for task in self.tasks if task.function is not None]
-        told = all(OptimizerChoice.parse(name).lr is not None for name in self.optimizers)
-        if own and not told and self.lr is None and self.tuning is None:
-            raise SettingError(
-                "lr", f"task {own[0]} without a learning rate", "lr, or tuning", "pass one"
-            )
+        for one in choices:
+            twice = None
+            if one.lr is not None and not (self.lr is None and self.tuning is None):
+                twice = rate
+            elif one.decay is not None and decays:
+                twice = "weight_decays to tune"
+            if twice is not None:
+                raise SettingError(
+                    "optimizers",
+                    f"optimizer {one.name} with {twice}",
+                    "one place that says it",
+                    "leave one of them out",
+                )
+            if own and one.lr is None and self.lr is None and self.tuning is None:
+                raise SettingError(
+                    "lr",
+                    f"task {own[0]} without a learning rate",
+                    f"lr, tuning, or {one.name}+lr=NUMBER",
+                    "pass one",
+                )
 
     def _check_methods(self) -> None:
         from zeromean.study.methods import BASELINE, Method
 
-        try:
+        with _blaming("methods"):
             for name in self.methods:
                 Method.parse(name)
-        except ZeromeanError as error:
-            raise SettingError("methods", error.got, error.wanted, error.fix) from error
         _check_unlike("methods", self.methods)
         same = [set(name.split("+")) for name in self.methods]
         for number, one in enumerate(same):
@@ -434,6 +445,15 @@ class Study:
             )
         ]
         return shlex.join(["zeromean", "compare", *words])
+
+
+@contextmanager
+def _blaming(setting: str) -> Iterator[None]:
+    """Around what reads a setting: its errors are that setting's."""
+    try:
+        yield
+    except ZeromeanError as error:
+        raise SettingError(setting, error.got, error.wanted, error.fix) from error
 
 
 def _check_name(what: str, name: str, known: Iterable[str], setting: str | None = None) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from zeromean.errors import ZeromeanError
+from zeromean.study.data.album import Size
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.extras import of_extra
 
@@ -16,7 +17,7 @@ from zeromean.study.extras import of_extra
 TEST_PARTS = ("test", "validation", "valid")
 
 
-def read_huggingface(path: Path) -> Dataset:
+def read_huggingface(path: Path, size: Size) -> Dataset:
     """Reads ``hf:NAME`` from the hub (or its local cache), ``hf:DIR`` as ``save_to_disk`` left it.
 
     The set has one column of images, one of class labels, a train part, and a test or validation
@@ -35,7 +36,7 @@ def read_huggingface(path: Path) -> Dataset:
         )
     image, label = _columns(path, parts["train"])
     names = parts["train"].features[label].names
-    train_images, test_images = _images(path, parts["train"][image], parts[test_name][image])
+    train_images, test_images = _images(path, size, parts["train"][image], parts[test_name][image])
     return Dataset(
         name=f"hf:{path}",
         train_images=train_images,
@@ -84,18 +85,22 @@ def _columns(path: Path, part: Any) -> tuple[str, str]:
     return images[0], "fine_label" if "fine_label" in labels else labels[0]
 
 
-def _images(path: Path, *parts: Any) -> list[torch.Tensor]:
+def _images(path: Path, size: Size, *parts: Any) -> list[torch.Tensor]:
     decoded = [list(part) for part in parts]
     grey = all(image.mode in ("L", "1") for part in decoded for image in part)
-    sizes = {image.size for part in decoded for image in part}
+    mode = "L" if grey else "RGB"
+    brought = [
+        [size.of(f"an image of hf:{path}", image.convert(mode)) for image in part]
+        for part in decoded
+    ]
+    sizes = {image.size for part in brought for image in part}
     if len(sizes) != 1:
         raise ZeromeanError(
-            f"hf:{path} with images of {len(sizes)} sizes", "one size", "resize the images first"
+            f"hf:{path} with images of {len(sizes)} sizes", "one size", "say one with resize"
         )
-    mode = "L" if grey else "RGB"
     stacked = []
-    for part in decoded:
-        arrays = np.stack([np.asarray(image.convert(mode)) for image in part])
+    for part in brought:
+        arrays = np.stack([np.asarray(image) for image in part])
         arrays = arrays[:, None] if grey else arrays.transpose(0, 3, 1, 2)
         stacked.append(torch.from_numpy(np.ascontiguousarray(arrays)))
     return stacked

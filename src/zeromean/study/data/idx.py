@@ -28,7 +28,8 @@ def read_idx(folder: Path) -> Dataset:
         raise ZeromeanError(
             f"idx:{folder}, which is not a folder",
             "a folder with train-images-idx3-ubyte and its three companions",
-            "check the path",
+            "check the path; Fashion-MNIST comes with Debian's dataset-fashion-mnist, or from"
+            " https://github.com/zalandoresearch/fashion-mnist",
         )
     arrays = {
         (part, kind): _read_array(_find(folder, f"{part}-{kind}-ubyte"), dimensions)

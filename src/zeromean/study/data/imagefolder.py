@@ -11,16 +11,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-import torch
-from PIL import Image
-
 from zeromean.errors import ZeromeanError
+from zeromean.study.data.album import Album, Size
 from zeromean.study.data.dataset import Dataset
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-PARTS = ("train", "test")
-LAYOUT = f"images ({', '.join(SUFFIXES)}) in train/<class>/ and test/<class>/"
+# Without the first of them, the next takes its place.
+TEST_PARTS = ("test", "val", "validation", "valid")
+PARTS = ("train", *TEST_PARTS)
+LAYOUT = f"images ({', '.join(SUFFIXES)}) in train/<class>/ and test/<class>/ (or val/<class>/)"
 # First bytes of a file -> what opens it.
 COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
     b"\x1f\x8b": gzip.GzipFile,
@@ -29,11 +28,12 @@ COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
 }
 
 
-def read_imagefolder(path: Path) -> Dataset:
+def read_imagefolder(path: Path, size: Size) -> Dataset:
     """Reads a folder or a tar archive (plain, .gz, .bz2 or .xz) without unpacking it to disk.
 
-    Files whose path ends otherwise than ``train/<class>/<image>`` or ``test/<class>/<image>`` are
-    left alone. The images are decoded as RGB, or as one channel where all of them are grey.
+    Files whose path does not end in ``train/<class>/<image>`` or ``test/<class>/<image>`` are left
+    alone; without a test folder, ``val``, ``validation`` or ``valid`` takes its place. The images
+    are decoded as RGB, or as one channel where all of them are grey.
 
     Raises:
         ZeromeanError: The path is missing, holds no such images, an image is broken or of another
@@ -50,41 +50,16 @@ def read_imagefolder(path: Path) -> Dataset:
             f"a folder or a .tar archive of {LAYOUT}",
             "check the path",
         )
-    images: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
-    labels: dict[str, list[str]] = {part: [] for part in PARTS}
-    size: tuple[int, int] | None = None
+    album = Album(name, size)
     for member, content in files:
-        pixels = _decode(f"{path}/{member}", content)
-        if size is None:
-            size = pixels.shape[:2]
-        if pixels.shape[:2] != size:
-            raise ZeromeanError(
-                f"{path}/{member} of {pixels.shape[0]}x{pixels.shape[1]} pixels",
-                f"{size[0]}x{size[1]} like the first image",
-                "resize the images to one size",
-            )
         part, label = member.parts[-3:-1]
-        images[part].append(pixels)
-        labels[part].append(label)
-    for part in PARTS:
-        if not images[part]:
+        album.add(part, label, f"{path}/{member}", content)
+    test = next((part for part in TEST_PARTS if part in album.parts), None)
+    for part, found in (("train", "train" in album.parts), ("test", test)):
+        if not found:
             raise ZeromeanError(f"no {part} image in {name}", LAYOUT, "arrange the files so")
-    classes = tuple(sorted({*labels["train"], *labels["test"]}))
-    grey = all(pixels.ndim == 2 for part in PARTS for pixels in images[part])
-    train_images, test_images = (_stack(images.pop(part), grey) for part in PARTS)
-    index = {label: number for number, label in enumerate(classes)}
-    train_labels, test_labels = (
-        torch.tensor([index[label] for label in labels[part]]) for part in PARTS
-    )
-    return Dataset(
-        name=name,
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        classes=classes,
-        split="the data set's own test folder",
-    )
+    assert test is not None
+    return album.dataset(test, f"the data set's own {test} folder")
 
 
 def _is_image(member: PurePosixPath) -> bool:
@@ -142,30 +117,3 @@ def _open(path: Path) -> io.BufferedIOBase:
         if any(file.read()):
             raise tarfile.ReadError("it does not end as a tar archive ends")
     return path.open("rb")
-
-
-def _decode(name: str, content: bytes) -> np.ndarray:
-    """Bytes of shape (height, width) for a grey image, else (height, width, 3)."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith(("I", "F")):  # Pillow would clip these to black and white
-                raise ZeromeanError(
-                    f"image {name} with more than 8 bits a pixel (mode {image.mode})",
-                    "8 bits a channel",
-                    "convert the images",
-                )
-            return np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    # Pillow's decoders raise SyntaxError and ValueError too on broken files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ZeromeanError(
-            f"broken image {name}", "an image that can be decoded", "replace or remove the file"
-        ) from error
-
-
-def _stack(images: list[np.ndarray], grey: bool) -> torch.Tensor:
-    """One tensor (N, channels, height, width); grey images among coloured ones become coloured."""
-    height, width = images[0].shape[:2]
-    stacked = torch.empty((len(images), 1 if grey else 3, height, width), dtype=torch.uint8)
-    for slot, pixels in zip(stacked, images, strict=True):
-        slot[:] = torch.from_numpy(np.atleast_3d(pixels).transpose(2, 0, 1).copy())
-    return stacked

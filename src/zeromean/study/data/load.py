@@ -6,29 +6,41 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zeromean.errors import ZeromeanError
+from zeromean.study.data.album import Size
+from zeromean.study.data.cifar import read_cifar
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.digits import read_digits
 from zeromean.study.data.huggingface import read_huggingface
 from zeromean.study.data.idx import read_idx
 from zeromean.study.data.imagefolder import read_imagefolder
+from zeromean.study.data.miniimagenet import read_miniimagenet
 from zeromean.study.data.npz import read_npz
 from zeromean.study.data.svhn import read_svhn
 
+# Of images that come in one size.
 READERS: dict[str, Callable[[Path], Dataset]] = {
     "idx": read_idx,
     "npz": read_npz,
-    "imagefolder": read_imagefolder,
+    "cifar": read_cifar,
     "svhn": read_svhn,
+}
+# Of image files, each of which may have a size of its own.
+FILE_READERS: dict[str, Callable[[Path, Size], Dataset]] = {
+    "imagefolder": read_imagefolder,
+    "miniimagenet": read_miniimagenet,
     "hf": read_huggingface,
 }
+AS_THEY_ARE = Size()
 
 
-def load(text: str) -> Dataset:
+def load(text: str, size: Size = AS_THEY_ARE) -> Dataset:
     """Reads the data set that ``text`` names.
 
     Args:
-        text: ``digits``, ``idx:DIR``, ``npz:FILE``, ``imagefolder:DIR`` (or a tar archive),
-            ``svhn:DIR``, or ``hf:NAME`` or ``hf:DIR`` of Hugging Face's datasets.
+        text: ``digits``, ``idx:DIR``, ``npz:FILE``, ``cifar:DIR``, ``svhn:DIR``,
+            ``imagefolder:DIR`` (or a tar archive), ``miniimagenet:DIR``, or ``hf:NAME`` or
+            ``hf:DIR`` of Hugging Face's datasets.
+        size: What image files are brought to; of the last three alone.
 
     Raises:
         ZeromeanError: The text has another form, or the reader refuses what it finds.
@@ -37,16 +49,25 @@ def load(text: str) -> Dataset:
         >>> load("digits").describe()
         '898 train and 899 test images, 8x8x1, 10 classes'
     """
-    if text == "digits":
-        return read_digits()
     kind, _, path = text.partition(":")
-    if kind not in READERS or not path:
+    if text != "digits" and (kind not in {**READERS, **FILE_READERS} or not path):
         raise ZeromeanError(
             f"data {text!r}",
-            "digits, idx:DIR, npz:FILE, imagefolder:DIR[.tar.xz], svhn:DIR or hf:NAME",
+            "digits, idx:DIR, npz:FILE, cifar:DIR, svhn:DIR, imagefolder:DIR[.tar.xz],"
+            " miniimagenet:DIR or hf:NAME",
             "name the format, a colon and the path",
         )
+    if kind not in FILE_READERS and not size.says_nothing:
+        raise ZeromeanError(
+            f"resize or crop with {text}, whose images come in one size",
+            f"image files, as {', '.join(FILE_READERS)} read them",
+            "leave both out",
+        )
+    if text == "digits":
+        return read_digits()
     try:
+        if kind in FILE_READERS:
+            return FILE_READERS[kind](Path(path), size)
         return READERS[kind](Path(path))
     except OSError as error:
         raise ZeromeanError(

@@ -39,7 +39,8 @@ def _read(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
         raise ZeromeanError(
             f"no {path}",
             "SVHN's cropped digits (format 2), as its authors publish them",
-            f"put {' and '.join(FILES.values())} into {path.parent}",
+            f"put {' and '.join(FILES.values())} into {path.parent}, from"
+            " http://ufldl.stanford.edu/housenumbers/",
         )
     try:
         content = loadmat(path)

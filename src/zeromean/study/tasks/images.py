@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from zeromean.errors import ZeromeanError
+from zeromean.study.data.album import Size
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.load import load
 from zeromean.study.metric import ACCURACY
@@ -23,7 +24,7 @@ from zeromean.study.tasks.preparation import Preparation, grey
 def image_problem(task: Task, device: torch.device) -> Problem:
     """The images stay bytes in memory; a batch is prepared when it is used."""
     augmentation = AUGMENTATIONS[task.augment]
-    data = load(task.data)
+    data = load(task.data, Size(task.resize, task.crop))
     if task.grey:
         data = _made_grey(data)
     preparation = Preparation.of(task.prepare, data.train_images)
