@@ -202,6 +202,121 @@ def test_cwn_figure5a_is_trained_as_published() -> None:
     assert tuning.validation * recipe.data.train == told["validation"]
 
 
+@pytest.mark.parametrize("recipe", of("cwn-svhn") + of("cwn-figure4"), ids=lambda one: one.name)
+def test_cwn_on_svhn_is_trained_as_published(recipe: Recipe) -> None:
+    told, task, choice = CWN["table1"]["recipe_svhn"], recipe.task, optimizer(recipe)
+    tuning = recipe.study.tuning
+    assert tuning is not None
+    assert told["images"].startswith("32x32 grey as 1024-vectors")
+    assert task.grey
+    assert task.model == "mlp-svhn"
+    assert told["mlp_hidden"] == 5 * [128]
+    assert task.batch_size == told["batch_size"]
+    assert told["validation"] == f"{tuning.validation:.0%} of train"
+    assert recipe.study.seeds == recipe.repeats
+    assert f"mean of {recipe.repeats} runs" in CWN["table1"]["what"]
+    if recipe.name == "cwn-figure4b":
+        rates = re.search(r"Adam, lr in \{(.*)\}", CWN["figure4"]["b"])
+        assert rates is not None
+        assert list(tuning.rates) == [float(one) for one in rates[1].split(",")]
+        assert (choice.name, choice.decay) == ("adam+decay=0", 0)
+    else:
+        assert list(tuning.rates) == told["lr_grid"]
+        assert told["optimizer"] == "SGD"
+        assert (choice.settings["momentum"], choice.decay) == (0, 0)
+    ridges = [one for one in recipe.study.methods if one.startswith("nnn-eps=")]
+    if ridges:
+        found = {float(one.partition("=")[2].partition("+")[0]) for one in ridges}
+        assert sorted(found) == told["nnn_eps"]
+
+
+def test_cwn_figure4a_has_the_published_methods() -> None:
+    (recipe,) = of("cwn-figure4a")
+    names = re.findall(r"[A-Z+]+(?=,|$)", CWN["figure4"]["a"])
+    words = {
+        "norm=batch": "BN",
+        "wn-unit+norm=batch": "WN+BN",
+        "nnn+norm=batch": "NNN+BN",
+        "cwn-unit": "CWN",
+        "cwn-unit+norm=batch": "CWN+BN",
+    }
+    assert sorted(words[method] for method in recipe.blocks[0].rows) == sorted(names)
+    assert "before the nonlinearity" in CWN["figure4"]["a"]  # as the network's test shows
+
+
+def test_cwn_figure5b_is_trained_as_published() -> None:
+    (recipe,) = of("cwn-figure5b")
+    told, task, choice = CWN["figure5b"]["recipe"], recipe.task, optimizer(recipe)
+    assert (task.model, task.prepare, task.augment) == ("googlenet", "zca", "crop-flip")
+    assert (task.batch_size, task.epochs) == (told["batch_size"], told["epochs"])
+    assert (choice.settings["momentum"], choice.decay) == (told["momentum"], told["weight_decay"])
+    end = choice.lr * float(task.schedule.removeprefix("exponential="))
+    assert told["lr"] == f"{choice.lr:g} to {end:g}, decayed every two epochs exponentially"
+
+
+def test_cwn_table4_is_trained_as_published() -> None:
+    (recipe,) = of("cwn-table4")
+    told, task, choice = CWN["table4"]["recipe"], recipe.task, optimizer(recipe)
+    assert (task.batch_size, task.epochs) == (told["batch_size"], told["epochs"])
+    assert (choice.settings["momentum"], choice.decay) == (told["momentum"], told["weight_decay"])
+    end = choice.lr * float(task.schedule.removeprefix("exponential="))
+    assert told["lr"] == f"{choice.lr:g} to {end:g} exponentially"
+    numbers = [
+        published.number(recipe.paper, "table4", "top-1", row).value for row in ("WN", "CWN")
+    ]
+    assert numbers == [CWN["table4"]["WN"][0], CWN["table4"]["CWN"][0]]
+
+
+@pytest.mark.parametrize("recipe", of("gc-table3"), ids=lambda one: one.name)
+def test_gc_on_imagenet_is_trained_as_published(recipe: Recipe) -> None:
+    told, task, choice = GC["table3"]["recipe"], recipe.task, optimizer(recipe)
+    assert told["gc"] == "conv layers only"
+    assert {part for one in recipe.study.methods for part in one.split("+")} == {
+        "plain",
+        "gc-conv",
+        "norm=group",
+    }
+    assert told["optimizer"] == f"SGDM {choice.settings['momentum']:g}".replace("0.", ".")
+    batches = dict(re.findall(r"R(\d+) (\d+x\d+)", told["batch"]))
+    devices, each = map(int, batches[task.model.removeprefix("timm:resnet")].split("x"))
+    assert task.batch_size == devices * each
+    for block in recipe.blocks:
+        network = "GN" if "norm=group" in block.baseline else "BN"
+        assert block.column == f"R{task.model.removeprefix('timm:resnet')}{network}"
+
+
+@pytest.mark.parametrize("recipe", of("gc-table4"), ids=lambda one: one.name)
+def test_gc_on_fine_grained_sets_is_trained_as_published(recipe: Recipe) -> None:
+    told, task, choice = GC["table4"]["recipe"], recipe.task, optimizer(recipe)
+    assert task.model == "timm:resnet50.tv_in1k"
+    assert (task.epochs, task.batch_size) == (told["epochs"], told["batch_size"])
+    assert (task.resize, task.crop) == (told["resize"], told["center_crop"])
+    assert recipe.data.shape == (3, told["center_crop"], told["center_crop"])
+    assert choice.lr == told["lr_conv"]
+    assert choice.lr * choice.head == pytest.approx(told["lr_fc"])
+    assert choice.settings["momentum"] == told["momentum"]
+    assert task.schedule == f"drops={','.join(map(str, told['lr_drops_at']))}"
+    assert recipe.study.seeds == recipe.repeats == told["repeats"]
+    assert recipe.blocks[0].column == recipe.data.name
+
+
+def test_gc_figure5_is_trained_as_published() -> None:
+    (recipe,) = of("gc-figure5")
+    told, task = GC["figure5"]["what"], recipe.task
+    classes, train, test, side = re.findall(r"(\d+)(?= classes| train| test|x224)", told)
+    assert recipe.data.classes == int(classes)
+    assert (recipe.data.train, recipe.data.test) == (
+        int(classes) * int(train),
+        int(classes) * int(test),
+    )
+    assert task.resize == int(side) == recipe.data.shape[1]
+    assert f"batch {task.batch_size} on 4 GPUs" in told
+    assert optimizer(recipe).settings["momentum"] == 0.9
+    assert "SGDM .9" in told
+    assert f"{recipe.repeats} repeats" in told
+    assert recipe.study.methods == ("plain", "gc", "ws")
+
+
 def test_the_tutorial_is_trained_as_it_says_but_for_its_mistake() -> None:
     (recipe,) = of("tutorial")
     task, choice = recipe.task, optimizer(recipe)

@@ -108,7 +108,7 @@ def show(conditions: Conditions, out: Path) -> None:
     tables = side_by_side.tables(conditions.recipe, found, conditions.comparable, conditions.mark)
     print(f"{conditions.note}\n")
     for table in tables:
-        print(f"{table.heading}: {table.measure.label}\n")
+        print(f"{table.title}\n")
         shown = Table(box=None, pad_edge=False, header_style="bold")
         for number, text in enumerate(table.header()):
             shown.add_column(text, justify="right" if number else "left")

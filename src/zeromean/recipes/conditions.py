@@ -17,7 +17,7 @@ class Conditions:
         recipe: What is run.
         study: Its study as it is run, without a note.
         scale: Share of the training.
-        published_data: Whether the data have the published numbers of images and classes.
+        published_data: Whether the data have as many images and classes as published, of that size.
         data: One line on the data.
     """
 
@@ -33,7 +33,8 @@ class Conditions:
         if problem.watched is not problem.test:
             train += len(problem.watched.targets)  # held out of the training images
         classes = int(problem.train.targets.max()) + 1
-        same = recipe.data.are(train, len(problem.test.targets), classes)
+        shape = tuple(problem.train.inputs.shape[1:])
+        same = recipe.data.are(train, len(problem.test.targets), classes, shape)
         return cls(recipe, study, scale, same, problem.description)
 
     @property
@@ -57,10 +58,7 @@ class Conditions:
                 " epochs, its schedule alike; published numbers are of all of it."
             )
         if not self.published_data:
-            parts.append(
-                f"Other data than published: {self.data}, not {self.recipe.data.name};"
-                " published numbers are of those."
-            )
+            parts.append(f"Other data than published: {self.data}, not {self.recipe.data.name}.")
         if self.study.precision != Study.precision:
             parts.append(f"Computed in {self.study.precision}.")
         return " ".join(parts)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,11 +110,13 @@ def measured(study: Study, problem: Problem, method: str, jobs: int = 1) -> Spee
     before = torch.get_num_threads()
     use_threads(study.threads or max(1, before // jobs))
     try:
-        (warm_up,) = _timed(study, problem, method, steps=1, times=1)
-        if warm_up.step > SLOW_SECONDS:
-            return warm_up
-        steps = min(MOST_STEPS, max(1, int(ENOUGH_SECONDS / warm_up.step)))
-        found = _timed(study, problem, method, steps, TIMES)
+        one_by_one = _timed(study, problem, method, steps=1)
+        first = next(one_by_one)
+        if first.step > SLOW_SECONDS:
+            return first
+        steps = int(ENOUGH_SECONDS / next(one_by_one).step)
+        steps = max(1, min(MOST_STEPS, steps))
+        found = list(itertools.islice(_timed(study, problem, method, steps), TIMES))
     finally:
         use_threads(before)
     return Speed(
@@ -122,7 +125,8 @@ def measured(study: Study, problem: Problem, method: str, jobs: int = 1) -> Spee
     )
 
 
-def _timed(study: Study, problem: Problem, method: str, steps: int, times: int) -> list[Speed]:
+def _timed(study: Study, problem: Problem, method: str, steps: int) -> Iterator[Speed]:
+    """Epochs of so many steps, one after the other, each scored on a batch."""
     (task,), (optimizer,) = study.tasks, study.optimizers
     scored = _first(problem.watched, task.batch_size)
     part = replace(
@@ -130,13 +134,11 @@ def _timed(study: Study, problem: Problem, method: str, steps: int, times: int) 
     )
     key = Key(task.label, optimizer, method, 0)
     training = Training(part, study, key, Candidate(ANY_RATE))
-    found = []
-    for _ in range(times):
+    while True:
         started = time.perf_counter()
         epoch = training.advance()
         rest = time.perf_counter() - started - epoch.seconds
-        found.append(Speed(epoch.seconds / part.steps(task.batch_size), rest / len(scored.targets)))
-    return found
+        yield Speed(epoch.seconds / part.steps(task.batch_size), rest / len(scored.targets))
 
 
 def _first(examples: Examples, count: int) -> Examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -46,11 +47,11 @@ class Outcome:
     def of(cls, conditions: Conditions, results: Results, tables: Sequence[Table]) -> Outcome:
         names = {measure.name: name for name, measure in MEASURES.items()}
         measured: dict[str, dict[str, Measured]] = {}
-        for table in tables:
-            for cell in table.cells:
+        for column in itertools.chain(*(table.columns for table in tables)):
+            for cell in column.cells:
                 if cell.measured is not None:
                     mean, deviation = cell.measured.mean, cell.measured.deviation
-                    measured.setdefault(names[table.measure.name], {})[cell.method] = (
+                    measured.setdefault(names[column.measure.name], {})[cell.method] = (
                         round(mean, 4),
                         None if deviation is None else round(deviation, 4),
                         cell.runs - cell.diverged,

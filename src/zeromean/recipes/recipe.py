@@ -43,9 +43,10 @@ class Images:
     shape: tuple[int, int, int]
     note: str = ""
 
-    def are(self, train: int, test: int, classes: int) -> bool:
-        """Whether data of so many images may be these: their sum, where they are split anew."""
-        return (train + test, classes) == (self.train + self.test, self.classes)
+    def are(self, train: int, test: int, classes: int, shape: tuple[int, ...]) -> bool:
+        """Whether such data may be these; where they are split anew, the sum of images counts."""
+        own = (self.train + self.test, self.classes, self.shape)
+        return (train + test, classes, shape) == own
 
 
 @dataclass(frozen=True)

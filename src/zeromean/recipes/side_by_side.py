@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,35 +52,42 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A published column with a measure of what was run.
+class Column:
+    """A measure of every method of a table.
 
     Args:
-        heading: Where it was published.
         measure: What is compared.
         baseline: The method that the others' differences are to.
         cells: One a method.
     """
 
-    heading: str
     measure: Measure
     baseline: str
     cells: tuple[Cell, ...]
 
-    def header(self) -> list[str]:
-        """The headings of :meth:`rows`."""
+    def header(self, name: str) -> list[str]:
+        """The headings of :meth:`texts`; ``name`` is of the measured number."""
         return [
-            "method",
             *(["published"] if self._has_published else []),
-            f"measured {WITH_INTERVAL}",
+            f"{name} {WITH_INTERVAL}",
             *([f"less published {WITH_INTERVAL}"] if self._is_comparable else []),
             *([f"published difference to {self.baseline}"] if self._has_published else []),
             f"difference to {self.baseline} {WITH_INTERVAL}",
         ]
 
-    def rows(self) -> list[list[str]]:
-        """A row a method, as text."""
-        return [self._row(cell) for cell in self.cells]
+    def texts(self, cell: Cell) -> list[str]:
+        """All that is told of a method."""
+        signed = self.measure.difference
+        theirs, ours = cell.published_difference, cell.difference
+        told = [NOTHING if cell.published is None else str(cell.published)]
+        told = told if self._has_published else []
+        told.append(self._measured(cell))
+        if self._is_comparable:
+            told.append(self._agreement(cell.agreement))
+        if self._has_published:
+            told.append(NOTHING if theirs is None else signed(theirs))
+        told.append(NOTHING if ours is None else signed(ours.mean) + _span(ours.interval, signed))
+        return told
 
     @property
     def _has_published(self) -> bool:
@@ -88,18 +96,6 @@ class Table:
     @property
     def _is_comparable(self) -> bool:
         return any(cell.agreement is not None for cell in self.cells)
-
-    def _row(self, cell: Cell) -> list[str]:
-        signed = self.measure.difference
-        theirs, ours = cell.published_difference, cell.difference
-        row = [cell.method, *([_or_nothing(cell.published)] if self._has_published else [])]
-        row.append(self._measured(cell))
-        if self._is_comparable:
-            row.append(self._agreement(cell.agreement))
-        if self._has_published:
-            row.append(NOTHING if theirs is None else signed(theirs))
-        row.append(NOTHING if ours is None else signed(ours.mean) + _span(ours.interval, signed))
-        return row
 
     def _measured(self, cell: Cell) -> str:
         failed = f", {cell.diverged} of {cell.runs} diverged" if cell.diverged else ""
@@ -117,8 +113,43 @@ class Table:
         return f"{text} {found.verdict}".strip()
 
 
+@dataclass(frozen=True)
+class Table:
+    """A published column, or the methods of a table without numbers, beside what was run.
+
+    Args:
+        heading: Where it was published.
+        columns: One a measure, of the same methods.
+    """
+
+    heading: str
+    columns: tuple[Column, ...]
+
+    @property
+    def title(self) -> str:
+        """The heading, with the measure where there is one."""
+        if len(self.columns) > 1:
+            return self.heading
+        return f"{self.heading}: {self.columns[0].measure.label}"
+
+    def header(self) -> list[str]:
+        """The headings of :meth:`rows`."""
+        single = len(self.columns) == 1
+        found = ["method"]
+        for column in self.columns:
+            found += column.header("measured" if single else column.measure.label)
+        return found
+
+    def rows(self) -> list[list[str]]:
+        """A row a method, as text."""
+        return [
+            [cells[0].method, *itertools.chain(*map(Column.texts, self.columns, cells))]
+            for cells in zip(*(column.cells for column in self.columns), strict=True)
+        ]
+
+
 def tables(recipe: Recipe, results: Results, comparable: bool, mark: str = "") -> list[Table]:
-    """One for each published column and each measure.
+    """One for each published column.
 
     Args:
         recipe: What was run.
@@ -130,24 +161,28 @@ def tables(recipe: Recipe, results: Results, comparable: bool, mark: str = "") -
     return [
         Table(
             block.heading(recipe.paper) + mark,
-            MEASURES[measure],
-            block.baseline,
             tuple(
-                _cell(
-                    recipe,
-                    block,
-                    {one: comparison.of(one) for one in (method, block.baseline)},
-                    method,
-                    MEASURES[measure],
-                    # Only the first measure has published numbers.
-                    comparable and number == 0,
-                    number == 0,
+                Column(
+                    MEASURES[name],
+                    block.baseline,
+                    tuple(
+                        _cell(
+                            recipe,
+                            block,
+                            {one: comparison.of(one) for one in (method, block.baseline)},
+                            method,
+                            MEASURES[name],
+                            comparable,
+                            # Only the first measure has published numbers.
+                            has_published=number == 0,
+                        )
+                        for method in block.rows
+                    ),
                 )
-                for method in block.rows
+                for number, name in enumerate(recipe.measures)
             ),
         )
         for block in recipe.blocks
-        for number, measure in enumerate(recipe.measures)
     ]
 
 
@@ -192,10 +227,6 @@ def _values(runs: Mapping[int, Run], measure: Measure) -> dict[int, float]:
     }
 
 
-def _or_nothing(value: object) -> str:
-    return NOTHING if value is None else str(value)
-
-
 def _span(interval: tuple[float, float] | None, number: Callable[[float], str]) -> str:
     if interval is None:
         return ""
@@ -208,7 +239,7 @@ def markdown(found: Sequence[Table]) -> str:
     text = ""
     for table in found:
         header = table.header()
-        text += f"**{table.heading}: {table.measure.label}**\n\n"
+        text += f"**{table.title}**\n\n"
         text += f"| {' | '.join(header)} |\n|{'---|' * len(header)}\n"
         text += "".join(f"| {' | '.join(row)} |\n" for row in table.rows()) + "\n"
     return text
