@@ -613,6 +613,30 @@ def test_sparse_gradients_are_refused() -> None:
         optimizer.step()
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_one_tensor_as_the_gradient_of_two_parameters_is_refused(decay: float) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    optimizer = SGD(model.parameters(), lr=0.1, weight_decay=decay)
+    zeromean.centralize(optimizer, model)
+    model(torch.randn(2, 3)).square().sum().backward()
+    optimizer.step()  # ready from here on
+    model[1].weight.grad = model[0].weight.grad
+    with pytest.raises(zeromean.ZeromeanError, match=r"0\.weight and 1\.weight.*clone"):
+        optimizer.step()
+    model[1].weight.grad = model[0].weight.grad.clone()
+    model[0].weight.grad = model[0].bias.grad = None
+    optimizer.step()
+
+
+def test_an_expanded_gradient_is_refused() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model)
+    model.weight.grad = torch.randn(2, 1).expand(2, 3)
+    with pytest.raises(zeromean.ZeromeanError, match=r"expanded gradient of weight.*clone"):
+        optimizer.step()
+
+
 def test_a_plan_that_centers_nothing_warns() -> None:
     model = nn.BatchNorm1d(3)
     with pytest.warns(zeromean.ZeromeanWarning, match="nothing is centered"):

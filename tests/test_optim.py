@@ -239,6 +239,48 @@ def test_new_storage_for_weights_gradients_and_state_is_seen() -> None:
         assert_same(model, other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:optimizer contains a parameter group with duplicate:UserWarning"
+)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    # Not momentum, which torch's SGD starts anew for each listing; nor decay inside adaptive steps,
+    # whose mean moves between the two, after the twin's gradient was centered.
+    [
+        ("SGD", {"lr": 0.1, "weight_decay": 0.3, "maximize": True}),
+        ("AdamW", {"lr": 0.01, "weight_decay": 0.3}),
+        ("RMSprop", {"lr": 0.01, "momentum": 0.9}),
+    ],
+)
+def test_a_parameter_listed_twice_is_stepped_twice_as_by_torch(
+    name: str, options: dict[str, Any]
+) -> None:
+    model = nn.Linear(160, 160).double()  # large enough for several threads
+    other = copy.deepcopy(model)
+    optimizer = getattr(optim, name)([model.weight, model.weight], model=model, **options)
+    twin = getattr(torch.optim, name)([other.weight, other.weight], foreach=False, **options)
+    zeromean.centralize(twin, other)
+    for _ in range(3):
+        model.weight.grad = torch.randn(160, 160).double()
+        other.weight.grad = model.weight.grad.clone()
+        optimizer.step()
+        twin.step()
+        assert_same(model, other, rtol=1e-10, atol=1e-12)
+
+
+def test_expanded_and_shared_gradients_are_only_read() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    other = copy.deepcopy(model)
+    optimizer, twin = optim.SGD(model, weight_decay=0.1), optim.SGD(other, weight_decay=0.1)
+    gradient = torch.randn(3, 1).expand(3, 3)
+    for number in range(2):
+        model[number].weight.grad = gradient
+        other[number].weight.grad = gradient.clone()
+    optimizer.step()
+    twin.step()
+    assert_same(model, other, rtol=1e-6, atol=1e-7)
+
+
 def test_a_closure_makes_the_gradients() -> None:
     for name in TORCH:
         model = network()

@@ -358,6 +358,37 @@ class _First(nn.Module):
         return output
 
 
+def test_gains_that_float16_cannot_hold_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 2), nn.Linear(4, 2)).half()
+    with torch.no_grad():
+        model[1].weight[1] = torch.tensor([60000.0, -60000, 60000, -60000])
+    with pytest.raises(zeromean.ZeromeanError, match=r"1\.weight, .*1\.2e\+05 long.*6\.55e\+04"):
+        zeromean.reparametrize(model, "cwn")
+    assert not any(parametrize.is_parametrized(layer) for layer in model)
+    zeromean.reparametrize(model, "cwn", init="unit")
+    assert model[1].weight.isfinite().all()
+
+
+def test_a_proxy_that_lies_elsewhere_now_is_looked_at_again(backend: str) -> None:
+    layer = nn.Conv2d(3, 4, 2).double()
+    zeromean.reparametrize(layer, "cwn", init="unit")
+    for change in (
+        lambda: layer.to(memory_format=torch.channels_last),
+        lambda: setattr(
+            layer.parametrizations.weight.original1,
+            "data",
+            torch.randn(4, 2, 2, 3).double().permute(0, 3, 1, 2),
+        ),
+        layer.float,
+    ):
+        _ = layer.weight.sum()
+        change()
+        v = layer.parametrizations.weight.original1.detach().double().flatten(1)
+        x = v - v.mean(1, keepdim=True)
+        exact = (x / x.norm(dim=1, keepdim=True)).view_as(layer.weight)
+        torch.testing.assert_close(layer.weight.double(), exact, rtol=1e-6, atol=1e-7)
+
+
 # --- fold -----------------------------------------------------------------------------------------
 
 

@@ -160,7 +160,7 @@ def test_what_trains_together_is_a_fact_of_the_task(
     )
     if task.model == "cnn":
         study = dataclasses.replace(study, methods=("plain", "gc"))
-    assert Facts.of(study, task, load(study, task)).together == together
+    assert Facts.of(study, task, load(study, task)).stacked == together
 
 
 @pytest.mark.parametrize("seeds", range(1, 10))

@@ -76,6 +76,7 @@ class AtGradient:
         decays = [decay_inside(optimizer, g, self._weight_decay) for g in optimizer.param_groups]
         decayed = any(decays)
         if self._ready is None or not self._ready.fits(targets, present, decayed, gradients):
+            self._refuse_shared([(targets[n].parameter, gradients[n]) for n in present])
             entries = [
                 Entry(targets[n].parameter, targets[n].fan_in, {}, targets[n].group)
                 for n in present
@@ -86,6 +87,29 @@ class AtGradient:
         factors = [decay * scale if decay and scale is not None else decay for decay in decays]
         for center, found in self._ready.of(gradients):
             center.run(found, factors)
+
+    def _refuse_shared(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        """Raise where what is written for one entry of a gradient would be read for another."""
+        first: dict[int, Tensor] = {}
+        for parameter, gradient in pairs:
+            other = first.setdefault(id(gradient), parameter)
+            shared = gradient.layout is torch.strided and any(
+                stride == 0 and size > 1
+                for stride, size in zip(gradient.stride(), gradient.shape, strict=True)
+            )
+            if other is parameter and not shared:
+                continue
+            name, name_of_other = (
+                next(row.name for row in self._targets.plan if row.parameter is p)
+                for p in (parameter, other)
+            )
+            raise ZeromeanError(
+                f"an expanded gradient of {name}, whose entries share memory"
+                if other is parameter
+                else f"one tensor as the gradient of {name_of_other} and {name}",
+                "memory of its own for each entry, because centring writes into it",
+                "assign a clone, or use zeromean.optim, which writes into no gradient",
+            )
 
 
 class _Ready(NamedTuple):
@@ -107,6 +131,8 @@ class _Ready(NamedTuple):
             targets is self.targets
             and present == self.present
             and decayed == self.decayed
+            # Each a tensor of its own; None may stand for many.
+            and len({*map(id, gradients)}) == len(present) + (len(present) < len(gradients))
             and all(center.fits(found) for center, found in self.of(gradients))
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, Protocol
@@ -144,19 +145,22 @@ def prepare(
         gradients: A gradient for each. They are never written to.
 
     Returns:
-        The parts that together make the step.
+        The parts that together make the step, one after the other. A parameter that is listed twice
+        is in two of them: it is stepped twice, as by torch.
     """
     compiled = _Compiled()
-    parts: dict[_Served | None, list[int]] = {}
+    parts: dict[tuple[_Served | None, int], list[int]] = {}
+    before: Counter[Tensor] = Counter()
     for index, (entry, gradient) in enumerate(zip(entries, gradients, strict=True)):
         kind, weight = kinds[entry.group], entry.weight
         by = compiled[weight.device]
         served = None
         if by is not None and by.serves(kind, entry, gradient):
             served = _Served(by, weight.device, weight.dtype, kind)
-        parts.setdefault(served, []).append(index)
+        parts.setdefault((served, before[weight]), []).append(index)
+        before[weight] += 1
     steps = []
-    for served, indices in parts.items():
+    for (served, _), indices in parts.items():
         chosen = [entries[index] for index in indices]
         step: Step = reference.Step(at, chosen)
         if served is not None:

@@ -16,8 +16,8 @@ from zeromean.plan import Layers, Owner, Row, make_plan
 from zeromean.projection import center
 from zeromean.reparam.formulas import undirected
 from zeromean.reparam.nnn import NaturalLinear, replace_module, why_not
-from zeromean.reparam.parametrization import KINDS, Normalized, register
-from zeromean.reparam.refusals import refuse_distributed, refuse_options
+from zeromean.reparam.parametrization import KINDS, Normalized, formula_of, register
+from zeromean.reparam.refusals import refuse_distributed, refuse_gains_too_large, refuse_options
 from zeromean.reparam.report import Change, Report
 
 
@@ -68,7 +68,7 @@ def reparametrize(
 
     Raises:
         ZeromeanError: An option does not exist or has no effect; the model is wrapped or sharded
-            already, or has lazy parameters.
+            already, or has lazy parameters, or float16 weights longer than a float16 gain can be.
 
     Example:
         >>> import torch, zeromean
@@ -104,6 +104,11 @@ def reparametrize(
     else:
         kind = KINDS[method]
         fixed = kind.default_scale if scale is None else None if scale == "learned" else scale
+        if fixed is None and init == "preserve":
+            formula = formula_of(kind, eps)
+            for row in rows:
+                if row.centered and row.fan_in:
+                    refuse_gains_too_large(row.name, row.parameter, formula, row.fan_in)
 
         def convert(row: Row, owner: Owner, fan_in: FanIn) -> Change:
             before = row.parameter.detach().clone()

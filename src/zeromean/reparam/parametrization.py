@@ -27,8 +27,8 @@ class Normalized(nn.Module):
     Args:
         fan_in: The axes of the weight's vectors.
         weight: The weight, for its shape and type.
+        formula: How the weight follows from its proxy.
         scale: None for learned gains, or g.
-        eps: The formula's eps, where it has one.
         keep_mean: Whether a weight's mean is carried along as a fixed offset, the buffer ``mean``.
     """
 
@@ -41,16 +41,16 @@ class Normalized(nn.Module):
         self,
         fan_in: FanIn,
         weight: Tensor,
+        formula: Formula,
         *,
         scale: float | None,
-        eps: float | None,
         keep_mean: bool,
     ) -> None:
         super().__init__()
         self.fan_in = fan_in
         self.scale = scale
-        self.formula = Formula(self.method, self.centers, eps)
-        self._weight = Normalization(self.formula, fan_in)
+        self.formula = formula
+        self._weight = Normalization(formula, fan_in)
         self.order: tuple[str, ...] = ()
         mean = weight.new_zeros(one_each(weight.shape, fan_in)) if keep_mean else None
         self.register_buffer("mean", mean)
@@ -130,6 +130,11 @@ KINDS: dict[str, type[Normalized]] = {
 }
 
 
+def formula_of(kind: type[Normalized], eps: float | None = None) -> Formula:
+    """The formula of a kind, with its own eps unless another is given."""
+    return Formula(kind.method, kind.centers, kind.default_eps if eps is None else eps)
+
+
 def register(
     module: nn.Module,
     name: str,
@@ -143,8 +148,8 @@ def register(
 ) -> None:
     """Let a parameter of a module be computed from a proxy."""
     weight = getattr(module, name)
-    eps = kind.default_eps if eps is None else eps
-    parametrization = kind(fan_in, weight, scale=scale, eps=eps, keep_mean=keep_mean)
+    formula = formula_of(kind, eps)
+    parametrization = kind(fan_in, weight, formula, scale=scale, keep_mean=keep_mean)
     others = parametrized_by(module).values()
     parametrization.order = next((p.order for p in others), tuple(module._parameters))
     parametrize.register_parametrization(module, name, parametrization, unsafe=True)

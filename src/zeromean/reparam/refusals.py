@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from zeromean.errors import ZeromeanError
+from zeromean.fan_in import FanIn
 from zeromean.mro import is_a
 from zeromean.plan import check_option
+from zeromean.reparam.formulas import Formula, take_apart
 from zeromean.reparam.parametrization import parametrized_by
 from zeromean.sharded import is_sharded
 
@@ -91,6 +94,18 @@ def refuse_distributed(model: nn.Module, verb: str = "reparametrize") -> None:
                 f"call {verb} first, then fully_shard: each parametrized layer then gathers its"
                 " originals",
             )
+
+
+def refuse_gains_too_large(name: str, weight: Tensor, formula: Formula, fan_in: FanIn) -> None:
+    """Raise where a gain that preserves the weight is more than the weight's type holds."""
+    gains = take_apart(weight.detach(), formula, fan_in).norm
+    if gains.device.type != "meta" and (gains.isfinite() & gains.to(weight.dtype).isinf()).any():
+        raise ZeromeanError(
+            f"{name}, whose weight vectors are up to {gains[gains.isfinite()].max():.3g} long",
+            f"lengths that a gain of {weight.dtype} can be, which goes up to"
+            f" {torch.finfo(weight.dtype).max:.3g}",
+            "convert the model to bfloat16 or float32 first, or pass init='unit'",
+        )
 
 
 def refuse_others_too(name: str, module: nn.Module) -> None:

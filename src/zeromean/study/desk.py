@@ -40,8 +40,8 @@ class Desk:
         self.store = store
         self.watcher = watcher
         self.facts = decode_facts(store.facts["tasks"])
-        together = {label: facts.together for label, facts in self.facts.items()}
-        self._units = units(study, together)
+        stacked = {label: facts.stacked for label, facts in self.facts.items()}
+        self._units = units(study, stacked)
 
     def pending(self) -> list[Unit]:
         """Units of which runs are missing, whoever trains them at this moment."""

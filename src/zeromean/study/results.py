@@ -31,7 +31,7 @@ class Facts:
         metric: Name of the metric.
         steps: Of an epoch.
         digest: Fingerprint of the examples.
-        together: Methods whose runs train several at a time.
+        stacked: Methods whose runs train several at a time.
     """
 
     description: str
@@ -41,7 +41,7 @@ class Facts:
     metric: str
     steps: int
     digest: str
-    together: Sequence[str] = ()
+    stacked: Sequence[str] = ()
 
     @classmethod
     def of(cls, study: Study, task: Task, problem: Problem) -> Facts:

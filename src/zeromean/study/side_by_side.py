@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from zeromean.study.devices import ALONE, Alone
 from zeromean.study.problem import Problem
 from zeromean.study.run import Candidate, Epoch, Key, Run
 from zeromean.study.stacked import Stack
@@ -48,7 +49,7 @@ class Step(NamedTuple):
     runs: tuple[Run, ...]
 
 
-def train(problem: Problem, study: Study, order: Order) -> Iterator[Step]:
+def train(problem: Problem, study: Study, order: Order, devices: Alone = ALONE) -> Iterator[Step]:
     """Trains the runs, each from where it was; what an epoch came to is told at its end.
 
     A state is that of networks that train on as soon as the next step is asked for: save it
@@ -57,12 +58,12 @@ def train(problem: Problem, study: Study, order: Order) -> Iterator[Step]:
     turns: list[tuple[int, Stack]] = []
     for place, keys in enumerate(order.stacks):
         trainings = [
-            Training(problem, study, key, order.candidates[key])
+            Training(problem, study, key, order.candidates[key], devices)
             for key in keys
             if key in order.candidates
         ]
         if trainings:
-            stack = Stack(trainings, together=len(keys) > 1)
+            stack = Stack(trainings, together=len(keys) > 1 and devices.count == 1)
             if (state := order.states.pop(place, None)) is not None:
                 stack.load_state_dict(state)
             turns.append((place, stack))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zeromean.errors import ZeromeanError
 from zeromean.reparam.nnn import NaturalLinear
+from zeromean.study.devices import ALONE, Alone
 from zeromean.study.methods import Method
 from zeromean.study.metric import ACCURACY
 from zeromean.study.optimizers import OptimizerChoice
@@ -39,9 +40,17 @@ class Training:
         study: What the run belongs to.
         key: Which run.
         candidate: Its learning rate, and what else was tuned.
+        devices: What it is trained on.
     """
 
-    def __init__(self, problem: Problem, study: Study, key: Key, candidate: Candidate) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        study: Study,
+        key: Key,
+        candidate: Candidate,
+        devices: Alone = ALONE,
+    ) -> None:
         self.key = key
         self.epochs: list[Epoch] = []
         self.problem = problem
@@ -53,6 +62,9 @@ class Training:
         self.network = problem.network(method, key.seed)
         if self._half:  # where convolutions in bfloat16 are fast; other layers do not mind
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._devices = devices
+        # Before the optimizer: shards are other parameters.
+        self._spread = devices.spread(self.network)
         self.optimizer = OptimizerChoice.parse(key.optimizer).build(self.network, candidate)
         method.attach(self.optimizer, self.network)
         self._epochs = study.epochs(key)
@@ -93,14 +105,16 @@ class Training:
         for batch in order:
             chosen = inputs.index_select(0, batch)  # which copies whole examples
             seen = problem.training_inputs(chosen, generator)
-            yield Examples(seen, targets.index_select(0, batch))
+            # Of the whole batch, so that what is random is the same on any devices.
+            part = self._devices.part
+            yield Examples(part(seen), part(targets.index_select(0, batch)))
 
     def _backward(self, batches: Sequence[Examples]) -> Tensor:
         """The loss of the one batch, whose gradient the parameters have now."""
         ((inputs, targets),) = batches
         self.optimizer.zero_grad()
         with _numbers(self.problem, self._half):
-            loss = self.problem.loss(self.network(_laid_out(inputs, self._half)), targets)
+            loss = self.problem.loss(self._spread(_laid_out(inputs, self._half)), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -113,12 +127,14 @@ class Training:
         """Scores and records the epoch.
 
         Args:
-            total_loss: Over its batches.
+            total_loss: Over its batches, and over all devices.
             seconds: Of its steps.
         """
-        problem, number = self.problem, len(self.epochs) + 1
-        loss, score = evaluate(problem, self.network, problem.watched, self._half)
-        train_loss = total_loss / problem.steps(self._task.batch_size)
+        problem, devices = self.problem, self._devices
+        devices.align(self.network)
+        loss, score = self._evaluate(problem.watched)
+        train_loss = total_loss / (problem.steps(self._task.batch_size) * devices.count)
+        number = len(self.epochs) + 1
         self.epochs.append(Epoch(number, train_loss, loss, score, seconds))
         return self.epochs[-1]
 
@@ -128,29 +144,34 @@ class Training:
         train_score = test_loss = test_score = None
         if not last.diverged and self.key.trial == FINAL:
             problem = self.problem
-            _, train_score = evaluate(problem, self.network, problem.train, self._half)
+            _, train_score = self._evaluate(problem.train)
             test_loss, test_score = last.loss, last.score
             if problem.watched is not problem.test:
                 # The only look at the test examples where something was tuned.
-                test_loss, test_score = evaluate(problem, self.network, problem.test, self._half)
+                test_loss, test_score = self._evaluate(problem.test)
             if not math.isfinite(test_loss):
                 train_score = test_loss = test_score = None
         return Run(
             self.key, self._candidate, tuple(self.epochs), train_score, test_loss, test_score
         )
 
+    def _evaluate(self, examples: Examples) -> tuple[float, float]:
+        return evaluate(self.problem, self.network, examples, self._half, self._devices)
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and texts alone, to be loaded with ``weights_only=True``."""
-        return {
+        state = {
             "epochs": [astuple(epoch) for epoch in self.epochs],
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "inputs": {name: [*layer._inputs] for name, layer in self._natural_layers()},
         }
+        return self._devices.whole(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epochs = [Epoch(*values) for values in state["epochs"]]
+        state = self._devices.cut(state, self.network, self.optimizer)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
@@ -179,11 +200,11 @@ def advance(
         ZeromeanError: The device has too little memory.
     """
     first = trainings[0]
-    device = first.problem.device
+    device, devices = first.problem.device, first._devices
     try:
         passes = [training.begin_epoch() for training in trainings]
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(first.epoch_seed)
+            torch.manual_seed(devices.seed(first.epoch_seed))
             started = time.perf_counter()
             total = torch.zeros(len(trainings), device=device)
             for step in zip(*passes, strict=True):
@@ -191,7 +212,7 @@ def advance(
                 for training in trainings:
                     training.step()
             # The only wait for the device in an epoch: it also makes the clock tell the truth.
-            losses = [loss.item() for loss in total]
+            losses = [loss.item() for loss in devices.total(total)]
             seconds = (time.perf_counter() - started) / len(trainings)
         return [
             training.end_epoch(loss, seconds)
@@ -217,28 +238,29 @@ def batches(count: int, batch_size: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    problem: Problem, network: nn.Module, examples: Examples, half: bool = False
+    problem: Problem,
+    network: nn.Module,
+    examples: Examples,
+    half: bool = False,
+    devices: Alone = ALONE,
 ) -> tuple[float, float]:
     """Mean loss and score over the examples; ``half`` computes in bfloat16 where that pays."""
     network.eval()
     size = min(EVALUATION_BATCH, max(1, EVALUATION_NUMBERS // examples.inputs[0].numel()))
     total = torch.zeros((), device=problem.device)
     right = torch.zeros((), dtype=torch.int64, device=problem.device)
-    for inputs, targets in zip(
-        torch.split(examples.inputs, size),
-        torch.split(examples.targets, size),
-        strict=True,
-    ):
+    for batch in map(Examples, *(torch.split(one, size) for one in examples)):
+        (inputs, targets), counts = devices.share(batch)
         prepared = problem.prepare(inputs)
         with _numbers(problem, half):
             outputs = network(_laid_out(prepared, half))
-            total += problem.loss(outputs, targets) * len(targets)
+            total += problem.loss(outputs, targets) * (len(targets) * counts)
         if problem.metric is ACCURACY:
-            right += (outputs.argmax(1) == targets).sum()
-    loss = total.item() / len(examples.targets)
+            right += (outputs.argmax(1) == targets).sum() * counts
+    loss = devices.total(total).item() / len(examples.targets)
     if problem.metric is not ACCURACY:
         return loss, loss
-    return loss, right.item() / examples.targets.numel()
+    return loss, devices.total(right).item() / examples.targets.numel()
 
 
 def _numbers(problem: Problem, half: bool) -> torch.autocast:

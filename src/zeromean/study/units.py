@@ -44,18 +44,18 @@ class Unit(NamedTuple):
 MEMBERS = 4
 
 
-def units(study: Study, together: Mapping[str, Collection[str]] | None = None) -> list[Unit]:
+def units(study: Study, stacked: Mapping[str, Collection[str]] | None = None) -> list[Unit]:
     """In the order in which they are begun: tuning first.
 
     Args:
         study: What is to be done.
-        together: For each task's label, the methods whose runs train several at a time.
+        stacked: For each task's label, the methods whose runs train several at a time.
     """
-    together = together or {}
-    return [*_trials(study, together), *_finals(study, together)]
+    stacked = stacked or {}
+    return [*_trials(study, stacked), *_finals(study, stacked)]
 
 
-def _trials(study: Study, together: Mapping[str, Collection[str]]) -> list[Unit]:
+def _trials(study: Study, stacked: Mapping[str, Collection[str]]) -> list[Unit]:
     if study.tuning is None:
         return []
     tuning, seeds = study.tuning, range(study.seeds, study.seeds + study.tuning.seeds)
@@ -66,12 +66,12 @@ def _trials(study: Study, together: Mapping[str, Collection[str]]) -> list[Unit]
                 [Key(task, optimizer, method, seed, trial) for seed in seeds]
                 for trial in range(tuning.trial_count)
             ]
-            stacked = method in together.get(task, ())
-            if stacked and tuning.search == "grid":
+            own = method in stacked.get(task, ())
+            if own and tuning.search == "grid":
                 stacks = _evenly([key for keys in trials for key in keys], MEMBERS)
                 blocks = [[stack] for stack in stacks]
             else:
-                blocks = [_evenly(keys, MEMBERS if stacked else 1) for keys in trials]
+                blocks = [_evenly(keys, MEMBERS if own else 1) for keys in trials]
             found.append(
                 [
                     Unit(f"{number}-{place}-trial-{index}", tuple(block))
@@ -81,10 +81,10 @@ def _trials(study: Study, together: Mapping[str, Collection[str]]) -> list[Unit]
     return _in_turns(found)
 
 
-def _finals(study: Study, together: Mapping[str, Collection[str]]) -> list[Unit]:
+def _finals(study: Study, stacked: Mapping[str, Collection[str]]) -> list[Unit]:
     found = []
     for number, (task, optimizer) in enumerate(study.cells):
-        stacked = together.get(task, ())
+        own = stacked.get(task, ())
         found.append(
             [
                 Unit(
@@ -94,11 +94,11 @@ def _finals(study: Study, together: Mapping[str, Collection[str]]) -> list[Unit]
                         for method in study.methods
                         for stack in _evenly(
                             [Key(task, optimizer, method, seed) for seed in seeds],
-                            MEMBERS if method in stacked else 1,
+                            MEMBERS if method in own else 1,
                         )
                     ),
                 )
-                for seeds in _evenly(range(study.seeds), MEMBERS if stacked else 1)
+                for seeds in _evenly(range(study.seeds), MEMBERS if own else 1)
             ]
         )
     return _in_turns(found)
