@@ -4,7 +4,7 @@ BIN := .venv/bin
 # torch first, by the constraints, so that nothing can pull another build of it.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test supported lint clean
+.PHONY: demo test slow supported lint clean
 
 demo: .venv/demo
 	rm -rf runs/demo
@@ -12,6 +12,10 @@ demo: .venv/demo
 
 test: .venv/test lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --supported check
+
+# What takes minutes: training steps of the recipes' large networks.
+slow: .venv/test
+	$(BIN)/pytest -m slow
 
 # Writes docs/supported.md from what the tests show.
 supported: .venv/test

@@ -20,7 +20,7 @@ from zeromean.study.networks.text import LSTM, TEXT_NETWORKS, Transformer
 from zeromean.study.optimizers import OPTIMIZERS
 
 # Where smaller images leave nothing.
-LEAST = {"cnn": 4, "densenet121": 8, "googlenet": 8, "horses": 22}
+LEAST = {"cnn": 4, "densenet121": 8, "googlenet": 8, "googlenet-imagenet": 32, "horses": 22}
 
 
 def outline(name: str, channels: int = 3, side: int = 32, classes: int = 10) -> nn.Module:
@@ -75,7 +75,17 @@ def test_parameter_counts(name: str, channels: int, side: int, classes: int, cou
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
-def test_the_size_of_googlenet_follows_from_the_published_table() -> None:
+@pytest.mark.parametrize(
+    ("name", "around"),
+    [
+        # With convolutions in the place of pooling, as the CWN paper has it for CIFAR.
+        ("googlenet", [(3, 64, 3), (64, 192, 3), (576, 576, 2), (1024, 1024, 2)]),
+        ("googlenet-imagenet", [(3, 64, 7), (64, 64, 1), (64, 192, 3)]),
+    ],
+)
+def test_the_size_of_googlenet_follows_from_the_published_table(
+    name: str, around: list[tuple[int, int, int]]
+) -> None:
     """Ioffe and Szegedy 2015, Figure 5: outputs of #1x1, 3x3 and double 3x3 paths, pool."""
     rows = [
         (192, 64, 64, 64, 64, 96, 32), (256, 64, 64, 96, 64, 96, 64), (320, 0, 128, 160, 64, 96, 0),
@@ -84,15 +94,24 @@ def test_the_size_of_googlenet_follows_from_the_published_table() -> None:
         (576, 0, 128, 192, 192, 256, 0),
         (1024, 352, 192, 320, 160, 224, 128), (1024, 352, 192, 320, 192, 224, 128),
     ]  # fmt: skip
-    convolutions = [(3, 64, 3), (64, 192, 3), (576, 576, 2), (1024, 1024, 2)]
+    convolutions = [*around]
     for inputs, one, reduced, three, narrowed, double, pooled in rows:
         convolutions += [
             (inputs, one, 1), (inputs, reduced, 1), (reduced, three, 3), (inputs, narrowed, 1),
             (narrowed, double, 3), (double, double, 3), (inputs, pooled, 1),
         ]  # fmt: skip
     count = sum(n * m * k * k + 2 * m for n, m, k in convolutions) + 1025 * 100
-    network = outline("googlenet", classes=100)
+    network = outline(name, side=64, classes=100)
     assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+def test_large_images_are_halved_where_the_published_table_does() -> None:
+    """Ioffe and Szegedy 2015, Figure 5."""
+    network = outline("googlenet-imagenet", side=224, classes=1000)
+    assert outputs(network, nn.MaxPool2d, 224)[:2] == [(64, 56), (192, 28)]
+    assert outputs(network, Inception, 224) == (
+        [(256, 28), (320, 28)] + [(576, 14)] * 5 + [(1024, 7)] * 3
+    )
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,9 @@ def test_what_cannot_be_prepared_is_refused(tmp_path: Path) -> None:
         Task(prepare="noise")
     with pytest.raises(ZeromeanError, match="grey True for text; wanted images"):
         Task(data="text", model="lstm", grey=True)
-    with pytest.raises(ZeromeanError, match="with data, model, augment, prepare or grey"):
+    with pytest.raises(
+        ZeromeanError, match="with data, model, augment, prepare, grey, resize or crop"
+    ):
         Task(function="a:b", prepare="pixel")
     task = Task(grey=True)
     with pytest.raises(ZeromeanError, match="grey with digits, whose images are; wanted coloured"):

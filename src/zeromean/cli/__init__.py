@@ -8,11 +8,15 @@ from zeromean.cli.compare import compare
 from zeromean.cli.diagnose import diagnose
 from zeromean.cli.explain import explain
 from zeromean.cli.report import report
+from zeromean.cli.reproduce import reproduce
 from zeromean.cli.study import study
+from zeromean.cli.tables import tables
 
 app.command()(bench)
 app.command()(compare)
 app.command()(diagnose)
 app.command()(explain)
 app.command()(report)
+app.command()(reproduce)
 app.command()(study)
+app.command()(tables)

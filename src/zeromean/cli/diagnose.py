@@ -23,7 +23,10 @@ def diagnose(
     ],
     model: Annotated[str, typer.Option(help="module:factory, a function that makes the model.")],
     data: Annotated[
-        str, typer.Option(help="digits, idx:DIR, npz:FILE or imagefolder:DIR[.tar.xz]")
+        str,
+        typer.Option(
+            help="Images, as zeromean compare takes them: digits, npz:FILE, imagefolder:DIR, ..."
+        ),
     ],
     samples: Annotated[int, typer.Option(help="Training images, chosen at random.")] = 256,
     batch_size: Annotated[int, typer.Option(help="Images a forward pass.")] = 64,

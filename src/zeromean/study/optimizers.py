@@ -46,7 +46,7 @@ class OptimizerKind:
 PLAIN = ("mlp", "mlp-yaleb", "mlp-svhn", "cnn", "vgga")
 NORMALIZED = (
     "resnet20", "resnet18", "resnet50", "resnet56", "resnet101", "resnext29", "vgg11",
-    "densenet121", "googlenet", OF_TIMM,
+    "densenet121", "googlenet", "googlenet-imagenet", OF_TIMM,
 )  # fmt: skip
 
 

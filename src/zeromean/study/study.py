@@ -6,7 +6,8 @@ import itertools
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.run import FINAL, Key
 
 if TYPE_CHECKING:
+    from zeromean.study.optimizers import OptimizerChoice
     from zeromean.study.progress import Watcher
     from zeromean.study.results import Results
 
@@ -127,10 +129,8 @@ class Task:
             raise SettingError(
                 name, f"{name} {getattr(self, name)} for text", "images for that", "drop it"
             )
-        try:
+        with _blaming("schedule"):
             Schedule.parse(self.schedule)
-        except ZeromeanError as error:
-            raise SettingError("schedule", error.got, error.wanted, error.fix) from error
         _check_at_least("epochs", self.epochs, 1)
         _check_at_least("batch_size", self.batch_size, 1)
         for name in ("train_size", "resize", "crop"):
@@ -279,7 +279,6 @@ class Study:
         self._check_optimizers()
         _check_unlike("tasks", [task.label for task in self.tasks])
         self._check_methods()
-        self._check_rates()
         _check_at_least("seeds", self.seeds, 1)
         _check_name("precision", self.precision, PRECISIONS)
         if self.threads is not None:
@@ -288,37 +287,21 @@ class Study:
     def _check_optimizers(self) -> None:
         from zeromean.study.optimizers import OptimizerChoice
 
-        try:
+        with _blaming("optimizers"):
             choices = [OptimizerChoice.parse(name) for name in self.optimizers]
-        except ZeromeanError as error:
-            raise SettingError("optimizers", error.got, error.wanted, error.fix) from error
         _check_unlike("optimizers", self.optimizers)
-        for number, one in enumerate(choices):
-            for other in choices[:number]:
-                if one.means == other.means:
-                    raise SettingError(
-                        "optimizers",
-                        f"{other.name} and {one.name}, which are the same",
-                        "each optimizer once",
-                        "drop one",
-                    )
-            rates = None if self.lr is None else f"lr = {self.lr}"
-            decays = None
-            if self.tuning is not None:
-                rates = "rates to tune"
-                decays = "weight_decays to tune" if self.tuning.weight_decays else None
-            for own, elsewhere in ((one.lr, rates), (one.decay, decays)):
-                if own is not None and elsewhere is not None:
-                    raise SettingError(
-                        "optimizers",
-                        f"optimizer {one.name} with {elsewhere}",
-                        "one place that says it",
-                        "leave one of them out",
-                    )
+        for one, other in itertools.combinations(choices, 2):
+            if one.means == other.means:
+                raise SettingError(
+                    "optimizers",
+                    f"{one.name} and {other.name}, which are the same",
+                    "each optimizer once",
+                    "drop one",
+                )
+        self._check_rates(choices)
 
-    def _check_rates(self) -> None:
-        from zeromean.study.optimizers import OptimizerChoice
-
+    def _check_rates(self, choices: Iterable[OptimizerChoice]) -> None:
+        """Of learning rates and decays, that each is told once, and where it has to be."""
         if self.lr is not None:
             object.__setattr__(self, "lr", float(self.lr))
         if self.lr is not None and not 0 < self.lr <= LARGEST_FLOAT32:
@@ -327,21 +310,36 @@ class Study:
             )
         if self.lr is not None and self.tuning is not None:
             raise SettingError("lr", f"lr = {self.lr} and tuning", "one of them", "drop lr")
+        rate = "rates to tune" if self.tuning is not None else f"lr = {self.lr}"
+        decays = self.tuning is not None and bool(self.tuning.weight_decays)
         own = [task.function for task in self.tasks if task.function is not None]
-        told = all(OptimizerChoice.parse(name).lr is not None for name in self.optimizers)
-        if own and not told and self.lr is None and self.tuning is None:
-            raise SettingError(
-                "lr", f"task {own[0]} without a learning rate", "lr, or tuning", "pass one"
-            )
+        for one in choices:
+            twice = None
+            if one.lr is not None and not (self.lr is None and self.tuning is None):
+                twice = rate
+            elif one.decay is not None and decays:
+                twice = "weight_decays to tune"
+            if twice is not None:
+                raise SettingError(
+                    "optimizers",
+                    f"optimizer {one.name} with {twice}",
+                    "one place that says it",
+                    "leave one of them out",
+                )
+            if own and one.lr is None and self.lr is None and self.tuning is None:
+                raise SettingError(
+                    "lr",
+                    f"task {own[0]} without a learning rate",
+                    f"lr, tuning, or {one.name}+lr=NUMBER",
+                    "pass one",
+                )
 
     def _check_methods(self) -> None:
         from zeromean.study.methods import BASELINE, Method
 
-        try:
+        with _blaming("methods"):
             for name in self.methods:
                 Method.parse(name)
-        except ZeromeanError as error:
-            raise SettingError("methods", error.got, error.wanted, error.fix) from error
         _check_unlike("methods", self.methods)
         same = [set(name.split("+")) for name in self.methods]
         for number, one in enumerate(same):
@@ -375,6 +373,7 @@ class Study:
         *,
         jobs: int = 1,
         ray: str | None = None,
+        shard: bool = False,
         watcher: Watcher | None = None,
     ) -> Results:
         """Train what ``out`` does not hold yet, and keep each run there once it ended.
@@ -385,6 +384,8 @@ class Study:
             jobs: Processes that train side by side.
             ray: HOST:PORT of a Ray cluster that trains the runs instead; see
                 ``zeromean.study.cluster``.
+            shard: Of several processes that torchrun started: whether each has a shard of a run's
+                weights (FSDP2) rather than a copy (DDP).
             watcher: Told of epochs and runs as they end.
 
         Returns:
@@ -397,7 +398,7 @@ class Study:
         """
         from zeromean.study.conduct import conduct
 
-        return conduct(self, Path(out), jobs=jobs, ray=ray, watcher=watcher)
+        return conduct(self, Path(out), jobs=jobs, ray=ray, shard=shard, watcher=watcher)
 
     @property
     def needs_file(self) -> bool:
@@ -444,6 +445,15 @@ class Study:
             )
         ]
         return shlex.join(["zeromean", "compare", *words])
+
+
+@contextmanager
+def _blaming(setting: str) -> Iterator[None]:
+    """Around what reads a setting: its errors are that setting's."""
+    try:
+        yield
+    except ZeromeanError as error:
+        raise SettingError(setting, error.got, error.wanted, error.fix) from error
 
 
 def _check_name(what: str, name: str, known: Iterable[str], setting: str | None = None) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from zeromean.study.networks.cnn import cnn
 from zeromean.study.networks.densenet import densenet121
 from zeromean.study.networks.from_timm import PREFIX, is_of_timm, timm_network
-from zeromean.study.networks.googlenet import googlenet
+from zeromean.study.networks.googlenet import googlenet, googlenet_imagenet
 from zeromean.study.networks.horses import horses
 from zeromean.study.networks.mlp import mlp, mlp_svhn, mlp_yaleb
 from zeromean.study.networks.resnet import resnet18, resnet20, resnet50, resnet56, resnet101
@@ -34,6 +34,7 @@ NETWORKS: dict[str, Maker] = {
     "vgga": vgga,
     "densenet121": densenet121,
     "googlenet": googlenet,
+    "googlenet-imagenet": googlenet_imagenet,
     "mlp-yaleb": mlp_yaleb,
     "mlp-svhn": mlp_svhn,
     "horses": horses,

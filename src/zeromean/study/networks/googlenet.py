@@ -62,9 +62,9 @@ def _linear_map(
 
 
 class Inception(nn.Module):
-    """Paths side by side, their outputs one after the other."""
+    """Paths side by side, their outputs one after the other; ``stride`` is of each path's last."""
 
-    def __init__(self, inputs: int, paths: Paths) -> None:
+    def __init__(self, inputs: int, paths: Paths, stride: int = 1) -> None:
         super().__init__()
         three, double = paths.three, paths.double
         pool = nn.AvgPool2d if paths.pool == "average" else nn.MaxPool2d
@@ -74,18 +74,18 @@ class Inception(nn.Module):
         self.paths.append(
             nn.Sequential(
                 *_linear_map(inputs, three[0], 1),
-                *_linear_map(three[0], three[1], 3, padding=1),
+                *_linear_map(three[0], three[1], 3, stride, padding=1),
             )
         )
         self.paths.append(
             nn.Sequential(
                 *_linear_map(inputs, double[0], 1),
                 *_linear_map(double[0], double[1], 3, padding=1),
-                *_linear_map(double[1], double[1], 3, padding=1),
+                *_linear_map(double[1], double[1], 3, stride, padding=1),
             )
         )
         pooled = _linear_map(inputs, paths.pooled, 1) if paths.pooled else []
-        self.paths.append(nn.Sequential(pool(3, stride=1, padding=1), *pooled))
+        self.paths.append(nn.Sequential(pool(3, stride=stride, padding=1), *pooled))
         self.outputs = paths.one + three[1] + double[1] + (paths.pooled or inputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,6 +110,31 @@ def googlenet(channels: int, side: int, classes: int) -> nn.Module:
             layers += _linear_map(inputs, inputs, 2, stride=2)
         for paths in stage:
             inception = Inception(inputs, paths)
+            layers.append(inception)
+            inputs = inception.outputs
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
+    return he_convolutions(nn.Sequential(*layers))
+
+
+def googlenet_imagenet(channels: int, side: int, classes: int) -> nn.Module:
+    """GoogLeNet for large images, as Ioffe and Szegedy (ICML 2015, Figure 5) normalize it.
+
+    Raises:
+        ZeromeanError: The images are smaller than 32x32 pixels, so that nothing is left to halve.
+    """
+    refuse_smaller("googlenet-imagenet", side, 32)
+    layers: list[nn.Module] = [
+        *_linear_map(channels, 64, 7, stride=2, padding=3),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        *_linear_map(64, 64, 1),
+        *_linear_map(64, 192, 3, padding=1),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    ]
+    inputs = 192
+    for stage in STAGES:
+        for paths in stage:
+            # The modules without a first path halve the size.
+            inception = Inception(inputs, paths, stride=1 if paths.one else 2)
             layers.append(inception)
             inputs = inception.outputs
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]

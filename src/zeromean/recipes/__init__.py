@@ -1,0 +1,1 @@
+"""The papers' tables as recipes: studies with the published numbers beside them."""

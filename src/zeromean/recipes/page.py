@@ -1,0 +1,41 @@
+"""A recipe's results as a markdown page, for a folder of results."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from zeromean.recipes.conditions import Conditions
+from zeromean.recipes.side_by_side import Table, markdown
+from zeromean.study.results import Results
+
+EXPLANATION = (
+    "Measured: mean ± standard deviation over the seeds, with the interval of the mean. Less"
+    " published: with Welch's interval, in which both sides have their noise; it agrees where 0 is"
+    " in it. Differences are paired by seed."
+)
+
+
+def page(conditions: Conditions, results: Results, tables: Sequence[Table]) -> str:
+    """Tables, how they came about, and what departs from what was published."""
+    recipe, study = conditions.recipe, results.study
+    (facts,) = results.facts.values()
+    words = ["zeromean", "reproduce", recipe.name, "--data", study.tasks[0].data]
+    if conditions.scale != 1:
+        words += ["--scale", f"{conditions.scale:g}"]
+    if study.seeds != recipe.study.seeds:
+        words += ["--seeds", str(study.seeds)]
+    if study.precision != recipe.study.precision:
+        words += ["--precision", study.precision]
+    if study.device != recipe.study.device:
+        words += ["--device", study.device]
+    notes = "".join(f"- {note}\n" for note in recipe.notes) + ("\n" if recipe.notes else "")
+    sessions = "; ".join(
+        ", ".join(f"{name} {value}" for name, value in session.items())
+        for session in results.sessions
+    )
+    return (
+        f"# {recipe.title}\n\n{conditions.note}\n\n    {shlex.join(words)}\n\n"
+        f"Data: {facts.description}; {facts.split}. {study.seeds} seed(s).\n\n"
+        f"{markdown(tables)}{EXPLANATION}\n\n{notes}Made with {sessions}.\n"
+    )

@@ -1,0 +1,429 @@
+"""``zeromean reproduce`` as a user meets it: every recipe to its end, tiny, or one clear line."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+from study_files import patterns, write_cifar, write_miniimagenet
+from torch import nn
+from typer.testing import CliRunner
+
+import zeromean
+from zeromean.cli import app
+from zeromean.recipes import catalogue, cost, outcome
+from zeromean.recipes.agreement import agreement
+from zeromean.recipes.published import Published
+from zeromean.recipes.recipe import Recipe
+from zeromean.study import results
+from zeromean.study.methods import Method
+from zeromean.study.metric import MINUS
+from zeromean.study.networks.build import NETWORKS
+from zeromean.study.networks.from_timm import is_of_timm
+from zeromean.study.table import NOTHING
+from zeromean.study.tasks.load import load
+from zeromean.study.train import Training
+
+RECIPES = catalogue.recipes()
+# The package has the command under this name.
+COMMAND = importlib.import_module("zeromean.cli.reproduce")
+# Networks that take more than a second a step even on four images.
+LARGE = (
+    "resnet18", "resnet50", "resnet101", "resnext29", "vgg11", "densenet121", "googlenet",
+    "googlenet-imagenet",
+)  # fmt: skip
+
+
+def colour(images: np.ndarray) -> np.ndarray:
+    return np.stack([images, images // 2, images // 4], axis=3)
+
+
+def write_yaleb(folder: Path) -> str:
+    """As the archive is: images without a split, labels as bytes."""
+    images, labels = patterns(3 * 20, side=32)
+    np.savez(folder / "faces.npz", images=images, labels=labels.astype(np.uint8))
+    return f"npz:{folder / 'faces.npz'}"
+
+
+def write_svhn(folder: Path) -> str:
+    for part, seed in (("train", 0), ("test", 1)):
+        images, labels = patterns(40, classes=10, side=32, seed=seed)
+        content = {"X": colour(images).transpose(1, 2, 3, 0), "y": labels[:, None] + 1}
+        savemat(folder / f"{part}_32x32.mat", content)
+    return f"svhn:{folder}"
+
+
+def write_cifar_of(classes: int) -> Callable[[Path], str]:
+    def write(folder: Path) -> str:
+        write_cifar(folder, classes, each=10)
+        return f"cifar:{folder}"
+
+    return write
+
+
+def write_pictures(folder: Path) -> str:
+    for part, count, seed in (("train", 16, 0), ("test", 6, 1)):
+        images, labels = patterns(count, classes=2, side=32, seed=seed)
+        for number, (pixels, label) in enumerate(zip(colour(images), labels, strict=True)):
+            place = folder / part / ("horses", "humans")[label]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place / f"{number:04d}.png")
+    return f"imagefolder:{folder}"
+
+
+def write_mini(folder: Path) -> str:
+    classes = {"train": ("n01", "n02"), "val": ("n03",), "test": ("n04",)}
+    write_miniimagenet(folder / "mini", classes, each=12)
+    return f"miniimagenet:{folder / 'mini'}"
+
+
+# By what --data takes and how many classes there are.
+WRITERS: dict[tuple[str, int | None], Callable[[Path], str]] = {
+    ("npz:FILE", None): write_yaleb,
+    ("svhn:DIR", None): write_svhn,
+    ("cifar:DIR", 10): write_cifar_of(10),
+    ("cifar:DIR", 100): write_cifar_of(100),
+    ("imagefolder:DIR", None): write_pictures,
+    ("miniimagenet:DIR", None): write_mini,
+}
+
+
+def write_data(recipe: Recipe, folder: Path) -> str:
+    """In the published format on disk."""
+    form, classes = recipe.data.form, recipe.data.classes
+    return WRITERS.get((form, classes), WRITERS.get((form, None), write_svhn))(folder)
+
+
+class Small(nn.Sequential):
+    """In the place of timm's networks: timm needs torchvision, which the tests go without."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, 32, 8, stride=8),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(32, classes),
+        )
+
+
+@pytest.fixture
+def timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("timm")
+
+    def create_model(name: str, pretrained: bool, num_classes: int, in_chans: int) -> nn.Module:
+        assert name in ("resnet50", "resnet101", "resnet50.tv_in1k")
+        assert pretrained == ("." in name)
+        return Small(in_chans, num_classes)
+
+    module.__version__ = "1.0"
+    module.is_model, module.create_model = lambda name: True, create_model
+    monkeypatch.setitem(sys.modules, "timm", module)
+
+
+def tiny(recipe: Recipe) -> Recipe:
+    """The recipe with one seed and the smallest of batches and grids."""
+    study, task = recipe.study, recipe.task
+    tuning = study.tuning
+    if tuning is not None:
+        # So low that nothing diverges on batches so small.
+        tuning = dataclasses.replace(tuning, rates=(1e-3,), seeds=1, validation=0.25)
+    # A step of the deep network of CIFAR takes long whatever the batch.
+    batch_size = 25 if recipe.data.form == "cifar:DIR" else 4
+    task = dataclasses.replace(task, batch_size=batch_size)
+    return dataclasses.replace(
+        recipe, study=dataclasses.replace(study, tasks=(task,), tuning=tuning, seeds=1)
+    )
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = tuple(map(tiny, RECIPES))
+    monkeypatch.setattr(catalogue, "recipes", lambda: found)
+    monkeypatch.setattr(cost, "ENOUGH_SECONDS", 0.0)
+    monkeypatch.setattr(cost, "TIMES", 1)
+    monkeypatch.chdir(tmp_path)
+
+
+def invoke(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["reproduce", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def scale_of(recipe: Recipe) -> float:
+    """The smallest that leaves the schedule room."""
+    kind, _, epochs = recipe.task.schedule.partition("=")
+    if kind != "drops":
+        return 1 / recipe.task.epochs
+    first, second = map(int, epochs.split(","))
+    return 1 / (second - first)
+
+
+def check(recipe: Recipe, folder: Path) -> None:
+    data, scale = write_data(recipe, folder), f"{scale_of(recipe):.3g}"
+    code, stdout, stderr = invoke(recipe.name, "--data", data, "--scale", scale)
+    assert (code, stderr) == (0, "")
+    out = folder / f"{recipe.name}-scale-{scale}"
+    found = results.read(out)
+    assert found.study.methods == recipe.study.methods
+    page = (out / "published.md").read_text(encoding="utf-8")
+    for block in recipe.blocks:
+        assert f"**{block.heading(recipe.paper)} (training shortened to {scale})" in page
+        for method in block.rows:
+            number = block.number(recipe.paper, method)
+            assert f"| {method} | {number or ''}" in page
+    for note in recipe.notes:
+        assert note in page
+        assert note in stdout
+    told = outcome.read((out / "outcome.json").read_text(encoding="utf-8"))
+    assert (told.recipe, f"{told.scale:g}", told.seeds) == (recipe.name, scale, 1)
+    assert set(told.measured) == set(recipe.measures)
+    # What is short says so wherever it is looked at, also in what the engine writes by itself.
+    report = (out / "report.html").read_text(encoding="utf-8")
+    for text in (page, stdout, report):
+        assert f"Training is shortened (--scale {scale})" in " ".join(text.split())
+
+
+@pytest.mark.usefixtures("timm")
+@pytest.mark.parametrize(
+    "recipe",
+    [one for one in RECIPES if one.task.model not in LARGE],
+    ids=lambda one: one.name,
+)
+def test_a_recipe_runs_to_its_end(recipe: Recipe, tmp_path: Path) -> None:
+    check(recipe, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe", [one for one in RECIPES if one.task.model in LARGE], ids=lambda one: one.name
+)
+def test_a_recipe_of_a_large_network_runs_to_its_end(recipe: Recipe, tmp_path: Path) -> None:
+    check(recipe, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [one for one in RECIPES if not is_of_timm(one.task.model)],
+    ids=lambda one: one.name,
+)
+def test_the_network_of_a_recipe_can_be_built_for_its_data(recipe: Recipe) -> None:
+    """Of the published size, which the tiny runs have not."""
+    channels, side, _ = recipe.data.shape
+    with torch.device("meta"):
+        network = NETWORKS[recipe.task.model](channels, side, recipe.data.classes)
+        outputs = network(torch.empty(2, channels, side, side))
+    assert outputs.shape == (2, recipe.data.classes)
+    roles = {row.role for row in zeromean.explain(network)}
+    for method in recipe.study.methods:
+        assert all(part.needs in (None, *roles) for part in Method.parse(method).parts)
+
+
+@pytest.fixture
+def small(_tiny: None, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """The only one that there is: three methods of a small network, with published numbers."""
+    whole = catalogue.find("cwn-svhn")
+    methods = ("plain", "wn-unit", "cwn-unit")
+    rows = {one: whole.blocks[0].rows[one] for one in methods}
+    return alone(
+        monkeypatch,
+        dataclasses.replace(
+            whole,
+            blocks=(dataclasses.replace(whole.blocks[0], rows=rows),),
+            study=dataclasses.replace(whole.study, methods=methods),
+        ),
+    )
+
+
+def alone(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> Recipe:
+    monkeypatch.setattr(catalogue, "recipes", lambda: (recipe,))
+    return recipe
+
+
+def test_it_asks_before_it_takes_long(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_svhn(tmp_path)
+    monkeypatch.setattr(COMMAND, "LONG_SECONDS", 0.0)
+    monkeypatch.setattr(Training, "run", lambda training: pytest.fail("a run was kept"))
+    arguments = (small.name, "--data", data, "--scale", 0.01)
+    code, stdout, stderr = invoke(*arguments)
+    assert code == 2
+    assert stderr.count("\n") == 1
+    assert re.search(r"which takes about .*, where nobody can be asked; .* add --yes", stderr)
+    # But the cost was told.
+    assert re.search(r"6 runs, 6 epochs of 7 steps; a step took .* on this machine: about", stdout)
+    assert not (tmp_path / f"{small.name}-scale-0.01").exists()
+
+
+@pytest.mark.parametrize("answer", ["y\n", "n\n"])
+def test_the_answer_counts(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(COMMAND, "LONG_SECONDS", 0.0)
+    monkeypatch.setattr(COMMAND, "can_ask", lambda: True)
+    begun: list[object] = []
+    monkeypatch.setattr(COMMAND, "train_study", lambda *arguments: begun.append(arguments))
+    monkeypatch.setattr(COMMAND, "show", lambda *arguments: None)
+    arguments = ["reproduce", small.name, "--data", write_svhn(tmp_path), "--scale", "0.01"]
+    result = CliRunner().invoke(app, arguments, input=answer)
+    assert "Go on?" in result.output
+    assert (result.exit_code, len(begun)) == ((0, 1) if answer == "y\n" else (1, 0))
+    begun.clear()
+    assert CliRunner().invoke(app, [*arguments, "--yes"]).exit_code == 0
+    assert len(begun) == 1
+
+
+def test_numbers_are_held_against_those_published_of_such_data(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At full length and on as many images as published, with seeds enough for intervals."""
+    data = write_svhn(tmp_path)
+    methods = small.study.methods
+    tuning = dataclasses.replace(small.study.tuning, rates=(0.1,))
+    task = dataclasses.replace(small.task, epochs=2)
+    recipe = alone(
+        monkeypatch,
+        dataclasses.replace(
+            small,
+            data=dataclasses.replace(small.data, train=40, test=40),
+            study=dataclasses.replace(small.study, tasks=(task,), tuning=tuning, seeds=5),
+        ),
+    )
+    arguments = (recipe.name, "--data", data, "--out", "out")
+    code, stdout, _ = invoke(*arguments)
+    assert code == 0
+    assert "shortened" not in stdout
+    assert "Other data" not in stdout
+    page = (tmp_path / "out" / "published.md").read_text(encoding="utf-8")
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in page.splitlines() if "|" in line}
+    runs = results.read(tmp_path / "out").comparisons[0]
+    for method, published in zip(methods, ("18.98", "17.12", "16.16"), strict=True):
+        cells = rows[f"| {method}"]
+        errors = [100 * (1 - run.test_score) for run in runs.of(method).values()]
+        mean, deviation = np.mean(errors), np.std(errors, ddof=1)
+        assert cells[1] == published
+        assert cells[2].startswith(f"{mean:.2f} ± {deviation:.2f}")
+        told = agreement(errors, Published(float(published)), recipe.repeats)
+        sign = "+" if told.difference > 0 else MINUS
+        assert cells[3].startswith(f"{sign}{abs(told.difference):.2f}")
+        assert cells[3].endswith(told.verdict)
+        # Where all seeds come to the same there is no interval.
+        assert ("(" in cells[2]) == bool(told.verdict) == (deviation > 0)
+    assert rows["| plain"][4:] == [NOTHING, f"{NOTHING} |"]
+    assert rows["| cwn-unit"][4] == f"{MINUS}2.82"
+    # The same command once more trains nothing, and says the same.
+    monkeypatch.setattr(Training, "advance", lambda training: pytest.fail("training began"))
+    code, again, _ = invoke(*arguments)
+    assert code == 0
+    assert "Nothing is left to train." in again
+    assert again.splitlines()[-20:] == stdout.splitlines()[-20:]
+
+
+def test_data_without_the_published_counts_are_said_to_be_others(
+    small: Recipe, tmp_path: Path
+) -> None:
+    _, stdout, _ = invoke(small.name, "--data", write_svhn(tmp_path), "--scale", "0.01")
+    text = " ".join(stdout.split())
+    assert "Other data than published: 40 train and 40 test images, 32x32x1, 10 classes" in text
+    assert "less published" not in text
+
+
+def test_a_run_that_diverged_is_counted_beside_the_others(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = dataclasses.replace(
+        small.study, tuning=None, optimizers=("sgd+momentum=0+decay=0+lr=1e30",)
+    )
+    alone(monkeypatch, dataclasses.replace(small, study=study))
+    code, stdout, _ = invoke(small.name, "--data", write_svhn(tmp_path), "--scale", "0.01")
+    assert code == 0
+    assert "1 of 1 diverged" in " ".join(stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("gc-table9", "--data", "digits"), "recipe 'gc-table9'; wanted cwn-"),
+        (("cwn-svhn",), "Missing option '--data'"),
+        (("cwn-svhn", "--data", "svhn:nowhere"), "put train_32x32.mat and test_32x32.mat into"),
+        (("cwn-svhn", "--data", "mnist"), "data 'mnist'; wanted digits"),
+        (("cwn-svhn", "--data", "digits", "--scale", "0"), "scale = 0; wanted above 0, at most 1"),
+        (("cwn-svhn", "--data", "digits", "--scale", "2"), "scale = 2; wanted above 0, at most 1"),
+        (("cwn-svhn", "--data", "digits", "--seeds", "0"), "seeds = 0; wanted 1 or more"),
+        (("cwn-svhn", "--data", "digits", "--jobs", "0"), "jobs = 0; wanted 1 or more"),
+        (("cwn-svhn", "--data", "digits", "--device", "abacus"), "device abacus, which torch"),
+        (("cwn-svhn", "--data", "text"), "model mlp-svhn for text; wanted lstm"),
+        (
+            ("cwn-table3-cifar10", "--data", "digits", "--scale", "0.001"),
+            "would fall twice at once",
+        ),
+    ],
+)
+def test_bad_input_ends_with_one_line_before_any_training(
+    arguments: tuple[str, ...], line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Training, "advance", lambda training: pytest.fail("training began"))
+    code, stdout, stderr = invoke(*arguments)
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert line in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_studys_folder_is_refused(small: Recipe, tmp_path: Path) -> None:
+    data = write_svhn(tmp_path)
+    arguments = (small.name, "--data", data, "--out", "out")
+    assert invoke(*arguments, "--scale", "0.01")[0] == 0
+    code, _, stderr = invoke(*arguments, "--scale", "0.02")
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "already holds a study with other settings" in stderr
+
+
+def test_a_cost_is_of_what_is_left(small: Recipe, tmp_path: Path) -> None:
+    study = dataclasses.replace(
+        small.on(write_svhn(tmp_path)), methods=("plain", "cwn-unit"), seeds=2
+    )
+    study = dataclasses.replace(study, tasks=(dataclasses.replace(study.tasks[0], epochs=3),))
+    problem = load(study, study.tasks[0])
+    whole = cost.cost(study, problem, tmp_path / "out")
+    assert (whole.runs, whole.epochs, whole.steps) == (2 + 4, 18, 7)
+    speeds = whole.speeds
+    # Trials see the validation images alone, the others also all training and test images.
+    scored = 9 * speeds["plain"].example * 10 + 2 * speeds["plain"].example * (30 + 40)
+    steps = 9 * 7 * speeds["plain"].step
+    other = speeds["cwn-unit"]
+    scored += 9 * other.example * 10 + 2 * other.example * (30 + 40)
+    assert math.isclose(whole.seconds, steps + scored + 9 * 7 * other.step)
+    study.run(tmp_path / "out")
+    assert cost.cost(study, problem, tmp_path / "out").runs == 0
+
+
+def test_the_cost_does_not_change_how_many_threads_there_are(small: Recipe, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    study = dataclasses.replace(small.on(write_svhn(tmp_path)), threads=2)
+    cost.measured(study, load(study, study.tasks[0]), "plain")
+    assert torch.get_num_threads() == before
+
+
+def test_outcomes_are_json_that_can_be_kept(small: Recipe, tmp_path: Path) -> None:
+    invoke(small.name, "--data", write_svhn(tmp_path), "--scale", "0.01", "--out", "out")
+    text = (tmp_path / "out" / "outcome.json").read_text(encoding="utf-8")
+    kept = outcome.read(text)
+    assert json.loads(text)["measured"].keys() == {"error"}
+    assert kept.published_data is False
+    (line,) = kept.lines(["plain", "cwn-unit"])
+    assert re.fullmatch(r"test error, %: plain [\d.]+, cwn-unit [\d.]+", line)
