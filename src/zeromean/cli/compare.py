@@ -95,6 +95,10 @@ def compare(
     ray: Annotated[
         str | None, typer.Option(help="HOST:PORT of a Ray cluster that trains the runs instead.")
     ] = None,
+    shard: Annotated[
+        bool,
+        typer.Option("--shard", help="Under torchrun: shards of a run's weights, not copies."),
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as it goes.")
     ] = False,
@@ -135,7 +139,7 @@ def compare(
         device=device,
         threads=threads,
     )
-    run_study(study, out, jobs, gain, tensorboard, ray)
+    run_study(study, out, jobs, gain, tensorboard, ray, shard)
 
 
 def _tuning(rates: str | None, trials: int | None) -> Tuning | None:

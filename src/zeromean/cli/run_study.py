@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -17,23 +18,37 @@ def run_study(
     gain: float | None,
     tensorboard: bool,
     ray: str | None = None,
+    shard: bool = False,
 ) -> None:
     """Runs the study and shows its results."""
     from zeromean.study.report import check_gain
 
     check_gain(gain)  # not after hours of training
-    train_study(study, out, jobs, tensorboard, ray)
+    train_study(study, out, jobs, tensorboard, ray, shard)
     show(out, gain)
 
 
 def train_study(
-    study: Study, out: Path, jobs: int, tensorboard: bool = False, ray: str | None = None
+    study: Study,
+    out: Path,
+    jobs: int,
+    tensorboard: bool = False,
+    ray: str | None = None,
+    shard: bool = False,
 ) -> None:
-    """Runs the study; Ctrl-C ends it with what is kept and how to go on."""
+    """Runs the study; Ctrl-C ends it with what is kept and how to go on.
+
+    Of several processes that train together, only the first one returns.
+    """
+    from zeromean.study.devices import leads
     from zeromean.study.display import LiveProgress
     from zeromean.study.progress import Watcher
     from zeromean.study.results import kept
 
+    if not leads():  # one process of several shows, and tells how it ended
+        with suppress(KeyboardInterrupt):
+            study.run(out, jobs=jobs, ray=ray, shard=shard)
+        raise typer.Exit(0)
     with LiveProgress(study) as progress:
         watcher: Watcher = progress
         if tensorboard:
@@ -41,7 +56,7 @@ def train_study(
 
             watcher = TensorBoard(out / "tensorboard", progress)
         try:
-            study.run(out, jobs=jobs, ray=ray, watcher=watcher)
+            study.run(out, jobs=jobs, ray=ray, shard=shard, watcher=watcher)
         except KeyboardInterrupt:
             runs, wanted = kept(study, out)
             print(

@@ -20,6 +20,10 @@ def study(
     ray: Annotated[
         str | None, typer.Option(help="HOST:PORT of a Ray cluster that trains the runs instead.")
     ] = None,
+    shard: Annotated[
+        bool,
+        typer.Option("--shard", help="Under torchrun: shards of a run's weights, not copies."),
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as it goes.")
     ] = False,
@@ -34,4 +38,4 @@ def study(
     """
     from zeromean.study import declare
 
-    run_study(declare.read(file), out or file.with_suffix(""), jobs, gain, tensorboard, ray)
+    run_study(declare.read(file), out or file.with_suffix(""), jobs, gain, tensorboard, ray, shard)

@@ -7,10 +7,8 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
 from torch import nn
 
 from zeromean.diagnose.batches import Batches, pairs
@@ -23,6 +21,7 @@ from zeromean.diagnose.sharpness import Sharpness, sharpness
 from zeromean.diagnose.weight_means import WeightMeans, weight_means
 from zeromean.errors import ZeromeanError
 from zeromean.model import explain
+from zeromean.pages import template
 
 NOTE = (
     "Measured in evaluation mode on the samples named below, which say little about others. A"
@@ -123,10 +122,9 @@ def write(
     Raises:
         ZeromeanError: It cannot be written.
     """
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string((files("zeromean.diagnose") / "page.html").read_text(encoding="utf-8"))
-    text = template.render(title=title, sections=found, note=NOTE, facts=facts, command=command)
+    text = template(Path(__file__).parent, "page.html").render(
+        title=title, sections=found, note=NOTE, facts=facts, command=command
+    )
     with _writing(path):
         path.write_text(text, encoding="utf-8")
 

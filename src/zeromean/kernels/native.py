@@ -123,13 +123,7 @@ def center_(
 
 
 class Center(ReadyCenter):
-    """Centers gradients of one type, in place, again and again.
-
-    Args:
-        entries: Whose gradients; all served.
-        gradients: The gradients, to learn how they lie in memory.
-        decayed: Whether ``lambda w`` may belong inside the projection.
-    """
+    """The centring of gradients by the library."""
 
     def __init__(
         self, entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
@@ -144,19 +138,13 @@ class Center(ReadyCenter):
             self._weights[::-1],
         )
 
-    def run(self, gradients: Sequence[Tensor], decays: Sequence[float | Tensor]) -> None:
-        """Center every gradient, with its group's decay inside the projection."""
-        numbers = _decay_numbers(decays if self._weights else [0.0] * len(decays))
+    def _run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
+        numbers = _decay_numbers(decays)
         _call("center", self._dtype, self._table, _addresses(gradients[::-1]), numbers)
-        increment_version(gradients)
 
 
 class Keep(ReadyKeep):
-    """Notes down the means of weights of one type before a step, and puts them back after it.
-
-    Args:
-        entries: The weights, and what rounding took from their means so far; all served.
-    """
+    """Weights' means noted down and put back by the library."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         super().__init__(entries, torch.float64)
@@ -171,14 +159,7 @@ class Keep(ReadyKeep):
 
 
 class Step(ReadyStep):
-    """A step of entries of one type, their addresses collected once.
-
-    Args:
-        kind: Which step.
-        at: Whether the gradient or the whole update is centered.
-        entries: What to step; all served.
-        gradients: A gradient for each, to learn how they lie in memory.
-    """
+    """A step of entries by the library."""
 
     def __init__(
         self, kind: Kind, at: At, entries: Sequence[Entry], gradients: Sequence[Tensor]

@@ -16,7 +16,7 @@ from torch.autograd.graph import increment_version
 from zeromean.fan_in import FanIn
 from zeromean.kernels import reference
 from zeromean.kernels.layout import Layout, layout_of, same_layout
-from zeromean.kernels.rules import STATE, At, Entry, Kind
+from zeromean.kernels.rules import STATE, At, Entry, Kind, Number
 
 # Whether a backend knows a tensor's type and device.
 Known = Callable[[Tensor], bool]
@@ -98,7 +98,7 @@ def _describe(tensors: Sequence[Tensor]) -> tuple[object, ...]:
     )
 
 
-class ReadyCenter:
+class ReadyCenter(ABC):
     """The centring of gradients of one type, in place, again and again.
 
     Args:
@@ -119,6 +119,15 @@ class ReadyCenter:
             return (_where(self._weights), _describe(gradients)) == self._found
         except RuntimeError:
             return False  # a sparse gradient has no address
+
+    def run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
+        """Center every gradient, with its group's decay inside the projection."""
+        self._run(gradients, decays if self._weights else [0.0] * len(decays))
+        increment_version(gradients)
+
+    @abstractmethod
+    def _run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
+        """Center, with each group's decay."""
 
 
 class ReadyKeep(ABC):

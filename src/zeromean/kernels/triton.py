@@ -118,13 +118,7 @@ def center_(
 
 
 class Center(ReadyCenter):
-    """Centers gradients of one type on one device, in place, again and again.
-
-    Args:
-        entries: Whose gradients; all served.
-        gradients: The gradients, to learn how they lie in memory.
-        decayed: Whether ``lambda w`` may belong inside the projection.
-    """
+    """The centring of gradients on one device in one launch."""
 
     def __init__(
         self, entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
@@ -138,19 +132,12 @@ class Center(ReadyCenter):
         )
         self._launch = _Launch("center", "gradient", gradients[0].dtype, gradients[0].device, rows)
 
-    def run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
-        """Center every gradient, with its group's decay inside the projection."""
-        numbers = _decay_numbers(decays if self._weights else [0.0] * len(decays))
-        self._launch.run(gradients, numbers, gradients)
-        increment_version(gradients)
+    def _run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
+        self._launch.run(gradients, _decay_numbers(decays), gradients)
 
 
 class Keep(ReadyKeep):
-    """Notes down the means of weights of one type before a step, and puts them back after it.
-
-    Args:
-        entries: The weights, and what rounding took from their means so far; all served.
-    """
+    """Weights' means noted down in one launch and put back in another."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         first = entries[0].weight
@@ -176,15 +163,9 @@ class Keep(ReadyKeep):
 
 
 class Step(ReadyStep):
-    """A step of entries of one type on one device, their addresses collected once.
+    """A step of entries on one device in one launch.
 
     Counts of steps are moved to the device, as torch's fused steps have them.
-
-    Args:
-        kind: Which step.
-        at: Whether the gradient or the whole update is centered.
-        entries: What to step; all served.
-        gradients: A gradient for each, to learn how they lie in memory.
     """
 
     def __init__(

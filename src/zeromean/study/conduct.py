@@ -16,6 +16,7 @@ from zeromean.study import environment, results
 from zeromean.study.cluster import work_on_cluster
 from zeromean.study.declare import as_toml, read
 from zeromean.study.desk import Desk
+from zeromean.study.devices import Together, here, several
 from zeromean.study.problem import Problem
 from zeromean.study.processes import work_in_processes
 from zeromean.study.progress import Nobody, Watcher
@@ -24,21 +25,26 @@ from zeromean.study.side_by_side import train
 from zeromean.study.store import Store
 from zeromean.study.study import Study
 from zeromean.study.tasks.load import check_device, load, rehearse
+from zeromean.study.together import Leader, follow
 from zeromean.study.tuning import check_search
 from zeromean.study.units import Folder
 from zeromean.study.work import use_threads, work
 
 
 def conduct(
-    study: Study, out: Path, *, jobs: int, ray: str | None, watcher: Watcher | None
+    study: Study,
+    out: Path,
+    *,
+    jobs: int,
+    ray: str | None,
+    shard: bool,
+    watcher: Watcher | None,
 ) -> Results:
     """Does what :meth:`zeromean.study.Study.run` tells of, where the arguments are described."""
-    if jobs < 1:
-        raise ZeromeanError(f"jobs = {jobs}", "1 or more", "raise it")
-    if jobs > 1 and ray is not None:
-        raise ZeromeanError(
-            f"jobs = {jobs} with ray {ray}", "one of them: the cluster has its own", "drop jobs"
-        )
+    _check_ways(jobs, ray)
+    devices = here(study.device, shard)
+    if isinstance(devices, Together) and not devices.leads:
+        return follow(study, devices)
     watcher = watcher or Nobody()
     folder = Folder(out)
     _check_folder(study, folder)
@@ -49,10 +55,11 @@ def conduct(
         problems[task.label] = load(study, task)
         rehearse(study, task, problems[task.label])
     threads = study.threads or max(1, torch.get_num_threads() // jobs)
-    with (
-        _threads(threads),
-        Store.create(folder.database, _facts(study, out, problems, threads)) as store,
-    ):
+    facts = _facts(study, out, problems, threads)
+    leader = (
+        Leader(study, problems, facts["tasks"], devices) if isinstance(devices, Together) else None
+    )
+    with _threads(threads), Store.create(folder.database, facts) as store:
         _check_same_study(study, out, store)  # another may have begun at the same moment
         desk = Desk(study, folder, store, watcher)
         results.check_same_data(problems, desk.facts)
@@ -63,13 +70,29 @@ def conduct(
         if ray is not None:
             work_on_cluster(desk, ray, threads)
         elif jobs == 1:
-            store.begin_session(environment.describe(study.device))
-            work(desk, lambda order: train(problems[order.task], study, order))
+            store.begin_session({**environment.describe(study.device), **devices.describe()})
+            if leader is None:
+                work(desk, lambda order: train(problems[order.task], study, order))
+            else:
+                leader.begin(threads)
+                work(desk, leader.train)
         else:
             del problems  # each process has its own
             work_in_processes(study, out, jobs, watcher)
     folder.tidy()
-    return results.read(out)
+    found = results.read(out)
+    if leader is not None:
+        leader.end(found)
+    return found
+
+
+def _check_ways(jobs: int, ray: str | None) -> None:
+    if jobs < 1:
+        raise ZeromeanError(f"jobs = {jobs}", "1 or more", "raise it")
+    ways = {f"jobs = {jobs}": jobs > 1, f"ray {ray}": ray is not None, "torchrun": several()}
+    chosen = [way for way, is_chosen in ways.items() if is_chosen]
+    if len(chosen) > 1:
+        raise ZeromeanError(" with ".join(chosen), "one of them", f"leave {chosen[0]} out")
 
 
 def _facts(study: Study, out: Path, problems: dict[str, Problem], threads: int) -> dict[str, str]:

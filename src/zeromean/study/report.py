@@ -6,13 +6,11 @@ import base64
 import math
 import os
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
-
 from zeromean.errors import ZeromeanError
+from zeromean.pages import template
 from zeromean.study import curves, differences, profile
 from zeromean.study.colours import colours
 from zeromean.study.conclusion import conclude, overview
@@ -25,6 +23,7 @@ from zeromean.study.summary import Summary, summarize
 from zeromean.study.table import Row, rows
 from zeromean.study.tuning import at_the_edge, budget, choice, outcomes
 
+FOLDER = Path(__file__).parent
 EDGE = "; the end of the range, so that a better one may lie beyond"
 
 
@@ -104,7 +103,7 @@ def write_markdown(results: Results, gain: float | None = None) -> Path:
         ZeromeanError: It cannot be written.
     """
     path = results.out / "report.md"
-    text = _template("report.md", autoescape=False).render(_words(results, gain))
+    text = template(FOLDER, "report.md", autoescape=False).render(_words(results, gain))
     try:
         _replace(path, text.encode())
     except OSError as error:
@@ -135,7 +134,7 @@ def _conclusions(comparison: Comparison, summaries: list[Summary]) -> list[str]:
 
 def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
     parts, tables = sections(results, gain), summarize(results)
-    return _template("report.html", autoescape=True).render(
+    return template(FOLDER, "report.html").render(
         _words(results, gain),
         others=[method for method in results.study.methods if method != BASELINE],
         colours=colours(results.study.methods),
@@ -149,12 +148,6 @@ def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
         profile=_encode(profile.draw(results, tables)) if len(parts) > 1 else None,
         profile_caption=profile.CAPTION,
     )
-
-
-def _template(name: str, *, autoescape: bool) -> Template:
-    return Environment(
-        autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string((files("zeromean.study") / name).read_text(encoding="utf-8"))
 
 
 def _words(results: Results, gain: float | None) -> dict[str, Any]:

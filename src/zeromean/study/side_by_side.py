@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from zeromean.study.devices import ALONE, Alone
 from zeromean.study.problem import Problem
 from zeromean.study.run import Candidate, Epoch, Key, Run
 from zeromean.study.study import Study
@@ -46,7 +47,7 @@ class Step(NamedTuple):
     run: Run | None
 
 
-def train(problem: Problem, study: Study, order: Order) -> Iterator[Step]:
+def train(problem: Problem, study: Study, order: Order, devices: Alone = ALONE) -> Iterator[Step]:
     """Trains the runs, each from where it was; what an epoch came to is told at its end.
 
     A state is that of a network that trains on as soon as the next step is asked for: save it
@@ -54,7 +55,7 @@ def train(problem: Problem, study: Study, order: Order) -> Iterator[Step]:
     """
     trainings = []
     for key, candidate in zip(order.keys, order.candidates, strict=True):
-        training = Training(problem, study, key, candidate)
+        training = Training(problem, study, key, candidate, devices)
         state = order.states.pop(key, None)
         if state is not None:
             training.load_state_dict(state)

@@ -373,6 +373,7 @@ class Study:
         *,
         jobs: int = 1,
         ray: str | None = None,
+        shard: bool = False,
         watcher: Watcher | None = None,
     ) -> Results:
         """Train what ``out`` does not hold yet, and keep each run there once it ended.
@@ -383,6 +384,8 @@ class Study:
             jobs: Processes that train side by side.
             ray: HOST:PORT of a Ray cluster that trains the runs instead; see
                 ``zeromean.study.cluster``.
+            shard: Of several processes that torchrun started: whether each has a shard of a run's
+                weights (FSDP2) rather than a copy (DDP).
             watcher: Told of epochs and runs as they end.
 
         Returns:
@@ -395,7 +398,7 @@ class Study:
         """
         from zeromean.study.conduct import conduct
 
-        return conduct(self, Path(out), jobs=jobs, ray=ray, watcher=watcher)
+        return conduct(self, Path(out), jobs=jobs, ray=ray, shard=shard, watcher=watcher)
 
     @property
     def needs_file(self) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zeromean.errors import ZeromeanError
 from zeromean.reparam.nnn import NaturalLinear
+from zeromean.study.devices import ALONE, Alone
 from zeromean.study.methods import Method
 from zeromean.study.metric import ACCURACY
 from zeromean.study.optimizers import OptimizerChoice
@@ -39,9 +40,17 @@ class Training:
         study: What the run belongs to.
         key: Which run.
         candidate: Its learning rate, and what else was tuned.
+        devices: What it is trained on.
     """
 
-    def __init__(self, problem: Problem, study: Study, key: Key, candidate: Candidate) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        study: Study,
+        key: Key,
+        candidate: Candidate,
+        devices: Alone = ALONE,
+    ) -> None:
         self.key = key
         self.epochs: list[Epoch] = []
         self._problem = problem
@@ -53,6 +62,9 @@ class Training:
         self.network = problem.network(method, key.seed)
         if self._half:  # where convolutions in bfloat16 are fast; other layers do not mind
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._devices = devices
+        # Before the optimizer: shards are other parameters.
+        self._spread = devices.spread(self.network)
         self.optimizer = OptimizerChoice.parse(key.optimizer).build(self.network, candidate)
         method.attach(self.optimizer, self.network)
         self._steps = problem.steps(self._task.batch_size)
@@ -83,33 +95,35 @@ class Training:
         return epoch
 
     def _advance(self, number: int) -> Epoch:
-        problem, device = self._problem, self._problem.device
+        problem, device, devices = self._problem, self._problem.device, self._devices
         seed = self.key.seed * EPOCHS_A_SEED + number
         order = batches(len(problem.train.targets), self._task.batch_size, seed).to(device)
         self.network.train()
         inputs, targets = problem.train
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
+            torch.manual_seed(devices.seed(seed))
             generator = torch.Generator(device).manual_seed(seed)
             started = time.perf_counter()
             total = torch.zeros((), device=device)
             for batch in order:
                 self.optimizer.zero_grad()
+                # Of the whole batch, so that what is random is the same on any devices.
                 seen = problem.training_inputs(inputs[batch], generator)
-                loss = self._loss(seen, targets[batch])
+                loss = self._loss(devices.part(seen), devices.part(targets[batch]))
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
                 self._schedule.step()
                 total += loss.detach()
             # The only wait for the device in an epoch: it also makes the clock tell the truth.
-            train_loss = total.item() / self._steps
+            train_loss = devices.total(total).item() / (self._steps * devices.count)
             seconds = time.perf_counter() - started
-        loss_value, score = evaluate(problem, self.network, problem.watched, self._half)
+        devices.align(self.network)
+        loss_value, score = self._evaluate(problem.watched)
         return Epoch(number, train_loss, loss_value, score, seconds)
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with _numbers(self._problem, self._half):
-            return self._problem.loss(self.network(_laid_out(inputs, self._half)), targets)
+            return self._problem.loss(self._spread(_laid_out(inputs, self._half)), targets)
 
     def run(self) -> Run:
         """What is known of the run, which has ended."""
@@ -117,29 +131,34 @@ class Training:
         train_score = test_loss = test_score = None
         if not last.diverged and self.key.trial == FINAL:
             problem = self._problem
-            _, train_score = evaluate(problem, self.network, problem.train, self._half)
+            _, train_score = self._evaluate(problem.train)
             test_loss, test_score = last.loss, last.score
             if problem.watched is not problem.test:
                 # The only look at the test examples where something was tuned.
-                test_loss, test_score = evaluate(problem, self.network, problem.test, self._half)
+                test_loss, test_score = self._evaluate(problem.test)
             if not math.isfinite(test_loss):
                 train_score = test_loss = test_score = None
         return Run(
             self.key, self._candidate, tuple(self.epochs), train_score, test_loss, test_score
         )
 
+    def _evaluate(self, examples: Examples) -> tuple[float, float]:
+        return evaluate(self._problem, self.network, examples, self._half, self._devices)
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and texts alone, to be loaded with ``weights_only=True``."""
-        return {
+        state = {
             "epochs": [astuple(epoch) for epoch in self.epochs],
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "inputs": {name: [*layer._inputs] for name, layer in self._natural_layers()},
         }
+        return self._devices.whole(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epochs = [Epoch(*values) for values in state["epochs"]]
+        state = self._devices.cut(state, self.network, self.optimizer)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
@@ -167,28 +186,29 @@ def batches(count: int, batch_size: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    problem: Problem, network: nn.Module, examples: Examples, half: bool = False
+    problem: Problem,
+    network: nn.Module,
+    examples: Examples,
+    half: bool = False,
+    devices: Alone = ALONE,
 ) -> tuple[float, float]:
     """Mean loss and score over the examples; ``half`` computes in bfloat16 where that pays."""
     network.eval()
     size = min(EVALUATION_BATCH, max(1, EVALUATION_NUMBERS // examples.inputs[0].numel()))
     total = torch.zeros((), device=problem.device)
     right = torch.zeros((), dtype=torch.int64, device=problem.device)
-    for inputs, targets in zip(
-        torch.split(examples.inputs, size),
-        torch.split(examples.targets, size),
-        strict=True,
-    ):
+    for batch in map(Examples, *(torch.split(one, size) for one in examples)):
+        (inputs, targets), counts = devices.share(batch)
         prepared = problem.prepare(inputs)
         with _numbers(problem, half):
             outputs = network(_laid_out(prepared, half))
-            total += problem.loss(outputs, targets) * len(targets)
+            total += problem.loss(outputs, targets) * (len(targets) * counts)
         if problem.metric is ACCURACY:
-            right += (outputs.argmax(1) == targets).sum()
-    loss = total.item() / len(examples.targets)
+            right += (outputs.argmax(1) == targets).sum() * counts
+    loss = devices.total(total).item() / len(examples.targets)
     if problem.metric is not ACCURACY:
         return loss, loss
-    return loss, right.item() / examples.targets.numel()
+    return loss, devices.total(right).item() / examples.targets.numel()
 
 
 def _numbers(problem: Problem, half: bool) -> torch.autocast:
