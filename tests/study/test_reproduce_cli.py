@@ -27,7 +27,7 @@ from zeromean.recipes import catalogue, cost, outcome
 from zeromean.recipes.agreement import agreement
 from zeromean.recipes.published import Published
 from zeromean.recipes.recipe import Recipe
-from zeromean.study import results
+from zeromean.study import report, results
 from zeromean.study.methods import Method
 from zeromean.study.metric import MINUS
 from zeromean.study.networks.build import NETWORKS
@@ -324,6 +324,10 @@ def test_numbers_are_held_against_those_published_of_such_data(
         assert cells[3].endswith(told.verdict)
         # Where all seeds come to the same there is no interval.
         assert ("(" in cells[2]) == bool(told.verdict) == (deviation > 0)
+    (section,) = report.sections(results.read(tmp_path / "out"))
+    for sentence in section.conclusions:
+        assert sentence in stdout
+        assert sentence in page
     assert rows["| plain"][4:] == [NOTHING, f"{NOTHING} |"]
     assert rows["| cwn-unit"][4] == f"{MINUS}2.82"
     # The same command once more trains nothing, and says the same.

@@ -101,7 +101,7 @@ def show(conditions: Conditions, out: Path) -> None:
     from rich.table import Table
 
     from zeromean.recipes import outcome, side_by_side
-    from zeromean.recipes.page import EXPLANATION, page
+    from zeromean.recipes.page import page
     from zeromean.study import report, results
 
     found = results.read(out)
@@ -116,7 +116,9 @@ def show(conditions: Conditions, out: Path) -> None:
             shown.add_row(*row)
         Console().print(shown)
         print()
-    print(f"{EXPLANATION}\n")
+    print(f"{side_by_side.explanation(tables)}\n")
+    for section in report.sections(found):
+        print("\n".join(section.conclusions), end="\n\n")
     paths = report.write(found)
     try:
         written = out / "published.md"

@@ -6,14 +6,9 @@ import shlex
 from collections.abc import Sequence
 
 from zeromean.recipes.conditions import Conditions
-from zeromean.recipes.side_by_side import Table, markdown
+from zeromean.recipes.side_by_side import Table, explanation, markdown
+from zeromean.study.report import sections
 from zeromean.study.results import Results
-
-EXPLANATION = (
-    "Measured: mean ± standard deviation over the seeds, with the interval of the mean. Less"
-    " published: with Welch's interval, in which both sides have their noise; it agrees where 0 is"
-    " in it. Differences are paired by seed."
-)
 
 
 def page(conditions: Conditions, results: Results, tables: Sequence[Table]) -> str:
@@ -29,6 +24,8 @@ def page(conditions: Conditions, results: Results, tables: Sequence[Table]) -> s
         words += ["--precision", study.precision]
     if study.device != recipe.study.device:
         words += ["--device", study.device]
+    (section,) = sections(results)
+    shown = "".join(f"- {sentence}\n" for sentence in section.conclusions)
     notes = "".join(f"- {note}\n" for note in recipe.notes) + ("\n" if recipe.notes else "")
     sessions = "; ".join(
         ", ".join(f"{name} {value}" for name, value in session.items())
@@ -37,5 +34,5 @@ def page(conditions: Conditions, results: Results, tables: Sequence[Table]) -> s
     return (
         f"# {recipe.title}\n\n{conditions.note}\n\n    {shlex.join(words)}\n\n"
         f"Data: {facts.description}; {facts.split}. {study.seeds} seed(s).\n\n"
-        f"{markdown(tables)}{EXPLANATION}\n\n{notes}Made with {sessions}.\n"
+        f"{markdown(tables)}{explanation(tables)}\n\n{shown}\n{notes}Made with {sessions}.\n"
     )

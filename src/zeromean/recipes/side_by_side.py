@@ -70,7 +70,7 @@ class Column:
         return [
             *(["published"] if self._has_published else []),
             f"{name} {WITH_INTERVAL}",
-            *([f"less published {WITH_INTERVAL}"] if self._is_comparable else []),
+            *([f"less published {WITH_INTERVAL}"] if self.is_comparable else []),
             *([f"published difference to {self.baseline}"] if self._has_published else []),
             f"difference to {self.baseline} {WITH_INTERVAL}",
         ]
@@ -82,7 +82,7 @@ class Column:
         told = [NOTHING if cell.published is None else str(cell.published)]
         told = told if self._has_published else []
         told.append(self._measured(cell))
-        if self._is_comparable:
+        if self.is_comparable:
             told.append(self._agreement(cell.agreement))
         if self._has_published:
             told.append(NOTHING if theirs is None else signed(theirs))
@@ -94,7 +94,8 @@ class Column:
         return any(cell.published is not None for cell in self.cells)
 
     @property
-    def _is_comparable(self) -> bool:
+    def is_comparable(self) -> bool:
+        """Whether measured numbers are held against published ones."""
         return any(cell.agreement is not None for cell in self.cells)
 
     def _measured(self, cell: Cell) -> str:
@@ -243,3 +244,18 @@ def markdown(found: Sequence[Table]) -> str:
         text += f"| {' | '.join(header)} |\n|{'---|' * len(header)}\n"
         text += "".join(f"| {' | '.join(row)} |\n" for row in table.rows()) + "\n"
     return text
+
+
+def explanation(found: Sequence[Table]) -> str:
+    """What the numbers of the tables are."""
+    compared = any(column.is_comparable for table in found for column in table.columns)
+    return (
+        "Measured: mean ± standard deviation over the seeds, with the interval of the mean. "
+        + (
+            "Less published: with Welch's interval, in which both sides have their noise; it agrees"
+            " where 0 is in it. "
+            if compared
+            else ""
+        )
+        + "Differences are paired by seed."
+    )
