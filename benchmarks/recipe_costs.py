@@ -23,8 +23,8 @@ from zeromean.errors import ZeromeanError
 from zeromean.recipes.catalogue import recipes
 from zeromean.recipes.cost import MOST_STEPS, measured
 from zeromean.recipes.recipe import Recipe
-from zeromean.study import train
 from zeromean.study.data.dataset import Dataset
+from zeromean.study.engine import train
 from zeromean.study.tasks import images
 
 
