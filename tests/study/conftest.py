@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,3 +33,15 @@ def study(archive: Path) -> Study:
     """A study that takes a fraction of a second."""
     task = Task(data=f"npz:{archive}", model="mlp", epochs=3, batch_size=8)
     return Study(tasks=(task,), seeds=2)
+
+
+@pytest.fixture
+def large(study: Study) -> Study:
+    """The same study with a network whose runs train one by one."""
+    return dataclasses.replace(study, tasks=(dataclasses.replace(study.tasks[0], model="cnn"),))
+
+
+@pytest.fixture(params=["small", "large"])
+def either(request: pytest.FixtureRequest, study: Study, large: Study) -> Study:
+    """A study whose runs train together, and one whose runs do not."""
+    return study if request.param == "small" else large

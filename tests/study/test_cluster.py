@@ -40,10 +40,10 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture
-def long(study: Study) -> Study:
-    """Long enough to be disturbed, with the threads that a node has."""
+def long(large: Study) -> Study:
+    """Long enough to be disturbed, a unit for each seed, with the threads that a node has."""
     return dataclasses.replace(
-        study, tasks=(dataclasses.replace(study.tasks[0], epochs=20),), threads=1, seeds=3
+        large, tasks=(dataclasses.replace(large.tasks[0], epochs=20),), threads=1, seeds=3
     )
 
 

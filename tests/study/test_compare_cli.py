@@ -62,11 +62,11 @@ def test_a_comparison_leaves_table_sentence_and_three_files(archive: Path, tmp_p
         "study.sqlite",
     ]
     database = out / "study.sqlite"
-    assert query(database, "SELECT method, seed, status FROM runs ORDER BY id") == [
-        ("plain", 0, "finished"),
+    assert query(database, "SELECT method, seed, status FROM runs ORDER BY method, seed") == [
         ("gc", 0, "finished"),
-        ("plain", 1, "finished"),
         ("gc", 1, "finished"),
+        ("plain", 0, "finished"),
+        ("plain", 1, "finished"),
     ]
     assert query(database, "SELECT run, count(*), max(epoch) FROM epochs GROUP BY run") == [
         (run, 3, 3) for run in (1, 2, 3, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import os
 import random
@@ -14,6 +15,7 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,15 +50,21 @@ class Turns(Nobody):
         self.seen.append((key.seed, epoch.number, key.method))
 
 
-def test_methods_take_turns_epoch_by_epoch(study: Study, tmp_path: Path) -> None:
+TURNS = [
+    (number, method) for number in (1, 2, 3) for method in ("plain", "gc")[:: 2 * (number % 2) - 1]
+]
+
+
+def test_methods_take_turns_epoch_by_epoch(large: Study, tmp_path: Path) -> None:
+    turns = Turns()
+    large.run(tmp_path / "out", watcher=turns)
+    assert turns.seen == [(seed, *turn) for seed in (0, 1) for turn in TURNS]
+
+
+def test_the_seeds_of_small_networks_take_turns_together(study: Study, tmp_path: Path) -> None:
     turns = Turns()
     study.run(tmp_path / "out", watcher=turns)
-    assert turns.seen == [
-        (seed, number, method)
-        for seed in (0, 1)
-        for number, turn in ((1, 1), (2, -1), (3, 1))
-        for method in ("plain", "gc")[::turn]
-    ]
+    assert turns.seen == [(seed, *turn) for turn in TURNS for seed in (0, 1)]
 
 
 def test_every_task_meets_every_optimizer_method_and_seed(study: Study, tmp_path: Path) -> None:
@@ -77,20 +85,26 @@ def test_every_task_meets_every_optimizer_method_and_seed(study: Study, tmp_path
 
 
 def test_a_diverged_run_leaves_the_others_going(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    either: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Training._advance
+    original = Training.end_epoch
 
-    def diverge(training: Training, number: int) -> Epoch:
-        epoch = original(training, number)
-        if training.key.method == "gc" and number == 2:
-            return dataclasses.replace(epoch, train_loss=float("inf"))
-        return epoch
+    def diverge(training: Training, total_loss: float, seconds: float) -> Epoch:
+        if training.key[2:4] == ("gc", 1) and len(training.epochs) == 1:
+            total_loss = math.inf
+        return original(training, total_loss, seconds)
 
-    monkeypatch.setattr(Training, "_advance", diverge)
-    results = study.run(tmp_path)
-    lengths = {(run.key.method, run.diverged, len(run.epochs)) for run in results.runs}
-    assert lengths == {("gc", True, 2), ("plain", False, 3)}
+    whole = records(either.run(tmp_path / "whole"))
+    monkeypatch.setattr(Training, "end_epoch", diverge)
+    results = either.run(tmp_path / "diverged")
+    lengths = {(*run.key[2:4], run.diverged, len(run.epochs)) for run in results.runs}
+    assert lengths == {
+        ("plain", 0, False, 3), ("plain", 1, False, 3), ("gc", 0, False, 3), ("gc", 1, True, 2),
+    }  # fmt: skip
+    found = records(results)
+    for key in found:
+        if key[2:4] != ("gc", 1):
+            assert np.asarray(found[key][1:]) == pytest.approx(np.asarray(whole[key][1:]), rel=1e-4)
 
 
 class PowerCut(Nobody):
@@ -107,30 +121,36 @@ class PowerCut(Nobody):
 
 @pytest.mark.parametrize("epoch", range(0, 12, 2))
 def test_a_study_goes_on_where_it_was_cut_and_ends_the_same(
-    study: Study, tmp_path: Path, epoch: int
+    either: Study, tmp_path: Path, epoch: int
 ) -> None:
     with pytest.raises(RuntimeError, match="power cut"):
-        study.run(tmp_path / "cut", watcher=PowerCut(epoch))
+        either.run(tmp_path / "cut", watcher=PowerCut(epoch))
     turns = Turns()
-    cut = study.run(tmp_path / "cut", watcher=turns)
-    assert len(turns.seen) == 12 - epoch - 1
-    assert records(cut) == records(study.run(tmp_path / "whole"))
+    cut = either.run(tmp_path / "cut", watcher=turns)
+    # What was told last is kept; of two runs that train together, that is so of both.
+    together = 2 if either.tasks[0].model == "mlp" else 1
+    assert len(turns.seen) == 12 - (epoch // together + 1) * together
+    assert records(cut) == records(either.run(tmp_path / "whole"))
     assert sorted(file.name for file in (tmp_path / "cut").iterdir()) == ["study.sqlite"]
 
 
-def test_a_broken_checkpoint_costs_time_alone(study: Study, tmp_path: Path) -> None:
+def test_a_broken_checkpoint_costs_time_alone(either: Study, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="power cut"):
-        study.run(tmp_path / "cut", watcher=PowerCut(3))
-    for number, file in enumerate((tmp_path / "cut" / "work").glob("*.pt")):
+        either.run(tmp_path / "cut", watcher=PowerCut(3))
+    files = [*(tmp_path / "cut" / "work").glob("*.pt")]
+    assert files
+    for number, file in enumerate(files):
         file.write_bytes(file.read_bytes()[: 100 * number])
-    assert records(study.run(tmp_path / "cut")) == records(study.run(tmp_path / "whole"))
+    assert records(either.run(tmp_path / "cut")) == records(either.run(tmp_path / "whole"))
 
 
-def test_checkpoints_hold_no_code(study: Study, tmp_path: Path) -> None:
+def test_checkpoints_hold_no_code(either: Study, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="power cut"):
-        study.run(tmp_path, watcher=PowerCut(1))
-    for file in (tmp_path / "work").glob("*.pt"):
-        assert torch.load(file, weights_only=True)["epochs"]
+        either.run(tmp_path, watcher=PowerCut(1))
+    files = [*(tmp_path / "work").glob("*.pt")]
+    assert files
+    for file in files:
+        assert all(state["epochs"] for state in torch.load(file, weights_only=True).values())
 
 
 def test_threads_are_the_studys_and_put_back(study: Study, tmp_path: Path) -> None:
@@ -247,11 +267,11 @@ def test_python_takes_lists_and_paths_too(study: Study, tmp_path: Path) -> None:
     assert listed.run(str(tmp_path)).out == tmp_path
 
 
-def test_an_unfinished_study_has_no_report(study: Study, tmp_path: Path) -> None:
+def test_an_unfinished_study_has_no_report(large: Study, tmp_path: Path) -> None:
     from zeromean.study import results
 
     with pytest.raises(RuntimeError, match="power cut"):
-        study.run(tmp_path, watcher=PowerCut(4))
+        large.run(tmp_path, watcher=PowerCut(4))
     with pytest.raises(ZeromeanError, match=r"1 of 4 runs; wanted a finished study; fix: .* --out"):
         results.read(tmp_path)
     with pytest.raises(ZeromeanError, match="does not exist"):

@@ -101,7 +101,10 @@ def _facts(study: Study, out: Path, problems: dict[str, Problem], threads: int) 
         "command": study.command(out),
         "threads": str(threads),
         "tasks": json.dumps(
-            {task.label: asdict(Facts.of(task, problems[task.label])) for task in study.tasks}
+            {
+                task.label: asdict(Facts.of(study, task, problems[task.label]))
+                for task in study.tasks
+            }
         ),
     }
 

@@ -40,11 +40,13 @@ class Desk:
         self.store = store
         self.watcher = watcher
         self.facts = decode_facts(store.facts["tasks"])
+        stacked = {label: facts.stacked for label, facts in self.facts.items()}
+        self._units = units(study, stacked)
 
     def pending(self) -> list[Unit]:
         """Units of which runs are missing, whoever trains them at this moment."""
         kept = self.store.keys()
-        return [unit for unit in units(self.study) if _missing(unit, kept)]
+        return [unit for unit in self._units if _missing(unit, kept)]
 
     @contextmanager
     def take(self, unit: Unit) -> Iterator[Order | None]:
@@ -58,21 +60,25 @@ class Desk:
             if not keys or candidates is None:
                 yield None
                 return
-            loaded = {key: checkpoint.load(self.folder.checkpoint(unit, key)) for key in keys}
-            states = {key: state for key, state in loaded.items() if state is not None}
-            yield Order(keys, candidates, states)
+            states = {
+                place: state
+                for place in range(len(unit.stacks))
+                if (state := checkpoint.load(self.folder.checkpoint(unit, place))) is not None
+            }
+            yield Order(unit.stacks, dict(zip(keys, candidates, strict=True)), states)
 
     def keep(self, unit: Unit, step: Step) -> None:
-        """Writes what an epoch of one of the unit's runs came to, and tells the watcher."""
-        path = self.folder.checkpoint(unit, step.key)
+        """Writes what an epoch of one of the unit's stacks came to, and tells the watcher."""
+        path = self.folder.checkpoint(unit, step.place)
         if step.state is not None:
             checkpoint.save(path, step.state)
-        if step.run is not None:
-            self.store.add(step.run)
+        self.store.add(*step.runs)
+        if step.state is None:
             checkpoint.remove(path)
-        self.watcher.on_epoch(step.key, step.epoch)
-        if step.run is not None:
-            self.watcher.on_run(step.run)
+        for key, epoch in step.epochs:
+            self.watcher.on_epoch(key, epoch)
+        for run in step.runs:
+            self.watcher.on_run(run)
 
     def _candidates(self, keys: Sequence[Key]) -> tuple[Candidate, ...] | None:
         """What each run is to use; None while tuning that it depends on is not done."""

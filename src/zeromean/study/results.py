@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.declare import as_table, from_table
+from zeromean.study.methods import Method
 from zeromean.study.metric import METRICS, Metric
 from zeromean.study.problem import Problem
 from zeromean.study.run import FINAL, Key, Run
+from zeromean.study.stacked import fits
 from zeromean.study.store import Store
 from zeromean.study.study import Study, Task
 from zeromean.study.units import Folder, units
@@ -29,6 +31,7 @@ class Facts:
         metric: Name of the metric.
         steps: Of an epoch.
         digest: Fingerprint of the examples.
+        stacked: Methods whose runs train several at a time.
     """
 
     description: str
@@ -38,9 +41,10 @@ class Facts:
     metric: str
     steps: int
     digest: str
+    stacked: Sequence[str] = ()
 
     @classmethod
-    def of(cls, task: Task, problem: Problem) -> Facts:
+    def of(cls, study: Study, task: Task, problem: Problem) -> Facts:
         return cls(
             problem.description,
             problem.split,
@@ -49,6 +53,13 @@ class Facts:
             problem.metric.name,
             problem.steps(task.batch_size),
             problem.digest(),
+            [
+                method
+                for method in study.methods
+                if task.function is None
+                and study.precision == "float32"
+                and fits(problem.network(Method.parse(method), seed=0), task.batch_size)
+            ],
         )
 
 

@@ -117,37 +117,41 @@ class Store:
                 ).lastrowid
         self._session = self._sessions[text]
 
-    def add(self, run: Run) -> None:
-        """Writes a run and its epochs, in one transaction; a run that is kept already stays.
+    def add(self, *runs: Run) -> None:
+        """Writes runs and their epochs, in one transaction; a run that is kept already stays.
 
         Raises:
             ZeromeanError: The database cannot be written any more, such as on a full disk.
         """
+        with self._writing() as database:
+            for run in runs:
+                self._add(database, run)
+
+    def _add(self, database: sqlite3.Connection, run: Run) -> None:
         status = "diverged" if run.diverged else "finished"
         scores = (run.train_score, run.test_loss, run.test_score)
-        with self._writing() as database:
-            cursor = database.execute(
-                "INSERT INTO runs (task, optimizer, method, seed, trial, learning_rate,"
-                " weight_decay, status, train_score, test_loss, test_score, session)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (task, optimizer, method, seed, trial) DO NOTHING",
-                (*run.key, *run.candidate, status, *scores, self._session),
+        cursor = database.execute(
+            "INSERT INTO runs (task, optimizer, method, seed, trial, learning_rate,"
+            " weight_decay, status, train_score, test_loss, test_score, session)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (task, optimizer, method, seed, trial) DO NOTHING",
+            (*run.key, *run.candidate, status, *scores, self._session),
+        )
+        if cursor.rowcount:
+            database.executemany(
+                "INSERT INTO epochs VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        cursor.lastrowid,
+                        epoch.number,
+                        epoch.train_loss,
+                        epoch.loss,
+                        epoch.score,
+                        epoch.seconds,
+                    )
+                    for epoch in run.epochs
+                ],
             )
-            if cursor.rowcount:
-                database.executemany(
-                    "INSERT INTO epochs VALUES (?, ?, ?, ?, ?, ?)",
-                    [
-                        (
-                            cursor.lastrowid,
-                            epoch.number,
-                            epoch.train_loss,
-                            epoch.loss,
-                            epoch.score,
-                            epoch.seconds,
-                        )
-                        for epoch in run.epochs
-                    ],
-                )
 
     def keys(self) -> set[Key]:
         """Of the runs that are kept."""

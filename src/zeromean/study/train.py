@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -21,7 +22,6 @@ from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.schedules import Schedule
 from zeromean.study.study import Study
 
-# Examples that are scored at a time: so many, or where they are large so many numbers.
 EVALUATION_BATCH = 1000
 EVALUATION_NUMBERS = 2**22
 # More epochs than any run has, so that no two (seed, epoch) share a random state.
@@ -53,7 +53,7 @@ class Training:
     ) -> None:
         self.key = key
         self.epochs: list[Epoch] = []
-        self._problem = problem
+        self.problem = problem
         self._task = study.task(key.task)
         self._candidate = candidate
         self._half = study.precision == "bfloat16"
@@ -67,70 +67,83 @@ class Training:
         self._spread = devices.spread(self.network)
         self.optimizer = OptimizerChoice.parse(key.optimizer).build(self.network, candidate)
         method.attach(self.optimizer, self.network)
-        self._steps = problem.steps(self._task.batch_size)
         self._epochs = study.epochs(key)
         schedule = Schedule.parse(self._task.schedule)
-        self._schedule = schedule.make(self.optimizer, self._steps, self._epochs)
+        self._schedule = schedule.make(
+            self.optimizer, problem.steps(self._task.batch_size), self._epochs
+        )
 
     @property
     def ended(self) -> bool:
         return bool(self.epochs) and (self.epochs[-1].diverged or len(self.epochs) == self._epochs)
 
     def advance(self) -> Epoch:
-        """Trains one more epoch.
+        """Trains one more epoch, for itself.
 
         Raises:
             ZeromeanError: The device has too little memory.
         """
-        try:
-            epoch = self._advance(len(self.epochs) + 1)
-        except torch.OutOfMemoryError as error:
-            raise ZeromeanError(
-                f"{self.key.task} with batches of {self._task.batch_size}, too much for"
-                f" {self._problem.device}",
-                "networks and batches that fit its memory, all methods together",
-                "lower batch_size, or name fewer methods",
-            ) from error
-        self.epochs.append(epoch)
+        (epoch,) = advance([self], self._backward)
         return epoch
 
-    def _advance(self, number: int) -> Epoch:
-        problem, device, devices = self._problem, self._problem.device, self._devices
-        seed = self.key.seed * EPOCHS_A_SEED + number
-        order = batches(len(problem.train.targets), self._task.batch_size, seed).to(device)
+    def begin_epoch(self) -> Iterator[Examples]:
+        """What the network is to see of each batch of the next epoch."""
+        problem, seed = self.problem, self.epoch_seed
+        order = batches(len(problem.train.targets), self._task.batch_size, seed)
+        generator = torch.Generator(problem.device).manual_seed(seed)
         self.network.train()
-        inputs, targets = problem.train
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(devices.seed(seed))
-            generator = torch.Generator(device).manual_seed(seed)
-            started = time.perf_counter()
-            total = torch.zeros((), device=device)
-            for batch in order:
-                self.optimizer.zero_grad()
-                # Of the whole batch, so that what is random is the same on any devices.
-                seen = problem.training_inputs(inputs[batch], generator)
-                loss = self._loss(devices.part(seen), devices.part(targets[batch]))
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.optimizer.step()
-                self._schedule.step()
-                total += loss.detach()
-            # The only wait for the device in an epoch: it also makes the clock tell the truth.
-            train_loss = devices.total(total).item() / (self._steps * devices.count)
-            seconds = time.perf_counter() - started
-        devices.align(self.network)
-        loss_value, score = self._evaluate(problem.watched)
-        return Epoch(number, train_loss, loss_value, score, seconds)
+        return self._examples(order.to(problem.device), generator)
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        with _numbers(self._problem, self._half):
-            return self._problem.loss(self._spread(_laid_out(inputs, self._half)), targets)
+    @property
+    def epoch_seed(self) -> int:
+        """Of all that is random in the next epoch."""
+        return self.key.seed * EPOCHS_A_SEED + len(self.epochs) + 1
+
+    def _examples(self, order: Tensor, generator: torch.Generator) -> Iterator[Examples]:
+        problem = self.problem
+        inputs, targets = problem.train
+        for batch in order:
+            chosen = inputs.index_select(0, batch)  # which copies whole examples
+            seen = problem.training_inputs(chosen, generator)
+            # Of the whole batch, so that what is random is the same on any devices.
+            part = self._devices.part
+            yield Examples(part(seen), part(targets.index_select(0, batch)))
+
+    def _backward(self, batches: Sequence[Examples]) -> Tensor:
+        """The loss of the one batch, whose gradient the parameters have now."""
+        ((inputs, targets),) = batches
+        self.optimizer.zero_grad()
+        with _numbers(self.problem, self._half):
+            loss = self.problem.loss(self._spread(_laid_out(inputs, self._half)), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def step(self) -> None:
+        """Changes the weights by the gradients that they have."""
+        self.optimizer.step()
+        self._schedule.step()
+
+    def end_epoch(self, total_loss: float, seconds: float) -> Epoch:
+        """Scores and records the epoch.
+
+        Args:
+            total_loss: Over its batches, and over all devices.
+            seconds: Of its steps.
+        """
+        problem, devices = self.problem, self._devices
+        devices.align(self.network)
+        loss, score = self._evaluate(problem.watched)
+        train_loss = total_loss / (problem.steps(self._task.batch_size) * devices.count)
+        number = len(self.epochs) + 1
+        self.epochs.append(Epoch(number, train_loss, loss, score, seconds))
+        return self.epochs[-1]
 
     def run(self) -> Run:
         """What is known of the run, which has ended."""
         last = self.epochs[-1]
         train_score = test_loss = test_score = None
         if not last.diverged and self.key.trial == FINAL:
-            problem = self._problem
+            problem = self.problem
             _, train_score = self._evaluate(problem.train)
             test_loss, test_score = last.loss, last.score
             if problem.watched is not problem.test:
@@ -143,7 +156,7 @@ class Training:
         )
 
     def _evaluate(self, examples: Examples) -> tuple[float, float]:
-        return evaluate(self._problem, self.network, examples, self._half, self._devices)
+        return evaluate(self.problem, self.network, examples, self._half, self._devices)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and texts alone, to be loaded with ``weights_only=True``."""
@@ -172,6 +185,45 @@ class Training:
             for name, module in self.network.named_modules()
             if isinstance(module, NaturalLinear)
         ]
+
+
+def advance(
+    trainings: Sequence[Training], backward: Callable[[Sequence[Examples]], Tensor]
+) -> list[Epoch]:
+    """Trains one more epoch of runs that have trained as many, step by step of all.
+
+    Args:
+        trainings: The runs; alone among several, none may draw from torch's random state.
+        backward: From a batch of each to the losses, with the gradients in place.
+
+    Raises:
+        ZeromeanError: The device has too little memory.
+    """
+    first = trainings[0]
+    device, devices = first.problem.device, first._devices
+    try:
+        passes = [training.begin_epoch() for training in trainings]
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(devices.seed(first.epoch_seed))
+            started = time.perf_counter()
+            total = torch.zeros(len(trainings), device=device)
+            for step in zip(*passes, strict=True):
+                total += backward(step)
+                for training in trainings:
+                    training.step()
+            # The only wait for the device in an epoch: it also makes the clock tell the truth.
+            losses = [loss.item() for loss in devices.total(total)]
+            seconds = (time.perf_counter() - started) / len(trainings)
+        return [
+            training.end_epoch(loss, seconds)
+            for training, loss in zip(trainings, losses, strict=True)
+        ]
+    except torch.OutOfMemoryError as error:
+        raise ZeromeanError(
+            f"{first.key.task} with batches too large for {device}",
+            "networks and batches that fit its memory, all methods together",
+            "lower batch_size, or name fewer methods",
+        ) from error
 
 
 def batches(count: int, batch_size: int, seed: int) -> Tensor:
