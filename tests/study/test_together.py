@@ -114,7 +114,7 @@ class Pretended(Together):
     leads = True
 
     def __init__(self) -> None:
-        self._rank = 0
+        self.rank = 0
         self._mesh = None
 
     def spread(self, network: torch.nn.Module) -> torch.nn.Module:
@@ -142,6 +142,17 @@ def test_what_several_processes_cannot_do_is_refused(study: Study) -> None:
         lead(replace(study, methods=("plain", "nnn")))
     with pytest.warns(ZeromeanWarning, match="batch normalization sees each process's part"):
         lead(study, model="resnet20")
+
+
+def test_a_refusal_is_one_line_of_all_processes(tmp_path: Path) -> None:
+    done = together(
+        "-m", "zeromean", "compare", "--model", "mlp", "--batch-size", 31, "--out", tmp_path / "out"
+    )
+    assert done.returncode != 0
+    said = done.stderr.partition("torch/distributed/elastic")[0]  # the launcher's own
+    assert said.count("zeromean: got batch_size = 31") == 1
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_fails_in_the_first_step_is_told_in_a_line(

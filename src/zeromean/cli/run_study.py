@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -40,14 +39,16 @@ def train_study(
 
     Of several processes that train together, only the first one returns.
     """
-    from zeromean.study.devices import leads
+    from zeromean.study.devices import FirstEndedError, leads
     from zeromean.study.display import LiveProgress
     from zeromean.study.progress import Watcher
     from zeromean.study.results import kept
 
     if not leads():  # one process of several shows, and tells how it ended
-        with suppress(KeyboardInterrupt):
+        try:
             study.run(out, jobs=jobs, ray=ray, shard=shard)
+        except (KeyboardInterrupt, FirstEndedError):
+            raise typer.Exit(1) from None
         raise typer.Exit(0)
     with LiveProgress(study) as progress:
         watcher: Watcher = progress

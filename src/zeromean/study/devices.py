@@ -28,6 +28,10 @@ WAIT = timedelta(days=7)
 SEEDS_A_PROCESS = 2**44
 
 
+class FirstEndedError(ZeromeanError):
+    """The first of several processes has ended, and has said why."""
+
+
 class Alone:
     """One process with one device: nothing is shared."""
 
@@ -97,7 +101,7 @@ class Together(Alone):
         state = PartialState(cpu=kind.type == "cpu", timeout=WAIT)
         self.count: int = state.num_processes
         self.leads: bool = state.process_index == 0
-        self._rank: int = state.process_index
+        self.rank: int = state.process_index
         self._device: torch.device = state.device
         self._mesh: DeviceMesh | None = None
         if sharded:
@@ -109,18 +113,17 @@ class Together(Alone):
 
     def spread(self, network: nn.Module) -> nn.Module:
         if self._mesh is None:
-            # Buffers are aligned once an epoch, either way.
-            return DistributedDataParallel(network, broadcast_buffers=False)
+            return DistributedDataParallel(network)
         for block in _blocks(network):
             fully_shard(block, mesh=self._mesh)
         fully_shard(network, mesh=self._mesh)
         return network
 
     def seed(self, number: int) -> int:
-        return number + self._rank * SEEDS_A_PROCESS
+        return number + self.rank * SEEDS_A_PROCESS
 
     def part(self, batch: Tensor) -> Tensor:
-        return batch.tensor_split(self.count)[self._rank]
+        return batch.tensor_split(self.count)[self.rank]
 
     def share(self, batch: Examples) -> tuple[Examples, int]:
         if len(batch.targets) < self.count:  # all take part in a call, lest the others wait
@@ -166,9 +169,18 @@ class Together(Alone):
         dist.broadcast_object_list([what], 0, device=self._device)
 
     def receive(self) -> Any:
-        """What the first process sends; waits for it."""
+        """What the first process sends; waits for it.
+
+        Raises:
+            FirstEndedError: Nothing will come any more.
+        """
         box: list[Any] = [None]
-        dist.broadcast_object_list(box, 0, device=self._device)
+        try:
+            dist.broadcast_object_list(box, 0, device=self._device)
+        except RuntimeError as error:
+            raise FirstEndedError(
+                "a first process that ended", "one that sends what to train", "read what it said"
+            ) from error
         return box[0]
 
     def meet(self) -> None:

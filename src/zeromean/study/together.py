@@ -75,15 +75,23 @@ def follow(study: Study, devices: Together) -> Results:
     """The other processes' part: trains what the first one sends, until it sends how it ended.
 
     Raises:
-        ZeromeanError: This process has other data than the first one.
+        ZeromeanError: This process has other data than the first one, or lost the others.
     """
     facts = decode_facts(devices.receive())
     problem_of = loader(study, facts)
     _try_out(study, {task.label: problem_of(task.label) for task in study.tasks}, devices)
     use_threads(devices.receive())
-    while (order := devices.receive()) is not None:
-        for _ in train(problem_of(order.task), study, order, devices):
-            pass
+    try:
+        while (order := devices.receive()) is not None:
+            for _ in train(problem_of(order.task), study, order, devices):
+                pass
+    except RuntimeError as error:  # as torch tells of other processes that ended
+        raise ZeromeanError(
+            f"process {devices.rank} of {devices.count}, which cannot go on"
+            f" ({type(error).__name__}: {error})",
+            "all processes to the end",
+            "read what the others said; the same command goes on",
+        ) from error
     results: Results = devices.receive()
     devices.meet()
     return results
