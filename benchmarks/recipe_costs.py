@@ -25,6 +25,8 @@ from zeromean.recipes.cost import MOST_STEPS, measured
 from zeromean.recipes.recipe import Recipe
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.engine import train
+from zeromean.study.engine.units import MEMBERS
+from zeromean.study.results import Facts
 from zeromean.study.tasks import images
 
 
@@ -57,7 +59,11 @@ def main() -> None:
         try:
             problem = images.image_problem(task, torch.device(chosen.device))
             study = replace(study, tasks=(task,))
-            steps = {name: measured(study, problem, name).step for name in study.methods}
+            stacked = Facts.of(study, task, problem).stacked
+            steps = {
+                name: measured(study, problem, name, members=MEMBERS if name in stacked else 1).step
+                for name in study.methods
+            }
         except ZeromeanError as error:
             print(f"# {recipe.name}: {error}", flush=True)
             continue

@@ -111,7 +111,8 @@ def show(conditions: Conditions, out: Path) -> None:
         print(f"{table.title}\n")
         shown = Table(box=None, pad_edge=False, header_style="bold")
         for number, text in enumerate(table.header()):
-            shown.add_column(text, justify="right" if number else "left")
+            # Numbers go on in a second line where there is no room; a name would lose its end.
+            shown.add_column(text, justify="right" if number else "left", no_wrap=not number)
         for row in table.rows():
             shown.add_row(*row)
         Console().print(shown)

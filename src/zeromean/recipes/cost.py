@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from zeromean.study.engine.stacked import Stack
 from zeromean.study.engine.train import Training
+from zeromean.study.engine.units import MEMBERS
 from zeromean.study.engine.work import use_threads
 from zeromean.study.problem import Examples, Problem
-from zeromean.study.results import missing
+from zeromean.study.results import Facts, missing
 from zeromean.study.run import FINAL, Candidate, Key
 from zeromean.study.study import Study
 
@@ -71,13 +73,7 @@ class Cost:
         )
 
 
-def cost(
-    study: Study,
-    problem: Problem,
-    out: Path,
-    jobs: int = 1,
-    tell: Callable[[str], object] = lambda method: None,
-) -> Cost:
+def cost(study: Study, problem: Problem, out: Path, jobs: int = 1) -> Cost:
     """Trains each method a few steps, and counts what is left.
 
     Args:
@@ -85,14 +81,14 @@ def cost(
         problem: The task, loaded.
         out: Folder of the study, which need not exist.
         jobs: Processes side by side, which share the work.
-        tell: Is told of each method that is measured.
     """
     (task,) = study.tasks
     left = missing(study, out)
+    stacked = Facts.of(study, task, problem).stacked if left else ()
     speeds = {}
     for method in dict.fromkeys(key.method for key in left):
-        tell(method)
-        speeds[method] = measured(study, problem, method, jobs)
+        members = min(MEMBERS, study.seeds) if method in stacked else 1
+        speeds[method] = measured(study, problem, method, jobs, members)
     steps = problem.steps(task.batch_size)
     seconds = 0.0
     for key in left:
@@ -105,18 +101,24 @@ def cost(
     return Cost(len(left), epochs, steps, speeds, seconds / jobs)
 
 
-def measured(study: Study, problem: Problem, method: str, jobs: int = 1) -> Speed:
-    """Real steps of a run, by the engine itself: the median of a few times."""
+def measured(study: Study, problem: Problem, method: str, jobs: int = 1, members: int = 1) -> Speed:
+    """Real steps of a run, by the engine itself: the median of a few times.
+
+    Args:
+        study, problem, method: What is trained.
+        jobs: Processes that share the processor.
+        members: Runs that train together; the time is a run's share.
+    """
     before = torch.get_num_threads()
     use_threads(study.threads or max(1, before // jobs))
     try:
-        one_by_one = _timed(study, problem, method, steps=1)
+        one_by_one = _timed(study, problem, method, 1, members)
         first = next(one_by_one)
         if first.step > SLOW_SECONDS:
             return first
         steps = int(ENOUGH_SECONDS / next(one_by_one).step)
         steps = max(1, min(MOST_STEPS, steps))
-        found = list(itertools.islice(_timed(study, problem, method, steps), TIMES))
+        found = list(itertools.islice(_timed(study, problem, method, steps, members), TIMES))
     finally:
         use_threads(before)
     return Speed(
@@ -125,20 +127,25 @@ def measured(study: Study, problem: Problem, method: str, jobs: int = 1) -> Spee
     )
 
 
-def _timed(study: Study, problem: Problem, method: str, steps: int) -> Iterator[Speed]:
+def _timed(
+    study: Study, problem: Problem, method: str, steps: int, members: int
+) -> Iterator[Speed]:
     """Epochs of so many steps, one after the other, each scored on a batch."""
     (task,), (optimizer,) = study.tasks, study.optimizers
     scored = _first(problem.watched, task.batch_size)
     part = replace(
         problem, train=_first(problem.train, steps * task.batch_size), watched=scored, test=scored
     )
-    key = Key(task.label, optimizer, method, 0)
-    training = Training(part, study, key, Candidate(ANY_RATE))
+    keys = [Key(task.label, optimizer, method, seed) for seed in range(members)]
     while True:
-        started = time.perf_counter()
-        epoch = training.advance()
-        rest = time.perf_counter() - started - epoch.seconds
-        yield Speed(epoch.seconds / part.steps(task.batch_size), rest / len(scored.targets))
+        stack = Stack(
+            [Training(part, study, key, Candidate(ANY_RATE)) for key in keys], members > 1
+        )
+        while not stack.ended:
+            started = time.perf_counter()
+            step = stack.advance()[0].epochs[-1].seconds
+            rest = (time.perf_counter() - started) / members - step
+            yield Speed(step / part.steps(task.batch_size), rest / len(scored.targets))
 
 
 def _first(examples: Examples, count: int) -> Examples:
