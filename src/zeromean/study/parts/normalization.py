@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from torch import nn
 
 from zeromean.errors import ZeromeanError
 
 GROUPS = 8
+Norm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
 
 
@@ -49,7 +50,7 @@ def normalize_by(network: nn.Module, *, kind: Literal["batch", "group", "none"])
         network.set_submodule(name, nn.Sequential(layer, norm))
 
 
-def _change(network: nn.Module, found: Sequence[tuple[str, nn.Module]], kind: str) -> None:
+def _change(network: nn.Module, found: Sequence[tuple[str, Norm]], kind: str) -> None:
     others = sorted({type(module).__name__ for _, module in found if type(module) not in NORMS})
     if others:
         raise ZeromeanError(
