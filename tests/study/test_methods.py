@@ -75,6 +75,8 @@ def test_standardizing_knows_groups_and_constants() -> None:
 @pytest.mark.parametrize("name", ["batch", "group", "none"])
 def test_normalization_is_put_in_changed_and_taken_out(name: str) -> None:
     network = build("resnet20", 3, 16, 10, seed=0)
+    if name == "batch":
+        Method.parse("norm=group").prepare(network)
     Method.parse(f"norm={name}").prepare(network)
     kinds = [type(module) for module in network.modules()]
     counts = {
@@ -99,6 +101,28 @@ def test_a_network_without_normalization_gets_it_after_all_layers_but_the_last(
 def test_there_must_be_a_normalization_to_take_out(network: nn.Module) -> None:
     with pytest.raises(ZeromeanError, match="would change nothing"):
         Method.parse("norm=none").prepare(network)
+
+
+def test_batch_normalization_in_the_place_of_itself_is_refused() -> None:
+    with pytest.raises(ZeromeanError, match=r"norm=batch .* would change nothing"):
+        Method.parse("norm=batch").prepare(build("vgga", 3, 32, 10, seed=0))
+
+
+def test_a_normalization_that_may_do_more_is_refused() -> None:
+    class WithActivation(nn.BatchNorm2d):  # as some of timm's are
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input).relu()
+
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), WithActivation(4))
+    with pytest.raises(ZeromeanError, match="WithActivation, which may do more than normalize"):
+        Method.parse("norm=group").prepare(network)
+
+
+@pytest.mark.parametrize("width", [2, 5, 8, 48])
+def test_group_normalization_of_vectors_leaves_something_of_them(width: int) -> None:
+    network = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2))
+    Method.parse("norm=group").prepare(network)
+    assert network[0](torch.rand(4, 3)).abs().amax(1).min() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -175,9 +199,14 @@ def test_a_method_that_cannot_be_is_refused(name: str, message: str) -> None:
         Method.parse(name)
 
 
-def test_one_method_under_two_names_is_refused() -> None:
-    with pytest.raises(ZeromeanError, match="each method once"):
-        Study(methods=("plain", "ws+gc", "gc+ws"))
+@pytest.mark.parametrize(
+    "names", [("ws+gc", "gc+ws"), ("nnn", "nnn-eps=0.1"), ("clip-norm=1", "clip-norm=1.0")]
+)
+def test_one_method_under_two_names_is_refused(names: tuple[str, str]) -> None:
+    with pytest.raises(
+        ZeromeanError, match=f"{names[0]} and {names[1]}; wanted each".replace("+", r"\+")
+    ):
+        Study(methods=("plain", *names))
 
 
 def test_every_part_says_what_it_does() -> None:

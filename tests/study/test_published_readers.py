@@ -182,6 +182,8 @@ def test_the_tables_for_few_shot_learning_are_split_within_classes(tmp_path: Pat
 
 def test_tables_that_share_their_classes_are_the_split(tmp_path: Path) -> None:
     write_miniimagenet(tmp_path, {"train": ("n01", "n02"), "test": ("n01", "n02")}, each=4)
+    table = tmp_path / "train.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())  # as spreadsheets begin theirs
     data = load(f"miniimagenet:{tmp_path}")
     assert data.test_labels.tolist() == [0] * 4 + [1] * 4
     assert data.split == "the data set's own test.csv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeromean.errors import ZeromeanError
+from zeromean.study.engine import checkpoint
 from zeromean.study.engine.train import Training
 from zeromean.study.run import Candidate, Key
 from zeromean.study.schedules import Schedule
@@ -66,7 +68,7 @@ def test_every_schedule_begins_at_the_peak_and_never_rises(
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_run_goes_on_at_the_rate_where_it_was(study: Study, name: str) -> None:
+def test_a_run_goes_on_at_the_rate_where_it_was(study: Study, name: str, tmp_path: Path) -> None:
     task = dataclasses.replace(study.tasks[0], schedule=name, epochs=4)
     study = dataclasses.replace(study, tasks=(task,), optimizers=("sgd+head-lr=3",))
     problem = load(study, task)
@@ -75,7 +77,10 @@ def test_a_run_goes_on_at_the_rate_where_it_was(study: Study, name: str) -> None
     for _ in range(2):
         whole.advance()
         halves.advance()
-    again.load_state_dict(halves.state_dict())
+    checkpoint.save(tmp_path / "state.pt", checkpoint.on_cpu(halves.state_dict()))
+    state = checkpoint.load(tmp_path / "state.pt")
+    assert state is not None
+    again.load_state_dict(state)
     while not whole.ended:
         assert whole.advance().loss == again.advance().loss
     for one, other in zip(whole.network.parameters(), again.network.parameters(), strict=True):

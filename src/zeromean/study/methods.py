@@ -74,7 +74,8 @@ PARTS: dict[str, Part] = {
     "zscore": Part(
         "gradient", "each weight vector's gradient to mean 0, deviation 1", attach=standardize
     ),
-    **{name: _weights(name) for name in ("wn", "cwn", "ws", "nnn")},
+    **{name: _weights(name) for name in ("wn", "cwn", "ws")},
+    "nnn": _weights("nnn", eps=0.1),
     # The papers' start: each gain at 1, whatever the length of the weight vector.
     **{f"{name}-unit": _weights(name, init="unit") for name in ("wn", "cwn")},
     **{

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # the checks below, so that `zeromean --help` stays quick.
 
 LARGEST_FLOAT32 = 3.4e38
+# Of an image, in pixels: a coloured one takes 200 MB, as bytes.
+LARGEST_SIDE = 8192
 # Fields whose flag has another name.
 FLAGS = {"function": "task"}
 PRECISIONS = ("float32", "bfloat16")
@@ -143,6 +145,11 @@ class Task:
         for name in ("train_size", "resize", "crop", "test_per_class"):
             if getattr(self, name) is not None:
                 _check_at_least(name, getattr(self, name), 1)
+        for name in ("resize", "crop"):
+            if (getattr(self, name) or 0) > LARGEST_SIDE:
+                raise SettingError(
+                    name, f"{name} = {getattr(self, name)}", f"{LARGEST_SIDE} or less", "lower it"
+                )
         if self.resize is not None and self.crop is not None and self.crop >= self.resize:
             raise SettingError(
                 "crop",
@@ -345,15 +352,12 @@ class Study:
         from zeromean.study.methods import BASELINE, Method
 
         with _blaming("methods"):
-            for name in self.methods:
-                Method.parse(name)
+            methods = [Method.parse(name) for name in self.methods]
         _check_unlike("methods", self.methods)
-        same = [set(name.split("+")) for name in self.methods]
-        for number, one in enumerate(same):
-            if one in same[:number]:
-                first = self.methods[same.index(one)]
+        for one, other in itertools.combinations(methods, 2):
+            if one.describe() == other.describe():
                 raise SettingError(
-                    "methods", f"{first} and {self.methods[number]}", "each method once", "drop one"
+                    "methods", f"{one.name} and {other.name}", "each method once", "drop one"
                 )
         given = f"methods {','.join(self.methods)}"
         if BASELINE not in self.methods:

@@ -61,7 +61,7 @@ def _table(folder: Path, part: str) -> Rows:
     if not path.is_file():
         raise _missing(folder, path.name)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {*COLUMNS} <= {*(reader.fieldnames or ())}:
                 raise csv.Error(f"columns {', '.join(reader.fieldnames or ()) or 'none'}")

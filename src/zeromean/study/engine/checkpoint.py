@@ -61,7 +61,8 @@ def map_tensors(change: Callable[[Tensor], Tensor], state: Any) -> Any:
         return change(state)
     if isinstance(state, dict):
         changed = copy.copy(state)  # with what a network's has beside its entries
-        changed.update({key: map_tensors(change, value) for key, value in state.items()})
+        for key, value in state.items():  # update would add to a Counter, which a schedule has
+            changed[key] = map_tensors(change, value)
         return changed
     if isinstance(state, list | tuple):
         return type(state)(map_tensors(change, value) for value in state)

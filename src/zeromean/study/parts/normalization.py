@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from torch import nn
 
 from zeromean.errors import ZeromeanError
 
 GROUPS = 8
+Norm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
 
 
@@ -20,27 +21,27 @@ def normalize_by(network: nn.Module, *, kind: Literal["batch", "group", "none"])
 
     Args:
         network: Any; the names of modules change where one is put in.
-        kind: "batch", "group" (at most eight groups, as many as divide the channels) or "none".
+        kind: "batch", "group" (at most eight groups, as many as divide the channels;
+            of vectors, none of a single number) or "none".
 
     Raises:
-        ZeromeanError: There is nothing to change.
+        ZeromeanError: There is nothing to change, or a normalization of a class of its own.
     """
     found = [
         (name, module) for name, module in network.named_modules() if isinstance(module, NORMS)
     ]
-    for name, module in found:
-        features = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
-        flat = isinstance(module, nn.BatchNorm1d)
-        network.set_submodule(name, _norm(kind, features, flat))
-    if found or kind == "none":
-        _refuse_nothing(found, kind)
+    if found:
+        _change(network, found, kind)
         return
+    if kind == "none":
+        raise _nothing(kind)
     layers = [
         (name, module)
         for name, module in network.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     ][:-1]
-    _refuse_nothing(layers, kind)
+    if not layers:
+        raise _nothing(kind)
     for name, layer in layers:
         if isinstance(layer, nn.Conv2d):
             norm = _norm(kind, layer.out_channels, flat=False)
@@ -49,19 +50,36 @@ def normalize_by(network: nn.Module, *, kind: Literal["batch", "group", "none"])
         network.set_submodule(name, nn.Sequential(layer, norm))
 
 
+def _change(network: nn.Module, found: Sequence[tuple[str, Norm]], kind: str) -> None:
+    others = sorted({type(module).__name__ for _, module in found if type(module) not in NORMS})
+    if others:
+        raise ZeromeanError(
+            f"norm={kind} for a network with {', '.join(others)}, which may do more than normalize",
+            f"{', '.join(norm.__name__ for norm in NORMS)}",
+            "leave that part out for this model",
+        )
+    if kind == "batch" and not any(isinstance(module, nn.GroupNorm) for _, module in found):
+        raise _nothing(kind)
+    for name, module in found:
+        features = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
+        flat = isinstance(module, nn.BatchNorm1d)
+        network.set_submodule(name, _norm(kind, features, flat))
+
+
 def _norm(kind: str, features: int, flat: bool) -> nn.Module:
     if kind == "none":
         return nn.Identity()
     if kind == "group":
-        groups = max(number for number in range(1, GROUPS + 1) if features % number == 0)
+        # A group of a single number would become 0, whatever it was.
+        most = min(GROUPS, max(1, features // 2)) if flat else GROUPS
+        groups = max(number for number in range(1, most + 1) if features % number == 0)
         return nn.GroupNorm(groups, features)
     return nn.BatchNorm1d(features) if flat else nn.BatchNorm2d(features)
 
 
-def _refuse_nothing(layers: Sequence[object], kind: str) -> None:
-    if not layers:
-        raise ZeromeanError(
-            f"norm={kind} for a network where it would change nothing",
-            "a network with layers that it can normalize, or with a normalization to take out",
-            "leave that part out for this model",
-        )
+def _nothing(kind: str) -> ZeromeanError:
+    return ZeromeanError(
+        f"norm={kind} for a network where it would change nothing",
+        "a network with layers that it can normalize, or with a normalization to take out",
+        "leave that part out for this model",
+    )
