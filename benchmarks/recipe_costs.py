@@ -26,11 +26,11 @@ from zeromean.errors import ZeromeanError
 from zeromean.recipes.catalogue import recipes
 from zeromean.recipes.cost import MOST_STEPS, measured
 from zeromean.recipes.recipe import Recipe
-from zeromean.study import train
+from zeromean.study.engine import train
+from zeromean.study.engine.units import MEMBERS
 from zeromean.study.results import Facts
 from zeromean.study.study import Task
 from zeromean.study.tasks.images import image_problem
-from zeromean.study.units import MEMBERS
 
 # Settings of the real data's files.
 OF_FILES = ("resize", "crop")

@@ -16,12 +16,12 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
+from zeromean.study.engine.train import Training
 from zeromean.study.metric import ACCURACY
 from zeromean.study.networks.build import NETWORKS, build
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.run import Candidate, Key
 from zeromean.study.study import Study, Task
-from zeromean.study.train import Training
 
 IMAGES, BATCH = 512, 128
 

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from zeromean.study import declare
-from zeromean.study.progress import Nobody
 from zeromean.study.run import Epoch, Key
+from zeromean.study.watchers.progress import Nobody
 
 
 class Death(Nobody):

@@ -15,11 +15,11 @@ from study_files import write_npz
 from test_conduct import PowerCut, records
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.cluster import Conveyor
-from zeromean.study.progress import Nobody
+from zeromean.study.engine.cluster import Conveyor
+from zeromean.study.engine.units import Folder
 from zeromean.study.run import Epoch, Key, Run
 from zeromean.study.study import Study, Task
-from zeromean.study.units import Folder
+from zeromean.study.watchers.progress import Nobody
 
 # Ray takes the loopback for its own address where clusters are for trying out alone.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

@@ -21,11 +21,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from zeromean.cli import app
-from zeromean.study.display import LiveProgress
+from zeromean.study.engine.train import Training
+from zeromean.study.report.table import NOTHING
 from zeromean.study.store import Store
 from zeromean.study.study import Study, Task
-from zeromean.study.table import NOTHING
-from zeromean.study.train import Training
+from zeromean.study.watchers.display import LiveProgress
 
 SMALL = ("--model", "mlp", "--epochs", "3", "--batch-size", "8", "--seeds", "2")
 PROGRAM = (sys.executable, "-m", "zeromean")

@@ -21,12 +21,12 @@ import torch
 
 from zeromean.errors import ZeromeanError
 from zeromean.study import declare
-from zeromean.study.progress import Nobody
+from zeromean.study.engine.train import Training
+from zeromean.study.engine.units import Folder, units
 from zeromean.study.results import Results
 from zeromean.study.run import Epoch, Key, Run
 from zeromean.study.study import Study, Task
-from zeromean.study.train import Training
-from zeromean.study.units import Folder, units
+from zeromean.study.watchers.progress import Nobody
 
 Records = dict[Key, list[tuple[float, ...]]]
 
@@ -287,7 +287,7 @@ def test_of_two_studies_begun_at_one_moment_one_is_refused(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = dataclasses.replace(study, seeds=1)
-    monkeypatch.setattr("zeromean.study.conduct._check_folder", lambda study, folder: None)
+    monkeypatch.setattr("zeromean.study.engine.conduct._check_folder", lambda study, folder: None)
     other.run(tmp_path)  # as if it had begun after the folder was looked at
     with pytest.raises(ZeromeanError, match="a study with other settings"):
         study.run(tmp_path)

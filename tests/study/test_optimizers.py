@@ -15,6 +15,7 @@ from torch import nn
 from zeromean.centralization.attach import centralize
 from zeromean.errors import ZeromeanError
 from zeromean.reparam import reparametrize
+from zeromean.study.engine.train import Training
 from zeromean.study.networks.build import NETWORKS, build
 from zeromean.study.networks.text import TEXT_NETWORKS
 from zeromean.study.optimizers import OptimizerChoice
@@ -22,7 +23,6 @@ from zeromean.study.run import Candidate, Key
 from zeromean.study.sgdw import SGDW
 from zeromean.study.study import Study, Task, Tuning
 from zeromean.study.tasks.load import load, rehearse
-from zeromean.study.train import Training
 
 
 def network() -> nn.Sequential:

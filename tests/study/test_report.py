@@ -16,9 +16,10 @@ from PIL import Image
 from synthetic import make_results
 
 from zeromean.errors import ZeromeanError
-from zeromean.study import profile, report
-from zeromean.study.colours import colours
+from zeromean.study import report
 from zeromean.study.methods import PARTS
+from zeromean.study.report import profile
+from zeromean.study.report.colours import colours
 from zeromean.study.results import Results
 
 CURVES = {

@@ -28,13 +28,13 @@ from zeromean.recipes.agreement import agreement
 from zeromean.recipes.published import Published
 from zeromean.recipes.recipe import Recipe
 from zeromean.study import report, results
+from zeromean.study.engine.train import Training
 from zeromean.study.methods import Method
 from zeromean.study.metric import MINUS
 from zeromean.study.networks.build import NETWORKS
 from zeromean.study.networks.from_timm import is_of_timm
-from zeromean.study.table import NOTHING
+from zeromean.study.report.table import NOTHING
 from zeromean.study.tasks.load import load
-from zeromean.study.train import Training
 
 RECIPES = catalogue.recipes()
 # The package has the command under this name.

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeromean.errors import ZeromeanError
+from zeromean.study.engine.train import Training
 from zeromean.study.run import Candidate, Key
 from zeromean.study.schedules import Schedule
 from zeromean.study.study import Study, Task
 from zeromean.study.tasks.load import load
-from zeromean.study.train import Training
 
 SCHEDULES = ("cosine", "constant", "every=2", "drops=1,3", "halve=5", "exponential=0.01")
 

@@ -13,15 +13,15 @@ import torch
 from test_conduct import PowerCut, records
 from torch import nn
 
+from zeromean.study.engine.stacked import Stack, StackedNetworks, fits
+from zeromean.study.engine.train import Training
+from zeromean.study.engine.units import MEMBERS, units
 from zeromean.study.methods import Method
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.results import Facts
 from zeromean.study.run import Candidate, Epoch, Key
-from zeromean.study.stacked import Stack, StackedNetworks, fits
 from zeromean.study.study import Study, Tuning
 from zeromean.study.tasks.load import load
-from zeromean.study.train import Training
-from zeromean.study.units import MEMBERS, units
 
 METHODS = ("plain", "gc", "gc-update", "wn+gc", "cwn", "ws", "zscore", "clip-norm=0.1", "init=he")
 

@@ -11,10 +11,10 @@ from synthetic import Curves, make_results
 
 from zeromean.study.metric import LOSS
 from zeromean.study.report import headline, sections
+from zeromean.study.report.table import NOTHING, Row
 from zeromean.study.results import Results
 from zeromean.study.summary import Summary, target_score
 from zeromean.study.summary import summarize as summarize_all
-from zeromean.study.table import NOTHING, Row
 
 # Three epochs on three seeds: plain's mean is best, 0.8, after epoch 2; a third of the way is 1.
 PLAIN = ((0.4, 0.7, 0.7), (0.5, 0.8, 0.8), (0.6, 0.9, 0.8))

@@ -17,11 +17,11 @@ from test_conduct import records
 
 from zeromean.errors import ZeromeanError, ZeromeanWarning
 from zeromean.study import declare, results
-from zeromean.study.devices import Together, _blocks
+from zeromean.study.engine.devices import Together, _blocks
+from zeromean.study.engine.together import Leader
 from zeromean.study.networks.resnet import resnet20
 from zeromean.study.study import Study, Task
 from zeromean.study.tasks.load import load
-from zeromean.study.together import Leader
 
 HERE = Path(__file__).parent
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean.study import train as module
 from zeromean.study.data.load import load as load_data
+from zeromean.study.engine import train as module
+from zeromean.study.engine.train import Training, batches, evaluate
 from zeromean.study.methods import Method
 from zeromean.study.optimizers import OPTIMIZERS
 from zeromean.study.problem import Examples, Problem
@@ -22,7 +23,6 @@ from zeromean.study.store import Store
 from zeromean.study.study import Study, Tuning
 from zeromean.study.tasks.load import load
 from zeromean.study.tasks.preparation import PREPARATIONS, channel_moments
-from zeromean.study.train import Training, batches, evaluate
 
 METHODS = ("plain", "gc", "gc-conv", "gc-update")
 MORE = (

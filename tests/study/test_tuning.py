@@ -10,14 +10,15 @@ import pytest
 from test_conduct import PowerCut, records
 
 from zeromean.errors import ZeromeanError
-from zeromean.study import report, train
+from zeromean.study import report
+from zeromean.study.engine import train
 from zeromean.study.metric import ACCURACY, LOSS
 from zeromean.study.problem import Problem
-from zeromean.study.progress import Nobody
 from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.study import Study, Tuning
-from zeromean.study.tensorboard import TensorBoard
 from zeromean.study.tuning import Outcome, at_the_edge, choice, proposal
+from zeromean.study.watchers.progress import Nobody
+from zeromean.study.watchers.tensorboard import TensorBoard
 
 
 @pytest.fixture
@@ -54,10 +55,10 @@ def test_the_test_examples_are_looked_at_once_at_the_end_of_each_final_run(
     looks = []
     original = train.evaluate
 
-    def evaluate(problem: Problem, network: object, examples: object, half: bool = False) -> object:
+    def evaluate(problem: Problem, network: object, examples: object, *rest: object) -> object:
         if examples is problem.test:
             looks.append(1)
-        return original(problem, network, examples, half)  # type: ignore[arg-type]
+        return original(problem, network, examples, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(train, "evaluate", evaluate)
     results = tuned.run(tmp_path)

@@ -22,8 +22,8 @@ def report(
 ) -> None:
     """Rebuild OUT/report.html and its pictures from OUT/study.sqlite, and print the tables."""
     show(out, gain)
-    from zeromean.study import export, results
-    from zeromean.study.report import write_markdown
+    from zeromean.study import results
+    from zeromean.study.report import export, write_markdown
 
     if csv:
         for path in export.write_csv(results.read(out)):

@@ -39,10 +39,10 @@ def train_study(
 
     Of several processes that train together, only the first one returns.
     """
-    from zeromean.study.devices import FirstEndedError, leads
-    from zeromean.study.display import LiveProgress
-    from zeromean.study.progress import Watcher
+    from zeromean.study.engine.devices import FirstEndedError, leads
     from zeromean.study.results import kept
+    from zeromean.study.watchers.display import LiveProgress
+    from zeromean.study.watchers.progress import Watcher
 
     if not leads():  # one process of several shows, and tells how it ended
         try:
@@ -53,7 +53,7 @@ def train_study(
     with LiveProgress(study) as progress:
         watcher: Watcher = progress
         if tensorboard:
-            from zeromean.study.tensorboard import TensorBoard
+            from zeromean.study.watchers.tensorboard import TensorBoard
 
             watcher = TensorBoard(out / "tensorboard", progress)
         try:
@@ -73,7 +73,7 @@ def show(out: Path, gain: float | None) -> None:
     from rich.console import Console
 
     from zeromean.study import report, results
-    from zeromean.study.display import show_table
+    from zeromean.study.watchers.display import show_table
 
     found = results.read(out)
     # First what cannot fail any more.

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
+from zeromean.study.engine.stacked import Stack
+from zeromean.study.engine.train import Training
+from zeromean.study.engine.units import MEMBERS
+from zeromean.study.engine.work import use_threads
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.results import Facts, missing
 from zeromean.study.run import FINAL, Candidate, Key
-from zeromean.study.stacked import Stack
 from zeromean.study.study import Study
-from zeromean.study.train import Training
-from zeromean.study.units import MEMBERS
-from zeromean.study.work import use_threads
 
 # Steps are timed so many times, each time as many as take so long, but no more than that.
 TIMES = 3

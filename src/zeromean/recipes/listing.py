@@ -9,7 +9,7 @@ from zeromean.recipes.catalogue import Result
 from zeromean.recipes.cost import amount, duration
 from zeromean.recipes.outcome import kept
 from zeromean.recipes.recipe import Block, Recipe
-from zeromean.study.units import units
+from zeromean.study.engine.units import units
 
 # A level of indentation and a text.
 Line = tuple[int, str]

@@ -10,6 +10,7 @@ from zeromean.recipes.agreement import Agreement, agreement
 from zeromean.recipes.measures import MEASURES, Measure
 from zeromean.recipes.published import Published
 from zeromean.recipes.recipe import Block, Recipe
+from zeromean.study.report.table import NOTHING
 from zeromean.study.results import Results
 from zeromean.study.run import Run
 from zeromean.study.statistics import (
@@ -20,7 +21,6 @@ from zeromean.study.statistics import (
     paired,
     spread,
 )
-from zeromean.study.table import NOTHING
 
 WITH_INTERVAL = f"({CONFIDENCE:.0%} interval)"
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.declare import as_table, from_table
+from zeromean.study.engine.stacked import fits
+from zeromean.study.engine.units import Folder, units
 from zeromean.study.methods import Method
 from zeromean.study.metric import METRICS, Metric
 from zeromean.study.problem import Problem
 from zeromean.study.run import FINAL, Key, Run
-from zeromean.study.stacked import fits
 from zeromean.study.store import Store
 from zeromean.study.study import Study, Task
-from zeromean.study.units import Folder, units
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from zeromean.study.run import FINAL, Key
 
 if TYPE_CHECKING:
     from zeromean.study.optimizers import OptimizerChoice
-    from zeromean.study.progress import Watcher
     from zeromean.study.results import Results
+    from zeromean.study.watchers.progress import Watcher
 
 # The names of choices live in tables beside their code, which loads torch; they are imported in
 # the checks below, so that `zeromean --help` stays quick.
@@ -383,7 +383,7 @@ class Study:
                 epoch; the results are those of a study that was never interrupted.
             jobs: Processes that train side by side.
             ray: HOST:PORT of a Ray cluster that trains the runs instead; see
-                ``zeromean.study.cluster``.
+                ``zeromean.study.engine.cluster``.
             shard: Of several processes that torchrun started: whether each has a shard of a run's
                 weights (FSDP2) rather than a copy (DDP).
             watcher: Told of epochs and runs as they end.
@@ -396,7 +396,7 @@ class Study:
                 settings, or the folder holds another study; all but a full disk or memory show
                 before any training.
         """
-        from zeromean.study.conduct import conduct
+        from zeromean.study.engine.conduct import conduct
 
         return conduct(self, Path(out), jobs=jobs, ray=ray, shard=shard, watcher=watcher)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from zeromean.study.devices import ALONE, Alone
+from zeromean.study.engine.devices import ALONE, Alone
+from zeromean.study.engine.stacked import Stack
+from zeromean.study.engine.train import Training
 from zeromean.study.problem import Problem
 from zeromean.study.run import Candidate, Epoch, Key, Run
-from zeromean.study.stacked import Stack
 from zeromean.study.study import Study
-from zeromean.study.train import Training
 
 
 class Order(NamedTuple):

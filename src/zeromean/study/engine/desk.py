@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from zeromean.study import checkpoint
+from zeromean.study.engine import checkpoint
+from zeromean.study.engine.side_by_side import Order, Step
+from zeromean.study.engine.units import Folder, Unit, units
 from zeromean.study.metric import METRICS
 from zeromean.study.networks.build import listed
 from zeromean.study.optimizers import OptimizerChoice
-from zeromean.study.progress import Watcher
 from zeromean.study.results import decode_facts
 from zeromean.study.run import FINAL, Candidate, Key
-from zeromean.study.side_by_side import Order, Step
 from zeromean.study.store import Store
 from zeromean.study.study import Study
 from zeromean.study.tuning import choice, outcomes, proposal
-from zeromean.study.units import Folder, Unit, units
+from zeromean.study.watchers.progress import Watcher
 
 
 class Desk:

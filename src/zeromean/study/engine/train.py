@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zeromean.errors import ZeromeanError
 from zeromean.reparam.nnn import NaturalLinear
-from zeromean.study.devices import ALONE, Alone
+from zeromean.study.engine.devices import ALONE, Alone
 from zeromean.study.methods import Method
 from zeromean.study.metric import ACCURACY
 from zeromean.study.optimizers import OptimizerChoice

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from zeromean.study.colours import colours
-from zeromean.study.curves import LETTERS, png, style
 from zeromean.study.methods import BASELINE
+from zeromean.study.report.colours import colours
+from zeromean.study.report.curves import LETTERS, png, style
 from zeromean.study.results import Comparison
 from zeromean.study.statistics import CONFIDENCE
 from zeromean.study.summary import Summary

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from zeromean.errors import ZeromeanError
 from zeromean.study import environment
-from zeromean.study.progress import Watcher
 from zeromean.study.run import Epoch, Key, Run
 from zeromean.study.store import Store
 from zeromean.study.study import Study
+from zeromean.study.watchers.progress import Watcher
 
 
 def work_in_processes(study: Study, out: Path, jobs: int, watcher: Watcher) -> None:
@@ -71,10 +71,10 @@ class _Teller:
 
 
 def _serve(study: Study, out: Path, pipe: Connection) -> None:
-    from zeromean.study.desk import Desk
-    from zeromean.study.side_by_side import train
-    from zeromean.study.units import Folder
-    from zeromean.study.work import loader, use_threads, work
+    from zeromean.study.engine.desk import Desk
+    from zeromean.study.engine.side_by_side import train
+    from zeromean.study.engine.units import Folder
+    from zeromean.study.engine.work import loader, use_threads, work
 
     # Ctrl-C reaches every process of a terminal; the one that started this one ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -14,14 +14,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from zeromean.errors import ZeromeanError, warn
 from zeromean.reparam.nnn import NaturalLinear
-from zeromean.study.devices import Together
+from zeromean.study.engine.devices import Together
+from zeromean.study.engine.side_by_side import Order, Step, train
+from zeromean.study.engine.train import Training
+from zeromean.study.engine.work import loader, use_threads
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.results import Results, decode_facts
 from zeromean.study.run import Candidate, Key
-from zeromean.study.side_by_side import Order, Step, train
 from zeromean.study.study import Study
-from zeromean.study.train import Training
-from zeromean.study.work import loader, use_threads
 
 
 class Leader:

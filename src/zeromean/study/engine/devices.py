@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.checkpoint import map_tensors
+from zeromean.study.engine.checkpoint import map_tensors
 from zeromean.study.extras import of_extra
 from zeromean.study.problem import Examples
 

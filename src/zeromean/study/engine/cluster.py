@@ -21,15 +21,16 @@ from typing import Any, NamedTuple
 import torch
 
 from zeromean.errors import ZeromeanError
-from zeromean.study import checkpoint, environment
-from zeromean.study.desk import Desk
+from zeromean.study import environment
+from zeromean.study.engine import checkpoint
+from zeromean.study.engine.desk import Desk
+from zeromean.study.engine.side_by_side import Order, Step, train
+from zeromean.study.engine.units import Unit
+from zeromean.study.engine.work import PATIENCE_SECONDS, loader, use_threads
 from zeromean.study.extras import of_extra
 from zeromean.study.problem import Problem
 from zeromean.study.results import decode_facts
-from zeromean.study.side_by_side import Order, Step, train
 from zeromean.study.study import Study
-from zeromean.study.units import Unit
-from zeromean.study.work import PATIENCE_SECONDS, loader, use_threads
 
 # To find out that nobody listens at an address; Ray itself would ask for minutes.
 CONNECT_SECONDS = 5.0

@@ -13,22 +13,22 @@ import torch
 
 from zeromean.errors import ZeromeanError
 from zeromean.study import environment, results
-from zeromean.study.cluster import work_on_cluster
 from zeromean.study.declare import as_toml, read
-from zeromean.study.desk import Desk
-from zeromean.study.devices import Together, here, several
+from zeromean.study.engine.cluster import work_on_cluster
+from zeromean.study.engine.desk import Desk
+from zeromean.study.engine.devices import Together, here, several
+from zeromean.study.engine.processes import work_in_processes
+from zeromean.study.engine.side_by_side import train
+from zeromean.study.engine.together import Leader, follow
+from zeromean.study.engine.units import Folder
+from zeromean.study.engine.work import use_threads, work
 from zeromean.study.problem import Problem
-from zeromean.study.processes import work_in_processes
-from zeromean.study.progress import Nobody, Watcher
 from zeromean.study.results import Facts, Results
-from zeromean.study.side_by_side import train
 from zeromean.study.store import Store
 from zeromean.study.study import Study
 from zeromean.study.tasks.load import check_device, load, rehearse
-from zeromean.study.together import Leader, follow
 from zeromean.study.tuning import check_search
-from zeromean.study.units import Folder
-from zeromean.study.work import use_threads, work
+from zeromean.study.watchers.progress import Nobody, Watcher
 
 
 def conduct(

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from zeromean.study.colours import colours
-from zeromean.study.curves import LETTERS, png, style
+from zeromean.study.report.colours import colours
+from zeromean.study.report.curves import LETTERS, png, style
 from zeromean.study.results import Results
 from zeromean.study.summary import Summary
 

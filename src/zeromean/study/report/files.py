@@ -11,16 +11,16 @@ from typing import Any
 
 from zeromean.errors import ZeromeanError
 from zeromean.pages import template
-from zeromean.study import curves, differences, profile
-from zeromean.study.colours import colours
-from zeromean.study.conclusion import conclude, overview
 from zeromean.study.methods import BASELINE, Method
 from zeromean.study.optimizers import OptimizerChoice
+from zeromean.study.report import curves, differences, profile
+from zeromean.study.report.colours import colours
+from zeromean.study.report.conclusion import conclude, overview
+from zeromean.study.report.table import Row, rows
 from zeromean.study.results import Comparison, Results
 from zeromean.study.schedules import Schedule
 from zeromean.study.study import Task
 from zeromean.study.summary import Summary, summarize
-from zeromean.study.table import Row, rows
 from zeromean.study.tuning import at_the_edge, budget, choice, outcomes
 
 FOLDER = Path(__file__).parent

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from zeromean.study.colours import colours
 from zeromean.study.methods import BASELINE
+from zeromean.study.report.colours import colours
 from zeromean.study.results import Comparison
 from zeromean.study.run import Run
 

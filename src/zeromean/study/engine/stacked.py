@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from zeromean.reparam.parametrization import Normalized, parametrized_by
+from zeromean.study.engine.train import Training, advance
 from zeromean.study.problem import Examples
 from zeromean.study.run import Key, Run
-from zeromean.study.train import Training, advance
 
 # Multiplications of a batch by all weights up to which a step costs more in calls than in numbers.
 # Above it a stack is no faster, for its weights leave the cache.

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from zeromean.study.extras import of_extra
-from zeromean.study.progress import Watcher
 from zeromean.study.run import FINAL, Epoch, Key, Run
+from zeromean.study.watchers.progress import Watcher
 
 
 class TensorBoard:

@@ -15,10 +15,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from zeromean.study.engine.units import units
+from zeromean.study.report.table import Row
 from zeromean.study.run import FINAL, Epoch, Key, Run
 from zeromean.study.study import Study
-from zeromean.study.table import Row
-from zeromean.study.units import units
 
 # Of methods that are printed side by side.
 COLUMNS = 4

@@ -1,0 +1,1 @@
+"""How a study is conducted: orders given out, runs trained side by side, results kept."""
