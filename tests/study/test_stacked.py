@@ -221,3 +221,8 @@ def test_a_grid_s_rates_are_tuned_together(study: Study, tmp_path: Path) -> None
             rates.setdefault(run.key.trial, set()).add(run.candidate.lr)
             assert run.diverged == (run.candidate.lr > 1)
     assert rates == {0: {0.01}, 1: {0.05}, 2: {1e30}}
+
+
+def test_a_study_whose_runs_all_diverge_ends(study: Study, tmp_path: Path) -> None:
+    results = dataclasses.replace(study, lr=1e30).run(tmp_path)
+    assert [len(run.epochs) for run in results.runs if run.diverged] == [1] * 4

@@ -115,6 +115,14 @@ def test_a_diverged_run_is_counted_named_and_left_out_of_the_pairs(tmp_path: Pat
     assert conclusions(comparison)[0].startswith("1 of 3 gc runs diverged, and only pairs without")
 
 
+def test_a_run_that_diverged_at_once_has_no_early_epoch(tmp_path: Path) -> None:
+    six = [[0.1 * number for number in range(1, 7)] for _ in range(3)]
+    runs = {"plain": six, "gc": [six[0][:1], *six[1:]]}
+    results = make_results(tmp_path, runs, diverged=[("gc", 0)])
+    assert results.study.tasks[0].early_epoch == 2
+    assert any("diverged" in sentence for sentence in conclusions(results))
+
+
 def test_when_every_baseline_run_diverged_nothing_is_concluded(tmp_path: Path) -> None:
     comparison = make_results(
         tmp_path,

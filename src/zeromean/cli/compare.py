@@ -66,6 +66,13 @@ def compare(
     crop: Annotated[
         int | None, typer.Option(help="Side of the middle that is kept of them. [default: all]")
     ] = Task.crop,
+    test_per_class: Annotated[
+        int | None,
+        typer.Option(help="Images of each class for the test, of data without a test set."),
+    ] = Task.test_per_class,
+    split: Annotated[
+        str, typer.Option(help="fixed, or seed: of such data, a test set for each seed")
+    ] = Task.split,
     schedule: Annotated[
         str,
         typer.Option(
@@ -127,6 +134,8 @@ def compare(
                 grey=grey,
                 resize=resize,
                 crop=crop,
+                test_per_class=test_per_class,
+                split=split,
                 schedule=schedule,
             ),
         ),

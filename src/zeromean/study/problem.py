@@ -47,6 +47,8 @@ class Problem:
         description: One line on the data.
         split: One line on the test set.
         preparation: One line on what ``prepare`` and ``augment`` do.
+        of_seed: The problem with a seed's own split into training and test examples; None where
+            all seeds have the same.
         ordered: Whether neighbouring examples belong together, as pieces of a text do.
         augment_prepared: Whether ``augment`` changes what is prepared, not what is stored.
     """
@@ -63,6 +65,7 @@ class Problem:
     description: str
     split: str
     preparation: str
+    of_seed: Callable[[int], Problem] | None = None
     ordered: bool = False
     augment_prepared: bool = False
 
@@ -81,6 +84,10 @@ class Problem:
         if self.augment_prepared:
             return self.augment(self.prepare(batch), generator)
         return self.prepare(self.augment(batch, generator))
+
+    def for_seed(self, seed: int) -> Problem:
+        """The problem as a run of that seed has it."""
+        return self if self.of_seed is None else self.of_seed(seed)
 
     def network(self, method: Method, seed: int) -> nn.Module:
         """A network prepared for the method; its initial weights depend on the seed alone."""

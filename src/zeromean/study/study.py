@@ -28,7 +28,8 @@ LARGEST_FLOAT32 = 3.4e38
 FLAGS = {"function": "task"}
 PRECISIONS = ("float32", "bfloat16")
 # Fields that only a task of images has.
-OF_IMAGES = ("augment", "prepare", "grey", "resize", "crop")
+OF_IMAGES = ("augment", "prepare", "grey", "resize", "crop", "test_per_class", "split")
+SPLITS = ("fixed", "seed")
 SEARCHES = ("grid", "optuna")
 
 
@@ -71,6 +72,9 @@ class Task:
         resize: Height and width in pixels that image files are scaled to, whatever their
             proportions; None leaves them as they are.
         crop: Height and width of the middle that is kept of them then; None keeps all.
+        test_per_class: How many images of each class are held out for the test, of data that
+            comes without a test set; None for a share.
+        split: ``fixed``, or ``seed`` for a test set of its own for each seed, of such data.
         schedule: How the learning rate goes from its peak: ``cosine`` to 0, ``constant``,
             ``every=60`` and ``drops=50,80`` (a tenth from then on, in epochs), ``halve=2000`` (in
             steps), or ``exponential=0.01`` (to that share of itself, a step each two epochs).
@@ -95,6 +99,8 @@ class Task:
     grey: bool = False
     resize: int | None = None
     crop: int | None = None
+    test_per_class: int | None = None
+    split: str = "fixed"
     schedule: str = "cosine"
 
     def __post_init__(self) -> None:
@@ -119,6 +125,7 @@ class Task:
         _check_name("model", listed(self.model), (*networks, *TEXT_NETWORKS))
         _check_name("augment", self.augment, AUGMENTATIONS)
         _check_name("prepare", self.prepare, PREPARATIONS)
+        _check_name("split", self.split, SPLITS)
         if is_text(self.data) != (self.model in TEXT_NETWORKS):
             fitting = ", ".join(TEXT_NETWORKS if is_text(self.data) else networks)
             raise SettingError(
@@ -133,7 +140,7 @@ class Task:
             Schedule.parse(self.schedule)
         _check_at_least("epochs", self.epochs, 1)
         _check_at_least("batch_size", self.batch_size, 1)
-        for name in ("train_size", "resize", "crop"):
+        for name in ("train_size", "resize", "crop", "test_per_class"):
             if getattr(self, name) is not None:
                 _check_at_least(name, getattr(self, name), 1)
         if self.resize is not None and self.crop is not None and self.crop >= self.resize:

@@ -139,8 +139,10 @@ def _scores(runs: dict[int, Run], epoch: int | None = None) -> dict[int, float]:
     """By seed, of the runs that did not diverge: after an epoch, or the test score at the end."""
     found = {}
     for seed, run in runs.items():
+        if run.diverged:  # it may have no such epoch
+            continue
         score = run.test_score if epoch is None else run.epochs[epoch - 1].score
-        if not run.diverged and score is not None:
+        if score is not None:
             found[seed] = score
     return found
 

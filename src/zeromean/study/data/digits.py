@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 from sklearn.datasets import load_digits
 
-from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.split import split_dataset
+from zeromean.study.data.split import Undivided
 
 # As in scikit-learn's own example: with fewer test images, one of them would weigh too much.
 TEST_FRACTION = 0.5
 
 
-def read_digits() -> Dataset:
-    """Reads the digits (values 0 to 16) and holds half of each class out for testing."""
+def read_digits() -> Undivided:
+    """Reads the digits (values 0 to 16); half of each class is for testing."""
     bunch = load_digits()
-    return split_dataset(
+    return Undivided(
         "digits",
         bunch.images.astype(np.uint8)[:, None],
         bunch.target.astype(np.int64),

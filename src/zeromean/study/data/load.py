@@ -15,10 +15,11 @@ from zeromean.study.data.idx import read_idx
 from zeromean.study.data.imagefolder import read_imagefolder
 from zeromean.study.data.miniimagenet import read_miniimagenet
 from zeromean.study.data.npz import read_npz
+from zeromean.study.data.split import USUAL, Division, Undivided
 from zeromean.study.data.svhn import read_svhn
 
 # Of images that come in one size.
-READERS: dict[str, Callable[[Path], Dataset]] = {
+READERS: dict[str, Callable[[Path], Dataset | Undivided]] = {
     "idx": read_idx,
     "npz": read_npz,
     "cifar": read_cifar,
@@ -34,7 +35,36 @@ AS_THEY_ARE = Size()
 
 
 def load(text: str, size: Size = AS_THEY_ARE) -> Dataset:
-    """Reads the data set that ``text`` names.
+    """Reads the data set that ``text`` names, divided as usual where it has no test set.
+
+    The arguments are those of :func:`read`.
+
+    Example:
+        >>> load("digits").describe()
+        '898 train and 899 test images, 8x8x1, 10 classes'
+    """
+    return divided(read(text, size), USUAL)
+
+
+def divided(data: Dataset | Undivided, division: Division) -> Dataset:
+    """The data with a test set, which some bring along.
+
+    Raises:
+        ZeromeanError: It brings one along and is to be divided in another way, or cannot be.
+    """
+    if isinstance(data, Undivided):
+        return data.divide(division)
+    if division != USUAL:
+        raise ZeromeanError(
+            f"test_per_class or split with {data.name}, which has a test set of its own",
+            "data without one: digits, or an npz:FILE with images and labels",
+            "leave both out",
+        )
+    return data
+
+
+def read(text: str, size: Size = AS_THEY_ARE) -> Dataset | Undivided:
+    """Reads what ``text`` names.
 
     Args:
         text: ``digits``, ``idx:DIR``, ``npz:FILE``, ``cifar:DIR``, ``svhn:DIR``,
@@ -44,10 +74,6 @@ def load(text: str, size: Size = AS_THEY_ARE) -> Dataset:
 
     Raises:
         ZeromeanError: The text has another form, or the reader refuses what it finds.
-
-    Example:
-        >>> load("digits").describe()
-        '898 train and 899 test images, 8x8x1, 10 classes'
     """
     kind, _, path = text.partition(":")
     if text != "digits" and (kind not in {**READERS, **FILE_READERS} or not path):

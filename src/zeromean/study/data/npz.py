@@ -11,7 +11,7 @@ import torch
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.split import split_dataset
+from zeromean.study.data.split import Undivided
 
 # Names under which archives in use store their own split: train images, train labels, test ones.
 SPLIT_KEYS = (
@@ -24,12 +24,12 @@ LAYOUTS = (*SPLIT_KEYS, WHOLE_KEYS)
 TEST_FRACTION = 0.2
 
 
-def read_npz(path: Path) -> Dataset:
+def read_npz(path: Path) -> Dataset | Undivided:
     """Reads an archive that holds ``images`` and ``labels``, or train and test arrays.
 
     Images are unsigned bytes of shape (N, height, width) or (N, height, width, channels) with one
-    or three channels, labels integers of shape (N,) or (N, 1). ``images`` and ``labels`` without a
-    split get a seeded, stratified one: see ``split_dataset``. Other arrays are left alone.
+    or three channels, labels integers of shape (N,) or (N, 1). ``images`` and ``labels`` come
+    without a split. Other arrays are left alone.
 
     Raises:
         ZeromeanError: The file is missing, no such archive, or its arrays have other names,
@@ -50,7 +50,7 @@ def read_npz(path: Path) -> Dataset:
             "check the arrays",
         )
     values, indices = np.unique(labels, return_inverse=True)
-    return split_dataset(name, images, indices, tuple(map(str, values)), TEST_FRACTION)
+    return Undivided(name, images, indices, tuple(map(str, values)), TEST_FRACTION)
 
 
 def _read_split(path: Path, name: str, arrays: dict[str, np.ndarray]) -> Dataset:

@@ -58,7 +58,7 @@ def train(problem: Problem, study: Study, order: Order, devices: Alone = ALONE) 
     turns: list[tuple[int, Stack]] = []
     for place, keys in enumerate(order.stacks):
         trainings = [
-            Training(problem, study, key, order.candidates[key], devices)
+            Training(problem.for_seed(key.seed), study, key, order.candidates[key], devices)
             for key in keys
             if key in order.candidates
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch.nn import functional as F
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.album import Size
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.load import load
+from zeromean.study.data.load import divided, read
+from zeromean.study.data.split import Division
 from zeromean.study.metric import ACCURACY
 from zeromean.study.networks.build import maker
 from zeromean.study.problem import Examples, Problem
@@ -20,11 +21,25 @@ from zeromean.study.tasks.augment import AUGMENTATIONS
 from zeromean.study.tasks.parts import cut
 from zeromean.study.tasks.preparation import Preparation, grey
 
+# Splits that are kept, at about as many as are in use at once.
+SPLITS = 8
+
 
 def image_problem(task: Task, device: torch.device) -> Problem:
     """The images stay bytes in memory; a batch is prepared when it is used."""
+    data = read(task.data, Size(task.resize, task.crop))
+    if task.split == "fixed":
+        return _problem(task, device, divided(data, Division(task.test_per_class)))
+
+    @lru_cache(maxsize=SPLITS)
+    def of_seed(seed: int) -> Problem:
+        return _problem(task, device, divided(data, Division(task.test_per_class, seed)))
+
+    return replace(of_seed(0), of_seed=of_seed)
+
+
+def _problem(task: Task, device: torch.device, data: Dataset) -> Problem:
     augmentation = AUGMENTATIONS[task.augment]
-    data = load(task.data, Size(task.resize, task.crop))
     if task.grey:
         data = _made_grey(data)
     preparation = Preparation.of(task.prepare, data.train_images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.problem import Problem
 from zeromean.study.run import Candidate
 from zeromean.study.study import Study, Task
-from zeromean.study.tasks.images import image_problem
+from zeromean.study.tasks.images import SPLITS, image_problem
 from zeromean.study.tasks.parts import hold_out
 from zeromean.study.tasks.text import text_problem
 from zeromean.study.tasks.user import user_problem
@@ -39,9 +40,18 @@ def load(study: Study, task: Task) -> Problem:
     else:
         problem = image_problem(task, device)
     if study.tuning is not None:
-        train, validation = hold_out(problem, study.tuning.validation)
-        problem = replace(problem, train=train, watched=validation)
+        problem = _with_validation(problem, study.tuning.validation)
     return problem
+
+
+def _with_validation(problem: Problem, fraction: float) -> Problem:
+    train, validation = hold_out(problem, fraction)
+    of_seed = problem.of_seed
+    if of_seed is not None:
+        of_seed = lru_cache(maxsize=SPLITS)(
+            lambda seed: _with_validation(replace(problem.for_seed(seed), of_seed=None), fraction)
+        )
+    return replace(problem, train=train, watched=validation, of_seed=of_seed)
 
 
 def rehearse(study: Study, task: Task, problem: Problem) -> None:
