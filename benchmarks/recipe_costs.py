@@ -15,30 +15,44 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from zeromean.errors import ZeromeanError
 from zeromean.recipes.catalogue import recipes
 from zeromean.recipes.cost import MOST_STEPS, measured
 from zeromean.recipes.recipe import Recipe
-from zeromean.study.data.dataset import Dataset
 from zeromean.study.engine import train
 from zeromean.study.engine.units import MEMBERS
 from zeromean.study.results import Facts
-from zeromean.study.tasks import images
+from zeromean.study.study import Task
+from zeromean.study.tasks.images import image_problem
+
+# Settings of the real data's files.
+OF_FILES = ("resize", "crop")
 
 
-def noise(recipe: Recipe) -> Dataset:
-    """Images of the published size, enough for a few batches, in as many classes."""
+def noise(recipe: Recipe, folder: Path) -> str:
+    """Images of the published size, enough for a few batches, in as many classes; their name."""
     channels, side, _ = recipe.data.shape
     channels = 3 if recipe.task.grey else channels
     count = max(recipe.task.batch_size * (4 if side > 32 else MOST_STEPS), 2 * recipe.data.classes)
-    pictures = torch.randint(256, (count, channels, side, side), dtype=torch.uint8)
-    labels = torch.arange(count) % recipe.data.classes
-    names = tuple(map(str, range(recipe.data.classes)))
-    return Dataset("noise", pictures, labels, pictures, labels, names, "none")
+    shape = (count, side, side) if channels == 1 else (count, side, side, channels)
+    pictures = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    labels = np.arange(count) % recipe.data.classes
+    file = folder / "noise.npz"
+    np.savez(
+        file,
+        train_images=pictures,
+        train_labels=labels,
+        test_images=pictures,
+        test_labels=labels,
+    )
+    return f"npz:{file}"
 
 
 def main() -> None:
@@ -53,12 +67,12 @@ def main() -> None:
     for recipe in recipes():
         if not recipe.name.startswith(tuple(chosen.names)):
             continue
-        study = replace(recipe.study, device=chosen.device, threads=1)
-        task = replace(recipe.task, resize=None, crop=None)
-        images.load = lambda text, size, recipe=recipe: noise(recipe)
+        task = replace(recipe.task, **{name: getattr(Task, name) for name in OF_FILES})
         try:
-            problem = images.image_problem(task, torch.device(chosen.device))
-            study = replace(study, tasks=(task,))
+            with TemporaryDirectory() as folder:
+                task = replace(task, data=noise(recipe, Path(folder)))
+                problem = image_problem(task, torch.device(chosen.device))
+            study = replace(recipe.study, tasks=(task,), device=chosen.device, threads=1)
             stacked = Facts.of(study, task, problem).stacked
             steps = {
                 name: measured(study, problem, name, members=MEMBERS if name in stacked else 1).step
