@@ -32,8 +32,8 @@ from zeromean.study.results import Facts
 from zeromean.study.study import Task
 from zeromean.study.tasks.images import image_problem
 
-# Settings of the real data's files.
-OF_FILES = ("resize", "crop")
+# Settings of the real data alone.
+OF_FILES = ("resize", "crop", "test_per_class", "split")
 
 
 def noise(recipe: Recipe, folder: Path) -> str:

@@ -100,7 +100,7 @@ def numbers(entry: Any) -> list[float]:
         *itertools.product(["gradient_centralization"], ["table1", "table2", "table3", "table4"]),
         *itertools.product(
             ["centered_weight_normalization"],
-            ["table3", "figure5a", "figure5b"],
+            ["table1", "table2", "table3", "figure5a", "figure5b"],
         ),
     ],
 )
@@ -200,6 +200,29 @@ def test_cwn_figure5a_is_trained_as_published() -> None:
     assert list(tuning.rates) == told["lr_grid"]
     assert int(task.schedule.removeprefix("halve=")) in told["halve_lr_every_K_iterations"]
     assert tuning.validation * recipe.data.train == told["validation"]
+
+
+def test_cwn_on_yaleb_is_trained_as_published() -> None:
+    (recipe,) = of("cwn-yaleb")
+    told, task, choice = CWN["table1"]["recipe_yaleb"], recipe.task, optimizer(recipe)
+    tuning = recipe.study.tuning
+    assert tuning is not None
+    assert told["images"].startswith("32x32 grey as 1024-vectors, mean subtracted and divided")
+    assert (task.model, task.prepare) == ("mlp-yaleb", "pixel")
+    assert told["mlp_hidden"] == [128, 64, 48, 48]  # as the network's test shows
+    count = re.match(
+        rf"{recipe.data.test} test images \((\d+) per class at random\), the other"
+        rf" {recipe.data.train} train",
+        told["split"],
+    )
+    assert count is not None
+    assert (task.test_per_class, task.split) == (int(count[1]), "seed")
+    assert recipe.data.test == task.test_per_class * recipe.data.classes
+    assert (told["optimizer"], choice.settings["momentum"], choice.decay) == ("SGD", 0, 0)
+    assert task.batch_size == told["batch_size"]
+    assert list(tuning.rates) == told["lr_grid"]
+    assert f"mean of {recipe.repeats} runs" in CWN["table1"]["what"]
+    assert recipe.study.seeds >= 10
 
 
 @pytest.mark.parametrize("recipe", of("cwn-svhn") + of("cwn-figure4"), ids=lambda one: one.name)

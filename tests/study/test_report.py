@@ -105,6 +105,13 @@ def test_a_profile_counts_comparisons_within_a_factor_of_the_best() -> None:
     assert profile.share_within(found["gc"], 1e9) == 0.5
 
 
+def test_many_methods_leave_the_curves_their_room(tmp_path: Path) -> None:
+    curves = {"plain": CURVES["plain"], **dict.fromkeys([*PARTS][:17], CURVES["gc"])}
+    _, picture = report.write(make_results(tmp_path, curves))  # a collapsed one would warn
+    with Image.open(picture) as image:
+        assert image.height > 1.3 * image.width
+
+
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )

@@ -24,6 +24,8 @@ CAPTION = (
 
 # Large enough to be read where the picture is a hand wide.
 LETTERS = 12
+# Of more names, the legend has a place of its own below: within, it would hide the curves.
+MOST_NAMES_WITHIN = 6
 
 
 def draw(comparison: Comparison) -> bytes:
@@ -60,7 +62,13 @@ def draw(comparison: Comparison) -> bytes:
     lower.set_ylabel(f"Difference to {BASELINE}, {metric.difference_unit}", fontsize=LETTERS)
     lower.set_xlabel("Epoch", fontsize=LETTERS)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if upper.get_legend_handles_labels()[0]:
+    handles, names = upper.get_legend_handles_labels()
+    if len(names) > MOST_NAMES_WITHIN:
+        figure.set_figheight(6.4 + 0.15 * len(names))
+        figure.legend(
+            handles, names, loc="outside lower left", ncols=2, frameon=False, fontsize=LETTERS - 2
+        )
+    elif names:
         place = "lower right" if metric.higher_is_better else "upper right"
         upper.legend(loc=place, frameon=False, fontsize=LETTERS)
     for axes in (upper, lower):
