@@ -166,7 +166,8 @@ def test_what_cannot_be_prepared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ZeromeanError, match="grey True for text; wanted images"):
         Task(data="text", model="lstm", grey=True)
     with pytest.raises(
-        ZeromeanError, match="with data, model, augment, prepare, grey, resize or crop"
+        ZeromeanError,
+        match="with data, model, augment, prepare, grey, resize, crop, test_per_class or split",
     ):
         Task(function="a:b", prepare="pixel")
     task = Task(grey=True)
