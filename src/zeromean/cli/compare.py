@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from zeromean.cli.options import Device, Gain, Jobs, Precision, Ray, Shard, TensorBoard, Threads
 from zeromean.cli.run_study import run_study
 from zeromean.errors import ZeromeanError
 from zeromean.study.study import Study, Task, Tuning
@@ -91,27 +92,15 @@ def compare(
         int | None, typer.Option(help="Of Optuna between the --tune rates, instead of a grid.")
     ] = None,
     seeds: Annotated[int, typer.Option(help="How many pairs of runs.")] = Study.seeds,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = Study.precision,
+    precision: Precision = Study.precision,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("zeromean-compare"),
-    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, ...")] = Study.device,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads of a run. [default: torch's, shared by the jobs]"),
-    ] = Study.threads,
-    jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
-    ray: Annotated[
-        str | None, typer.Option(help="HOST:PORT of a Ray cluster that trains the runs instead.")
-    ] = None,
-    shard: Annotated[
-        bool,
-        typer.Option("--shard", help="Under torchrun: shards of a run's weights, not copies."),
-    ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as it goes.")
-    ] = False,
-    gain: Annotated[
-        float | None, typer.Option(help="Tell how many seeds it takes to see this difference.")
-    ] = None,
+    device: Device = Study.device,
+    threads: Threads = Study.threads,
+    jobs: Jobs = 1,
+    ray: Ray = None,
+    shard: Shard = False,
+    tensorboard: TensorBoard = False,
+    gain: Gain = None,
 ) -> None:
     """Train the same network with and without GC, and tell whether GC helped.
 

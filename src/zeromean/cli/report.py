@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from zeromean.cli.options import Gain
 from zeromean.cli.run_study import show
 
 
@@ -16,9 +17,7 @@ def report(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Write report.md too: the words and tables.")
     ] = False,
-    gain: Annotated[
-        float | None, typer.Option(help="Tell how many seeds it takes to see this difference.")
-    ] = None,
+    gain: Gain = None,
 ) -> None:
     """Rebuild OUT/report.html and its pictures from OUT/study.sqlite, and print the tables."""
     show(out, gain)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zeromean.cli.options import Device, Jobs, Precision, Threads
 from zeromean.cli.run_study import train_study
 from zeromean.errors import ZeromeanError
 from zeromean.study.study import Study
@@ -37,13 +38,10 @@ def reproduce(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results. [default: NAME, with the scale]")
     ] = None,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = Study.precision,
-    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, ...")] = Study.device,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads of a run. [default: torch's, shared by the jobs]"),
-    ] = Study.threads,
-    jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
+    precision: Precision = Study.precision,
+    device: Device = Study.device,
+    threads: Threads = Study.threads,
+    jobs: Jobs = 1,
 ) -> None:
     """Run a recipe, and print published and measured numbers side by side.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from zeromean.cli.options import Gain, Jobs, Ray, Shard, TensorBoard
 from zeromean.cli.run_study import run_study
 
 
@@ -16,20 +17,11 @@ def study(
         Path | None,
         typer.Option(help="Folder for the results. [default: the file's name without its ending]"),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
-    ray: Annotated[
-        str | None, typer.Option(help="HOST:PORT of a Ray cluster that trains the runs instead.")
-    ] = None,
-    shard: Annotated[
-        bool,
-        typer.Option("--shard", help="Under torchrun: shards of a run's weights, not copies."),
-    ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as it goes.")
-    ] = False,
-    gain: Annotated[
-        float | None, typer.Option(help="Tell how many seeds it takes to see this difference.")
-    ] = None,
+    jobs: Jobs = 1,
+    ray: Ray = None,
+    shard: Shard = False,
+    tensorboard: TensorBoard = False,
+    gain: Gain = None,
 ) -> None:
     """Run the study that FILE declares: tasks x methods x optimizers x seeds.
 
