@@ -21,9 +21,9 @@ def loads(content: bytes) -> object:
     Example:
         >>> loads(pickle.dumps({"numbers": [1, 2]}))
         {'numbers': [1, 2]}
-        >>> loads(pickle.dumps(print))
+        >>> loads(pickle.dumps(len))
         Traceback (most recent call last):
-        _pickle.UnpicklingError: it names 'builtins.print'
+        _pickle.UnpicklingError: it names 'builtins.len'
     """
     try:
         return _Plain(io.BytesIO(content), encoding="bytes").load()
