@@ -56,7 +56,9 @@ def compare(
     imbalance: Annotated[
         float, typer.Option(help="How many times more examples the first class has than the last.")
     ] = Task.imbalance,
-    augment: Annotated[str, typer.Option(help="none, crop-flip or affine")] = Task.augment,
+    augment: Annotated[
+        str, typer.Option(help="none, crop-flip, affine or resized-crop-flip")
+    ] = Task.augment,
     prepare: Annotated[
         str, typer.Option(help="channel or pixel (standardized), or zca (whitened)")
     ] = Task.prepare,
