@@ -10,7 +10,9 @@ import typer
 from zeromean.cli.options import Device, Gain, Jobs, Precision, Ray, Shard, TensorBoard, Threads
 from zeromean.cli.run_study import run_study
 from zeromean.errors import ZeromeanError
-from zeromean.study.study import Study, Task, Tuning
+from zeromean.study.study import Study
+from zeromean.study.task import Task
+from zeromean.study.tuning import Tuning
 
 
 def compare(
