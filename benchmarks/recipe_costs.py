@@ -29,7 +29,7 @@ from zeromean.recipes.recipe import Recipe
 from zeromean.study.engine import train
 from zeromean.study.engine.units import MEMBERS
 from zeromean.study.results import Facts
-from zeromean.study.study import Task
+from zeromean.study.task import Task
 from zeromean.study.tasks.images import image_problem
 
 # Settings of the real data alone.

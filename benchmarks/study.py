@@ -21,7 +21,8 @@ from zeromean.study.metric import ACCURACY
 from zeromean.study.networks.build import NETWORKS, build
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.run import Candidate, Key
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 
 IMAGES, BATCH = 512, 128
 

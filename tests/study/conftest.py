@@ -10,7 +10,8 @@ import pytest
 import torch
 from study_files import write_npz
 
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 
 
 @pytest.fixture(autouse=True, scope="session")

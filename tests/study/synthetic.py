@@ -9,7 +9,8 @@ from pathlib import Path
 from zeromean.study.metric import ACCURACY, Metric
 from zeromean.study.results import Facts, Results
 from zeromean.study.run import Candidate, Epoch, Key, Run
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 
 Curves = Sequence[Sequence[float]]
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
 
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.tasks.augment import Affine, warped
 
 STILL = Affine(rotation=0, shift=0, shear=0, zoom=0, flip=False)

@@ -18,7 +18,8 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.engine.cluster import Conveyor
 from zeromean.study.engine.units import Folder
 from zeromean.study.run import Epoch, Key, Run
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.watchers.progress import Nobody
 
 # Ray takes the loopback for its own address where clusters are for trying out alone.

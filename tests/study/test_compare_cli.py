@@ -24,7 +24,8 @@ from zeromean.cli import app
 from zeromean.study.engine.train import Training
 from zeromean.study.report.table import NOTHING
 from zeromean.study.store import Store
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.watchers.display import LiveProgress
 
 SMALL = ("--model", "mlp", "--epochs", "3", "--batch-size", "8", "--seeds", "2")

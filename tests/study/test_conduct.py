@@ -25,7 +25,8 @@ from zeromean.study.engine.train import Training
 from zeromean.study.engine.units import Folder, units
 from zeromean.study.results import Results
 from zeromean.study.run import Epoch, Key, Run
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.watchers.progress import Nobody
 
 Records = dict[Key, list[tuple[float, ...]]]

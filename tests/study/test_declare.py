@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
 from zeromean.study import declare
-from zeromean.study.study import Study, Task, Tuning
+from zeromean.study.study import Study
+from zeromean.study.task import Task
+from zeromean.study.tuning import Tuning
 
 FILE = """\
 # Two tasks.

@@ -31,9 +31,11 @@ from zeromean.study.data.cache import MEMORY, PLACE, images_in_memory
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.load import load
 from zeromean.study.data.mapped import MappedImages, map_file, split
-from zeromean.study.study import Study, Task, Tuning
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.tasks.load import load as load_task
 from zeromean.study.tasks.preparation import channel_moments
+from zeromean.study.tuning import Tuning
 
 GIGANTIC = "1000"
 

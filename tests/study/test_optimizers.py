@@ -21,8 +21,10 @@ from zeromean.study.networks.text import TEXT_NETWORKS
 from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.run import Candidate, Key
 from zeromean.study.sgdw import SGDW
-from zeromean.study.study import Study, Task, Tuning
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.tasks.load import load, rehearse
+from zeromean.study.tuning import Tuning
 
 
 def network() -> nn.Sequential:

@@ -19,7 +19,8 @@ from zeromean.errors import ZeromeanError
 from zeromean.study import declare
 from zeromean.study.data.load import load as load_data
 from zeromean.study.problem import Problem
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.tasks.augment import crop_flip
 from zeromean.study.tasks.load import load
 from zeromean.study.tasks.preparation import (

@@ -32,7 +32,8 @@ from zeromean.study.data import plain_pickle
 from zeromean.study.data.album import Size
 from zeromean.study.data.load import load
 from zeromean.study.data.plain_pickle import ByteArray
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**31), 2**31 - 1),

@@ -25,7 +25,9 @@ from zeromean.recipes.shorten import shortened
 from zeromean.study.methods import BASELINE
 from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.schedules import Schedule
-from zeromean.study.study import Study, Task, Tuning
+from zeromean.study.study import Study
+from zeromean.study.task import Task
+from zeromean.study.tuning import Tuning
 
 RECIPES = catalogue.recipes()
 GC = published.read("gradient_centralization")

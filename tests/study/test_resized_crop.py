@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.tasks.augment import TRIES, ResizedCrop, middle
 from zeromean.study.tasks.load import load
 

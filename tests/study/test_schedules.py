@@ -16,7 +16,8 @@ from zeromean.study.engine import checkpoint
 from zeromean.study.engine.train import Training
 from zeromean.study.run import Candidate, Key
 from zeromean.study.schedules import Schedule
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.tasks.load import load
 
 SCHEDULES = ("cosine", "constant", "every=2", "drops=1,3", "halve=5", "exponential=0.01")

@@ -13,8 +13,10 @@ from torch import Tensor
 from zeromean.errors import ZeromeanError
 from zeromean.study.problem import Problem
 from zeromean.study.results import Facts
-from zeromean.study.study import Study, Task, Tuning
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.tasks.load import load
+from zeromean.study.tuning import Tuning
 
 
 def with_task(study: Study, **changes: object) -> Study:

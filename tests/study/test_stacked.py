@@ -20,8 +20,9 @@ from zeromean.study.methods import Method
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.results import Facts
 from zeromean.study.run import Candidate, Epoch, Key
-from zeromean.study.study import Study, Tuning
+from zeromean.study.study import Study
 from zeromean.study.tasks.load import load
+from zeromean.study.tuning import Tuning
 
 METHODS = ("plain", "gc", "gc-update", "wn+gc", "cwn", "ws", "zscore", "clip-norm=0.1", "init=he")
 

@@ -14,10 +14,12 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.data.text import LENGTH, read_text, windows
 from zeromean.study.metric import ACCURACY, LOSS
 from zeromean.study.problem import Examples
-from zeromean.study.study import Study, Task, Tuning
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.tasks.augment import Affine, crop_flip
 from zeromean.study.tasks.load import load
 from zeromean.study.tasks.parts import cut
+from zeromean.study.tuning import Tuning
 
 
 def test_every_character_but_the_first_is_told_once() -> None:

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
 from zeromean.study.networks.build import build
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 
 CALLS: list[dict[str, object]] = []
 

@@ -20,7 +20,8 @@ from zeromean.study import declare, results
 from zeromean.study.engine.devices import Together, _blocks
 from zeromean.study.engine.together import Leader
 from zeromean.study.networks.resnet import resnet20
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.tasks.load import load
 
 HERE = Path(__file__).parent

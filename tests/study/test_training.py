@@ -20,9 +20,10 @@ from zeromean.study.optimizers import OPTIMIZERS
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.run import Candidate, Epoch, Key
 from zeromean.study.store import Store
-from zeromean.study.study import Study, Tuning
+from zeromean.study.study import Study
 from zeromean.study.tasks.load import load
 from zeromean.study.tasks.preparation import PREPARATIONS, channel_moments
+from zeromean.study.tuning import Tuning
 
 METHODS = ("plain", "gc", "gc-conv", "gc-update")
 MORE = (

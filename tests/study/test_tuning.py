@@ -15,8 +15,8 @@ from zeromean.study.engine import train
 from zeromean.study.metric import ACCURACY, LOSS
 from zeromean.study.problem import Problem
 from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
-from zeromean.study.study import Study, Tuning
-from zeromean.study.tuning import Outcome, at_the_edge, choice, proposal
+from zeromean.study.study import Study
+from zeromean.study.tuning import Outcome, Tuning, at_the_edge, choice, proposal
 from zeromean.study.watchers.progress import Nobody
 from zeromean.study.watchers.tensorboard import TensorBoard
 

@@ -10,7 +10,9 @@ import typer
 from zeromean.cli.options import Device, Gain, Jobs, Precision, Ray, Shard, TensorBoard, Threads
 from zeromean.cli.run_study import run_study
 from zeromean.errors import ZeromeanError
-from zeromean.study.study import Study, Task, Tuning
+from zeromean.study.study import Study
+from zeromean.study.task import Task
+from zeromean.study.tuning import Tuning
 
 
 def compare(
@@ -67,7 +69,8 @@ def compare(
         int | None, typer.Option(help="Side that image files are scaled to. [default: as they are]")
     ] = Task.resize,
     crop: Annotated[
-        int | None, typer.Option(help="Side of the middle that is kept of them. [default: all]")
+        int | None,
+        typer.Option(help="Side of their middle, which is kept, or of random crops."),
     ] = Task.crop,
     test_per_class: Annotated[
         int | None,

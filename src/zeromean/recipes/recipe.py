@@ -10,7 +10,8 @@ from typing import Any
 from zeromean.recipes import published
 from zeromean.recipes.published import Published
 from zeromean.study.declare import from_table
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 
 if sys.version_info >= (3, 11):
     import tomllib

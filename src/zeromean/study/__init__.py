@@ -9,5 +9,5 @@
 from __future__ import annotations
 
 from zeromean.study.study import Study as Study
-from zeromean.study.study import Task as Task
-from zeromean.study.study import Tuning as Tuning
+from zeromean.study.task import Task as Task
+from zeromean.study.tuning import Tuning as Tuning

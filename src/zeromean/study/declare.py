@@ -12,7 +12,10 @@ from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.study import SettingError, Study, Task, Tuning
+from zeromean.study.settings import SettingError
+from zeromean.study.study import Study
+from zeromean.study.task import Task
+from zeromean.study.tuning import Tuning
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -15,8 +15,8 @@ from zeromean.errors import ZeromeanError
 from zeromean.reparam.nnn import NaturalLinear
 from zeromean.study.networks.build import OF_TIMM
 from zeromean.study.run import Candidate
+from zeromean.study.settings import LARGEST_FLOAT32
 from zeromean.study.sgdw import SGDW
-from zeromean.study.study import LARGEST_FLOAT32
 
 # Settings that every optimizer has.
 SHARED = ("lr", "decay", "head-lr")

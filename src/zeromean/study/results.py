@@ -16,7 +16,8 @@ from zeromean.study.metric import METRICS, Metric
 from zeromean.study.problem import Problem
 from zeromean.study.run import FINAL, Key, Run
 from zeromean.study.store import Store
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 
 
 @dataclass(frozen=True)

@@ -3,250 +3,32 @@
 from __future__ import annotations
 
 import itertools
-import math
 import shlex
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from zeromean.errors import ZeromeanError
 from zeromean.study.run import FINAL, Key
+from zeromean.study.settings import (
+    LARGEST_FLOAT32,
+    SettingError,
+    blaming,
+    check_at_least,
+    check_name,
+    check_unlike,
+)
+from zeromean.study.task import Task
+from zeromean.study.tuning import Tuning
 
 if TYPE_CHECKING:
     from zeromean.study.optimizers import OptimizerChoice
     from zeromean.study.results import Results
     from zeromean.study.watchers.progress import Watcher
 
-# The names of choices live in tables beside their code, which loads torch; they are imported in
-# the checks below, so that `zeromean --help` stays quick.
-
-LARGEST_FLOAT32 = 3.4e38
-# Of an image, in pixels: a coloured one takes 200 MB, as bytes.
-LARGEST_SIDE = 8192
 # Fields whose flag has another name.
 FLAGS = {"function": "task"}
 PRECISIONS = ("float32", "bfloat16")
-# Fields that only a task of images has.
-OF_IMAGES = ("augment", "prepare", "grey", "resize", "crop", "test_per_class", "split")
-SPLITS = ("fixed", "seed")
-SEARCHES = ("grid", "optuna")
-
-
-class SettingError(ZeromeanError):
-    """A setting that cannot be used, with its name, so that a file's line can be told.
-
-    Args:
-        setting: The name of the field.
-        got, wanted, fix: As in every :class:`zeromean.ZeromeanError`.
-    """
-
-    def __init__(self, setting: str, got: str, wanted: str, fix: str) -> None:
-        super().__init__(got, wanted, fix)
-        self.setting = setting
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is learned: data, a network, and how long it is trained.
-
-    Args:
-        data: ``digits``, ``idx:DIR``, ``npz:FILE``, ``cifar:DIR``, ``svhn:DIR``,
-            ``imagefolder:DIR`` (or a tar archive), ``miniimagenet:DIR``, ``hf:NAME`` or ``hf:DIR``;
-            or ``text``, which Python carries, or ``text:FILE``.
-        model: For images a key of ``zeromean.study.networks.build.NETWORKS``, such as ``cnn``
-            or ``resnet20``, or ``timm:NAME``; for text ``lstm`` or ``transformer``.
-        function: ``module:function`` of a task of one's own, instead of data and model; see
-            ``zeromean.study.tasks.user``.
-        epochs: Passes over the training examples.
-        batch_size: Examples a step.
-        train_size: How many training examples are kept, chosen at random within each class; None
-            for all.
-        imbalance: How many times more training examples the first class has than the last.
-        augment: ``none``; for images also ``crop-flip``, which shifts and mirrors them at random,
-            ``affine``, which also turns and zooms them, or ``resized-crop-flip``, which cuts
-            rectangles of any size out of them, scales these to ``crop`` and mirrors them.
-        prepare: What networks see of images, by the training images alone: ``channel`` standardizes
-            each channel, ``pixel`` each pixel; ``zca`` whitens after global contrast
-            normalization.
-        grey: Whether coloured images are made grey first.
-        resize: Height and width in pixels that image files are scaled to, whatever their
-            proportions; None leaves them as they are.
-        crop: Height and width of the middle that is kept of them then; None keeps all. With
-            ``resized-crop-flip`` all is kept, of any images: it trains on crops of that size,
-            and the middle is what is scored.
-        test_per_class: How many images of each class are held out for the test, of data that
-            comes without a test set; None for a share.
-        split: ``fixed``, or ``seed`` for a test set of its own for each seed, of such data.
-        schedule: How the learning rate goes from its peak: ``cosine`` to 0, ``constant``,
-            ``every=60`` and ``drops=50,80`` (a tenth from then on, in epochs), ``halve=2000`` (in
-            steps), or ``exponential=0.01`` (to that share of itself, a step each two epochs).
-
-    Raises:
-        ZeromeanError: A name is unknown or a number out of range.
-
-    Example:
-        >>> Task(model="mlp", epochs=3).label
-        'digits/mlp'
-    """
-
-    data: str = "digits"
-    model: str = "cnn"
-    function: str | None = None
-    epochs: int = 12
-    batch_size: int = 64
-    train_size: int | None = None
-    imbalance: float = 1.0
-    augment: str = "none"
-    prepare: str = "channel"
-    grey: bool = False
-    resize: int | None = None
-    crop: int | None = None
-    test_per_class: int | None = None
-    split: str = "fixed"
-    schedule: str = "cosine"
-
-    def __post_init__(self) -> None:
-        from zeromean.study.data.text import is_text
-        from zeromean.study.networks.build import NETWORKS, OF_TIMM, listed
-        from zeromean.study.networks.text import TEXT_NETWORKS
-        from zeromean.study.schedules import Schedule
-        from zeromean.study.tasks.augment import AUGMENTATIONS
-        from zeromean.study.tasks.preparation import PREPARATIONS
-
-        images = [name for name in OF_IMAGES if getattr(self, name) != getattr(Task, name)]
-        own = (self.data, self.model) != (Task.data, Task.model) or images
-        if self.function is not None and own:
-            raise SettingError(
-                "function",
-                f"a task function {self.function} with"
-                f" {', '.join(['data', 'model', *OF_IMAGES[:-1]])} or {OF_IMAGES[-1]}",
-                "a function, which brings its own",
-                "leave the others out",
-            )
-        networks = (*NETWORKS, OF_TIMM)
-        _check_name("model", listed(self.model), (*networks, *TEXT_NETWORKS))
-        _check_name("augment", self.augment, AUGMENTATIONS)
-        _check_name("prepare", self.prepare, PREPARATIONS)
-        _check_name("split", self.split, SPLITS)
-        if is_text(self.data) != (self.model in TEXT_NETWORKS):
-            fitting = ", ".join(TEXT_NETWORKS if is_text(self.data) else networks)
-            raise SettingError(
-                "model", f"model {self.model} for {self.data}", fitting, "name one of these models"
-            )
-        if is_text(self.data) and images:
-            name = images[0]
-            raise SettingError(
-                name, f"{name} {getattr(self, name)} for text", "images for that", "drop it"
-            )
-        with _blaming("schedule"):
-            Schedule.parse(self.schedule)
-        _check_at_least("epochs", self.epochs, 1)
-        _check_at_least("batch_size", self.batch_size, 1)
-        for name in ("train_size", "resize", "crop", "test_per_class"):
-            if getattr(self, name) is not None:
-                _check_at_least(name, getattr(self, name), 1)
-        for name in ("resize", "crop"):
-            if (getattr(self, name) or 0) > LARGEST_SIDE:
-                raise SettingError(
-                    name, f"{name} = {getattr(self, name)}", f"{LARGEST_SIDE} or less", "lower it"
-                )
-        if self.resize is not None and self.crop is not None and self.crop >= self.resize:
-            raise SettingError(
-                "crop",
-                f"crop = {self.crop} with resize = {self.resize}",
-                "a crop below the size",
-                "lower it, or leave it out",
-            )
-        object.__setattr__(self, "imbalance", float(self.imbalance))
-        if not 1 <= self.imbalance < math.inf:
-            raise SettingError(
-                "imbalance", f"imbalance = {self.imbalance}", "1 or more", "raise it"
-            )
-
-    @property
-    def label(self) -> str:
-        """What the task is called in tables and in the database: what is not as usual is told."""
-        extras = [
-            f"{name}={getattr(self, name)}"
-            for name in ("train_size", "imbalance", *OF_IMAGES, "schedule")
-            if getattr(self, name) != getattr(Task, name)
-        ]
-        return " ".join([self.function or f"{self.data}/{self.model}", *extras])
-
-    @property
-    def early_epoch(self) -> int:
-        """A third of the way: where a head start shows that the end no longer tells."""
-        return math.ceil(self.epochs / 3)
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """The budget that every method gets to find its learning rate.
-
-    Args:
-        rates: Learning rates that a grid tries, or between whose ends Optuna looks.
-        weight_decays: The same for the weight decay; none keeps the optimizer's customary one.
-        search: ``grid`` or ``optuna``.
-        trials: Of Optuna's, for each method; a grid has its own number.
-        seeds: Of a trial; seeds that the comparison does not use.
-        epochs: Of a trial; None for those of the task.
-        validation: The share of the training examples that the choice is made by, above 0, at
-            most a half; no run is trained on it.
-
-    Raises:
-        ZeromeanError: A number is out of range, or an option has no effect.
-
-    Example:
-        >>> Tuning(rates=(0.01, 0.1)).trial_count
-        2
-    """
-
-    rates: tuple[float, ...]
-    weight_decays: tuple[float, ...] = ()
-    search: str = "grid"
-    trials: int | None = None
-    seeds: int = 1
-    epochs: int | None = None
-    validation: float = 0.2
-
-    def __post_init__(self) -> None:
-        for name in ("rates", "weight_decays"):
-            values = tuple(float(one) for one in getattr(self, name))
-            object.__setattr__(self, name, values)
-            for one in values:
-                if not 0 < one <= LARGEST_FLOAT32:
-                    raise SettingError(
-                        name, f"{name} with {one}", "positive float32 numbers", "mend it"
-                    )
-            if values or name == "rates":
-                _check_unlike(name, values)
-        _check_name("search", self.search, SEARCHES)
-        if (self.search == "optuna") != (self.trials is not None):
-            raise SettingError(
-                "trials",
-                f"search {self.search} with trials = {self.trials}",
-                "a number of trials with optuna, none with a grid",
-                "change one of them",
-            )
-        for name in ("trials", "seeds", "epochs"):
-            if getattr(self, name) is not None:
-                _check_at_least(name, getattr(self, name), 1)
-        if self.search == "optuna" and len(self.rates) < 2:
-            raise SettingError(
-                "rates", "one rate for optuna", "the lowest and the highest", "add the other"
-            )
-        if not 0 < self.validation <= 0.5:
-            raise SettingError(
-                "validation", f"validation = {self.validation}", "above 0, at most 0.5", "change it"
-            )
-
-    @property
-    def trial_count(self) -> int:
-        """How many trials each method gets."""
-        return self.trials or len(self.rates) * max(1, len(self.weight_decays))
 
 
 @dataclass(frozen=True)
@@ -294,19 +76,19 @@ class Study:
         for name in ("tasks", "methods", "optimizers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # lists will do too
         self._check_optimizers()
-        _check_unlike("tasks", [task.label for task in self.tasks])
+        check_unlike("tasks", [task.label for task in self.tasks])
         self._check_methods()
-        _check_at_least("seeds", self.seeds, 1)
-        _check_name("precision", self.precision, PRECISIONS)
+        check_at_least("seeds", self.seeds, 1)
+        check_name("precision", self.precision, PRECISIONS)
         if self.threads is not None:
-            _check_at_least("threads", self.threads, 1)
+            check_at_least("threads", self.threads, 1)
 
     def _check_optimizers(self) -> None:
         from zeromean.study.optimizers import OptimizerChoice
 
-        with _blaming("optimizers"):
+        with blaming("optimizers"):
             choices = [OptimizerChoice.parse(name) for name in self.optimizers]
-        _check_unlike("optimizers", self.optimizers)
+        check_unlike("optimizers", self.optimizers)
         for one, other in itertools.combinations(choices, 2):
             if one.means == other.means:
                 raise SettingError(
@@ -354,9 +136,9 @@ class Study:
     def _check_methods(self) -> None:
         from zeromean.study.methods import BASELINE, Method
 
-        with _blaming("methods"):
+        with blaming("methods"):
             methods = [Method.parse(name) for name in self.methods]
-        _check_unlike("methods", self.methods)
+        check_unlike("methods", self.methods)
         for one, other in itertools.combinations(methods, 2):
             if one.describe() == other.describe():
                 raise SettingError(
@@ -459,38 +241,3 @@ class Study:
             )
         ]
         return shlex.join(["zeromean", "compare", *words])
-
-
-@contextmanager
-def _blaming(setting: str) -> Iterator[None]:
-    """Around what reads a setting: its errors are that setting's."""
-    try:
-        yield
-    except ZeromeanError as error:
-        raise SettingError(setting, error.got, error.wanted, error.fix) from error
-
-
-def _check_name(what: str, name: str, known: Iterable[str], setting: str | None = None) -> None:
-    if name not in known:
-        raise SettingError(
-            setting or what, f"{what} {name!r}", ", ".join(known), f"name one of these {what}s"
-        )
-
-
-def _check_at_least(name: str, number: int, least: int) -> None:
-    if number < least:
-        raise SettingError(name, f"{name} = {number}", f"{least} or more", "raise it")
-
-
-def _check_unlike(name: str, values: Iterable[Any]) -> None:
-    counts = Counter(values)
-    if not counts:
-        raise SettingError(name, f"no {name}", "one or more", "name one")
-    repeated = [value for value, count in counts.items() if count > 1]
-    if repeated:
-        raise SettingError(
-            name,
-            f"{name} {', '.join(map(str, counts))} with {repeated[0]} repeated",
-            f"each {name[:-1]} once",
-            f"name {repeated[0]} once",
-        )

@@ -7,12 +7,90 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zeromean.study.extras import of_extra
 from zeromean.study.metric import Metric
 from zeromean.study.run import FINAL, Candidate, Run
-from zeromean.study.study import Study, Tuning
+from zeromean.study.settings import (
+    LARGEST_FLOAT32,
+    SettingError,
+    check_at_least,
+    check_name,
+    check_unlike,
+)
+
+if TYPE_CHECKING:
+    from zeromean.study.study import Study
+
+SEARCHES = ("grid", "optuna")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The budget that every method gets to find its learning rate.
+
+    Args:
+        rates: Learning rates that a grid tries, or between whose ends Optuna looks.
+        weight_decays: The same for the weight decay; none keeps the optimizer's customary one.
+        search: ``grid`` or ``optuna``.
+        trials: Of Optuna's, for each method; a grid has its own number.
+        seeds: Of a trial; seeds that the comparison does not use.
+        epochs: Of a trial; None for those of the task.
+        validation: The share of the training examples that the choice is made by, above 0, at
+            most a half; no run is trained on it.
+
+    Raises:
+        ZeromeanError: A number is out of range, or an option has no effect.
+
+    Example:
+        >>> Tuning(rates=(0.01, 0.1)).trial_count
+        2
+    """
+
+    rates: tuple[float, ...]
+    weight_decays: tuple[float, ...] = ()
+    search: str = "grid"
+    trials: int | None = None
+    seeds: int = 1
+    epochs: int | None = None
+    validation: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("rates", "weight_decays"):
+            values = tuple(float(one) for one in getattr(self, name))
+            object.__setattr__(self, name, values)
+            for one in values:
+                if not 0 < one <= LARGEST_FLOAT32:
+                    raise SettingError(
+                        name, f"{name} with {one}", "positive float32 numbers", "mend it"
+                    )
+            if values or name == "rates":
+                check_unlike(name, values)
+        check_name("search", self.search, SEARCHES)
+        if (self.search == "optuna") != (self.trials is not None):
+            raise SettingError(
+                "trials",
+                f"search {self.search} with trials = {self.trials}",
+                "a number of trials with optuna, none with a grid",
+                "change one of them",
+            )
+        for name in ("trials", "seeds", "epochs"):
+            if getattr(self, name) is not None:
+                check_at_least(name, getattr(self, name), 1)
+        if self.search == "optuna" and len(self.rates) < 2:
+            raise SettingError(
+                "rates", "one rate for optuna", "the lowest and the highest", "add the other"
+            )
+        if not 0 < self.validation <= 0.5:
+            raise SettingError(
+                "validation", f"validation = {self.validation}", "above 0, at most 0.5", "change it"
+            )
+
+    @property
+    def trial_count(self) -> int:
+        """How many trials each method gets."""
+        return self.trials or len(self.rates) * max(1, len(self.weight_decays))
 
 
 @dataclass(frozen=True)

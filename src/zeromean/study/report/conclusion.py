@@ -5,8 +5,8 @@ from __future__ import annotations
 from zeromean.study.methods import BASELINE
 from zeromean.study.metric import Metric
 from zeromean.study.statistics import CONFIDENCE, FEWEST_FOR_INTERVAL, LEVEL, Paired
-from zeromean.study.study import Task
 from zeromean.study.summary import Summary
+from zeromean.study.task import Task
 
 
 def conclude(summary: Summary, baseline: Summary, task: Task) -> str:

@@ -19,8 +19,8 @@ from zeromean.study.report.conclusion import conclude, overview
 from zeromean.study.report.table import Row, rows
 from zeromean.study.results import Comparison, Results
 from zeromean.study.schedules import Schedule
-from zeromean.study.study import Task
 from zeromean.study.summary import Summary, summarize
+from zeromean.study.task import Task
 from zeromean.study.tuning import at_the_edge, budget, choice, outcomes
 
 FOLDER = Path(__file__).parent

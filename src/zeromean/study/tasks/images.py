@@ -16,7 +16,7 @@ from zeromean.study.data.split import Division
 from zeromean.study.metric import ACCURACY
 from zeromean.study.networks.build import maker
 from zeromean.study.problem import Examples, Problem
-from zeromean.study.study import Task
+from zeromean.study.task import Task
 from zeromean.study.tasks.augment import AUGMENTATIONS, middle
 from zeromean.study.tasks.parts import cut
 from zeromean.study.tasks.preparation import Preparation, grey

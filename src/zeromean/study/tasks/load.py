@@ -16,7 +16,8 @@ from zeromean.study.methods import BASELINE, Method
 from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.problem import Problem
 from zeromean.study.run import Candidate
-from zeromean.study.study import Study, Task
+from zeromean.study.study import Study
+from zeromean.study.task import Task
 from zeromean.study.tasks.images import SPLITS, image_problem
 from zeromean.study.tasks.parts import hold_out
 from zeromean.study.tasks.text import text_problem

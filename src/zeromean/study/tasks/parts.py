@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.problem import Examples, Problem
-from zeromean.study.study import Task
+from zeromean.study.task import Task
 
 # Of the choices below, which are the same for every run of every study.
 CHOICE_SEED = 0

@@ -11,7 +11,7 @@ from zeromean.study.data.text import LENGTH, TEST_FRACTION, read_text, windows
 from zeromean.study.metric import LOSS
 from zeromean.study.networks.text import TEXT_NETWORKS
 from zeromean.study.problem import Examples, Problem, as_they_are
-from zeromean.study.study import Task
+from zeromean.study.task import Task
 from zeromean.study.tasks.parts import cut
 
 

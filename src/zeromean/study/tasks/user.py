@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, default_collate
 from zeromean.errors import ZeromeanError
 from zeromean.study.metric import ACCURACY, LOSS
 from zeromean.study.problem import Examples, Problem, as_they_are
-from zeromean.study.study import Task
+from zeromean.study.task import Task
 from zeromean.study.tasks.parts import cut
 
 CONTRACT = (
