@@ -20,7 +20,7 @@ from PIL import Image
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.cache import Cache, Check, Written, images_in_memory
 from zeromean.study.data.decoded import Decoded
-from zeromean.study.data.mapped import Facts
+from zeromean.study.data.mapped import PixelFacts
 
 # Modes of images without colours, of 8 bits or less.
 GREY = ("1", "L")
@@ -89,7 +89,7 @@ class _Page(NamedTuple):
     picture: Picture
     pixels: np.ndarray
     coloured: bool
-    facts: Facts | None
+    facts: PixelFacts | None
 
 
 class _ColourError(Exception):
@@ -167,7 +167,7 @@ class Album:
         shape: tuple[int, ...] = ()
         groups: dict[tuple[str, str], int] = {}
         group: list[int] = []
-        facts: list[Facts] = []
+        facts: list[PixelFacts] = []
         coloured = False
         with closing(self._pages(channels, measure)) as pages:
             for picture, pixels, has_colours, own in pages:
@@ -193,7 +193,7 @@ class Album:
             shape or (channels, 1, 1),
             tuple(groups),
             np.array(group, np.int32),
-            Facts.together(facts) if facts else None,
+            PixelFacts.together(facts) if facts else None,
         )
 
     def _pages(self, channels: int, measure: bool) -> Generator[_Page, None, None]:
@@ -237,4 +237,4 @@ class Album:
             raise _ColourError
         values = np.asarray(brought.convert("L" if channels == 1 else "RGB"))
         pixels = np.ascontiguousarray(np.atleast_3d(values).transpose(2, 0, 1))
-        return _Page(picture, pixels, coloured, Facts.of(pixels) if measure else None)
+        return _Page(picture, pixels, coloured, PixelFacts.of(pixels) if measure else None)

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.decoded import Decoded
-from zeromean.study.data.mapped import Facts, MappedImages, digests, map_file
+from zeromean.study.data.mapped import MappedImages, PixelFacts, digests, map_file
 
 # Names of environment variables.
 PLACE = "ZEROMEAN_CACHE"
@@ -67,7 +67,7 @@ class Written:
     shape: tuple[int, ...]
     groups: tuple[tuple[str, str], ...]
     group: np.ndarray
-    facts: Facts | None
+    facts: PixelFacts | None
 
 
 class Cache:
@@ -102,7 +102,7 @@ class Cache:
                     return None
                 about = json.loads(str(index["about"]))
                 group = index["group"]
-                facts = Facts(*(index[name] for name in Facts._fields))
+                facts = PixelFacts(*(index[name] for name in PixelFacts._fields))
             images = map_file(self._folder / IMAGES, (len(group), *about["shape"]))
             some = np.linspace(0, len(group) - 1, min(len(group), LOOKED_AT), dtype=int)
             if np.array_equal(digests(images[some]), facts.digests[some]):

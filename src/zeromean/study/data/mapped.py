@@ -18,7 +18,7 @@ from torch import Tensor
 DIGEST_BYTES = 32
 
 
-class Facts(NamedTuple):
+class PixelFacts(NamedTuple):
     """What takes a look at every pixel, of one image or of many, kept so that none is needed.
 
     Args:
@@ -32,7 +32,7 @@ class Facts(NamedTuple):
     squares: np.ndarray
 
     @classmethod
-    def of(cls, pixels: np.ndarray) -> Facts:
+    def of(cls, pixels: np.ndarray) -> PixelFacts:
         """Of one image: bytes of shape (channels, height, width)."""
         values = pixels.reshape(len(pixels), -1)
         counts = np.stack([np.bincount(channel, minlength=256) for channel in values])
@@ -43,7 +43,7 @@ class Facts(NamedTuple):
         )
 
     @classmethod
-    def together(cls, each: Iterable[Facts]) -> Facts:
+    def together(cls, each: Iterable[PixelFacts]) -> PixelFacts:
         """Of many images, from those of each."""
         return cls(*map(np.stack, zip(*each, strict=True)))
 
@@ -64,7 +64,7 @@ class MappedImages:
     def __init__(
         self,
         images: Tensor,
-        facts: Facts,
+        facts: PixelFacts,
         rows: Tensor | None = None,
         device: torch.device | None = None,
     ) -> None:
