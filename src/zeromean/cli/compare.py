@@ -58,7 +58,9 @@ def compare(
     imbalance: Annotated[
         float, typer.Option(help="How many times more examples the first class has than the last.")
     ] = Task.imbalance,
-    augment: Annotated[str, typer.Option(help="none, crop-flip or affine")] = Task.augment,
+    augment: Annotated[
+        str, typer.Option(help="none, crop-flip, affine or resized-crop-flip")
+    ] = Task.augment,
     prepare: Annotated[
         str, typer.Option(help="channel or pixel (standardized), or zca (whitened)")
     ] = Task.prepare,
@@ -67,7 +69,8 @@ def compare(
         int | None, typer.Option(help="Side that image files are scaled to. [default: as they are]")
     ] = Task.resize,
     crop: Annotated[
-        int | None, typer.Option(help="Side of the middle that is kept of them. [default: all]")
+        int | None,
+        typer.Option(help="Side of their middle, which is kept, or of random crops."),
     ] = Task.crop,
     test_per_class: Annotated[
         int | None,
