@@ -11,6 +11,7 @@ from PIL import Image
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
+from zeromean.study.settings import SettingError
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,12 @@ class Size:
             return image
         width, height = image.size
         if min(width, height) < self.crop:
-            raise ZeromeanError(
+            raise SettingError(
+                "crop",
                 f"{name} of {height}x{width} pixels with crop = {self.crop}",
                 "a crop within every image",
                 "lower crop, or resize first",
+                "leave out images that are smaller",
             )
         left, top = (width - self.crop) // 2, (height - self.crop) // 2
         return image.crop((left, top, left + self.crop, top + self.crop))
@@ -74,10 +77,12 @@ class Album:
         pixels = self._decode(file, content)
         self._shape = self._shape or pixels.shape[:2]
         if pixels.shape[:2] != self._shape:
-            raise ZeromeanError(
+            raise SettingError(
+                "resize",
                 f"{file} of {pixels.shape[0]}x{pixels.shape[1]} pixels",
                 f"{self._shape[0]}x{self._shape[1]} like the first image",
-                "resize the images to one size, as resize does",
+                "say one size with resize",
+                "bring the files to one size",
             )
         self._images.setdefault(part, []).append(pixels)
         self._labels.setdefault(part, []).append(label)

@@ -12,6 +12,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.data.album import Size
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.extras import of_extra
+from zeromean.study.settings import SettingError
 
 # Where a set has no test part of its own, what stands for it.
 TEST_PARTS = ("test", "validation", "valid")
@@ -95,8 +96,12 @@ def _images(path: Path, size: Size, *parts: Any) -> list[torch.Tensor]:
     ]
     sizes = {image.size for part in brought for image in part}
     if len(sizes) != 1:
-        raise ZeromeanError(
-            f"hf:{path} with images of {len(sizes)} sizes", "one size", "say one with resize"
+        raise SettingError(
+            "resize",
+            f"hf:{path} with images of {len(sizes)} sizes",
+            "one size",
+            "say one with resize",
+            "save a set whose images have one",
         )
     stacked = []
     for part in brought:

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from zeromean.errors import ZeromeanError
+from zeromean.study.settings import SettingError
 
 Prepare = Callable[[Tensor], Tensor]
 # Images that are looked at together, while something is fitted.
@@ -45,10 +45,12 @@ class Preparation:
         """
         preparation, size = PREPARATIONS[name], images[0].numel()
         if size > preparation.most:
-            raise ZeromeanError(
+            raise SettingError(
+                "prepare",
                 f"prepare {name} for images of {size:,} numbers",
                 f"{preparation.most:,} or fewer",
-                "use smaller images, or another prepare",
+                "use another prepare",
+                "pass smaller images",
             )
         return preparation
 
