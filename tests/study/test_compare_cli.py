@@ -190,7 +190,10 @@ def test_a_diverged_run_is_kept_and_shown(archive: Path, tmp_path: Path) -> None
         (("--device", "abacus"), "device abacus, which torch cannot use here"),
         (("--device", "meta"), "device meta, which torch cannot use here"),
         (("--out", os.devnull), f"out {os.devnull}, which is a file"),
-        (("--out", f"{os.devnull}/x"), "cannot be created"),
+        (
+            ("--out", f"{os.devnull}/x"),
+            f"out {os.devnull}/x, which cannot be used (Not a directory)",
+        ),
         (("--out", "x" * 300), "cannot be used"),
         (("--momentum", "0.9"), "No such option: --momentum"),
     ],

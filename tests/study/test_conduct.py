@@ -288,7 +288,7 @@ def test_of_two_studies_begun_at_one_moment_one_is_refused(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = dataclasses.replace(study, seeds=1)
-    monkeypatch.setattr("zeromean.study.engine.conduct._check_folder", lambda study, folder: None)
+    monkeypatch.setattr("zeromean.study.engine.conduct.check_folder", lambda study, out: None)
     other.run(tmp_path)  # as if it had begun after the folder was looked at
     with pytest.raises(ZeromeanError, match="a study with other settings"):
         study.run(tmp_path)

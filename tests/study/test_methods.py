@@ -32,6 +32,19 @@ def network() -> nn.Module:
     return build("cnn", 1, 8, 10, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("features", "groups"), [(2048, 32), (64, 32), (96, 32), (48, 24), (16, 8), (3, 1), (1, 1)]
+)
+def test_group_normalization_has_32_groups_where_there_are_channels(
+    features: int, groups: int
+) -> None:
+    for layer in (nn.Conv2d(1, features, 1), nn.Linear(1, features)):
+        network = nn.Sequential(layer, nn.Linear(features, 2))
+        Method.parse("norm=group").prepare(network)
+        (norm,) = (one for one in network.modules() if isinstance(one, nn.GroupNorm))
+        assert (norm.num_groups, norm.num_channels) == (groups, features)
+
+
 def test_clipping_by_norm_comes_before_centring(network: nn.Module) -> None:
     seen = gradients_seen("gc+clip-norm=0.5", network)
     torch.manual_seed(0)

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -386,10 +389,43 @@ def test_tuning_is_shortened_too() -> None:
 
 def test_a_scale_that_leaves_no_room_is_refused() -> None:
     study = Study(tasks=(Task(epochs=100, schedule="drops=50,80"),))
-    assert Schedule.parse(shortened(study, 0.05).tasks[0].schedule)
     for scale in (0.01, 0.0, 1.5, float("nan")):
         with pytest.raises(ZeromeanError, match="scale = "):
             shortened(study, scale)
+
+
+@given(
+    epochs=st.integers(2, 200),
+    first=st.integers(1, 199),
+    gap=st.integers(1, 100),
+    kind=st.sampled_from(["every", "drops"]),
+    scale=st.floats(0.001, 0.999),
+)
+def test_a_shorter_schedule_falls_as_often_or_names_a_scale_at_which_it_does(
+    epochs: int, first: int, gap: int, kind: str, scale: float
+) -> None:
+    schedule = f"every={first}" if kind == "every" else f"drops={first},{first + gap}"
+    assume(epochs > (first if kind == "every" else first + gap))
+    study = Study(tasks=(Task(epochs=epochs, schedule=schedule),))
+
+    def falls(some: Study) -> int:
+        (task,) = some.tasks
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        way = Schedule.parse(task.schedule).make(optimizer, 1, task.epochs)
+        rates = []
+        for _ in range(task.epochs):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            way.step()
+        return sum(one > other for one, other in itertools.pairwise(rates))
+
+    try:
+        short = shortened(study, scale)
+    except ZeromeanError as error:
+        enough = float(error.fix.rpartition(" ")[2])
+        assert enough > scale
+        short = shortened(study, enough)
+    assert falls(short) == falls(study)
 
 
 def test_a_published_number_agrees_within_the_noise_of_both() -> None:

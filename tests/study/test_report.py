@@ -12,14 +12,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from synthetic import make_results
 
 from zeromean.errors import ZeromeanError
+from zeromean.recipes.catalogue import recipes
 from zeromean.study import report
 from zeromean.study.methods import PARTS
 from zeromean.study.report import profile
-from zeromean.study.report.colours import colours
+from zeromean.study.report.styles import Style, styles
 from zeromean.study.results import Results
 
 CURVES = {
@@ -183,17 +185,54 @@ def test_the_picture_is_a_png_with_each_methods_colour(results: Results) -> None
     with Image.open(picture) as image:
         assert image.format == "PNG"
         seen = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=2**24) or []}
-    given = colours(tuple(CURVES))
-    for method in CURVES:
-        assert tuple(bytes.fromhex(given[method][1:])) in seen
-    assert tuple(bytes.fromhex(colours(["gc-conv"])["gc-conv"][1:])) not in seen
+
+    def shade(one: Style) -> tuple[int, ...]:
+        return tuple(bytes.fromhex(one.colour[1:]))
+
+    assert {shade(one) for one in styles(tuple(CURVES)).values()} <= seen
+    assert shade(styles(["gc-conv"])["gc-conv"]) not in seen
 
 
-def test_every_method_has_a_colour_of_its_own() -> None:
-    methods = ("plain", *list(PARTS)[:12], "gc+wn", "gc+clip-norm=1")
-    assert len(set(colours(methods).values())) == len(methods)
+def test_every_method_has_a_look_of_its_own() -> None:
+    methods = (
+        "plain",
+        "gc",
+        "gc-conv",
+        "gc-update",
+        *(f"clip-norm={bound}" for bound in range(36)),
+    )
+    given = styles(methods)
+    assert len(set(given.values())) == len(methods) == 40
+    # As a line, as a mark, and on the page.
+    for second in ("line", "marker", "border"):
+        assert len({(one.colour, getattr(one, second)) for one in given.values()}) == 40
     # Others beside it do not change it.
-    assert colours(methods)["gc"] == colours(("plain", "gc"))["gc"]
+    assert given["gc"] == styles(("plain", "gc"))["gc"]
+
+
+def test_the_recipe_of_most_methods_has_a_look_for_each() -> None:
+    methods = max((one.study.methods for one in recipes()), key=len)
+    assert len(methods) > 16
+    assert len(set(styles(methods).values())) == len(methods)
+
+
+def test_lines_that_share_a_colour_differ_in_every_part_of_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    methods = ("plain", *[one for one in PARTS if not one.startswith("gc")][:16])
+    curves = {"plain": CURVES["plain"], **dict.fromkeys(methods[1:], CURVES["gc"])}
+    page = report.write(make_results(tmp_path, curves, curves))[0].read_text(encoding="utf-8")
+    (upper, _), _, (differences,), _, (profile_axes,) = (one.axes for one in drawn)
+    for axes in (upper, profile_axes):
+        lines = [one for one in axes.lines if one.get_label() in methods]
+        assert len({(one.get_color(), one.get_linestyle()) for one in lines}) == len(methods)
+    marks = [one for one in differences.lines if one.get_marker() in ("o", "s", "^")]
+    assert len({(one.get_color(), one.get_marker()) for one in marks}) == len(methods) - 1
+    shown = re.findall(r'class="key" style="border-top: 3px (.*?)"></span>([^<]*)<', page)
+    assert {name: look for look, name in shown}.keys() == set(methods)
+    assert len(set(shown)) == len({look for look, _ in shown}) == len(methods)
 
 
 def test_several_comparisons_share_a_page_with_a_picture_each(tmp_path: Path) -> None:

@@ -12,13 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeromean.errors import ZeromeanError
+from zeromean.study import declare
 from zeromean.study.engine import checkpoint
 from zeromean.study.engine.train import Training
 from zeromean.study.run import Candidate, Key
 from zeromean.study.schedules import Schedule
+from zeromean.study.settings import SettingError
 from zeromean.study.study import Study
 from zeromean.study.task import Task
-from zeromean.study.tasks.load import load
+from zeromean.study.tasks.load import load, rehearse
+from zeromean.study.tuning import Tuning, budget
 
 SCHEDULES = ("cosine", "constant", "every=2", "drops=1,3", "halve=5", "exponential=0.01")
 
@@ -100,6 +103,46 @@ def test_schedules_that_cannot_be_are_refused(name: str) -> None:
     with pytest.raises(ZeromeanError, match="wanted cosine, constant, every=EPOCHS") as error:
         Task(schedule=name)
     assert f"schedule {name!r}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("every=3", 4), ("drops=1,3", 4), ("drops=3", 4), ("exponential=0.1", 3)]
+)
+def test_a_run_that_ends_before_its_schedule_acts_is_refused(name: str, least: int) -> None:
+    assert len(set(by_epoch(name, 2, least))) > 1
+    Task(schedule=name, epochs=least)
+    with pytest.raises(SettingError, match=f"{name} in a run of {least - 1} epoch") as error:
+        Task(schedule=name, epochs=least - 1)
+    assert error.value.setting == "schedule"
+
+
+def test_the_line_of_a_schedule_that_would_not_act_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text('[[tasks]]\nepochs = 5\nschedule = "drops=5"\n')
+    with pytest.raises(ZeromeanError, match=r"study.toml, line 3: schedule drops=5 in a run of 5"):
+        declare.read(file)
+
+
+def test_steps_too_few_for_a_schedule_of_steps_are_refused_before_training(study: Study) -> None:
+    task = study.tasks[0]
+    steps = task.epochs * load(study, task).steps(task.batch_size)
+    for count, fits in ((steps - 1, True), (steps, False)):
+        short = dataclasses.replace(task, schedule=f"halve={count}")
+        problem = load(study, short)
+        if fits:
+            rehearse(study, short, problem)
+        else:
+            with pytest.raises(SettingError, match=f"halve={steps} in a run of {steps} steps"):
+                rehearse(study, short, problem)
+
+
+def test_trials_that_end_before_the_schedule_acts_are_told_of(study: Study) -> None:
+    task = dataclasses.replace(study.tasks[0], epochs=9, schedule="drops=4,8")
+    for epochs, told in ((8, True), (9, False)):
+        tuned = dataclasses.replace(
+            study, tasks=(task,), tuning=Tuning(rates=(0.1, 0.2), epochs=epochs)
+        )
+        assert ("before all of the schedule acts" in budget(tuned)) == told
 
 
 def test_tasks_that_differ_by_their_schedule_are_two() -> None:

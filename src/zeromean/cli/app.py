@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any, cast
 
@@ -14,8 +15,18 @@ from zeromean.errors import ZeromeanError
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
+# Where a context keeps the words that were typed after the program's name.
+WORDS = "zeromean.words"
+
+
 class OneLineErrors(TyperGroup):
     """Ends every refusal with one line on standard error and exit code 2."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **more: Any) -> Any:
+        words = [*args]  # which click uses up
+        context = super().make_context(info_name, args, *rest, **more)
+        context.meta[WORDS] = words
+        return context
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -25,6 +36,11 @@ class OneLineErrors(TyperGroup):
         except UsageError as error:
             refuse(cast(typer.BadParameter, error).format_message())
         sys.exit(code)
+
+
+def typed(context: typer.Context) -> str:
+    """The whole command, as it can be given again."""
+    return shlex.join(["zeromean", *context.meta[WORDS]])
 
 
 def refuse(reason: str) -> None:

@@ -17,7 +17,7 @@ def bench(
     optimizer: Annotated[str, typer.Option(help="Any of sgd, adamw; with commas")] = "sgd,adamw",
     repeats: Annotated[int, typer.Option(help="Rounds in which each step is timed.")] = 25,
     threads: Annotated[
-        int | None, typer.Option(help="Processor threads. [default: as many as torch takes]")
+        int | None, typer.Option(help="Processor threads.", show_default="as many as torch takes")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("zeromean-bench"),
     device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, ...")] = "cpu",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from zeromean.cli.options import Device, Gain, Jobs, Precision, Ray, Shard, TensorBoard, Threads
-from zeromean.cli.run_study import run_study
+from zeromean.cli.run_study import Ways, run_study
 from zeromean.errors import ZeromeanError
 from zeromean.study.study import Study
 from zeromean.study.task import Task
@@ -48,12 +48,14 @@ def compare(
     ] = ",".join(Study.methods),
     lr: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate. [default: the optimizer's usual for the model]"),
+        typer.Option(
+            help="Peak learning rate.", show_default="the optimizer's usual for the model"
+        ),
     ] = Study.lr,
     epochs: Annotated[int, typer.Option(help="Passes over the training examples.")] = Task.epochs,
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = Task.batch_size,
     train_size: Annotated[
-        int | None, typer.Option(help="How many training examples are kept. [default: all]")
+        int | None, typer.Option(help="How many training examples are kept.", show_default="all")
     ] = Task.train_size,
     imbalance: Annotated[
         float, typer.Option(help="How many times more examples the first class has than the last.")
@@ -66,11 +68,14 @@ def compare(
     ] = Task.prepare,
     grey: Annotated[bool, typer.Option("--grey", help="Make coloured images grey.")] = Task.grey,
     resize: Annotated[
-        int | None, typer.Option(help="Side that image files are scaled to. [default: as they are]")
+        int | None,
+        typer.Option(help="Side that image files are scaled to.", show_default="as they are"),
     ] = Task.resize,
     crop: Annotated[
         int | None,
-        typer.Option(help="Side of their middle, which is kept, or of random crops."),
+        typer.Option(
+            help="Side of their middle, which is kept, or of random crops.", show_default="all"
+        ),
     ] = Task.crop,
     test_per_class: Annotated[
         int | None,
@@ -142,7 +147,7 @@ def compare(
         device=device,
         threads=threads,
     )
-    run_study(study, out, jobs, gain, tensorboard, ray, shard)
+    run_study(study, out, Ways(jobs, ray, shard, tensorboard), gain)
 
 
 def _tuning(rates: str | None, trials: int | None) -> Tuning | None:

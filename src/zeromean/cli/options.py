@@ -9,7 +9,8 @@ import typer
 Precision = Annotated[str, typer.Option(help="float32 or bfloat16")]
 Device = Annotated[str, typer.Option(help="As torch names it: cpu, cuda, ...")]
 Threads = Annotated[
-    int | None, typer.Option(help="CPU threads of a run. [default: torch's, shared by the jobs]")
+    int | None,
+    typer.Option(help="CPU threads of a run.", show_default="torch's, shared by the jobs"),
 ]
 Jobs = Annotated[int, typer.Option(help="Processes side by side.")]
 Ray = Annotated[

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zeromean.cli.options import Device, Jobs, Precision, Threads
-from zeromean.cli.run_study import train_study
+from zeromean.cli.app import typed
+from zeromean.cli.options import Device, Jobs, Precision, Ray, Shard, TensorBoard, Threads
+from zeromean.cli.run_study import Ways, train_study
 from zeromean.errors import ZeromeanError
+from zeromean.study.settings import SettingError
 from zeromean.study.study import Study
 
 if TYPE_CHECKING:
     from zeromean.recipes.conditions import Conditions
     from zeromean.recipes.cost import Cost
+    from zeromean.recipes.recipe import Recipe
 
 # Above this it asks first.
 LONG_SECONDS = 600.0
 
 
 def reproduce(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="As zeromean tables lists it.")],
     data: Annotated[
         str, typer.Option(help="As zeromean compare takes it, such as cifar:DIR or npz:FILE.")
@@ -30,18 +36,26 @@ def reproduce(
         float, typer.Option(help="The share of the training: 0.1 is a tenth of all epochs.")
     ] = 1.0,
     seeds: Annotated[
-        int | None, typer.Option(help="How many. [default: as the recipe says]")
+        int | None, typer.Option(help="How many.", show_default="as the recipe says")
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do not ask, however long it will take.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the results. [default: NAME, with the scale]")
+        Path | None,
+        typer.Option(help="Folder for the results.", show_default="NAME, with the scale"),
     ] = None,
     precision: Precision = Study.precision,
     device: Device = Study.device,
     threads: Threads = Study.threads,
     jobs: Jobs = 1,
+    ray: Ray = None,
+    shard: Shard = False,
+    tensorboard: TensorBoard = False,
+    study_file: Annotated[
+        Path | None,
+        typer.Option(help="Train nothing: write a file for zeromean study, to be changed there."),
+    ] = None,
 ) -> None:
     """Run a recipe, and print published and measured numbers side by side.
 
@@ -51,30 +65,79 @@ def reproduce(
     from dataclasses import replace
 
     from zeromean.recipes.catalogue import find
-    from zeromean.recipes.conditions import Conditions
-    from zeromean.recipes.cost import cost
     from zeromean.recipes.shorten import shortened
-    from zeromean.study.tasks.load import check_device, load, rehearse
 
     recipe = find(name)
-    here = replace(recipe.on(data, seeds), precision=precision, device=device, threads=threads)
-    study = shortened(here, scale)
-    if jobs < 1:
-        raise ZeromeanError(f"jobs = {jobs}", "1 or more", "raise it")
-    out = out or Path(name if scale == 1 else f"{name}-scale-{scale:g}")
-    check_device(device)
+    with _of_the_recipe(context):
+        asked = replace(recipe.on(data, seeds), precision=precision, device=device, threads=threads)
+        study = shortened(asked, scale)
+        if study_file is not None:
+            _write_study(study, study_file)
+            return
+        out = out or Path(name if scale == 1 else f"{name}-scale-{scale:g}")
+        ways = Ways(jobs, ray, shard, tensorboard)
+        conditions = _prepare(recipe, study, scale, out, ways, yes)
+        train_study(conditions.noted(), out, ways, typed(context))
+    show(conditions, out)
+
+
+@contextmanager
+def _of_the_recipe(context: typer.Context) -> Iterator[None]:
+    """No fix speaks of changing what the recipe sets, and this command has no option for."""
+    try:
+        yield
+    except SettingError as error:
+        if error.setting in (parameter.name for parameter in context.command.params):
+            raise
+        raise error.settled("in the file that --study-file FILE writes") from error
+
+
+def _write_study(study: Study, file: Path) -> None:
+    from zeromean.study.declare import as_toml
+
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(as_toml(study))
+    except OSError as error:
+        raise ZeromeanError(
+            f"--study-file {file}, which cannot be written ({error})",
+            "a new file",
+            "name another one",
+        ) from error
+    print(file)
+
+
+def _prepare(
+    recipe: Recipe, study: Study, scale: float, out: Path, ways: Ways, yes: bool
+) -> Conditions:
+    """Refuses what cannot be, tells under what conditions it will be done, what it costs, and asks.
+
+    Of several processes that train together, only the first one returns.
+    """
+    from dataclasses import replace
+
+    from zeromean.recipes.conditions import Conditions
+    from zeromean.recipes.cost import cost
+    from zeromean.study.engine.conduct import check_folder, check_ways
+    from zeromean.study.engine.devices import leads, several
+    from zeromean.study.tasks.load import check_device, load, rehearse
+
+    if not leads():
+        train_study(study, out, ways)
+    check_ways(ways.jobs, ways.ray, ways.shard)
+    check_folder(replace(study, note=recipe.name), out)  # the whole note takes the data
+    check_device(study.device)
     (task,) = study.tasks
     problem = load(study, task)
     rehearse(study, task, problem)
     conditions = Conditions.of(recipe, study, problem, scale)
     print(conditions.introduction(), flush=True)
-    found = cost(study, problem, out, jobs)
-    print(f"{found.text(jobs)}{conditions.mark}\n", flush=True)
-    del problem
+    found = cost(study, problem, out, ways.jobs)
+    alone = ", by this process alone" if ways.ray is not None or several() else ""
+    print(f"{found.text(ways.jobs)}{alone}{conditions.mark}\n", flush=True)
     if found.seconds > LONG_SECONDS and not yes:
-        _ask(name, found)
-    train_study(conditions.noted(), out, jobs)
-    show(conditions, out)
+        _ask(recipe.name, found)
+    return conditions
 
 
 def can_ask() -> bool:

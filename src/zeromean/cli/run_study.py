@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -10,34 +11,33 @@ import typer
 from zeromean.study.study import Study
 
 
-def run_study(
-    study: Study,
-    out: Path,
-    jobs: int,
-    gain: float | None,
-    tensorboard: bool,
-    ray: str | None = None,
-    shard: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class Ways:
+    """How a study is trained, as the options of that name say."""
+
+    jobs: int
+    ray: str | None
+    shard: bool
+    tensorboard: bool
+
+
+def run_study(study: Study, out: Path, ways: Ways, gain: float | None) -> None:
     """Runs the study and shows its results."""
     from zeromean.study.report import check_gain
 
     check_gain(gain)  # not after hours of training
-    train_study(study, out, jobs, tensorboard, ray, shard)
+    train_study(study, out, ways)
     show(out, gain)
 
 
-def train_study(
-    study: Study,
-    out: Path,
-    jobs: int,
-    tensorboard: bool = False,
-    ray: str | None = None,
-    shard: bool = False,
-) -> None:
+def train_study(study: Study, out: Path, ways: Ways, command: str | None = None) -> None:
     """Runs the study; Ctrl-C ends it with what is kept and how to go on.
 
     Of several processes that train together, only the first one returns.
+
+    Args:
+        study, out, ways: What is trained, where it is kept, and how.
+        command: What was typed, where that is more than the study.
     """
     from zeromean.study.engine.devices import FirstEndedError, leads
     from zeromean.study.results import kept
@@ -46,18 +46,25 @@ def train_study(
 
     if not leads():  # one process of several shows, and tells how it ended
         try:
-            study.run(out, jobs=jobs, ray=ray, shard=shard)
+            study.run(out, jobs=ways.jobs, ray=ways.ray, shard=ways.shard)
         except (KeyboardInterrupt, FirstEndedError):
             raise typer.Exit(1) from None
         raise typer.Exit(0)
     with LiveProgress(study) as progress:
         watcher: Watcher = progress
-        if tensorboard:
+        if ways.tensorboard:
             from zeromean.study.watchers.tensorboard import TensorBoard
 
             watcher = TensorBoard(out / "tensorboard", progress)
         try:
-            study.run(out, jobs=jobs, ray=ray, shard=shard, watcher=watcher)
+            study.run(
+                out,
+                jobs=ways.jobs,
+                ray=ways.ray,
+                shard=ways.shard,
+                watcher=watcher,
+                command=command,
+            )
         except KeyboardInterrupt:
             runs, wanted = kept(study, out)
             print(

@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from zeromean.cli.options import Gain, Jobs, Ray, Shard, TensorBoard
-from zeromean.cli.run_study import run_study
+from zeromean.cli.run_study import Ways, run_study
 
 
 def study(
     file: Annotated[Path, typer.Argument(help="A TOML file.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the results. [default: the file's name without its ending]"),
+        typer.Option(
+            help="Folder for the results.", show_default="the file's name without its ending"
+        ),
     ] = None,
     jobs: Jobs = 1,
     ray: Ray = None,
@@ -30,4 +32,5 @@ def study(
     """
     from zeromean.study import declare
 
-    run_study(declare.read(file), out or file.with_suffix(""), jobs, gain, tensorboard, ray, shard)
+    ways = Ways(jobs, ray, shard, tensorboard)
+    run_study(declare.read(file), out or file.with_suffix(""), ways, gain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from zeromean.recipes.conditions import Conditions
@@ -15,15 +14,6 @@ def page(conditions: Conditions, results: Results, tables: Sequence[Table]) -> s
     """Tables, how they came about, and what departs from what was published."""
     recipe, study = conditions.recipe, results.study
     (facts,) = results.facts.values()
-    words = ["zeromean", "reproduce", recipe.name, "--data", study.tasks[0].data]
-    if conditions.scale != 1:
-        words += ["--scale", f"{conditions.scale:g}"]
-    if study.seeds != recipe.study.seeds:
-        words += ["--seeds", str(study.seeds)]
-    if study.precision != recipe.study.precision:
-        words += ["--precision", study.precision]
-    if study.device != recipe.study.device:
-        words += ["--device", study.device]
     (section,) = sections(results)
     shown = "".join(f"- {sentence}\n" for sentence in section.conclusions)
     notes = "".join(f"- {note}\n" for note in recipe.notes) + ("\n" if recipe.notes else "")
@@ -32,7 +22,7 @@ def page(conditions: Conditions, results: Results, tables: Sequence[Table]) -> s
         for session in results.sessions
     )
     return (
-        f"# {recipe.title}\n\n{conditions.note}\n\n    {shlex.join(words)}\n\n"
+        f"# {recipe.title}\n\n{conditions.note}\n\n    {results.command}\n\n"
         f"Data: {facts.description}; {facts.split}. {study.seeds} seed(s).\n\n"
         f"{markdown(tables)}{explanation(tables)}\n\n{shown}\n{notes}Made with {sessions}.\n"
     )

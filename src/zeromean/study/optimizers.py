@@ -15,7 +15,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.reparam.nnn import NaturalLinear
 from zeromean.study.networks.build import OF_TIMM
 from zeromean.study.run import Candidate
-from zeromean.study.settings import LARGEST_FLOAT32
+from zeromean.study.settings import LARGEST_FLOAT32, SettingError
 from zeromean.study.sgdw import SGDW
 
 # Settings that every optimizer has.
@@ -176,7 +176,8 @@ class OptimizerChoice:
     def _last_linear(self, network: nn.Module) -> nn.Module:
         linear = [one for one in network.modules() if isinstance(one, nn.Linear | NaturalLinear)]
         if not linear:
-            raise ZeromeanError(
+            raise SettingError(
+                "optimizers",
                 f"optimizer {self.name} for a network without a linear layer",
                 "a linear layer for head-lr",
                 "leave head-lr out, or use another model",

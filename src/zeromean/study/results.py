@@ -172,8 +172,18 @@ def read(out: Path) -> Results:
 
 
 def encode(study: Study) -> str:
-    """The study as the database holds it: equal texts are equal studies."""
+    """The study as the database holds it."""
     return json.dumps(as_table(study), sort_keys=True)
+
+
+def is_same(study: Study, kept: str) -> bool:
+    """Whether what a database holds has the study's settings; its note is none."""
+    return _settings(encode(study)) == _settings(kept)
+
+
+def _settings(text: str) -> object:
+    settings: dict[str, object] = json.loads(text)
+    return {name: value for name, value in settings.items() if name != "note"}
 
 
 def decode_facts(text: str) -> dict[str, Facts]:

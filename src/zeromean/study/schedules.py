@@ -29,6 +29,8 @@ class Schedule:
     Args:
         note: What it does, for reports.
         make: The scheduler of a run.
+        least_epochs, least_steps: Of a run in which every change that is named acts, or the first
+            of those that are repeated.
 
     Example:
         >>> Schedule.parse("drops=50,80").note
@@ -37,6 +39,8 @@ class Schedule:
 
     note: str
     make: Make
+    least_epochs: int = 1
+    least_steps: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
@@ -67,7 +71,7 @@ def _every(text: str) -> Schedule | None:
     def make(optimizer: Optimizer, steps: int, epochs: int) -> LRScheduler:
         return StepLR(optimizer, count * steps, gamma=0.1)
 
-    return Schedule(f"times 0.1 after every {count} epochs", make) if count else None
+    return Schedule(f"times 0.1 after every {count} epochs", make, count + 1) if count else None
 
 
 def _drops(text: str) -> Schedule | None:
@@ -78,7 +82,7 @@ def _drops(text: str) -> Schedule | None:
     def make(optimizer: Optimizer, steps: int, epochs: int) -> LRScheduler:
         return MultiStepLR(optimizer, [steps * place for place in places], gamma=0.1)
 
-    return Schedule(f"times 0.1 after epochs {', '.join(map(str, places))}", make)
+    return Schedule(f"times 0.1 after epochs {', '.join(map(str, places))}", make, places[-1] + 1)
 
 
 def _halve(text: str) -> Schedule | None:
@@ -87,7 +91,9 @@ def _halve(text: str) -> Schedule | None:
     def make(optimizer: Optimizer, steps: int, epochs: int) -> LRScheduler:
         return StepLR(optimizer, count, gamma=0.5)
 
-    return Schedule(f"halved after every {count} steps", make) if count else None
+    if not count:
+        return None
+    return Schedule(f"halved after every {count} steps", make, least_steps=count + 1)
 
 
 def _exponential(text: str) -> Schedule | None:
@@ -100,10 +106,10 @@ def _exponential(text: str) -> Schedule | None:
 
     def make(optimizer: Optimizer, steps: int, epochs: int) -> LRScheduler:
         falls = math.ceil(epochs / 2) - 1
-        return StepLR(optimizer, 2 * steps, gamma=end ** (1 / max(1, falls)))
+        return StepLR(optimizer, 2 * steps, gamma=end ** (1 / max(1, falls)))  # none of a trial
 
     note = f"exponentially, a step each two epochs, to {end:g} of itself for the last of them"
-    return Schedule(note, make)
+    return Schedule(note, make, least_epochs=3)
 
 
 def _whole(text: str) -> int:

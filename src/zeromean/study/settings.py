@@ -13,16 +13,41 @@ LARGEST_FLOAT32 = 3.4e38
 
 
 class SettingError(ZeromeanError):
-    """A setting that cannot be used, with its name, so that a file's line can be told.
+    """A setting that cannot be used, with its name.
+
+    By the name a file's line can be told; and where the settings are not the user's, a fix that
+    does not speak of changing them (:meth:`settled`).
 
     Args:
         setting: The name of the field.
-        got, wanted, fix: As in every :class:`zeromean.ZeromeanError`.
+        got, wanted: As in every :class:`zeromean.ZeromeanError`.
+        fix: What to do about the setting.
+        instead: What else helps, whoever has set it; empty for nothing that is known.
+
+    Example:
+        >>> error = SettingError("grey", "grey images", "others", "leave it out", "use others")
+        >>> print(error)
+        got grey images; wanted others; fix: leave it out, or use others
+        >>> print(error.settled("in the file f"))
+        got grey images; wanted others; fix: use others, or change grey in the file f
     """
 
-    def __init__(self, setting: str, got: str, wanted: str, fix: str) -> None:
-        super().__init__(got, wanted, fix)
+    def __init__(self, setting: str, got: str, wanted: str, fix: str, instead: str = "") -> None:
+        super().__init__(got, wanted, f"{fix}, or {instead}" if instead else fix)
+        # Of these a copy in another process is made.
+        self.args = (setting, got, wanted, fix, instead)
         self.setting = setting
+        self.instead = instead
+
+    def settled(self, where: str) -> ZeromeanError:
+        """The same, told to a user who has not set it.
+
+        Args:
+            where: It can be changed, such as ``in the file f``.
+        """
+        change = f"change {self.setting} {where}"
+        fix = f"{self.instead}, or {change}" if self.instead else change
+        return ZeromeanError(self.got, self.wanted, fix)
 
 
 @contextmanager

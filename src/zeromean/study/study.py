@@ -171,6 +171,7 @@ class Study:
         ray: str | None = None,
         shard: bool = False,
         watcher: Watcher | None = None,
+        command: str | None = None,
     ) -> Results:
         """Train what ``out`` does not hold yet, and keep each run there once it ended.
 
@@ -183,6 +184,7 @@ class Study:
             shard: Of several processes that torchrun started: whether each has a shard of a run's
                 weights (FSDP2) rather than a copy (DDP).
             watcher: Told of epochs and runs as they end.
+            command: What the report says has made it; None for a command that repeats the study.
 
         Returns:
             All runs. ``zeromean.study.report.write`` makes files of them.
@@ -194,7 +196,9 @@ class Study:
         """
         from zeromean.study.engine.conduct import conduct
 
-        return conduct(self, Path(out), jobs=jobs, ray=ray, shard=shard, watcher=watcher)
+        return conduct(
+            self, Path(out), jobs=jobs, ray=ray, shard=shard, watcher=watcher, command=command
+        )
 
     @property
     def needs_file(self) -> bool:

@@ -51,7 +51,8 @@ class Task:
         split: ``fixed``, or ``seed`` for a test set of its own for each seed, of such data.
         schedule: How the learning rate goes from its peak: ``cosine`` to 0, ``constant``,
             ``every=60`` and ``drops=50,80`` (a tenth from then on, in epochs), ``halve=2000`` (in
-            steps), or ``exponential=0.01`` (to that share of itself, a step each two epochs).
+            steps), or ``exponential=0.01`` (to that share of itself, a step each two epochs); a run
+            that ends before all of it acts is refused.
 
     Raises:
         ZeromeanError: A name is unknown or a number out of range.
@@ -111,8 +112,16 @@ class Task:
                 name, f"{name} {getattr(self, name)} for text", "images for that", "drop it"
             )
         with blaming("schedule"):
-            Schedule.parse(self.schedule)
+            schedule = Schedule.parse(self.schedule)
         check_at_least("epochs", self.epochs, 1)
+        if self.epochs < schedule.least_epochs:
+            raise SettingError(
+                "schedule",
+                f"schedule {self.schedule} in a run of {self.epochs} epoch(s), which ends before"
+                " all of it acts",
+                f"{schedule.least_epochs} epochs or more for it",
+                "raise epochs, or change the schedule",
+            )
         check_at_least("batch_size", self.batch_size, 1)
         for name in ("train_size", "resize", "crop", "test_per_class"):
             if getattr(self, name) is not None:

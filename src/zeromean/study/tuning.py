@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zeromean.study.extras import of_extra
 from zeromean.study.metric import Metric
 from zeromean.study.run import FINAL, Candidate, Run
+from zeromean.study.schedules import Schedule
 from zeromean.study.settings import (
     LARGEST_FLOAT32,
     SettingError,
@@ -223,7 +224,11 @@ def budget(study: Study) -> str:
     if tuning.weight_decays:
         spans.append(f"weight decays {', '.join(f'{one:g}' for one in tuning.weight_decays)}")
     how = "a grid of" if tuning.search == "grid" else "Optuna's TPE within"
-    epochs = "as many epochs as the runs" if tuning.epochs is None else f"{tuning.epochs} epochs"
+    epochs = "as many epochs as the runs"
+    if tuning.epochs is not None:
+        least = max(Schedule.parse(task.schedule).least_epochs for task in study.tasks)
+        early = ", which end before all of the schedule acts" if tuning.epochs < least else ""
+        epochs = f"{tuning.epochs} epochs{early}"
     return (
         f"for each method on each task with each optimizer alike: {tuning.trial_count} trials,"
         f" {how} {' and '.join(spans)}, {tuning.seeds} seed(s) each that the comparison does not"

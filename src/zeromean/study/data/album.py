@@ -21,6 +21,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.data.cache import Cache, Check, Written, images_in_memory
 from zeromean.study.data.decoded import Decoded
 from zeromean.study.data.mapped import PixelFacts
+from zeromean.study.settings import SettingError
 
 # Modes of images without colours, of 8 bits or less.
 GREY = ("1", "L")
@@ -57,10 +58,12 @@ class Size:
         if self.crop is not None:
             width, height = image.size
             if min(width, height) < self.crop:
-                raise ZeromeanError(
+                raise SettingError(
+                    "crop",
                     f"{name} of {height}x{width} pixels with crop = {self.crop}",
                     "a crop within every image",
                     "lower crop, or resize first",
+                    "leave out images that are smaller",
                 )
             left, top = (width - self.crop) // 2, (height - self.crop) // 2
             image = image.crop((left, top, left + self.crop, top + self.crop))
@@ -173,10 +176,12 @@ class Album:
             for picture, pixels, has_colours, own in pages:
                 shape = shape or pixels.shape
                 if pixels.shape != shape:
-                    raise ZeromeanError(
+                    raise SettingError(
+                        "resize",
                         f"{picture.name} of {pixels.shape[1]}x{pixels.shape[2]} pixels",
                         f"{shape[1]}x{shape[2]} like the first image",
-                        "resize the images to one size, as resize does",
+                        "say one size with resize",
+                        "bring the files to one size",
                     )
                 total = max(self.count or 0, len(group) + 1)
                 check(total * pixels.nbytes, len(group) * pixels.nbytes)
@@ -186,8 +191,12 @@ class Album:
                 if own is not None:
                     facts.append(own)
         if group and self.size.grey and not coloured:
-            raise ZeromeanError(
-                f"grey with {self.name}, whose images are", "coloured images", "leave grey out"
+            raise SettingError(
+                "grey",
+                f"grey with {self.name}, whose images are",
+                "coloured images",
+                "leave grey out",
+                "pass coloured ones",
             )
         return Written(
             shape or (channels, 1, 1),

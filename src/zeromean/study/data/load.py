@@ -17,6 +17,7 @@ from zeromean.study.data.miniimagenet import read_miniimagenet
 from zeromean.study.data.npz import read_npz
 from zeromean.study.data.split import USUAL, Division, Undivided
 from zeromean.study.data.svhn import read_svhn
+from zeromean.study.settings import SettingError
 
 # Of images that come in one size.
 READERS: dict[str, Callable[[Path], Dataset | Undivided]] = {
@@ -55,10 +56,12 @@ def divided(data: Dataset | Undivided, division: Division) -> Dataset:
     if isinstance(data, Undivided):
         return data.divide(division)
     if division != USUAL:
-        raise ZeromeanError(
+        raise SettingError(
+            "test_per_class" if division.per_class is not None else "split",
             f"test_per_class or split with {data.name}, which has a test set of its own",
             "data without one: digits, or an npz:FILE with images and labels",
             "leave both out",
+            "pass such data",
         )
     return data
 
@@ -89,10 +92,12 @@ def read(text: str, size: Size = AS_THEY_ARE) -> Dataset | Undivided:
             "name the format, a colon and the path",
         )
     if kind not in FILE_READERS and not size.says_nothing:
-        raise ZeromeanError(
+        raise SettingError(
+            "resize" if size.resize is not None else "crop",
             f"resize or crop with {text}, whose images come in one size",
             f"image files, as {', '.join(FILE_READERS)} read them",
             "leave both out",
+            "pass such files",
         )
     if text == "digits":
         return read_digits()

@@ -57,11 +57,9 @@ class Brief(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The three parts of a ZeromeanError, on its way here."""
+    """What a machine refuses, on its way here."""
 
-    got: str
-    wanted: str
-    fix: str
+    error: ZeromeanError
 
 
 @dataclass
@@ -200,7 +198,7 @@ class Conveyor:
                 ) from error
         else:
             if isinstance(said, Refused):
-                raise ZeromeanError(*said)
+                raise said.error
             if isinstance(said, Step):
                 self._losses.pop(sent.unit, None)
                 self._desk.store.begin_session(sent.environment)
@@ -223,9 +221,8 @@ def _serve(brief: Brief, order: Order) -> Iterator[dict[str, str] | Step | Refus
         for step in train(problem, brief.study, order):
             yield step._replace(state=checkpoint.on_cpu(step.state))
     except ZeromeanError as error:
-        yield Refused(
-            f"{error.got}, on the machine {socket.gethostname()}", error.wanted, error.fix
-        )
+        error.got += f", on the machine {socket.gethostname()}"
+        yield Refused(error)
 
 
 @lru_cache(maxsize=1)
@@ -238,9 +235,7 @@ def _loader(study: Study, facts: str) -> Callable[[str], Problem]:
 def _connected(address: str) -> Iterator[Any]:
     # What Ray would report of its users goes nowhere.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with of_extra("ray", f"--ray {address}"):
-        import ray
-    _check_address(ray, address)
+    ray = _imported(address)
     if ray.is_initialized():
         raise ZeromeanError(
             "a process that is connected to Ray already", "one that is not", "ray.shutdown() first"
@@ -255,7 +250,19 @@ def _connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _check_address(ray: Any, address: str) -> None:
+def _imported(address: str) -> Any:
+    with of_extra("ray", f"--ray {address}"):
+        import ray
+    return ray
+
+
+def check_address(address: str) -> None:
+    """Refuses an address where nobody listens.
+
+    Raises:
+        ZeromeanError: Nobody does, or Ray is not installed.
+    """
+    ray = _imported(address)
     host, _, port = address.rpartition(":")
     if not (host and "/" not in host and port.isdecimal()):
         raise _no_cluster(address, "not of the form HOST:PORT")

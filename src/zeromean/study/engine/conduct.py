@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 
 from zeromean.errors import ZeromeanError
 from zeromean.study import environment, results
 from zeromean.study.declare import as_toml, read
-from zeromean.study.engine.cluster import work_on_cluster
+from zeromean.study.engine.cluster import check_address, work_on_cluster
 from zeromean.study.engine.desk import Desk
 from zeromean.study.engine.devices import Together, here, several
 from zeromean.study.engine.processes import work_in_processes
@@ -39,15 +40,16 @@ def conduct(
     ray: str | None,
     shard: bool,
     watcher: Watcher | None,
+    command: str | None,
 ) -> Results:
     """Does what :meth:`zeromean.study.Study.run` tells of, where the arguments are described."""
-    _check_ways(jobs, ray)
+    check_ways(jobs, ray, shard)
     devices = here(study.device, shard)
     if isinstance(devices, Together) and not devices.leads:
         return follow(study, devices)
     watcher = watcher or Nobody()
     folder = Folder(out)
-    _check_folder(study, folder)
+    check_folder(study, out)
     check_device(study.device)
     check_search(study)
     problems = {}
@@ -55,7 +57,7 @@ def conduct(
         problems[task.label] = load(study, task)
         rehearse(study, task, problems[task.label])
     threads = study.threads or max(1, torch.get_num_threads() // jobs)
-    facts = _facts(study, out, problems, threads)
+    facts = _facts(study, command or study.command(out), problems, threads)
     leader = (
         Leader(study, problems, facts["tasks"], devices) if isinstance(devices, Together) else None
     )
@@ -86,19 +88,34 @@ def conduct(
     return found
 
 
-def _check_ways(jobs: int, ray: str | None) -> None:
+def check_ways(jobs: int, ray: str | None, shard: bool) -> None:
+    """Refuses ways of training that do not go together, or not here; the arguments are a run's.
+
+    Raises:
+        ZeromeanError: They do not.
+    """
     if jobs < 1:
         raise ZeromeanError(f"jobs = {jobs}", "1 or more", "raise it")
     ways = {f"jobs = {jobs}": jobs > 1, f"ray {ray}": ray is not None, "torchrun": several()}
     chosen = [way for way, is_chosen in ways.items() if is_chosen]
     if len(chosen) > 1:
         raise ZeromeanError(" with ".join(chosen), "one of them", f"leave {chosen[0]} out")
+    if shard and not several():
+        raise ZeromeanError(
+            "shard in one process",
+            "several, which torchrun starts",
+            "torchrun --nproc-per-node 2 -m zeromean ..., or leave shard out",
+        )
+    if ray is not None:
+        check_address(ray)
 
 
-def _facts(study: Study, out: Path, problems: dict[str, Problem], threads: int) -> dict[str, str]:
+def _facts(
+    study: Study, command: str, problems: dict[str, Problem], threads: int
+) -> dict[str, str]:
     return {
         "study": results.encode(study),
-        "command": study.command(out),
+        "command": command,
         "threads": str(threads),
         "tasks": json.dumps(
             {
@@ -109,22 +126,34 @@ def _facts(study: Study, out: Path, problems: dict[str, Problem], threads: int) 
     }
 
 
-def _check_folder(study: Study, folder: Folder) -> None:
-    out = folder.path
+def check_folder(study: Study, out: Path) -> None:
+    """Refuses a folder that the study cannot be kept in.
+
+    Raises:
+        ZeromeanError: It is a file, cannot be written to, or holds another study.
+    """
+    folder = Folder(out)
     try:
         # Empty, it is being made by another process at this moment.
         taken = folder.database.exists() and folder.database.stat().st_size > 0
-        file = out.exists() and not out.is_dir()
+        if out.exists() and not out.is_dir():
+            raise ZeromeanError(f"out {out}, which is a file", "a folder", "pass another one")
+        place = next(one for one in (out, *out.absolute().parents) if one.exists())
+        TemporaryFile(dir=place).close()  # which leaves nothing behind
     except OSError as error:
         raise ZeromeanError(
-            f"out {out}, which cannot be used ({error})", "a folder", "pass another one"
+            f"out {out}, which cannot be used ({error.strerror})",
+            "a folder that can be written to",
+            "pass another one",
         ) from error
-    if file:
-        raise ZeromeanError(f"out {out}, which is a file", "a folder", "pass another one")
     if taken:
         with Store(folder.database) as store:
             _check_same_study(study, out, store)
-    elif study.needs_file and folder.file.exists() and read(folder.file) != study:
+    elif (
+        study.needs_file
+        and folder.file.exists()
+        and not results.is_same(study, results.encode(read(folder.file)))
+    ):
         raise ZeromeanError(
             f"{folder.file}, which declares another study",
             "none: the folder keeps the study's own there",
@@ -133,7 +162,7 @@ def _check_folder(study: Study, folder: Folder) -> None:
 
 
 def _check_same_study(study: Study, out: Path, store: Store) -> None:
-    if store.facts.get("study") != results.encode(study):
+    if not results.is_same(study, store.facts.get("study", "{}")):
         raise ZeromeanError(
             f"out {out}, which already holds a study with other settings",
             f"this study's folder, or one without {store.path.name}",

@@ -205,17 +205,9 @@ def here(device: str, sharded: bool) -> Alone:
     """The devices of this process's runs.
 
     Raises:
-        ZeromeanError: Weights are to be sharded over one process, or the device has a number.
+        ZeromeanError: The device has a number, and there are several processes.
     """
-    if several():
-        return Together(device, sharded)
-    if sharded:
-        raise ZeromeanError(
-            "shard in one process",
-            "several, which torchrun starts",
-            "torchrun --nproc-per-node 2 -m zeromean ..., or leave shard out",
-        )
-    return ALONE
+    return Together(device, sharded) if several() else ALONE
 
 
 def _blocks(network: nn.Module) -> list[nn.Module]:

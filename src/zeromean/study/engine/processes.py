@@ -42,7 +42,7 @@ def work_in_processes(study: Study, out: Path, jobs: int, watcher: Watcher) -> N
                     tellers.remove(teller)
                     continue
                 if what == "refused":
-                    raise ZeromeanError(*arguments)
+                    raise arguments[0]
                 getattr(watcher, what)(*arguments)
         for process in processes:
             process.join()
@@ -87,6 +87,6 @@ def _serve(study: Study, out: Path, pipe: Connection) -> None:
             problem_of = loader(study, desk.facts)
             work(desk, lambda order: train(problem_of(order.task), study, order))
     except ZeromeanError as error:
-        pipe.send(("refused", (error.got, error.wanted, error.fix)))
+        pipe.send(("refused", (error,)))
     except BrokenPipeError:
         pass  # nobody is left to work for

@@ -21,6 +21,7 @@ from zeromean.study.engine.work import loader, use_threads
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.results import Results, decode_facts
 from zeromean.study.run import Candidate, Key
+from zeromean.study.settings import SettingError
 from zeromean.study.study import Study
 
 
@@ -47,10 +48,12 @@ class Leader:
         self._study, self._problems, self._devices = study, problems, devices
         for task in study.tasks:
             if task.batch_size % devices.count:
-                raise ZeromeanError(
+                raise SettingError(
+                    "batch_size",
                     f"batch_size = {task.batch_size} of {task.label} in {devices.count} processes",
                     "as many examples for each",
                     f"make it a multiple of {devices.count}",
+                    "start as many processes as divide it",
                 )
         devices.send(facts)
         _try_out(study, problems, devices)
@@ -113,11 +116,13 @@ def _try_out(study: Study, problems: Mapping[str, Problem], devices: Together) -
                 training.advance()
                 training.state_dict()
             except (RuntimeError, NotImplementedError, ValueError) as error:
-                raise ZeromeanError(
+                raise SettingError(
+                    "methods",
                     f"method {method} with {label}, which {devices.count} processes cannot train"
                     f" ({type(error).__name__}: {error})",
                     "networks and methods that they can",
-                    "leave that method out, or train without shard or in one process",
+                    "leave that method out",
+                    "train without shard or in one process",
                 ) from error
 
             batch_norms |= any(isinstance(one, _BatchNorm) for one in training.network.modules())
@@ -130,8 +135,10 @@ def _try_out(study: Study, problems: Mapping[str, Problem], devices: Together) -
 
 def _refuse(network: nn.Module, key: Key, devices: Together) -> None:
     if any(isinstance(one, NaturalLinear) for one in network.modules()):
-        raise ZeromeanError(
+        raise SettingError(
+            "methods",
             f"method {key.method} in {devices.count} processes",
             "one: each would remember its own inputs, which a checkpoint does not hold",
             "leave that method out",
+            "train in one process",
         )

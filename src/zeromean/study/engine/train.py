@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zeromean.errors import ZeromeanError
 from zeromean.reparam.nnn import NaturalLinear
 from zeromean.study.engine.devices import ALONE, Alone
 from zeromean.study.methods import Method
@@ -20,6 +19,7 @@ from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.problem import Batch, Examples, Problem
 from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.schedules import Schedule
+from zeromean.study.settings import SettingError
 from zeromean.study.study import Study
 
 EVALUATION_BATCH = 1000
@@ -216,10 +216,12 @@ def advance(
             for training, loss in zip(trainings, losses, strict=True)
         ]
     except torch.OutOfMemoryError as error:
-        raise ZeromeanError(
+        raise SettingError(
+            "batch_size",
             f"{first.key.task} with batches too large for {device}",
             "networks and batches that fit its memory, all methods together",
             "lower batch_size, or name fewer methods",
+            "use a device with more memory, or fewer jobs on it",
         ) from error
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from zeromean.errors import ZeromeanError
 from zeromean.study.extras import of_extra
+from zeromean.study.settings import SettingError
 
 PREFIX = "timm:"
 
@@ -34,10 +34,12 @@ def timm_network(name: str, channels: int, side: int, classes: int) -> nn.Module
     with of_extra("timm", f"model {PREFIX}{name}"):
         import timm
     if not timm.is_model(name):
-        raise ZeromeanError(
+        raise SettingError(
+            "model",
             f"model {PREFIX}{name}, which timm {timm.__version__} does not have",
             "a name of timm.list_models()",
-            "mend the name, or get another version of timm",
+            "mend the name",
+            "get another version of timm",
         )
     pretrained = "." in name
     try:
@@ -46,24 +48,29 @@ def timm_network(name: str, channels: int, side: int, classes: int) -> nn.Module
         )
     # An unknown tag, no way to the weights, no such channels: each in a class of its own.
     except Exception as error:
-        raise ZeromeanError(
+        raise SettingError(
+            "model",
             f"model {PREFIX}{name}, which timm cannot make ({_line(error)})",
             "a name of timm.list_models(), with a tag only where its weights can be had",
-            "mend the name; without its tag the weights are drawn anew",
+            "mend the name (without its tag the weights are drawn anew)",
+            "let timm have what it lacks",
         ) from error
     images = torch.zeros(1, channels, side, side)
     try:
         with torch.no_grad():
             outputs = network.eval()(images)
     except Exception as error:  # each of timm's networks has ways of its own
-        raise ZeromeanError(
+        raise SettingError(
+            "model",
             f"model {PREFIX}{name} with images of {channels}x{side}x{side}, which it does not"
             f" take ({_line(error)})",
             "images of the size that it is made for",
-            "use another size, or another model",
+            "use another model",
+            "pass images of another size",
         ) from error
     if not isinstance(outputs, torch.Tensor) or outputs.shape != (1, classes):
-        raise ZeromeanError(
+        raise SettingError(
+            "model",
             f"model {PREFIX}{name}, which gives no number a class",
             "a network that classifies",
             "use another model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zeromean.errors import ZeromeanError
+from zeromean.study.settings import SettingError
 
 
 def refuse_smaller(model: str, side: int, least: int) -> None:
@@ -17,8 +17,10 @@ def refuse_smaller(model: str, side: int, least: int) -> None:
         ZeromeanError: They are smaller.
     """
     if side < least:
-        raise ZeromeanError(
+        raise SettingError(
+            "model",
             f"model {model!r} on images of {side}x{side} pixels",
             f"{least}x{least} or more",
-            "use --model mlp",
+            "use the model mlp",
+            "pass larger images",
         )

@@ -7,9 +7,10 @@ from typing import Literal, TypeAlias
 
 from torch import nn
 
-from zeromean.errors import ZeromeanError
+from zeromean.study.settings import SettingError
 
-GROUPS = 8
+# As many as Wu and He (Group Normalization, ECCV 2018) have, and so the GC paper.
+GROUPS = 32
 Norm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
 
@@ -21,8 +22,8 @@ def normalize_by(network: nn.Module, *, kind: Literal["batch", "group", "none"])
 
     Args:
         network: Any; the names of modules change where one is put in.
-        kind: "batch", "group" (at most eight groups, as many as divide the channels;
-            of vectors, none of a single number) or "none".
+        kind: "batch", "group" (32 groups, or else the most that divide the channels into groups of
+            two or more) or "none".
 
     Raises:
         ZeromeanError: There is nothing to change, or a normalization of a class of its own.
@@ -53,7 +54,8 @@ def normalize_by(network: nn.Module, *, kind: Literal["batch", "group", "none"])
 def _change(network: nn.Module, found: Sequence[tuple[str, Norm]], kind: str) -> None:
     others = sorted({type(module).__name__ for _, module in found if type(module) not in NORMS})
     if others:
-        raise ZeromeanError(
+        raise SettingError(
+            "methods",
             f"norm={kind} for a network with {', '.join(others)}, which may do more than normalize",
             f"{', '.join(norm.__name__ for norm in NORMS)}",
             "leave that part out for this model",
@@ -71,14 +73,15 @@ def _norm(kind: str, features: int, flat: bool) -> nn.Module:
         return nn.Identity()
     if kind == "group":
         # A group of a single number would become 0, whatever it was.
-        most = min(GROUPS, max(1, features // 2)) if flat else GROUPS
+        most = min(GROUPS, max(1, features // 2))
         groups = max(number for number in range(1, most + 1) if features % number == 0)
         return nn.GroupNorm(groups, features)
     return nn.BatchNorm1d(features) if flat else nn.BatchNorm2d(features)
 
 
-def _nothing(kind: str) -> ZeromeanError:
-    return ZeromeanError(
+def _nothing(kind: str) -> SettingError:
+    return SettingError(
+        "methods",
         f"norm={kind} for a network where it would change nothing",
         "a network with layers that it can normalize, or with a normalization to take out",
         "leave that part out for this model",

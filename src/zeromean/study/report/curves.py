@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from zeromean.study.methods import BASELINE
-from zeromean.study.report.colours import colours
+from zeromean.study.report.styles import Style, styles
 from zeromean.study.results import Comparison
 from zeromean.study.run import Run
 
@@ -38,8 +38,8 @@ def draw(comparison: Comparison) -> bytes:
     figure = Figure(figsize=(6.4, 6.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     baseline = comparison.of(BASELINE)
-    colour = colours(comparison.study.methods)
-    lower.axhline(0, color=colour[BASELINE], linewidth=1.5)
+    style_of = styles(comparison.study.methods)
+    lower.axhline(0, color=style_of[BASELINE].colour, linewidth=1.5)
 
     def shown(run: Run) -> np.ndarray:
         return metric.scale * np.array([epoch.score for epoch in run.epochs])
@@ -49,13 +49,13 @@ def draw(comparison: Comparison) -> bytes:
         sound = {seed: run for seed, run in runs.items() if not run.diverged}
         if sound:
             scores = np.stack([shown(run) for run in sound.values()])
-            _line_and_band(upper, scores, colour[method], label=method)
+            _line_and_band(upper, scores, style_of[method], label=method)
         broken = [shown(run) for run in runs.values() if run.diverged]
-        _diverged(upper, broken, colour[method], f"{method}, diverged")
+        _diverged(upper, broken, style_of[method].colour, f"{method}, diverged")
         pairs = [seed for seed in sound if not baseline[seed].diverged]
         if pairs and method != BASELINE:
             differences = [shown(runs[seed]) - shown(baseline[seed]) for seed in pairs]
-            _line_and_band(lower, np.stack(differences), colour[method])
+            _line_and_band(lower, np.stack(differences), style_of[method])
     watched = comparison.facts.watched.capitalize()
     unit = f", {metric.unit}" if metric.unit else ""
     upper.set_ylabel(f"{watched} {metric.name}{unit}", fontsize=LETTERS)
@@ -69,8 +69,7 @@ def draw(comparison: Comparison) -> bytes:
             handles, names, loc="outside lower left", ncols=2, frameon=False, fontsize=LETTERS - 2
         )
     elif names:
-        place = "lower right" if metric.higher_is_better else "upper right"
-        upper.legend(loc=place, frameon=False, fontsize=LETTERS)
+        upper.legend(loc="best", frameon=False, fontsize=LETTERS)
     for axes in (upper, lower):
         if task.early_epoch < task.epochs:
             axes.axvline(task.early_epoch, color="#999999", linewidth=0.8, linestyle="--")
@@ -93,17 +92,17 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _line_and_band(axes: Axes, values: np.ndarray, colour: str, label: str | None = None) -> None:
+def _line_and_band(axes: Axes, values: np.ndarray, own: Style, label: str | None = None) -> None:
     """``values``: a row a seed, a column an epoch."""
     epochs = np.arange(1, values.shape[1] + 1)
     mean = values.mean(0)
     # A single epoch has no line; a marker shows it.
-    marker = "o" if len(epochs) == 1 else None
-    axes.plot(epochs, mean, color=colour, linewidth=1.8, marker=marker, label=label)
+    marker = own.marker if len(epochs) == 1 else None
+    axes.plot(epochs, mean, own.line, color=own.colour, linewidth=1.8, marker=marker, label=label)
     if len(values) > 1:
         deviation = values.std(0, ddof=1)
         axes.fill_between(
-            epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0
+            epochs, mean - deviation, mean + deviation, color=own.colour, alpha=0.18, linewidth=0
         )
 
 

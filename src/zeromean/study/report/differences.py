@@ -6,15 +6,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from zeromean.study.methods import BASELINE
-from zeromean.study.report.colours import colours
 from zeromean.study.report.curves import LETTERS, png, style
+from zeromean.study.report.styles import styles
 from zeromean.study.results import Comparison
 from zeromean.study.statistics import CONFIDENCE
 from zeromean.study.summary import Summary
 
 CAPTION = (
-    f"Test scores at the end, each method's difference to {BASELINE}: a dot a seed, a bar the mean,"
-    f" a line its {CONFIDENCE:.0%} interval where there are seeds enough for one."
+    f"Test scores at the end, each method's difference to {BASELINE}: a mark a seed, a bar the"
+    f" mean, a line its {CONFIDENCE:.0%} interval where there are seeds enough for one."
 )
 
 
@@ -22,26 +22,26 @@ def draw(comparison: Comparison, summaries: list[Summary]) -> bytes:
     """The picture as PNG, one row a method; diverged pairs are left out."""
     metric = comparison.metric
     shown = [one for one in summaries if one.method != BASELINE]
-    colour = colours(comparison.study.methods)
+    style_of = styles(comparison.study.methods)
     figure = Figure(figsize=(6.4, 1.1 + 0.55 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    axes.axvline(0, color=colour[BASELINE], linewidth=1.5)
+    axes.axvline(0, color=style_of[BASELINE].colour, linewidth=1.5)
     for row, summary in enumerate(shown):
-        paired = summary.final.difference
+        paired, own = summary.final.difference, style_of[summary.method]
         if paired is None:
             continue
         values = metric.scale * np.array(paired.differences)
         # Dots that would hide each other stand a little apart.
         offsets = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else np.zeros(1)
-        axes.plot(values, row + offsets, "o", color=colour[summary.method], alpha=0.5, markersize=5)
+        axes.plot(values, row + offsets, own.marker, color=own.colour, alpha=0.5, markersize=5)
         if paired.interval is not None:
             ends = [metric.scale * end for end in paired.interval]
-            axes.plot(ends, [row, row], "-", color=colour[summary.method], linewidth=2.5)
+            axes.plot(ends, [row, row], "-", color=own.colour, linewidth=2.5)
         axes.plot(
             metric.scale * paired.mean,
             row,
             "|",
-            color=colour[summary.method],
+            color=own.colour,
             markersize=18,
             markeredgewidth=2.5,
         )

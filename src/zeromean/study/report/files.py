@@ -14,8 +14,8 @@ from zeromean.pages import template
 from zeromean.study.methods import BASELINE, Method
 from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.report import curves, differences, profile
-from zeromean.study.report.colours import colours
 from zeromean.study.report.conclusion import conclude, overview
+from zeromean.study.report.styles import styles
 from zeromean.study.report.table import Row, rows
 from zeromean.study.results import Comparison, Results
 from zeromean.study.schedules import Schedule
@@ -24,6 +24,8 @@ from zeromean.study.task import Task
 from zeromean.study.tuning import at_the_edge, budget, choice, outcomes
 
 FOLDER = Path(__file__).parent
+# Of more methods, a title says how many.
+MOST_NAMES = 8
 EDGE = "; the end of the range, so that a better one may lie beyond"
 
 
@@ -137,7 +139,7 @@ def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
     return template(FOLDER, "report.html").render(
         _words(results, gain),
         others=[method for method in results.study.methods if method != BASELINE],
-        colours=colours(results.study.methods),
+        styles=styles(results.study.methods),
         pictures=[_encode(picture) for picture in pictures],
         caption=curves.CAPTION,
         differences=[
@@ -154,7 +156,12 @@ def _words(results: Results, gain: float | None) -> dict[str, Any]:
     """What every form of the report says."""
     study = results.study
     return {
-        "title": f"{' / '.join(study.methods)} on "
+        "title": (
+            " / ".join(study.methods)
+            if len(study.methods) <= MOST_NAMES
+            else f"{len(study.methods)} methods"
+        )
+        + " on "
         + ", ".join(dict.fromkeys(task.function or task.data for task in study.tasks)),
         "note": study.note,
         "headline": headline(results),

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from zeromean.study.report.colours import colours
 from zeromean.study.report.curves import LETTERS, png, style
+from zeromean.study.report.styles import styles
 from zeromean.study.results import Results
 from zeromean.study.summary import Summary
 
@@ -64,10 +64,19 @@ def draw(results: Results, tables: list[list[Summary]]) -> bytes:
     factors = np.linspace(1, end, 500)
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
-    colour = colours(results.study.methods)
+    style_of = styles(results.study.methods)
     for method, ratio in found.items():
         shares = [100 * share_within(ratio, factor) for factor in factors]
-        axes.step(factors, shares, where="post", color=colour[method], linewidth=1.8, label=method)
+        own = style_of[method]
+        axes.step(
+            factors,
+            shares,
+            where="post",
+            color=own.colour,
+            linestyle=own.line,
+            linewidth=1.8,
+            label=method,
+        )
     axes.set_xlim(1, end)
     axes.set_ylim(-2, 102)
     axes.set_xlabel("Times the steps of the fastest method", fontsize=LETTERS)

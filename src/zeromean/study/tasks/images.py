@@ -8,7 +8,6 @@ from functools import lru_cache, partial
 import torch
 from torch.nn import functional as F
 
-from zeromean.errors import ZeromeanError
 from zeromean.study.data.album import Size
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.load import divided, of_files, read
@@ -16,6 +15,7 @@ from zeromean.study.data.split import Division
 from zeromean.study.metric import ACCURACY
 from zeromean.study.networks.build import maker
 from zeromean.study.problem import Examples, Problem
+from zeromean.study.settings import SettingError
 from zeromean.study.task import Task
 from zeromean.study.tasks.augment import AUGMENTATIONS, middle
 from zeromean.study.tasks.parts import cut
@@ -71,17 +71,23 @@ def _side(task: Task, data: Dataset) -> int:
     """Of what networks see, in pixels."""
     side = task.crop or data.side
     if side > data.side:
-        raise ZeromeanError(
+        raise SettingError(
+            "crop",
             f"crop = {side} with {data.name}, whose images are {data.side}x{data.side}",
             "a crop within every image",
-            "lower it, or leave it out",
+            "lower it or leave it out",
+            "pass larger images",
         )
     return side
 
 
 def _made_grey(data: Dataset) -> Dataset:
     if data.channels == 1:
-        raise ZeromeanError(
-            f"grey with {data.name}, whose images are", "coloured images", "leave grey out"
+        raise SettingError(
+            "grey",
+            f"grey with {data.name}, whose images are",
+            "coloured images",
+            "leave grey out",
+            "pass such data",
         )
     return replace(data, train_images=grey(data.train_images), test_images=grey(data.test_images))

@@ -16,6 +16,8 @@ from zeromean.study.methods import BASELINE, Method
 from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.problem import Problem
 from zeromean.study.run import Candidate
+from zeromean.study.schedules import Schedule
+from zeromean.study.settings import SettingError
 from zeromean.study.study import Study
 from zeromean.study.task import Task
 from zeromean.study.tasks.images import SPLITS, image_problem
@@ -63,10 +65,21 @@ def rehearse(study: Study, task: Task, problem: Problem) -> None:
     """
     count = len(problem.train.targets)
     if task.batch_size > count:
-        raise ZeromeanError(
+        raise SettingError(
+            "batch_size",
             f"batch_size = {task.batch_size} with {count} training examples",
-            f"{count} or fewer",
+            "no more than there are",
             "lower it",
+            "pass data with as many",
+        )
+    steps, schedule = task.epochs * problem.steps(task.batch_size), Schedule.parse(task.schedule)
+    if steps < schedule.least_steps:
+        raise SettingError(
+            "schedule",
+            f"schedule {task.schedule} in a run of {steps} steps, which ends before it acts",
+            f"{schedule.least_steps} steps or more for it",
+            "raise epochs, or change the schedule",
+            "pass more training examples",
         )
     baseline = problem.network(Method.parse(BASELINE), seed=0)
     for name in study.optimizers:
@@ -76,7 +89,8 @@ def rehearse(study: Study, task: Task, problem: Problem) -> None:
         method = Method.parse(name)
         for part in method.parts:
             if part.needs is not None and part.needs not in roles:
-                raise ZeromeanError(
+                raise SettingError(
+                    "methods",
                     f"method {name} with {task.label}, whose network has no {part.needs} layer",
                     f"a model with {part.needs} layers for {part.call}",
                     "use another model, or leave that method out",
@@ -84,7 +98,8 @@ def rehearse(study: Study, task: Task, problem: Problem) -> None:
         network = _prepared(problem, method, study.optimizers[0], task)
         norms = (nn.BatchNorm1d, nn.BatchNorm2d)
         if task.batch_size == 1 and any(isinstance(one, norms) for one in network.modules()):
-            raise ZeromeanError(
+            raise SettingError(
+                "batch_size",
                 f"batch_size = 1 with {task.label} and method {name}, which normalize over the"
                 " batch",
                 "2 or more",
@@ -100,7 +115,8 @@ def _prepared(problem: Problem, method: Method, optimizer: str, task: Task) -> n
             network = problem.network(method, seed=0)
             method.attach(OptimizerChoice.parse(optimizer).build(network, Candidate(1.0)), network)
         except ZeromeanWarning as warning:
-            raise ZeromeanError(
+            raise SettingError(
+                "methods",
                 f"method {method.name} with {task.label}, where a part of it changes nothing"
                 f" ({warning})",
                 "parts that do something",

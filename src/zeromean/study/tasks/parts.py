@@ -7,8 +7,8 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from zeromean.errors import ZeromeanError
 from zeromean.study.problem import Examples, Problem
+from zeromean.study.settings import SettingError
 from zeromean.study.task import Task
 
 # Of the choices below, which are the same for every run of every study.
@@ -29,7 +29,8 @@ def cut(train: Examples, task: Task) -> Examples:
     classes = _are_classes(train.targets)
     labels = train.targets.long().cpu() if classes else torch.zeros(len(train.targets)).long()
     if not classes and task.imbalance != 1:
-        raise ZeromeanError(
+        raise SettingError(
+            "imbalance",
             f"imbalance = {task.imbalance:g} for targets that are no classes",
             "a classification task",
             "leave imbalance out",
@@ -43,7 +44,8 @@ def cut(train: Examples, task: Task) -> Examples:
     sizes = wanted.round().long()
     if (sizes > available).any() or (sizes < 1).any():
         worst = int((wanted / available).argmax() if (sizes >= 1).all() else sizes.argmin())
-        raise ZeromeanError(
+        raise SettingError(
+            "imbalance" if task.train_size is None else "train_size",
             f"train_size = {task.train_size} and imbalance = {task.imbalance:g}, which take"
             f" {int(sizes[worst])} of the {int(available[worst])} training examples of class"
             f" {worst}",
@@ -88,10 +90,12 @@ def hold_out(problem: Problem, fraction: float) -> tuple[Examples, Examples]:
                 stratify=targets.cpu().numpy() if classes else None,
             )
         except ValueError as error:
-            raise ZeromeanError(
+            raise SettingError(
+                "validation",
                 f"{len(targets)} training examples to hold {fraction:.0%} out of ({error})",
                 "enough for both parts, at least two of each class",
-                "use more training examples, or another validation",
+                "change validation",
+                "use more training examples",
             ) from error
     parts = [Examples(inputs[part], targets[part]) for part in map(np.sort, (learned, held))]
     return parts[0], parts[1]

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from zeromean.errors import ZeromeanError
 from zeromean.study.data.mapped import Images, MappedImages, split
+from zeromean.study.settings import SettingError
 
 Prepare = Callable[[Tensor], Tensor]
 # Images that are looked at together, while something is fitted.
@@ -46,10 +46,12 @@ class Preparation:
         """
         preparation, size = PREPARATIONS[name], math.prod(images.shape[1:])
         if size > preparation.most:
-            raise ZeromeanError(
+            raise SettingError(
+                "prepare",
                 f"prepare {name} for images of {size:,} numbers",
                 f"{preparation.most:,} or fewer",
-                "use smaller images, or another prepare",
+                "use another prepare",
+                "pass smaller images",
             )
         return preparation
 
