@@ -234,6 +234,28 @@ def test_a_recipe_of_a_large_network_runs_to_its_end(recipe: Recipe, tmp_path: P
     check(recipe, tmp_path)
 
 
+@pytest.mark.usefixtures("timm")
+def test_imagenet_needs_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its images lie in a file, as the real ones do; and the numbers are the same."""
+    recipe = next(one for one in RECIPES if one.name == "gc-table3-resnet50")
+    assert recipe.task.augment == "resized-crop-flip"
+    arguments = [recipe.name, "--data", write_pictures(tmp_path / "files"), "--scale", "0.01"]
+    monkeypatch.setenv("ZEROMEAN_CACHE", str(tmp_path / "cache"))
+    found = []
+    for memory in ("1", "0"):
+        monkeypatch.setenv("ZEROMEAN_IMAGE_MEMORY", memory)
+        code, stdout, _ = invoke(*arguments, "--out", tmp_path / memory)
+        assert code == 0
+        assert "the middle 224x224" in stdout
+        runs = results.read(tmp_path / memory).runs
+        found.append([(run.key, run.test_loss, run.epochs[-1].train_loss) for run in runs])
+    (images,) = (tmp_path / "cache").glob("*/images.bin")
+    assert images.stat().st_size == 22 * 3 * 256 * 256
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     "recipe",
     [one for one in RECIPES if not is_of_timm(one.task.model)],

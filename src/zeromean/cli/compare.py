@@ -60,7 +60,9 @@ def compare(
     imbalance: Annotated[
         float, typer.Option(help="How many times more examples the first class has than the last.")
     ] = Task.imbalance,
-    augment: Annotated[str, typer.Option(help="none, crop-flip or affine")] = Task.augment,
+    augment: Annotated[
+        str, typer.Option(help="none, crop-flip, affine or resized-crop-flip")
+    ] = Task.augment,
     prepare: Annotated[
         str, typer.Option(help="channel or pixel (standardized), or zca (whitened)")
     ] = Task.prepare,
@@ -71,7 +73,9 @@ def compare(
     ] = Task.resize,
     crop: Annotated[
         int | None,
-        typer.Option(help="Side of the middle that is kept of them.", show_default="all"),
+        typer.Option(
+            help="Side of their middle, which is kept, or of random crops.", show_default="all"
+        ),
     ] = Task.crop,
     test_per_class: Annotated[
         int | None,

@@ -97,15 +97,14 @@ def _chosen(dataset: Dataset, samples: int) -> tuple[Tensor, Tensor]:
     """Training images at random, standardized as ``zeromean compare`` does, and their labels."""
     import torch
 
+    from zeromean.study.data.mapped import split
     from zeromean.study.tasks.preparation import channel_moments, standardize
 
     order = torch.randperm(len(dataset.train_labels), generator=torch.Generator().manual_seed(0))
     chosen = order[:samples]
+    (images,) = split(dataset.train_images[chosen], len(chosen))
     mean, deviation = channel_moments(dataset.train_images)
-    return (
-        standardize(dataset.train_images[chosen], mean, deviation),
-        dataset.train_labels[chosen],
-    )
+    return standardize(images, mean, deviation), dataset.train_labels[chosen]
 
 
 def _try(network: Any, images: Tensor, classes: int, model: str) -> None:

@@ -33,7 +33,7 @@ class Conditions:
         if problem.watched is not problem.test:
             train += len(problem.watched.targets)  # held out of the training images
         classes = int(problem.train.targets.max()) + 1
-        shape = tuple(problem.train.inputs.shape[1:])
+        shape = problem.shape
         same = recipe.data.are(train, len(problem.test.targets), classes, shape)
         return cls(recipe, study, scale, same, problem.description)
 

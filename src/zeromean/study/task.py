@@ -35,14 +35,17 @@ class Task:
             for all.
         imbalance: How many times more training examples the first class has than the last.
         augment: ``none``; for images also ``crop-flip``, which shifts and mirrors them at random,
-            or ``affine``, which also turns and zooms them.
+            ``affine``, which also turns and zooms them, or ``resized-crop-flip``, which cuts
+            rectangles of any size out of them, scales these to ``crop`` and mirrors them.
         prepare: What networks see of images, by the training images alone: ``channel`` standardizes
             each channel, ``pixel`` each pixel; ``zca`` whitens after global contrast
             normalization.
         grey: Whether coloured images are made grey first.
         resize: Height and width in pixels that image files are scaled to, whatever their
             proportions; None leaves them as they are.
-        crop: Height and width of the middle that is kept of them then; None keeps all.
+        crop: Height and width of the middle that is kept of them then; None keeps all. With
+            ``resized-crop-flip`` all is kept, of any images: it trains on crops of that size,
+            and the middle is what is scored.
         test_per_class: How many images of each class are held out for the test, of data that
             comes without a test set; None for a share.
         split: ``fixed``, or ``seed`` for a test set of its own for each seed, of such data.

@@ -1,17 +1,32 @@
-"""Image files, decoded one by one and brought to one size, until they are a data set."""
+"""Image files, decoded and brought to one size, until they are a data set."""
 
 from __future__ import annotations
 
 import io
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.dataset import Dataset
+from zeromean.study.data.cache import Cache, Check, Written, images_in_memory
+from zeromean.study.data.decoded import Decoded
+from zeromean.study.data.mapped import Facts
 from zeromean.study.settings import SettingError
+
+# Modes of images without colours, of 8 bits or less.
+GREY = ("1", "L")
+# Images that a thread decodes before it takes the next ones.
+TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -21,14 +36,16 @@ class Size:
     Args:
         resize: Height and width that it is scaled to, whatever its proportions; None for none.
         crop: Height and width of the middle that is kept of it then; None for all.
+        grey: Whether colours are made grey at last.
     """
 
     resize: int | None = None
     crop: int | None = None
+    grey: bool = False
 
     @property
     def says_nothing(self) -> bool:
-        return self.resize is None and self.crop is None
+        return self == Size()
 
     def of(self, name: str, image: Image.Image) -> Image.Image:
         """The image in that size.
@@ -38,110 +55,195 @@ class Size:
         """
         if self.resize is not None:
             image = image.resize((self.resize, self.resize), Image.Resampling.BILINEAR)
-        if self.crop is None:
-            return image
-        width, height = image.size
-        if min(width, height) < self.crop:
-            raise SettingError(
-                "crop",
-                f"{name} of {height}x{width} pixels with crop = {self.crop}",
-                "a crop within every image",
-                "lower crop, or resize first",
-                "leave out images that are smaller",
-            )
-        left, top = (width - self.crop) // 2, (height - self.crop) // 2
-        return image.crop((left, top, left + self.crop, top + self.crop))
+        if self.crop is not None:
+            width, height = image.size
+            if min(width, height) < self.crop:
+                raise SettingError(
+                    "crop",
+                    f"{name} of {height}x{width} pixels with crop = {self.crop}",
+                    "a crop within every image",
+                    "lower crop, or resize first",
+                    "leave out images that are smaller",
+                )
+            left, top = (width - self.crop) // 2, (height - self.crop) // 2
+            image = image.crop((left, top, left + self.crop, top + self.crop))
+        return image.convert("L") if self.grey else image
 
 
+class Picture(NamedTuple):
+    """An image file.
+
+    Args:
+        part: Such as ``train``.
+        label: Name of its class.
+        name: For messages.
+        open: Gives the image, in another thread.
+    """
+
+    part: str
+    label: str
+    name: str
+    open: Callable[[], Image.Image]
+
+
+class _Page(NamedTuple):
+    """A decoded image: bytes of shape (channels, height, width), and what is known of them."""
+
+    picture: Picture
+    pixels: np.ndarray
+    coloured: bool
+    facts: Facts | None
+
+
+class _ColourError(Exception):
+    """An image with colours, where all were thought to be grey."""
+
+
+class _MemoryError(Exception):
+    """More images than may be in memory."""
+
+
+@dataclass(frozen=True)
 class Album:
-    """Images with their labels, in parts.
+    """Image files with their labels, in parts.
 
     Args:
         name: How the user named the data.
         size: What each image is brought to.
+        source: What changes as soon as a file does.
+        count: How many files there are; None where only reading them tells.
+        pictures: The files, each time in the same order.
     """
 
-    def __init__(self, name: str, size: Size) -> None:
-        self.name = name
-        self._size = size
-        self._images: dict[str, list[np.ndarray]] = {}
-        self._labels: dict[str, list[str]] = {}
-        self._shape: tuple[int, ...] | None = None
+    name: str
+    size: Size
+    source: str
+    count: int | None
+    pictures: Callable[[], Iterable[Picture]]
 
-    def add(self, part: str, label: str, file: str, content: bytes) -> None:
-        """Decodes one file into a part.
+    def read(self) -> Decoded:
+        """All images: in memory, or in a file where they would take too much of it.
+
+        They are bytes of one channel where all of them are grey, else of three.
 
         Raises:
-            ZeromeanError: It is broken, or of another size than the first.
+            ZeromeanError: A file is broken, or of another size than the first; all are grey and
+                are to be made so; or no disk has room for what does not fit into memory.
         """
-        pixels = self._decode(file, content)
-        self._shape = self._shape or pixels.shape[:2]
-        if pixels.shape[:2] != self._shape:
+        # Which pixels a file has, is for its decoder to say.
+        cache = Cache(self.name, repr(self.size), f"{self.source} Pillow {PIL.__version__}")
+        return cache.find() or self._in_memory() or cache.make(self._write)
+
+    def _in_memory(self) -> Decoded | None:
+        """None where they are too large for that."""
+        most, file = images_in_memory(), io.BytesIO()
+
+        def check(total: int, written: int) -> None:
+            if total > most:
+                raise _MemoryError
+
+        try:
+            written = self._write(file, check, measure=False)
+        except _MemoryError:
+            return None
+        images = torch.from_numpy(np.asarray(file.getbuffer())).view(-1, *written.shape)
+        return Decoded(images, written.groups, written.group)
+
+    def _write(self, file: BinaryIO, check: Check, measure: bool = True) -> Written:
+        """Writes the images one after another.
+
+        Args:
+            file: Empty.
+            check: Asked before each of them.
+            measure: Whether facts of them are asked for.
+        """
+        try:
+            return self._write_channels(1, file, check, measure)
+        except _ColourError:
+            file.seek(0)
+            file.truncate()
+            return self._write_channels(3, file, check, measure)
+
+    def _write_channels(
+        self, channels: int, file: BinaryIO, check: Check, measure: bool
+    ) -> Written:
+        shape: tuple[int, ...] = ()
+        groups: dict[tuple[str, str], int] = {}
+        group: list[int] = []
+        facts: list[Facts] = []
+        coloured = False
+        with closing(self._pages(channels, measure)) as pages:
+            for picture, pixels, has_colours, own in pages:
+                shape = shape or pixels.shape
+                if pixels.shape != shape:
+                    raise SettingError(
+                        "resize",
+                        f"{picture.name} of {pixels.shape[1]}x{pixels.shape[2]} pixels",
+                        f"{shape[1]}x{shape[2]} like the first image",
+                        "say one size with resize",
+                        "bring the files to one size",
+                    )
+                total = max(self.count or 0, len(group) + 1)
+                check(total * pixels.nbytes, len(group) * pixels.nbytes)
+                file.write(pixels.data)
+                group.append(groups.setdefault((picture.part, picture.label), len(groups)))
+                coloured |= has_colours
+                if own is not None:
+                    facts.append(own)
+        if group and self.size.grey and not coloured:
             raise SettingError(
-                "resize",
-                f"{file} of {pixels.shape[0]}x{pixels.shape[1]} pixels",
-                f"{self._shape[0]}x{self._shape[1]} like the first image",
-                "say one size with resize",
-                "bring the files to one size",
+                "grey",
+                f"grey with {self.name}, whose images are",
+                "coloured images",
+                "leave grey out",
+                "pass coloured ones",
             )
-        self._images.setdefault(part, []).append(pixels)
-        self._labels.setdefault(part, []).append(label)
-
-    @property
-    def parts(self) -> set[str]:
-        """Those with an image."""
-        return {*self._images}
-
-    def dataset(self, test: str, split: str) -> Dataset:
-        """The parts ``train`` and ``test`` as a data set; the album is empty from then on.
-
-        Raises:
-            ZeromeanError: They do not fit each other.
-        """
-        images = {"train": self._images["train"], "test": self._images[test]}
-        names = {"train": self._labels["train"], "test": self._labels[test]}
-        self._images.clear()
-        classes = tuple(sorted({*names["train"], *names["test"]}))
-        index = {label: number for number, label in enumerate(classes)}
-        labels = {part: torch.tensor([index[one] for one in names[part]]) for part in names}
-        grey = all(pixels.ndim == 2 for part in images.values() for pixels in part)
-        return Dataset(
-            name=self.name,
-            train_images=_stack(images["train"], grey),
-            train_labels=labels["train"],
-            test_images=_stack(images["test"], grey),
-            test_labels=labels["test"],
-            classes=classes,
-            split=split,
+        return Written(
+            shape or (channels, 1, 1),
+            tuple(groups),
+            np.array(group, np.int32),
+            Facts.together(facts) if facts else None,
         )
 
-    def _decode(self, name: str, content: bytes) -> np.ndarray:
-        """Bytes of shape (height, width) for a grey image, else (height, width, 3)."""
+    def _pages(self, channels: int, measure: bool) -> Generator[_Page, None, None]:
+        """The decoded images in the order of the files, few at a time: threads are ahead."""
+        workers = os.cpu_count() or 1
+        pictures = iter(self.pictures())
+
+        def decode(some: list[Picture]) -> list[_Page]:
+            return [self._decode(picture, channels, measure) for picture in some]
+
+        waiting: deque[Future[list[_Page]]] = deque()
+        with ThreadPoolExecutor(workers) as threads:
+            try:
+                while some := list(islice(pictures, TOGETHER)):
+                    waiting.append(threads.submit(decode, some))
+                    if len(waiting) > workers + 1:
+                        yield from waiting.popleft().result()
+                while waiting:
+                    yield from waiting.popleft().result()
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+
+    def _decode(self, picture: Picture, channels: int, measure: bool) -> _Page:
+        name = picture.name
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with picture.open() as image:
                 if image.mode.startswith(("I", "F")):  # Pillow would clip these to black and white
                     raise ZeromeanError(
                         f"image {name} with more than 8 bits a pixel (mode {image.mode})",
                         "8 bits a channel",
                         "convert the images",
                     )
-                plain = image if image.mode == "L" else image.convert("RGB")
-                return np.asarray(self._size.of(name, plain))
+                coloured = image.mode not in GREY
+                brought = self.size.of(name, image.convert("RGB" if coloured else "L"))
         # Pillow's decoders raise SyntaxError and ValueError too on broken files.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ZeromeanError(
                 f"broken image {name}", "an image that can be decoded", "replace or remove the file"
             ) from error
-
-
-def _stack(images: list[np.ndarray], grey: bool) -> torch.Tensor:
-    """One tensor (N, channels, height, width); grey images among coloured ones become coloured.
-
-    The list is used up on the way, so that not all images are in memory twice.
-    """
-    height, width = images[0].shape[:2]
-    stacked = torch.empty((len(images), 1 if grey else 3, height, width), dtype=torch.uint8)
-    for index in reversed(range(len(images))):
-        pixels = np.atleast_3d(images.pop())
-        stacked[index] = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-    return stacked
+        if brought.mode != "L" and channels == 1:
+            raise _ColourError
+        values = np.asarray(brought.convert("L" if channels == 1 else "RGB"))
+        pixels = np.ascontiguousarray(np.atleast_3d(values).transpose(2, 0, 1))
+        return _Page(picture, pixels, coloured, Facts.of(pixels) if measure else None)

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from zeromean.errors import ZeromeanError
+from zeromean.study.data.mapped import Images
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification task of square images of one size, as tensors in memory.
+    """A classification task of square images of one size.
 
     Args:
         name: How the user named it, shown in reports.
-        train_images: Unsigned bytes of shape (N, channels, side, side).
+        train_images: Unsigned bytes of shape (N, channels, side, side), in memory or in a file.
         train_labels: Class indices of shape (N,), int64, from 0.
         test_images: As ``train_images``.
         test_labels: As ``train_labels``.
@@ -29,9 +30,9 @@ class Dataset:
     """
 
     name: str
-    train_images: Tensor
+    train_images: Images
     train_labels: Tensor
-    test_images: Tensor
+    test_images: Images
     test_labels: Tensor
     classes: tuple[str, ...]
     split: str
@@ -50,7 +51,7 @@ class Dataset:
                 "resize the images to one size",
             )
 
-    def _check_part(self, part: str, images: Tensor, labels: Tensor) -> None:
+    def _check_part(self, part: str, images: Images, labels: Tensor) -> None:
         if len(images) != len(labels):
             raise ZeromeanError(
                 f"{len(images)} {part} images and {len(labels)} {part} labels in {self.name}",
@@ -96,6 +97,6 @@ class Dataset:
         )
 
 
-def _size(images: Tensor) -> str:
+def _size(images: Images) -> str:
     channels, height, width = images.shape[1:]
     return f"{height}x{width}x{channels}"

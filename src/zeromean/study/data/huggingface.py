@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from PIL import Image
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.album import Size
+from zeromean.study.data.album import Album, Picture, Size
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.extras import of_extra
-from zeromean.study.settings import SettingError
 
 # Where a set has no test part of its own, what stands for it.
 TEST_PARTS = ("test", "validation", "valid")
@@ -28,25 +28,35 @@ def read_huggingface(path: Path, size: Size) -> Dataset:
         ZeromeanError: It is not there, or is another kind of set.
     """
     parts = _load(path)
-    test_name = next((name for name in TEST_PARTS if name in parts), None)
-    if "train" not in parts or test_name is None:
+    image, label = _columns(path, next(iter(parts.values())))
+    # ImageNet's test part, for one, has no labels.
+    labelled = (
+        name for name in TEST_PARTS if name in parts and min(parts[name][label], default=-1) >= 0
+    )
+    test = next(labelled, None)
+    if "train" not in parts or test is None:
         raise ZeromeanError(
             f"hf:{path} with the parts {', '.join(parts)}",
-            f"train and one of {', '.join(TEST_PARTS)}",
+            f"train and one of {', '.join(TEST_PARTS)}, with labels",
             "pick another set, or save one with these parts",
         )
-    image, label = _columns(path, parts["train"])
-    names = parts["train"].features[label].names
-    train_images, test_images = _images(path, size, parts["train"][image], parts[test_name][image])
-    return Dataset(
-        name=f"hf:{path}",
-        train_images=train_images,
-        train_labels=torch.tensor(list(parts["train"][label])),
-        test_images=test_images,
-        test_labels=torch.tensor(list(parts[test_name][label])),
-        classes=tuple(names),
-        split=f"the data set's own {test_name} part",
-    )
+    used = {name: parts[name].select_columns([image, label]) for name in ("train", test)}
+    classes = tuple(parts["train"].features[label].names)
+
+    def pictures() -> Iterator[Picture]:
+        for name, part in used.items():
+            for example in part:
+                kind = classes[example[label]]
+                yield Picture(name, kind, f"an image of hf:{path}", partial(_same, example[image]))
+
+    source = " ".join(part._fingerprint for part in used.values())
+    album = Album(f"hf:{path}", size, source, sum(map(len, used.values())), pictures)
+    return album.read().dataset(f"hf:{path}", test, f"the data set's own {test} part", classes)
+
+
+def _same(image: Image.Image) -> Image.Image:
+    """What ``datasets`` has decoded already."""
+    return image
 
 
 def _load(path: Path) -> Any:
@@ -84,28 +94,3 @@ def _columns(path: Path, part: Any) -> tuple[str, str]:
         )
     # Some have several labels, the usual one first or called so.
     return images[0], "fine_label" if "fine_label" in labels else labels[0]
-
-
-def _images(path: Path, size: Size, *parts: Any) -> list[torch.Tensor]:
-    decoded = [list(part) for part in parts]
-    grey = all(image.mode in ("L", "1") for part in decoded for image in part)
-    mode = "L" if grey else "RGB"
-    brought = [
-        [size.of(f"an image of hf:{path}", image.convert(mode)) for image in part]
-        for part in decoded
-    ]
-    sizes = {image.size for part in brought for image in part}
-    if len(sizes) != 1:
-        raise SettingError(
-            "resize",
-            f"hf:{path} with images of {len(sizes)} sizes",
-            "one size",
-            "say one with resize",
-            "save a set whose images have one",
-        )
-    stacked = []
-    for part in brought:
-        arrays = np.stack([np.asarray(image) for image in part])
-        arrays = arrays[:, None] if grey else arrays.transpose(0, 3, 1, 2)
-        stacked.append(torch.from_numpy(np.ascontiguousarray(arrays)))
-    return stacked

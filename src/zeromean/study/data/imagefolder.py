@@ -6,14 +6,19 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
+from PIL import Image
+
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.album import Album, Size
+from zeromean.study.data.album import Album, Picture, Size
 from zeromean.study.data.dataset import Dataset
+from zeromean.study.data.source import Source
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 # Without the first of them, the next takes its place.
@@ -41,25 +46,27 @@ def read_imagefolder(path: Path, size: Size) -> Dataset:
     """
     name = f"imagefolder:{path}"
     if path.is_dir():
-        files = _folder_files(path)
+        source = Source()
+        for member, file in _folder_files(path):
+            source.add(str(member), file)
+        album = Album(name, size, source.digest, source.count, partial(_folder_pictures, path))
     elif path.is_file():
-        files = _tar_files(path)
+        source = Source()
+        source.add("", path)
+        album = Album(name, size, source.digest, None, partial(_tar_pictures, path))
     else:
         raise ZeromeanError(
             f"{name}, which does not exist",
             f"a folder or a .tar archive of {LAYOUT}",
             "check the path",
         )
-    album = Album(name, size)
-    for member, content in files:
-        part, label = member.parts[-3:-1]
-        album.add(part, label, f"{path}/{member}", content)
-    test = next((part for part in TEST_PARTS if part in album.parts), None)
-    for part, found in (("train", "train" in album.parts), ("test", test)):
+    decoded = album.read()
+    test = next((part for part in TEST_PARTS if part in decoded.parts), None)
+    for part, found in (("train", "train" in decoded.parts), ("test", test)):
         if not found:
             raise ZeromeanError(f"no {part} image in {name}", LAYOUT, "arrange the files so")
     assert test is not None
-    return album.dataset(test, f"the data set's own {test} folder")
+    return decoded.dataset(name, test, f"the data set's own {test} folder")
 
 
 def _is_image(member: PurePosixPath) -> bool:
@@ -72,19 +79,37 @@ def _is_image(member: PurePosixPath) -> bool:
     )
 
 
-def _folder_files(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    for file in sorted(folder.glob("*/*/*")):
-        member = PurePosixPath(file.relative_to(folder).as_posix())
-        if _is_image(member):
-            try:
-                yield member, file.read_bytes()
-            except OSError as error:
-                raise ZeromeanError(
-                    f"unreadable {file} ({error})", LAYOUT, "mend the file"
-                ) from error
+def _folder_pictures(folder: Path) -> Iterator[Picture]:
+    for member, file in _folder_files(folder):
+        part, label = member.parts[-3:-1]
+        yield Picture(part, label, str(file), partial(_open_file, file))
 
 
-def _tar_files(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+def _folder_files(folder: Path) -> Iterator[tuple[PurePosixPath, Path]]:
+    """One class after another: of millions of files, the names of one class are in memory."""
+    for part in sorted(PARTS):
+        for label in _names(folder / part):
+            place = folder / part / label
+            for name in _names(place):
+                member = PurePosixPath(part, label, name)
+                if _is_image(member):
+                    yield member, place / name
+
+
+def _names(folder: Path) -> list[str]:
+    """In order; none where it is no folder."""
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def _open_file(file: Path) -> Image.Image:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ZeromeanError(f"unreadable {file} ({error})", LAYOUT, "mend the file") from error
+    return Image.open(io.BytesIO(content))
+
+
+def _tar_pictures(path: Path) -> Iterator[Picture]:
     wanted = f"a .tar archive of {LAYOUT}"
     try:
         # "r|" reads once from front to back: seeking in a compressed archive decompresses it anew.
@@ -94,7 +119,9 @@ def _tar_files(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
                 if entry.isfile() and _is_image(member):
                     content = archive.extractfile(entry)
                     assert content is not None  # a regular file always has content
-                    yield member, content.read()
+                    part, label = member.parts[-3:-1]
+                    image = partial(Image.open, io.BytesIO(content.read()))
+                    yield Picture(part, label, f"{path}/{member}", image)
     except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
         raise ZeromeanError(
             f"unreadable {path} ({error})", wanted, "fetch the archive anew"

@@ -66,6 +66,11 @@ def divided(data: Dataset | Undivided, division: Division) -> Dataset:
     return data
 
 
+def of_files(text: str) -> bool:
+    """Whether what ``text`` names are image files, brought to any size."""
+    return text.partition(":")[0] in FILE_READERS
+
+
 def read(text: str, size: Size = AS_THEY_ARE) -> Dataset | Undivided:
     """Reads what ``text`` names.
 
@@ -73,7 +78,7 @@ def read(text: str, size: Size = AS_THEY_ARE) -> Dataset | Undivided:
         text: ``digits``, ``idx:DIR``, ``npz:FILE``, ``cifar:DIR``, ``svhn:DIR``,
             ``imagefolder:DIR`` (or a tar archive), ``miniimagenet:DIR``, or ``hf:NAME`` or
             ``hf:DIR`` of Hugging Face's datasets.
-        size: What image files are brought to; of the last three alone.
+        size: What image files are brought to; of the last three alone, see :func:`of_files`.
 
     Raises:
         ZeromeanError: The text has another form, or the reader refuses what it finds.

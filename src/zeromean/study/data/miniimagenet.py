@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
+from PIL import Image
+
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.album import Album, Size
+from zeromean.study.data.album import Album, Picture, Size
 from zeromean.study.data.dataset import Dataset
+from zeromean.study.data.source import Source
 
 TABLES = ("train", "val", "test")
 COLUMNS = ("filename", "label")
@@ -36,12 +40,17 @@ def read_miniimagenet(folder: Path, size: Size) -> Dataset:
         tables["val"] = _table(folder, "val")
         tables = _within_classes([row for part in TABLES for row in tables[part]])
         split = "in each class the last sixth of the images, as train, val and test.csv list them"
-    album = Album(name, size)
-    for part in ("train", "test"):
-        for file, label in tables[part]:
-            path = _find(folder, file)
-            album.add(part, label, str(path), path.read_bytes())
-    return album.dataset("test", split)
+    pictures = [
+        Picture(part, label, str(path), partial(Image.open, path))
+        for part in ("train", "test")
+        for file, label in tables[part]
+        for path in [_find(folder, file)]
+    ]
+    source = Source()
+    for picture in pictures:
+        source.add(f"{picture.part} {picture.label} {picture.name}", Path(picture.name))
+    album = Album(name, size, source.digest, source.count, lambda: pictures)
+    return album.read().dataset(name, "test", split)
 
 
 def _within_classes(rows: Rows) -> dict[str, Rows]:

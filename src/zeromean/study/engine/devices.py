@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from zeromean.errors import ZeromeanError
 from zeromean.study.engine.checkpoint import map_tensors
 from zeromean.study.extras import of_extra
-from zeromean.study.problem import Examples
+from zeromean.study.problem import Batch
 
 # How long a process waits for the others, which may wait for other studies on the folder.
 WAIT = timedelta(days=7)
@@ -54,7 +54,7 @@ class Alone:
         """This process's examples of a batch of training."""
         return batch
 
-    def share(self, batch: Examples) -> tuple[Examples, int]:
+    def share(self, batch: Batch) -> tuple[Batch, int]:
         """This process's examples of a batch to score, and 0 where another counts them."""
         return batch, 1
 
@@ -125,10 +125,10 @@ class Together(Alone):
     def part(self, batch: Tensor) -> Tensor:
         return batch.tensor_split(self.count)[self.rank]
 
-    def share(self, batch: Examples) -> tuple[Examples, int]:
+    def share(self, batch: Batch) -> tuple[Batch, int]:
         if len(batch.targets) < self.count:  # all take part in a call, lest the others wait
             return batch, int(self.leads)
-        return Examples(self.part(batch.inputs), self.part(batch.targets)), 1
+        return Batch(self.part(batch.inputs), self.part(batch.targets)), 1
 
     def total(self, number: Tensor) -> Tensor:
         dist.all_reduce(number)

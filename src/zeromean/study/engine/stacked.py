@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zeromean.reparam.parametrization import Normalized, parametrized_by
 from zeromean.study.engine.train import Training, advance
-from zeromean.study.problem import Examples
+from zeromean.study.problem import Batch
 from zeromean.study.run import Key, Run
 
 # Multiplications of a batch by all weights up to which a step costs more in calls than in numbers.
@@ -136,7 +136,7 @@ class Stack:
         advance(going, self._losses)
         return going
 
-    def _losses(self, batches: Sequence[Examples]) -> Tensor:
+    def _losses(self, batches: Sequence[Batch]) -> Tensor:
         outputs = self._networks(torch.stack([batch.inputs for batch in batches]))
         loss = self.trainings[0].problem.loss
         losses = torch.stack(

@@ -104,7 +104,8 @@ def _try_out(study: Study, problems: Mapping[str, Problem], devices: Together) -
     """Takes one step with every method, so that what cannot be shows before any training."""
     for label, problem in problems.items():
         size = study.task(label).batch_size
-        brief = replace(problem, train=Examples(*(one[:size] for one in problem.train)))
+        inputs, targets = problem.train
+        brief = replace(problem, train=Examples(inputs[:size], targets[:size]))
         small = replace(brief, watched=brief.train, test=brief.train)
         batch_norms = False
         for method in study.methods:

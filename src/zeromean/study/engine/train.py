@@ -16,7 +16,7 @@ from zeromean.study.engine.devices import ALONE, Alone
 from zeromean.study.methods import Method
 from zeromean.study.metric import ACCURACY
 from zeromean.study.optimizers import OptimizerChoice
-from zeromean.study.problem import Examples, Problem
+from zeromean.study.problem import Batch, Examples, Problem
 from zeromean.study.run import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.schedules import Schedule
 from zeromean.study.settings import SettingError
@@ -57,7 +57,7 @@ class Training:
         self._task = study.task(key.task)
         self._candidate = candidate
         self._half = study.precision == "bfloat16"
-        problem.prepare(problem.train.inputs[:1])  # fits it, before any clock runs
+        _ = problem.prepare  # fits it, before any clock runs
         method = Method.parse(key.method)
         self.network = problem.network(method, key.seed)
         if self._half:  # where convolutions in bfloat16 are fast; other layers do not mind
@@ -86,30 +86,27 @@ class Training:
         (epoch,) = advance([self], self._backward)
         return epoch
 
-    def begin_epoch(self) -> Iterator[Examples]:
+    def begin_epoch(self) -> Iterator[Batch]:
         """What the network is to see of each batch of the next epoch."""
         problem, seed = self.problem, self.epoch_seed
         order = batches(len(problem.train.targets), self._task.batch_size, seed)
         generator = torch.Generator(problem.device).manual_seed(seed)
         self.network.train()
-        return self._examples(order.to(problem.device), generator)
+        return self._batches(order, generator)
 
     @property
     def epoch_seed(self) -> int:
         """Of all that is random in the next epoch."""
         return self.key.seed * EPOCHS_A_SEED + len(self.epochs) + 1
 
-    def _examples(self, order: Tensor, generator: torch.Generator) -> Iterator[Examples]:
-        problem = self.problem
-        inputs, targets = problem.train
-        for batch in order:
-            chosen = inputs.index_select(0, batch)  # which copies whole examples
-            seen = problem.training_inputs(chosen, generator)
+    def _batches(self, order: Tensor, generator: torch.Generator) -> Iterator[Batch]:
+        part = self._devices.part
+        for inputs, targets in self.problem.train.batches(order):
             # Of the whole batch, so that what is random is the same on any devices.
-            part = self._devices.part
-            yield Examples(part(seen), part(targets.index_select(0, batch)))
+            seen = self.problem.training_inputs(inputs, generator)
+            yield Batch(part(seen), part(targets))
 
-    def _backward(self, batches: Sequence[Examples]) -> Tensor:
+    def _backward(self, batches: Sequence[Batch]) -> Tensor:
         """The loss of the one batch, whose gradient the parameters have now."""
         ((inputs, targets),) = batches
         self.optimizer.zero_grad()
@@ -188,7 +185,7 @@ class Training:
 
 
 def advance(
-    trainings: Sequence[Training], backward: Callable[[Sequence[Examples]], Tensor]
+    trainings: Sequence[Training], backward: Callable[[Sequence[Batch]], Tensor]
 ) -> list[Epoch]:
     """Trains one more epoch of runs that have trained as many, step by step of all.
 
@@ -248,12 +245,12 @@ def evaluate(
 ) -> tuple[float, float]:
     """Mean loss and score over the examples; ``half`` computes in bfloat16 where that pays."""
     network.eval()
-    size = min(EVALUATION_BATCH, max(1, EVALUATION_NUMBERS // examples.inputs[0].numel()))
+    size = min(EVALUATION_BATCH, max(1, EVALUATION_NUMBERS // math.prod(examples.inputs.shape[1:])))
     total = torch.zeros((), device=problem.device)
     right = torch.zeros((), dtype=torch.int64, device=problem.device)
-    for batch in map(Examples, *(torch.split(one, size) for one in examples)):
+    for batch in examples.split(size):
         (inputs, targets), counts = devices.share(batch)
-        prepared = problem.prepare(inputs)
+        prepared = problem.scored_inputs(inputs)
         with _numbers(problem, half):
             outputs = network(_laid_out(prepared, half))
             total += problem.loss(outputs, targets) * (len(targets) * counts)

@@ -69,8 +69,7 @@ def draw(comparison: Comparison) -> bytes:
             handles, names, loc="outside lower left", ncols=2, frameon=False, fontsize=LETTERS - 2
         )
     elif names:
-        place = "lower right" if metric.higher_is_better else "upper right"
-        upper.legend(loc=place, frameon=False, fontsize=LETTERS)
+        upper.legend(loc="best", frameon=False, fontsize=LETTERS)
     for axes in (upper, lower):
         if task.early_epoch < task.epochs:
             axes.axvline(task.early_epoch, color="#999999", linewidth=0.8, linestyle="--")

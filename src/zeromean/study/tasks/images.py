@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 from zeromean.study.data.album import Size
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.load import divided, read
+from zeromean.study.data.load import divided, of_files, read
 from zeromean.study.data.split import Division
 from zeromean.study.metric import ACCURACY
 from zeromean.study.networks.build import maker
 from zeromean.study.problem import Examples, Problem
 from zeromean.study.settings import SettingError
 from zeromean.study.task import Task
-from zeromean.study.tasks.augment import AUGMENTATIONS
+from zeromean.study.tasks.augment import AUGMENTATIONS, middle
 from zeromean.study.tasks.parts import cut
 from zeromean.study.tasks.preparation import Preparation, grey
 
@@ -26,8 +26,9 @@ SPLITS = 8
 
 
 def image_problem(task: Task, device: torch.device) -> Problem:
-    """The images stay bytes in memory; a batch is prepared when it is used."""
-    data = read(task.data, Size(task.resize, task.crop))
+    """The images stay bytes, in memory or in a file; a batch is prepared when it is used."""
+    crop = None if AUGMENTATIONS[task.augment].cuts else task.crop
+    data = read(task.data, Size(task.resize, crop, task.grey and of_files(task.data)))
     if task.split == "fixed":
         return _problem(task, device, divided(data, Division(task.test_per_class)))
 
@@ -40,9 +41,10 @@ def image_problem(task: Task, device: torch.device) -> Problem:
 
 def _problem(task: Task, device: torch.device, data: Dataset) -> Problem:
     augmentation = AUGMENTATIONS[task.augment]
-    if task.grey:
+    if task.grey and not of_files(task.data):
         data = _made_grey(data)
     preparation = Preparation.of(task.prepare, data.train_images)
+    side = _side(task, data)
     test = Examples(data.test_images, data.test_labels).to(device)
     return Problem(
         device=device,
@@ -50,16 +52,33 @@ def _problem(task: Task, device: torch.device, data: Dataset) -> Problem:
         watched=test,
         test=test,
         fit=preparation.fit,
-        augment=augmentation.change,
-        augment_prepared=preparation.before_augmentation,
+        augment=None if augmentation.change is None else augmentation.change(side),
+        # What was fitted to whole images is done to whole images.
+        augment_prepared=preparation.before_augmentation or augmentation.cuts,
+        view=partial(middle, side=side) if augmentation.cuts else None,
         loss=F.cross_entropy,
         metric=ACCURACY,
-        make=partial(maker(task.model), data.channels, data.side, len(data.classes)),
+        make=partial(maker(task.model), data.channels, side, len(data.classes)),
         description=data.describe(),
         split=data.split,
         preparation=("made grey; " if task.grey else "")
-        + f"{preparation.note}; {augmentation.note}",
+        + f"{preparation.note}; {augmentation.note}"
+        + (f"; the middle {side}x{side} pixels are scored" if side < data.side else ""),
     )
+
+
+def _side(task: Task, data: Dataset) -> int:
+    """Of what networks see, in pixels."""
+    side = task.crop or data.side
+    if side > data.side:
+        raise SettingError(
+            "crop",
+            f"crop = {side} with {data.name}, whose images are {data.side}x{data.side}",
+            "a crop within every image",
+            "lower it or leave it out",
+            "pass larger images",
+        )
+    return side
 
 
 def _made_grey(data: Dataset) -> Dataset:

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from zeromean.study.data.mapped import Images, MappedImages, split
 from zeromean.study.settings import SettingError
 
 Prepare = Callable[[Tensor], Tensor]
@@ -32,18 +33,18 @@ class Preparation:
     """
 
     note: str
-    fit: Callable[[Tensor], Prepare]
+    fit: Callable[[Images], Prepare]
     before_augmentation: bool = False
     most: float = math.inf
 
     @classmethod
-    def of(cls, name: str, images: Tensor) -> Preparation:
+    def of(cls, name: str, images: Images) -> Preparation:
         """The preparation of that name, for such images.
 
         Raises:
             ZeromeanError: The images are too large for it.
         """
-        preparation, size = PREPARATIONS[name], images[0].numel()
+        preparation, size = PREPARATIONS[name], math.prod(images.shape[1:])
         if size > preparation.most:
             raise SettingError(
                 "prepare",
@@ -55,7 +56,7 @@ class Preparation:
         return preparation
 
 
-def grey(images: Tensor) -> Tensor:
+def grey(images: Images) -> Tensor:
     """One channel of bytes from three: luma of ITU-R 601, rounded as Pillow does.
 
     Args:
@@ -67,29 +68,36 @@ def grey(images: Tensor) -> Tensor:
     """
     weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(3, 1, 1)
     made = torch.empty(len(images), 1, *images.shape[2:], dtype=torch.uint8)
-    for out, part in zip(torch.split(made, CHUNK), torch.split(images, CHUNK), strict=True):
+    for out, part in zip(torch.split(made, CHUNK), split(images, CHUNK), strict=True):
         out[:] = ((part * weights).sum(1, keepdim=True) + 2**15) >> 16
     return made
 
 
-def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
+def channel_moments(images: Images) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation a channel, shaped to broadcast over a batch."""
-    values = torch.arange(256, dtype=torch.float64, device=images.device)
-    # Counting bytes needs no float copy of all images.
-    counts = torch.stack(
-        [torch.bincount(channel.flatten(), minlength=256) for channel in images.transpose(0, 1)]
-    ).double()
-    shares = counts / counts.sum(1, keepdim=True)
-    mean = shares @ values
-    mean, deviation = _moments(mean, shares @ values.square())
+    totals, squares = (
+        images.channel_sums() if isinstance(images, MappedImages) else _channel_sums(images)
+    )
+    count = len(images) * math.prod(images.shape[2:])
+    mean, deviation = _moments(totals.double() / count, squares.double() / count)
     return mean.view(-1, 1, 1), deviation.view(-1, 1, 1)
 
 
-def pixel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
+def _channel_sums(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the values of each channel, and of their squares: whole numbers, exact in any order."""
+    values = torch.arange(256, device=images.device)
+    # Counting bytes needs no wider copy of all images.
+    counts = torch.stack(
+        [torch.bincount(channel.flatten(), minlength=256) for channel in images.transpose(0, 1)]
+    )
+    return (counts * values).sum(1), (counts * values.square()).sum(1)
+
+
+def pixel_moments(images: Images) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each pixel of each channel over the images."""
     total = torch.zeros(images.shape[1:], dtype=torch.int64, device=images.device)
     squares = total.clone()
-    for part in torch.split(images, CHUNK):  # whole numbers: exact in any order
+    for part in split(images, CHUNK):  # whole numbers: exact in any order
         total += part.sum(0, dtype=torch.int64)
         squares += part.int().square().sum(0, dtype=torch.int64)
     return _moments(total.double() / len(images), squares.double() / len(images))
@@ -103,9 +111,9 @@ def _moments(mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _standardizing(
-    moments: Callable[[Tensor], tuple[Tensor, Tensor]],
-) -> Callable[[Tensor], Prepare]:
-    def fit(images: Tensor) -> Prepare:
+    moments: Callable[[Images], tuple[Tensor, Tensor]],
+) -> Callable[[Images], Prepare]:
+    def fit(images: Images) -> Prepare:
         mean, deviation = moments(images)
         return partial(standardize, mean=mean, deviation=deviation)
 
@@ -125,7 +133,7 @@ def contrast_normalized(images: Tensor) -> Tensor:
     return values / torch.where(deviation < 1e-8, 1.0, deviation)
 
 
-def fit_whitening(images: Tensor) -> Prepare:
+def fit_whitening(images: Images) -> Prepare:
     r"""Global contrast normalization and ZCA whitening.
 
     .. math::
@@ -137,11 +145,11 @@ def fit_whitening(images: Tensor) -> Prepare:
     Reference:
         Goodfellow et al., Maxout Networks, ICML 2013, section 5.2.
     """
-    size = images[0].numel()
+    size = math.prod(images.shape[1:])
     total = torch.zeros(size, dtype=torch.float64, device=images.device)
     products = torch.zeros(size, size, dtype=torch.float64, device=images.device)
     with _one_thread():
-        for part in torch.split(images, CHUNK):
+        for part in split(images, CHUNK):
             values = contrast_normalized(part).flatten(1)
             total += values.double().sum(0)
             products += values.T @ values

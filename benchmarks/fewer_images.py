@@ -1,0 +1,56 @@
+"""Some images of some classes of a data set, as an archive that recipes and studies read.
+
+    python benchmarks/fewer_images.py --data idx:/usr/share/datasets/fashion-mnist \
+        --classes 2,4 --train 500,527 --test 128 --out two.npz
+    zeromean reproduce tutorial-horses --data npz:two.npz
+
+are as many pullovers and coats as the tutorial has horses and humans, 28x28 grey pixels: the two
+classes that are hardest to tell apart. Of each class the first images are taken; classes are
+numbered anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from zeromean.study.data.load import load
+
+
+def numbers(text: str) -> list[int]:
+    """Of a list with commas."""
+    return [int(one) for one in text.split(",")]
+
+
+def main() -> None:
+    """Write the archive."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", required=True, help="as for zeromean compare")
+    parser.add_argument("--classes", type=numbers, help="numbers of classes; all by default")
+    parser.add_argument("--train", type=numbers, required=True, help="a class, or one for all")
+    parser.add_argument("--test", type=numbers, required=True, help="a class, or one for all")
+    parser.add_argument("--out", type=Path, required=True, help="an .npz")
+    chosen = parser.parse_args()
+    data = load(chosen.data)
+    classes = chosen.classes or range(len(data.classes))
+    arrays = {}
+    for part, images, labels, counts in (
+        ("train", data.train_images, data.train_labels, chosen.train),
+        ("test", data.test_images, data.test_labels, chosen.test),
+    ):
+        each = counts * len(classes) if len(counts) == 1 else counts
+        places = [
+            (labels == label).nonzero().flatten()[:count]
+            for label, count in zip(classes, each, strict=True)
+        ]
+        arrays[f"{part}_images"] = np.concatenate(
+            [images[one].permute(0, 2, 3, 1).numpy() for one in places]
+        )
+        arrays[f"{part}_labels"] = np.repeat(range(len(places)), [len(one) for one in places])
+    np.savez_compressed(chosen.out, **arrays)
+
+
+if __name__ == "__main__":
+    main()
