@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 from sklearn.datasets import load_digits
 from study_files import (
     Arrays,
@@ -366,6 +366,19 @@ def write_svhn(folder: Path, **changes: object) -> dict[str, Arrays]:
         }
         savemat(folder / f"{part}_32x32.mat", {**content, **changes})
     return parts
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 130, 0.5, 0.99])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_broken_file_of_svhn_is_refused(tmp_path: Path, kept: float, packed: bool) -> None:
+    write_svhn(tmp_path)
+    file = tmp_path / "train_32x32.mat"
+    whole = loadmat(file)
+    savemat(file, {name: whole[name] for name in ("X", "y")}, do_compression=packed)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept if kept == int(kept) else kept * len(content))])
+    with pytest.raises(ZeromeanError, match=r"train_32x32\.mat"):
+        load(f"svhn:{tmp_path}")
 
 
 def test_svhn_in_its_own_files(tmp_path: Path) -> None:
