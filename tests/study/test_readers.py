@@ -452,3 +452,40 @@ def test_a_set_that_is_not_there_is_told_with_how_to_get_it(
     save_huggingface(tmp_path / "half", ("train",))
     with pytest.raises(ZeromeanError, match="the parts train; wanted train and one of"):
         load(f"hf:{tmp_path / 'half'}")
+
+
+def save_parts(folder: Path, **parts: dict[str, list[object]]) -> str:
+    """Parts of two classes, as they are."""
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    sets = {
+        part: datasets.Dataset.from_dict(content, features=features)
+        for part, content in parts.items()
+    }
+    datasets.DatasetDict(sets).save_to_disk(folder)
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize("unknown", [-1, None])
+def test_images_of_the_hub_without_a_label_are_of_no_class(
+    tmp_path: Path, unknown: int | None
+) -> None:
+    images: list[object] = [Image.new("L", (8, 8), shade) for shade in range(4)]
+    whole: dict[str, list[object]] = {"image": images, "label": [0, 1, 0, 1]}
+    some: dict[str, list[object]] = {"image": images, "label": [0, 1, 0, unknown]}
+    text = save_parts(tmp_path / "train", train=some, test=whole)
+    with pytest.raises(ZeromeanError, match=r"parts train \(without labels\), test; wanted train"):
+        load(text)
+    text = save_parts(tmp_path / "test", train=whole, test=some, validation=whole)
+    assert load(text).split == "the data set's own validation part"
+    with pytest.raises(ZeromeanError, match=r"parts train, test \(without labels\); wanted train"):
+        load(save_parts(tmp_path / "none", train=whole, test=some))
+
+
+def test_a_row_of_the_hub_without_an_image_is_told(tmp_path: Path) -> None:
+    images: list[object] = [Image.new("L", (8, 8), shade) for shade in range(4)]
+    whole: dict[str, list[object]] = {"image": images, "label": [0, 1, 0, 1]}
+    text = save_parts(tmp_path, train=whole, test={**whole, "image": [*images[:3], None]})
+    with pytest.raises(ZeromeanError, match="broken image an image of hf:"):
+        load(text)

@@ -30,13 +30,12 @@ def read_huggingface(path: Path, size: Size) -> Dataset:
     parts = _load(path)
     image, label = _columns(path, next(iter(parts.values())))
     # ImageNet's test part, for one, has no labels.
-    labelled = (
-        name for name in TEST_PARTS if name in parts and min(parts[name][label], default=-1) >= 0
-    )
-    test = next(labelled, None)
-    if "train" not in parts or test is None:
+    labelled = [name for name, part in parts.items() if _is_labelled(part, image, label)]
+    test = next((name for name in TEST_PARTS if name in labelled), None)
+    if "train" not in labelled or test is None:
+        told = ", ".join(name if name in labelled else f"{name} (without labels)" for name in parts)
         raise ZeromeanError(
-            f"hf:{path} with the parts {', '.join(parts)}",
+            f"hf:{path} with the parts {told}",
             f"train and one of {', '.join(TEST_PARTS)}, with labels",
             "pick another set, or save one with these parts",
         )
@@ -54,8 +53,17 @@ def read_huggingface(path: Path, size: Size) -> Dataset:
     return album.read().dataset(f"hf:{path}", test, f"the data set's own {test} part", classes)
 
 
-def _same(image: Image.Image) -> Image.Image:
+def _is_labelled(part: Any, image: str, label: str) -> bool:
+    """Whether each of its images has a class; -1 stands for one that nobody is told."""
+    if not {image, label} <= {*part.column_names}:
+        return False
+    return all(one is not None and one >= 0 for one in part[label])
+
+
+def _same(image: Image.Image | None) -> Image.Image:
     """What ``datasets`` has decoded already."""
+    if image is None:
+        raise ValueError("a row without an image")
     return image
 
 

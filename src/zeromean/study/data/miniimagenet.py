@@ -40,15 +40,12 @@ def read_miniimagenet(folder: Path, size: Size) -> Dataset:
         tables["val"] = _table(folder, "val")
         tables = _within_classes([row for part in TABLES for row in tables[part]])
         split = "in each class the last sixth of the images, as train, val and test.csv list them"
-    pictures = [
-        Picture(part, label, str(path), partial(Image.open, path))
-        for part in ("train", "test")
-        for file, label in tables[part]
-        for path in [_find(folder, file)]
-    ]
-    source = Source()
-    for picture in pictures:
-        source.add(f"{picture.part} {picture.label} {picture.name}", Path(picture.name))
+    source, pictures = Source(), []
+    for part in ("train", "test"):
+        for file, label in tables[part]:
+            path = _find(folder, file)
+            source.add(f"{part} {label} {file}", path)
+            pictures.append(Picture(part, label, str(path), partial(Image.open, path)))
     album = Album(name, size, source.digest, source.count, lambda: pictures)
     return album.read().dataset(name, "test", split)
 
