@@ -179,6 +179,12 @@ def test_a_diverged_run_is_kept_and_shown(archive: Path, tmp_path: Path) -> None
         (("--seeds", "0"), "seeds = 0; wanted 1 or more"),
         (("--jobs", "0"), "jobs = 0; wanted 1 or more"),
         (("--threads", "0"), "threads = 0; wanted 1 or more"),
+        (("--threads", "99999999999"), "threads = 99999999999; wanted 1024 or fewer"),
+        (
+            ("--data", "npz:\udcff"),
+            "'npz:\\udcff', which is not UTF-8; wanted UTF-8; fix: rename it",
+        ),
+        (("--out", "\udcff"), "'\\udcff', which is not UTF-8"),
         (("--precision", "half"), "precision 'half'; wanted float32, bfloat16"),
         (("--epochs", "many"), "'--epochs'"),
         (("--lr", "nan"), "lr = nan; wanted a positive float32"),

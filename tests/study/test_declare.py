@@ -157,7 +157,7 @@ def test_bad_input_ends_with_one_line(arguments: list[str], line: str) -> None:
 
 
 def test_a_file_keeps_any_character(tmp_path: Path) -> None:
-    study = Study(tasks=(Task(data="npz:\N{SNOWMAN}\N{GRINNING FACE}", model="mlp"),))
+    study = Study(tasks=(Task(data='npz:\N{SNOWMAN}\N{GRINNING FACE}\x7f\n\\"', model="mlp"),))
     file = tmp_path / "study.toml"
     file.write_text(declare.as_toml(study), encoding="utf-8")
     assert declare.read(file) == study

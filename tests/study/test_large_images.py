@@ -240,10 +240,15 @@ def test_a_study_begun_in_memory_goes_on_in_a_file_and_in_several_processes(
     assert records(study.run(tmp_path / "cut", jobs=2)) == records(uncut)
 
 
+@pytest.mark.parametrize("make", [a_folder, an_archive, mini])
 def test_what_is_kept_is_not_decoded_again(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    make: Callable[[Path], str],
 ) -> None:
-    text = a_folder(tmp_path)
+    text = make(tmp_path)
     first = load(text, Size(12))
     assert capfd.readouterr().err.startswith(f"zeromean: {text} is decoded once, into {cache}/")
     monkeypatch.setattr(Album, "_decode", None)
@@ -251,7 +256,8 @@ def test_what_is_kept_is_not_decoded_again(
         monkeypatch.setenv(MEMORY, memory)
         assert all(map(torch.equal, whole(load(text, Size(12))), whole(first)))
     monkeypatch.chdir(tmp_path)
-    assert all(map(torch.equal, whole(load("imagefolder:files", Size(12))), whole(first)))
+    relative = text.replace(f"{tmp_path}/", "")
+    assert all(map(torch.equal, whole(load(relative, Size(12))), whole(first)))
     assert capfd.readouterr().err == ""
     with pytest.raises(TypeError, match="not callable"):  # another size is another file
         load(text, Size(11))
@@ -308,7 +314,14 @@ def overwritten(file: Path) -> None:
     file.write_bytes(bytes(file.stat().st_size))
 
 
-@pytest.mark.parametrize("damage", [cut_short, emptied, overwritten, Path.unlink])
+def rotten(file: Path) -> None:
+    """One byte is another: of an archive, that of how its first entry is packed."""
+    content = bytearray(file.read_bytes())
+    content[content.rfind(b"PK\x01\x02") + 10 if content[:2] == b"PK" else 0] ^= 99
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_short, emptied, overwritten, rotten, Path.unlink])
 @pytest.mark.parametrize("name", ["images.bin", "index.npz"])
 def test_a_damaged_file_is_made_anew(
     tmp_path: Path, cache: Path, name: str, damage: Callable[[Path], None]
@@ -456,6 +469,16 @@ def test_a_place_that_cannot_be_written_to_is_told(
     assert line.endswith("fix: set ZEROMEAN_CACHE to one")
     monkeypatch.setenv(MEMORY, GIGANTIC)  # nobody asks for it then
     assert len(load(text, Size(12)).train_labels) == 48
+
+
+def test_a_place_of_a_user_that_there_is_not_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLACE, "~nobody-of-this-name/x")
+    line = refused("--data", a_folder(tmp_path), "--resize", "12", "--out", str(tmp_path / "out"))
+    assert line.endswith(
+        "ZEROMEAN_CACHE=~nobody-of-this-name/x; wanted a folder; fix: mend or unset it"
+    )
 
 
 def test_a_broken_image_leaves_nothing(tmp_path: Path, cache: Path) -> None:

@@ -396,6 +396,9 @@ def test_a_run_that_diverged_is_counted_beside_the_others(
     code, stdout, _ = invoke(small.name, "--data", write_svhn(tmp_path), "--scale", "0.01")
     assert code == 0
     assert "1 of 1 diverged" in " ".join(stdout.split())
+    text = (tmp_path / f"{small.name}-scale-0.01" / "outcome.json").read_text(encoding="utf-8")
+    told = f"plain {NOTHING} (1 of 1 diverged), cwn-unit {NOTHING} (1 of 1 diverged)"
+    assert outcome.read(text).lines(["plain", "cwn-unit"]) == [f"test error, %: {told}"]
 
 
 @pytest.mark.parametrize(
@@ -511,7 +514,7 @@ def write_grey(folder: Path) -> str:
         ("tutorial-horses", lambda folder: "digits", "fix: pass larger images, or change model in"),
         ("cwn-yaleb", write_svhn, "fix: pass such data, or change test_per_class in the file"),
         ("gc-table4-cub", write_svhn, "fix: pass such files, or change resize in the file"),
-        ("cwn-svhn", lambda folder: "text", "fix: change model in the file"),
+        ("cwn-svhn", lambda folder: "text", "fix: pass images, or change model in the file"),
     ],
 )
 def test_a_fix_is_one_that_this_command_has(
@@ -542,6 +545,18 @@ def test_the_recipe_as_a_file_can_be_changed_and_run(small: Recipe, tmp_path: Pa
     code, _, stderr = invoke(*arguments)
     assert (code, stderr.count("\n")) == (2, 1)
     assert "--study-file mine.toml, which cannot be written" in stderr
+
+
+@pytest.mark.parametrize(
+    "option", ["--yes", "--out=o", "--jobs=2", "--ray=h:1", "--shard", "--tensorboard"]
+)
+def test_a_file_that_is_written_takes_no_option_of_training(
+    option: str, small: Recipe, tmp_path: Path
+) -> None:
+    code, _, stderr = invoke(small.name, "--data", "svhn:x", "--study-file", "mine.toml", option)
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert f"--study-file with {option.partition('=')[0]}; wanted one of them" in stderr
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_cost_is_of_what_is_left(small: Recipe, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ class OneLineErrors(TyperGroup):
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **more: Any) -> Any:
         words = [*args]  # which click uses up
+        for word in words:
+            _check_utf8(word)
         context = super().make_context(info_name, args, *rest, **more)
         context.meta[WORDS] = words
         return context
@@ -36,6 +38,14 @@ class OneLineErrors(TyperGroup):
         except UsageError as error:
             refuse(cast(typer.BadParameter, error).format_message())
         sys.exit(code)
+
+
+def _check_utf8(word: str) -> None:
+    """Refuses a name that no report, database or file of settings could hold."""
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        raise ZeromeanError(f"{word!r}, which is not UTF-8", "UTF-8", "rename it") from error
 
 
 def typed(context: typer.Context) -> str:

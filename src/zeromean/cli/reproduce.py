@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Above this it asks first.
 LONG_SECONDS = 600.0
+# Options without a place in a study's file.
+OF_TRAINING = ("yes", "out", "jobs", "ray", "shard", "tensorboard")
 
 
 def reproduce(
@@ -72,6 +74,7 @@ def reproduce(
         asked = replace(recipe.on(data, seeds), precision=precision, device=device, threads=threads)
         study = shortened(asked, scale)
         if study_file is not None:
+            _refuse_options_of_training(context)
             _write_study(study, study_file)
             return
         out = out or Path(name if scale == 1 else f"{name}-scale-{scale:g}")
@@ -90,6 +93,18 @@ def _of_the_recipe(context: typer.Context) -> Iterator[None]:
         if error.setting in (parameter.name for parameter in context.command.params):
             raise
         raise error.settled("in the file that --study-file FILE writes") from error
+
+
+def _refuse_options_of_training(context: typer.Context) -> None:
+    """Those that say how it is trained and kept, which no study's file tells."""
+    for name in OF_TRAINING:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ZeromeanError(
+                f"--study-file with --{name}",
+                "one of them: nothing is trained",
+                f"leave --{name} out; how it is trained is for zeromean study FILE",
+            )
 
 
 def _write_study(study: Study, file: Path) -> None:

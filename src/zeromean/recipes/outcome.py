@@ -13,10 +13,11 @@ from pathlib import Path
 from zeromean.recipes.conditions import Conditions
 from zeromean.recipes.measures import MEASURES, Measure
 from zeromean.recipes.side_by_side import Table
+from zeromean.study.report.table import NOTHING
 from zeromean.study.results import Results
 
-# Mean, standard deviation and number of runs.
-Measured = tuple[float, float | None, int]
+# Mean, standard deviation and number of runs that did not diverge.
+Measured = tuple[float | None, float | None, int]
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,12 @@ class Outcome:
         measured: dict[str, dict[str, Measured]] = {}
         for column in itertools.chain(*(table.columns for table in tables)):
             for cell in column.cells:
-                if cell.measured is not None:
-                    mean, deviation = cell.measured.mean, cell.measured.deviation
-                    measured.setdefault(names[column.measure.name], {})[cell.method] = (
-                        round(mean, 4),
-                        None if deviation is None else round(deviation, 4),
-                        cell.runs - cell.diverged,
-                    )
+                found = cell.measured
+                measured.setdefault(names[column.measure.name], {})[cell.method] = (
+                    None if found is None else round(found.mean, 4),
+                    None if found is None or found.deviation is None else round(found.deviation, 4),
+                    cell.runs - cell.diverged,
+                )
         return cls(
             conditions.recipe.name,
             conditions.scale,
@@ -75,12 +75,20 @@ class Outcome:
         return [
             f"{MEASURES[name].label}: "
             + ", ".join(
-                f"{method} {_told(MEASURES[name], *cells[method])}"
+                f"{method} {self._told(MEASURES[name], *cells[method])}"
                 for method in methods
                 if method in cells
             )
             for name, cells in self.measured.items()
         ]
+
+    def _told(
+        self, measure: Measure, mean: float | None, deviation: float | None, runs: int
+    ) -> str:
+        number = NOTHING if mean is None else measure.number(mean)
+        spread = "" if deviation is None else f" ± {measure.number(deviation)}"
+        diverged = f" ({self.seeds - runs} of {self.seeds} diverged)" if runs < self.seeds else ""
+        return f"{number}{spread}{diverged}"
 
     @property
     def conditions(self) -> str:
@@ -91,11 +99,6 @@ class Outcome:
         if not self.published_data:
             parts.append(f"on other data than published: {self.data}")
         return "; ".join([*parts, *([self.page] if self.page else [])])
-
-
-def _told(measure: Measure, mean: float, deviation: float | None, runs: int) -> str:
-    spread = "" if deviation is None else f" ± {measure.number(deviation)}"
-    return f"{measure.number(mean)}{spread}"
 
 
 def read(text: str) -> Outcome:

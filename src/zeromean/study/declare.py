@@ -179,16 +179,19 @@ def _table(declared: Study | Task | Tuning) -> dict[str, Any]:
 
 
 def as_toml(study: Study) -> str:
-    """The file that declares the study; a JSON text, number or list is a TOML one."""
+    """The file that declares the study."""
     table = as_table(study)
     tasks, tuning = table.pop("tasks"), table.pop("tuning", None)
 
     def text(one: Mapping[str, Any]) -> str:
-        return "".join(
-            f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in one.items()
-        )
+        return "".join(f"{key} = {_toml(value)}\n" for key, value in one.items())
 
     tables = [f"[[tasks]]\n{text(task)}" for task in tasks]
     if tuning is not None:
         tables.append(f"[tuning]\n{text(tuning)}")
     return "\n".join([text(table), *tables])
+
+
+def _toml(value: Any) -> str:
+    """JSON, which TOML is too, but for one character that only JSON leaves as it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

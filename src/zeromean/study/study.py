@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Fields whose flag has another name.
 FLAGS = {"function": "task"}
+# More than any machine has; torch counts them in 32 bits.
+MOST_THREADS = 1024
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -82,6 +84,10 @@ class Study:
         check_name("precision", self.precision, PRECISIONS)
         if self.threads is not None:
             check_at_least("threads", self.threads, 1)
+            if self.threads > MOST_THREADS:
+                raise SettingError(
+                    "threads", f"threads = {self.threads}", f"{MOST_THREADS} or fewer", "lower it"
+                )
 
     def _check_optimizers(self) -> None:
         from zeromean.study.optimizers import OptimizerChoice

@@ -104,7 +104,11 @@ class Task:
         if is_text(self.data) != (self.model in TEXT_NETWORKS):
             fitting = ", ".join(TEXT_NETWORKS if is_text(self.data) else networks)
             raise SettingError(
-                "model", f"model {self.model} for {self.data}", fitting, "name one of these models"
+                "model",
+                f"model {self.model} for {self.data}",
+                fitting,
+                "name one of these models",
+                "pass images" if self.model not in TEXT_NETWORKS else "pass text",
             )
         if is_text(self.data) and images:
             name = images[0]

@@ -53,6 +53,16 @@ def images_in_memory() -> float:
     return gigabytes * 1e9
 
 
+def _place() -> Path:
+    root = os.environ.get(PLACE)
+    if not root:
+        return platformdirs.user_cache_path("zeromean", False)
+    try:
+        return Path(root).expanduser()
+    except RuntimeError as error:  # of a user that there is not
+        raise ZeromeanError(f"{PLACE}={root}", "a folder", "mend or unset it") from error
+
+
 @dataclass(frozen=True)
 class Written:
     """What is known of images that were written one after another.
@@ -86,10 +96,7 @@ class Cache:
         whole = f"{kind}:{path} {form}"
         own = hashlib.sha256(whole.encode(errors="surrogateescape")).hexdigest()[:12]
         readable = "".join(one if one.isalnum() else "-" for one in Path(path).name)
-        root = os.environ.get(PLACE)
-        self._root = (
-            Path(root).expanduser() if root else platformdirs.user_cache_path("zeromean", False)
-        )
+        self._root = _place()
         self._folder = self._root / f"{kind}-{readable[:40]}-{own}"
 
     def find(self) -> Decoded | None:
