@@ -136,13 +136,22 @@ def test_steps_too_few_for_a_schedule_of_steps_are_refused_before_training(study
                 rehearse(study, short, problem)
 
 
-def test_trials_that_end_before_the_schedule_acts_are_told_of(study: Study) -> None:
-    task = dataclasses.replace(study.tasks[0], epochs=9, schedule="drops=4,8")
-    for epochs, told in ((8, True), (9, False)):
-        tuned = dataclasses.replace(
-            study, tasks=(task,), tuning=Tuning(rates=(0.1, 0.2), epochs=epochs)
-        )
-        assert ("before all of the schedule acts" in budget(tuned)) == told
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "told"),
+    [
+        ("drops=4,8", 8, True),
+        ("drops=4,8", 9, False),
+        ("halve=12", 4, True),
+        ("halve=11", 4, False),
+    ],
+)
+def test_trials_that_end_before_the_schedule_acts_are_told_of(
+    study: Study, schedule: str, epochs: int, told: bool
+) -> None:
+    task = dataclasses.replace(study.tasks[0], epochs=9, schedule=schedule)
+    tuning = Tuning(rates=(0.1, 0.2), epochs=epochs)
+    tuned = dataclasses.replace(study, tasks=(task,), tuning=tuning)
+    assert ("before all of the schedule acts" in budget(tuned, {task.label: 3})) == told
 
 
 def test_tasks_that_differ_by_their_schedule_are_two() -> None:

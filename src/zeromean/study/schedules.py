@@ -42,6 +42,10 @@ class Schedule:
     least_epochs: int = 1
     least_steps: int = 1
 
+    def fits(self, epochs: int, steps: int) -> bool:
+        """Whether it acts in a run of so many epochs of so many steps each."""
+        return epochs >= self.least_epochs and epochs * steps >= self.least_steps
+
     @classmethod
     def parse(cls, text: str) -> Schedule:
         """The schedule of that name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -215,8 +215,13 @@ def at_the_edge(tuning: Tuning, candidate: Candidate) -> bool:
     return len(tuning.rates) > 1 and candidate.lr in (min(tuning.rates), max(tuning.rates))
 
 
-def budget(study: Study) -> str:
-    """What every method was given, in words."""
+def budget(study: Study, steps: Mapping[str, int]) -> str:
+    """What every method was given, in words.
+
+    Args:
+        study: Any.
+        steps: Of an epoch of each task, by its label.
+    """
     tuning = study.tuning
     if tuning is None:
         return "nothing was tuned: each optimizer's learning rate is the same for all methods"
@@ -226,8 +231,11 @@ def budget(study: Study) -> str:
     how = "a grid of" if tuning.search == "grid" else "Optuna's TPE within"
     epochs = "as many epochs as the runs"
     if tuning.epochs is not None:
-        least = max(Schedule.parse(task.schedule).least_epochs for task in study.tasks)
-        early = ", which end before all of the schedule acts" if tuning.epochs < least else ""
+        acts = all(
+            Schedule.parse(task.schedule).fits(tuning.epochs, steps[task.label])
+            for task in study.tasks
+        )
+        early = "" if acts else ", which end before all of the schedule acts"
         epochs = f"{tuning.epochs} epochs{early}"
     return (
         f"for each method on each task with each optimizer alike: {tuning.trial_count} trials,"

@@ -171,7 +171,7 @@ def _words(results: Results, gain: float | None) -> dict[str, Any]:
         "baseline": BASELINE,
         "settings": [_settings(section.comparison, results) for section in parts],
         "sessions": results.sessions,
-        "budget": budget(study),
+        "budget": budget(study, {label: one.steps for label, one in results.facts.items()}),
         "tuned": _tuned(results),
         "family": len(results.comparisons) * (len(study.methods) - 1),
         "command": results.command,
