@@ -36,6 +36,7 @@ from zeromean.recipes.published import Published
 from zeromean.recipes.recipe import Recipe
 from zeromean.recipes.shorten import shortened
 from zeromean.study import declare, report, results
+from zeromean.study.data.mapped import Images
 from zeromean.study.engine.train import Training
 from zeromean.study.methods import Method
 from zeromean.study.metric import MINUS
@@ -576,6 +577,20 @@ def test_a_cost_is_of_what_is_left(small: Recipe, tmp_path: Path) -> None:
     assert math.isclose(whole.seconds, steps + scored + 9 * 7 * other.step)
     study.run(tmp_path / "out")
     assert cost.cost(study, problem, tmp_path / "out").runs == 0
+
+
+def test_the_cost_fits_what_is_done_to_images_once(small: Recipe, tmp_path: Path) -> None:
+    study = small.on(write_svhn(tmp_path), seeds=1)
+    problem = load(study, study.tasks[0])
+    fitted = []
+
+    def fit(inputs: Images) -> Callable[[torch.Tensor], torch.Tensor]:
+        fitted.append(len(inputs))
+        return problem.fit(inputs)
+
+    counted = dataclasses.replace(problem, fit=fit)
+    assert len(cost.cost(study, counted, tmp_path / "out").speeds) == 3
+    assert len(fitted) == 1
 
 
 def test_the_cost_does_not_change_how_many_threads_there_are(small: Recipe, tmp_path: Path) -> None:

@@ -85,10 +85,11 @@ def cost(study: Study, problem: Problem, out: Path, jobs: int = 1) -> Cost:
     (task,) = study.tasks
     left = missing(study, out)
     stacked = Facts.of(study, task, problem).stacked if left else ()
+    few = _fitted_to_few(problem, task.batch_size) if left else problem
     speeds = {}
     for method in dict.fromkeys(key.method for key in left):
         members = min(MEMBERS, study.seeds) if method in stacked else 1
-        speeds[method] = measured(study, problem, method, jobs, members)
+        speeds[method] = measured(study, few, method, jobs, members)
     steps = problem.steps(task.batch_size)
     seconds = 0.0
     for key in left:
@@ -146,6 +147,12 @@ def _timed(
             step = stack.advance()[0].epochs[-1].seconds
             rest = (time.perf_counter() - started) / members - step
             yield Speed(step / part.steps(task.batch_size), rest / len(scored.targets))
+
+
+def _fitted_to_few(problem: Problem, count: int) -> Problem:
+    """What is done to inputs takes as long whatever it was fitted to, once, for all methods."""
+    prepare = problem.fit(problem.train.inputs[:count])
+    return replace(problem, fit=lambda inputs: prepare)
 
 
 def _first(examples: Examples, count: int) -> Examples:
