@@ -441,7 +441,7 @@ def test_a_disk_without_room_is_told_before_it_is_full(
     text = a_folder(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9 - 9000, 9000))
     line = refused("--data", text, "--resize", "12", "--out", str(tmp_path / "out"))
-    assert "2.59e-05 GB of images of imagefolder:" in line
+    assert "2.59e-05 GB or more of images of imagefolder:" in line
     assert f"9e-06 GB of room in {cache}; wanted room for them" in line
     assert "set ZEROMEAN_CACHE to a folder on a larger disk" in line
     assert [one.suffix for one in cache.iterdir()] == [".lock"]

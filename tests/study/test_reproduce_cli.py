@@ -548,6 +548,19 @@ def test_the_recipe_as_a_file_can_be_changed_and_run(small: Recipe, tmp_path: Pa
     assert "--study-file mine.toml, which cannot be written" in stderr
 
 
+def test_what_is_held_against_the_papers_is_kept_where_the_report_cannot_be(
+    small: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    code, _, stderr = invoke(
+        small.name, "--data", write_svhn(tmp_path), "--scale", "0.01", "--out", "out"
+    )
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "make room, then: zeromean report out" in stderr
+    assert (tmp_path / "out" / "published.md").is_file()
+    assert (tmp_path / "out" / "outcome.json").is_file()
+
+
 @pytest.mark.parametrize(
     "option", ["--yes", "--out=o", "--jobs=2", "--ray=h:1", "--shard", "--tensorboard"]
 )

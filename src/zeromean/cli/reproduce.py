@@ -196,7 +196,6 @@ def show(conditions: Conditions, out: Path) -> None:
     print(f"{side_by_side.explanation(tables)}\n")
     for section in report.sections(found):
         print("\n".join(section.conclusions), end="\n\n")
-    paths = report.write(found)
     try:
         written = out / "published.md"
         written.write_text(page(conditions, found, tables), encoding="utf-8")
@@ -207,4 +206,5 @@ def show(conditions: Conditions, out: Path) -> None:
             "room for published.md and outcome.json",
             "make room and give the same command again",
         ) from error
+    paths = report.write(found)
     print("\n".join(map(str, (written, *paths, told, out / "study.sqlite"))))

@@ -176,8 +176,8 @@ class Cache:
         free = shutil.disk_usage(self._root).free
         if free < total - written:
             raise ZeromeanError(
-                f"{_gigabytes(total)} of images of {self._name}, which do not fit into memory, and"
-                f" {_gigabytes(free + written)} of room in {self._root}",
+                f"{_gigabytes(total)} or more of images of {self._name}, which do not fit into"
+                f" memory, and {_gigabytes(free + written)} of room in {self._root}",
                 "room for them",
                 f"make room, or set {PLACE} to a folder on a larger disk",
             )
