@@ -338,7 +338,9 @@ def test_gc_figure5_is_trained_as_published() -> None:
         int(classes) * int(train),
         int(classes) * int(test),
     )
-    assert task.resize == int(side) == recipe.data.shape[1]
+    assert task.crop == int(side) == recipe.data.shape[1]
+    # As its code does, which draws random crops.
+    assert (task.augment, task.resize) == ("resized-crop-flip", 256)
     assert f"batch {task.batch_size} on 4 GPUs" in told
     assert optimizer(recipe).settings["momentum"] == 0.9
     assert "SGDM .9" in told
