@@ -477,9 +477,8 @@ def test_tables_lists_everything_with_its_numbers() -> None:
 
 def test_tables_tells_of_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
     (recipe, *_) = of("cwn-table3")
-    kept = outcome.Outcome(
-        recipe.name, 0.1, False, "5 images", 3, "cpu", {"error": {"plain": (9.25, 0.5, 3)}}
-    )
+    measured = {"error": {"plain": (9.25, 0.5, 3)}}
+    kept = outcome.Outcome(recipe.name, 0.1, False, "5 images", 3, "cpu", "bfloat16", measured)
     assert outcome.read(kept.text()).text() == kept.text()
     monkeypatch.setattr(listing, "kept", lambda: (kept,))
     result = CliRunner().invoke(app, ["tables", recipe.name])
@@ -488,7 +487,7 @@ def test_tables_tells_of_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "plain 7.34 ± 0.52, WN 7.58 ± 0.40, CWN 6.85 ± 0.26" in text
     assert (
         "here: test error, %: plain 9.25 ± 0.50 (3 seed(s); cpu; training shortened to 0.1 of its"
-        " length; on other data than published: 5 images)"
+        " length; computed in bfloat16; on other data than published: 5 images)"
     ) in text
     assert "Table 5" not in text
     refused = CliRunner().invoke(app, ["tables", "kangaroo"])

@@ -14,6 +14,7 @@ from zeromean.recipes.conditions import Conditions
 from zeromean.recipes.measures import MEASURES, Measure
 from zeromean.recipes.side_by_side import Table
 from zeromean.study.results import Results
+from zeromean.study.study import Study
 
 # Mean, standard deviation and number of runs.
 Measured = tuple[float, float | None, int]
@@ -30,6 +31,7 @@ class Outcome:
         data: What it was on.
         seeds: How many.
         device: And what else is known of the machine.
+        precision: That was computed in.
         measured: By measure and method.
         page: With all of it; empty where there is none.
     """
@@ -40,6 +42,7 @@ class Outcome:
     data: str
     seeds: int
     device: str
+    precision: str
     measured: Mapping[str, Mapping[str, Measured]]
     page: str = ""
 
@@ -63,6 +66,7 @@ class Outcome:
             conditions.data,
             results.study.seeds,
             results.sessions[-1]["device"],
+            results.study.precision,
             measured,
         )
 
@@ -88,6 +92,8 @@ class Outcome:
         parts = [f"{self.seeds} seed(s)", self.device]
         if self.scale != 1:
             parts.append(f"training shortened to {self.scale:g} of its length")
+        if self.precision != Study.precision:
+            parts.append(f"computed in {self.precision}")
         if not self.published_data:
             parts.append(f"on other data than published: {self.data}")
         return "; ".join([*parts, *([self.page] if self.page else [])])
