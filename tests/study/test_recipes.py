@@ -480,8 +480,9 @@ def test_tables_lists_everything_with_its_numbers() -> None:
 
 def test_tables_tells_of_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
     (recipe, *_) = of("cwn-table3")
-    measured = {"plain": (9.25, 0.5, 3), "wn-unit": (8.0, None, 1), "cwn-unit": (None, None, 0)}
-    kept = outcome.Outcome(recipe.name, 0.1, False, "5 images", 3, "cpu", {"error": measured})
+    told = {"plain": (9.25, 0.5, 3), "wn-unit": (8.0, None, 1), "cwn-unit": (None, None, 0)}
+    measured = {"error": told}
+    kept = outcome.Outcome(recipe.name, 0.1, False, "5 images", 3, "cpu", "bfloat16", measured)
     assert outcome.read(kept.text()).text() == kept.text()
     monkeypatch.setattr(listing, "kept", lambda: (kept,))
     result = CliRunner().invoke(app, ["tables", recipe.name])
@@ -490,8 +491,8 @@ def test_tables_tells_of_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "plain 7.34 ± 0.52, WN 7.58 ± 0.40, CWN 6.85 ± 0.26" in text
     assert (
         "here: test error, %: plain 9.25 ± 0.50, wn-unit 8.00 (2 of 3 diverged), cwn-unit"
-        f" {NOTHING} (3 of 3 diverged) (3 seed(s); cpu; training shortened to 0.1 of its length; on"
-        " other data than published: 5 images)"
+        f" {NOTHING} (3 of 3 diverged) (3 seed(s); cpu; training shortened to 0.1 of its length;"
+        " computed in bfloat16; on other data than published: 5 images)"
     ) in text
     assert "Table 5" not in text
     refused = CliRunner().invoke(app, ["tables", "kangaroo"])

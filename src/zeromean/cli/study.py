@@ -27,7 +27,7 @@ def study(
 ) -> None:
     """Run the study that FILE declares: tasks x methods x optimizers x seeds.
 
-    Its keys are those of zeromean.study.Study, and each [[tasks]] has those of
+    Its keys are those of zeromean.study.Study, and each table of its array "tasks" has those of
     zeromean.study.Task. The same command goes on where it was interrupted.
     """
     from zeromean.study import declare

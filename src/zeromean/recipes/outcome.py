@@ -15,6 +15,7 @@ from zeromean.recipes.measures import MEASURES, Measure
 from zeromean.recipes.side_by_side import Table
 from zeromean.study.report.table import NOTHING
 from zeromean.study.results import Results
+from zeromean.study.study import Study
 
 # Mean, standard deviation and number of runs that did not diverge.
 Measured = tuple[float | None, float | None, int]
@@ -31,6 +32,7 @@ class Outcome:
         data: What it was on.
         seeds: How many.
         device: And what else is known of the machine.
+        precision: That was computed in.
         measured: By measure and method.
         page: With all of it; empty where there is none.
     """
@@ -41,6 +43,7 @@ class Outcome:
     data: str
     seeds: int
     device: str
+    precision: str
     measured: Mapping[str, Mapping[str, Measured]]
     page: str = ""
 
@@ -63,6 +66,7 @@ class Outcome:
             conditions.data,
             results.study.seeds,
             results.sessions[-1]["device"],
+            results.study.precision,
             measured,
         )
 
@@ -96,6 +100,8 @@ class Outcome:
         parts = [f"{self.seeds} seed(s)", self.device]
         if self.scale != 1:
             parts.append(f"training shortened to {self.scale:g} of its length")
+        if self.precision != Study.precision:
+            parts.append(f"computed in {self.precision}")
         if not self.published_data:
             parts.append(f"on other data than published: {self.data}")
         return "; ".join([*parts, *([self.page] if self.page else [])])
