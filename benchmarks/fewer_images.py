@@ -15,13 +15,25 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from zeromean.errors import ZeromeanError
 from zeromean.study.data.load import load
+from zeromean.study.data.mapped import split
 
 
 def numbers(text: str) -> list[int]:
     """Of a list with commas."""
     return [int(one) for one in text.split(",")]
+
+
+def first(labels: Tensor, label: int, count: int, what: str) -> Tensor:
+    """Where the first of a class are."""
+    places = (labels == label).nonzero().flatten()
+    if len(places) < count:
+        raise ZeromeanError(f"{len(places)} {what}", f"{count}", "ask for fewer")
+    return places[:count]
 
 
 def main() -> None:
@@ -42,12 +54,11 @@ def main() -> None:
     ):
         each = counts * len(classes) if len(counts) == 1 else counts
         places = [
-            (labels == label).nonzero().flatten()[:count]
+            first(labels, label, count, f"{part} images of {data.classes[label]}")
             for label, count in zip(classes, each, strict=True)
         ]
-        arrays[f"{part}_images"] = np.concatenate(
-            [images[one].permute(0, 2, 3, 1).numpy() for one in places]
-        )
+        taken = torch.cat([*split(images[torch.cat(places)], 1024)])
+        arrays[f"{part}_images"] = taken.permute(0, 2, 3, 1).numpy()
         arrays[f"{part}_labels"] = np.repeat(range(len(places)), [len(one) for one in places])
     np.savez_compressed(chosen.out, **arrays)
 
