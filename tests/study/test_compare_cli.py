@@ -180,6 +180,7 @@ def test_a_diverged_run_is_kept_and_shown(archive: Path, tmp_path: Path) -> None
         (("--jobs", "0"), "jobs = 0; wanted 1 or more"),
         (("--threads", "0"), "threads = 0; wanted 1 or more"),
         (("--threads", "99999999999"), "threads = 99999999999; wanted 1024 or fewer"),
+        (("--seeds", "9" * 20), f"seeds = {'9' * 20}; wanted 100000 or fewer"),
         (
             ("--data", "npz:\udcff"),
             "'npz:\\udcff', which is not UTF-8; wanted UTF-8; fix: rename it",

@@ -73,6 +73,12 @@ def check_at_least(name: str, number: int, least: int) -> None:
         raise SettingError(name, f"{name} = {number}", f"{least} or more", "raise it")
 
 
+def check_at_most(name: str, number: int, most: int) -> None:
+    """Refuses a number above the most."""
+    if number > most:
+        raise SettingError(name, f"{name} = {number}", f"{most} or fewer", "lower it")
+
+
 def check_unlike(name: str, values: Iterable[Any]) -> None:
     """Refuses values of which two are alike, or none."""
     counts = Counter(values)

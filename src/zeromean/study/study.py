@@ -15,6 +15,7 @@ from zeromean.study.settings import (
     SettingError,
     blaming,
     check_at_least,
+    check_at_most,
     check_name,
     check_unlike,
 )
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # Fields whose flag has another name.
 FLAGS = {"function": "task"}
+# More than anybody trains, and few enough to be listed.
+MOST_SEEDS = 100_000
 # More than any machine has; torch counts them in 32 bits.
 MOST_THREADS = 1024
 PRECISIONS = ("float32", "bfloat16")
@@ -81,13 +84,11 @@ class Study:
         check_unlike("tasks", [task.label for task in self.tasks])
         self._check_methods()
         check_at_least("seeds", self.seeds, 1)
+        check_at_most("seeds", self.seeds, MOST_SEEDS)
         check_name("precision", self.precision, PRECISIONS)
         if self.threads is not None:
             check_at_least("threads", self.threads, 1)
-            if self.threads > MOST_THREADS:
-                raise SettingError(
-                    "threads", f"threads = {self.threads}", f"{MOST_THREADS} or fewer", "lower it"
-                )
+            check_at_most("threads", self.threads, MOST_THREADS)
 
     def _check_optimizers(self) -> None:
         from zeromean.study.optimizers import OptimizerChoice
