@@ -271,15 +271,23 @@ def test_images_that_a_network_would_use_up_are_refused(name: str) -> None:
 
 
 def test_convolutions_of_deep_networks_start_as_he_has_them() -> None:
-    for name in ("vgga", "densenet121", "resnext29"):
+    for name in ("vgga", "resnet56", "googlenet"):
         network = build(name, 3, 32, 10, seed=0)
         for module in network.modules():
-            if isinstance(module, nn.Conv2d) and module.weight.numel() > 50_000:
-                # As usual, that of a grouped convolution counts as a plain one's.
+            if isinstance(module, nn.Conv2d) and module.weight.numel() > 30_000:
                 fan_out = module.out_channels * module.kernel_size[0] ** 2
                 wanted = (2 / fan_out) ** 0.5
                 assert module.weight.std().item() == pytest.approx(wanted, rel=0.03)
                 assert module.bias is None or not module.bias.any()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext29", "vgg11", "densenet121"])
+def test_convolutions_of_the_gc_authors_networks_start_as_torchs(name: str) -> None:
+    network = build(name, 3, 32, 10, seed=0)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 50_000:
+            wanted = (1 / (3 * module.weight[0].numel())) ** 0.5
+            assert module.weight.std().item() == pytest.approx(wanted, rel=0.03)
 
 
 def test_the_padded_shortcut_takes_every_second_pixel_and_appends_zero_channels() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zeromean.study.networks.initial import he_convolutions
 from zeromean.study.networks.sizes import refuse_smaller
 
 
@@ -58,4 +57,4 @@ def densenet121(channels: int, side: int, classes: int) -> nn.Module:
             layers.append(DenseLayer(inputs, growth))
             inputs += growth
     layers += [nn.BatchNorm2d(inputs), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return he_convolutions(nn.Sequential(*layers, nn.Linear(inputs, classes)))
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))

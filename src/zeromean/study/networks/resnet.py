@@ -123,15 +123,15 @@ def residual_network(
             layers.append(block(inputs, width, 2 if stage > 0 and number == 0 else 1))
             inputs = expansion * width
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
-    return he_convolutions(nn.Sequential(*layers))
+    return nn.Sequential(*layers)
 
 
 def _narrow(channels: int, classes: int, blocks: int) -> nn.Module:
     """The paper's own networks for CIFAR-10 (section 4.2): 6 n + 2 layers, padded shortcuts."""
     block = partial(BasicBlock, projected=False)
     widths, depths = (16, 32, 64), (blocks,) * 3
-    return residual_network(
-        channels, classes, block, stem=16, kernel=3, widths=widths, depths=depths
+    return he_convolutions(
+        residual_network(channels, classes, block, stem=16, kernel=3, widths=widths, depths=depths)
     )
 
 
@@ -142,7 +142,10 @@ def _wide(
     depths: tuple[int, ...],
     expansion: int,
 ) -> nn.Module:
-    """The paper's networks for ImageNet with the usual stem for small images: 3x3, no pooling."""
+    """The paper's networks for ImageNet with the usual stem for small images: 3x3, no pooling.
+
+    Their weights start as torch draws them, for so they do in the GC authors' code.
+    """
     return residual_network(
         channels, classes, block,
         stem=64, kernel=3, widths=(64, 128, 256, 512), depths=depths, expansion=expansion,

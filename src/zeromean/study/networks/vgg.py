@@ -30,9 +30,7 @@ def _convolutions(channels: int, normalized: bool) -> list[nn.Module]:
 
 def vgg11(channels: int, _side: int, classes: int) -> nn.Module:
     """VGG-11 as the GC authors trained it: batch normalization, one linear layer, 9.2 million."""
-    return he_convolutions(
-        nn.Sequential(*_convolutions(channels, normalized=True), nn.Linear(512, classes))
-    )
+    return nn.Sequential(*_convolutions(channels, normalized=True), nn.Linear(512, classes))
 
 
 def vgga(channels: int, _side: int, classes: int) -> nn.Module:
