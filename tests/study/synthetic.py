@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from zeromean.study.facts import Facts
 from zeromean.study.metric import ACCURACY, Metric
-from zeromean.study.results import Facts, Results
+from zeromean.study.results import Results
 from zeromean.study.run import Candidate, Epoch, Key, Run
 from zeromean.study.study import Study
 from zeromean.study.task import Task

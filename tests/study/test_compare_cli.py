@@ -236,7 +236,7 @@ def test_a_folder_that_holds_another_study_is_refused_and_left_alone(
     data = (*SMALL, "--data", f"npz:{archive}", "--out", out)
     assert invoke(*data)[0] == 0
     before = {file: file.read_bytes() for file in out.iterdir()}
-    for other in (("--seeds", 3), ("--lr", 0.1), ("--methods", "plain,gc-update")):
+    for other in (("--lr", 0.1), ("--methods", "plain,gc-update")):
         code, _, stderr = invoke(*data, *other)
         assert code == 2
         assert "already holds a study with other settings" in stderr

@@ -287,7 +287,7 @@ def test_labels_tell_tasks_apart() -> None:
 def test_of_two_studies_begun_at_one_moment_one_is_refused(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = dataclasses.replace(study, seeds=1)
+    other = dataclasses.replace(study, lr=0.07)
     monkeypatch.setattr("zeromean.study.engine.conduct.check_folder", lambda study, out: None)
     other.run(tmp_path)  # as if it had begun after the folder was looked at
     with pytest.raises(ZeromeanError, match="a study with other settings"):

@@ -443,6 +443,20 @@ def test_another_studys_folder_is_refused_before_anything_is_read(
     assert "already holds a study with other settings" in stderr
 
 
+def test_other_data_are_refused_before_the_cost_is_measured(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_svhn(tmp_path)
+    arguments = (small.name, "--data", data, "--out", "out", "--scale", "0.005")
+    assert invoke(*arguments)[0] == 0
+    file = tmp_path / "test_32x32.mat"
+    file.write_bytes((tmp_path / "train_32x32.mat").read_bytes())
+    monkeypatch.setattr(cost, "cost", lambda *arguments: pytest.fail("steps were measured"))
+    code, stdout, stderr = invoke(*arguments)
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert "with other data than the study" in stderr
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

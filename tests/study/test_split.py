@@ -11,8 +11,8 @@ from study_files import write_idx
 from torch import Tensor
 
 from zeromean.errors import ZeromeanError
+from zeromean.study.facts import Facts
 from zeromean.study.problem import Problem
-from zeromean.study.results import Facts
 from zeromean.study.study import Study
 from zeromean.study.task import Task
 from zeromean.study.tasks.load import load

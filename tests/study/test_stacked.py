@@ -16,9 +16,9 @@ from torch import nn
 from zeromean.study.engine.stacked import Stack, StackedNetworks, fits
 from zeromean.study.engine.train import Training
 from zeromean.study.engine.units import MEMBERS, units
+from zeromean.study.facts import Facts
 from zeromean.study.methods import Method
 from zeromean.study.problem import Examples, Problem
-from zeromean.study.results import Facts
 from zeromean.study.run import Candidate, Epoch, Key
 from zeromean.study.study import Study
 from zeromean.study.tasks.load import load

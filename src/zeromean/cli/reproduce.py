@@ -133,7 +133,8 @@ def _prepare(
 
     from zeromean.recipes.conditions import Conditions
     from zeromean.recipes.cost import cost
-    from zeromean.study.engine.conduct import check_folder, check_ways
+    from zeromean.study.engine.conduct import check_ways
+    from zeromean.study.engine.continuation import check_data, check_folder
     from zeromean.study.engine.devices import leads, several
     from zeromean.study.tasks.load import check_device, load, rehearse
 
@@ -144,6 +145,7 @@ def _prepare(
     check_device(study.device)
     (task,) = study.tasks
     problem = load(study, task)
+    check_data({task.label: problem}, out)
     rehearse(study, task, problem)
     conditions = Conditions.of(recipe, study, problem, scale)
     print(conditions.introduction(), flush=True)

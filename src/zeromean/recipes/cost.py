@@ -15,8 +15,9 @@ from zeromean.study.engine.stacked import Stack
 from zeromean.study.engine.train import Training
 from zeromean.study.engine.units import MEMBERS
 from zeromean.study.engine.work import use_threads
+from zeromean.study.facts import Facts
 from zeromean.study.problem import Examples, Problem
-from zeromean.study.results import Facts, missing
+from zeromean.study.results import missing
 from zeromean.study.run import FINAL, Candidate, Key
 from zeromean.study.study import Study
 

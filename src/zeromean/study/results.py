@@ -3,65 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.declare import as_table, from_table
-from zeromean.study.engine.stacked import fits
+from zeromean.study.declare import from_table
 from zeromean.study.engine.units import Folder, units
-from zeromean.study.methods import Method
+from zeromean.study.facts import Facts, decode_facts
 from zeromean.study.metric import METRICS, Metric
-from zeromean.study.problem import Problem
 from zeromean.study.run import FINAL, Key, Run
 from zeromean.study.store import Store
 from zeromean.study.study import Study
 from zeromean.study.task import Task
 
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a task once it was loaded.
-
-    Args:
-        description: One line on the data.
-        split: One line on the test set.
-        preparation: One line on what networks see of them.
-        watched: "test" or "validation": what is scored after each epoch.
-        metric: Name of the metric.
-        steps: Of an epoch.
-        digest: Fingerprint of the examples.
-        stacked: Methods whose runs train several at a time.
-    """
-
-    description: str
-    split: str
-    preparation: str
-    watched: str
-    metric: str
-    steps: int
-    digest: str
-    stacked: Sequence[str] = ()
-
-    @classmethod
-    def of(cls, study: Study, task: Task, problem: Problem) -> Facts:
-        return cls(
-            problem.description,
-            problem.split,
-            problem.preparation,
-            "test" if problem.watched is problem.test else "validation",
-            problem.metric.name,
-            problem.steps(task.batch_size),
-            problem.digest(),
-            [
-                method
-                for method in study.methods
-                if task.function is None
-                and study.precision == "float32"
-                and fits(problem.network(Method.parse(method), seed=0), task.batch_size)
-            ],
-        )
+# The fact that tells of a study that got more seeds.
+BEGUN = "begun"
 
 
 @dataclass(frozen=True)
@@ -107,6 +63,7 @@ class Results:
         sessions: Versions and machine, one entry for each that differs.
         command: What made it.
         threads: CPU threads of a run.
+        begun: With how many seeds it was finished before it got more, in that order.
     """
 
     study: Study
@@ -116,6 +73,7 @@ class Results:
     sessions: tuple[dict[str, str], ...]
     command: str
     threads: int
+    begun: tuple[int, ...] = ()
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -168,42 +126,8 @@ def read(out: Path) -> Results:
             sessions=tuple(store.sessions()),
             command=store.facts["command"],
             threads=int(store.facts["threads"]),
+            begun=tuple(json.loads(store.facts.get(BEGUN, "[]"))),
         )
-
-
-def encode(study: Study) -> str:
-    """The study as the database holds it."""
-    return json.dumps(as_table(study), sort_keys=True)
-
-
-def is_same(study: Study, kept: str) -> bool:
-    """Whether what a database holds has the study's settings; its note is none."""
-    return _settings(encode(study)) == _settings(kept)
-
-
-def _settings(text: str) -> object:
-    settings: dict[str, object] = json.loads(text)
-    return {name: value for name, value in settings.items() if name != "note"}
-
-
-def decode_facts(text: str) -> dict[str, Facts]:
-    """Facts by the tasks' labels, as the database holds them."""
-    return {label: Facts(**values) for label, values in json.loads(text).items()}
-
-
-def check_same_data(problems: Mapping[str, Problem], facts: Mapping[str, Facts]) -> None:
-    """Refuses tasks, by their labels, with other examples than those that the study began with.
-
-    Raises:
-        ZeromeanError: Some are others.
-    """
-    for label, problem in problems.items():
-        if facts[label].digest != problem.digest():
-            raise ZeromeanError(
-                f"{label} with other data than the study began with",
-                "the same data, whenever and by whichever process they are read",
-                "put the old data back, seed what the task draws, or pass another folder",
-            )
 
 
 def kept(study: Study, out: Path) -> tuple[int, int]:

@@ -105,6 +105,12 @@ class Store:
             raise _cannot_create(path, error) from error
         return cls(path)
 
+    def revise(self, facts: Mapping[str, str]) -> None:
+        """Sets facts anew."""
+        with self._writing() as database:
+            database.executemany("INSERT OR REPLACE INTO study VALUES (?, ?)", facts.items())
+        self.facts.update(facts)
+
     def begin_session(self, environment: Mapping[str, str]) -> None:
         """Records where the runs that are added from now on are made; goes on with one begun."""
         text = json.dumps(dict(environment))

@@ -28,8 +28,8 @@ from zeromean.study.engine.side_by_side import Order, Step, train
 from zeromean.study.engine.units import Unit
 from zeromean.study.engine.work import PATIENCE_SECONDS, loader, use_threads
 from zeromean.study.extras import of_extra
+from zeromean.study.facts import decode_facts
 from zeromean.study.problem import Problem
-from zeromean.study.results import decode_facts
 from zeromean.study.study import Study
 
 # To find out that nobody listens at an address; Ray itself would ask for minutes.

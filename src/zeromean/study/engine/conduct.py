@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import torch
 
 from zeromean.errors import ZeromeanError
 from zeromean.study import environment, results
-from zeromean.study.declare import as_toml, read
 from zeromean.study.engine.cluster import check_address, work_on_cluster
+from zeromean.study.engine.continuation import check_folder, encode, go_on
 from zeromean.study.engine.desk import Desk
 from zeromean.study.engine.devices import Together, here, several
 from zeromean.study.engine.processes import work_in_processes
@@ -23,8 +21,9 @@ from zeromean.study.engine.side_by_side import train
 from zeromean.study.engine.together import Leader, follow
 from zeromean.study.engine.units import Folder
 from zeromean.study.engine.work import use_threads, work
+from zeromean.study.facts import Facts
 from zeromean.study.problem import Problem
-from zeromean.study.results import Facts, Results
+from zeromean.study.results import Results
 from zeromean.study.store import Store
 from zeromean.study.study import Study
 from zeromean.study.tasks.load import check_device, load, rehearse
@@ -62,11 +61,8 @@ def conduct(
         Leader(study, problems, facts["tasks"], devices) if isinstance(devices, Together) else None
     )
     with _threads(threads), Store.create(folder.database, facts) as store:
-        _check_same_study(study, out, store)  # another may have begun at the same moment
+        go_on(study, problems, out, store, facts["command"])
         desk = Desk(study, folder, store, watcher)
-        results.check_same_data(problems, desk.facts)
-        if study.needs_file:
-            _keep_file(study, folder.file)
         threads = int(store.facts["threads"])
         use_threads(threads)
         if ray is not None:
@@ -114,7 +110,7 @@ def _facts(
     study: Study, command: str, problems: dict[str, Problem], threads: int
 ) -> dict[str, str]:
     return {
-        "study": results.encode(study),
+        "study": encode(study),
         "command": command,
         "threads": str(threads),
         "tasks": json.dumps(
@@ -124,58 +120,6 @@ def _facts(
             }
         ),
     }
-
-
-def check_folder(study: Study, out: Path) -> None:
-    """Refuses a folder that the study cannot be kept in.
-
-    Raises:
-        ZeromeanError: It is a file, cannot be written to, or holds another study.
-    """
-    folder = Folder(out)
-    try:
-        # Empty, it is being made by another process at this moment.
-        taken = folder.database.exists() and folder.database.stat().st_size > 0
-        if out.exists() and not out.is_dir():
-            raise ZeromeanError(f"out {out}, which is a file", "a folder", "pass another one")
-        place = next(one for one in (out, *out.absolute().parents) if one.exists())
-        TemporaryFile(dir=place).close()  # which leaves nothing behind
-    except OSError as error:
-        raise ZeromeanError(
-            f"out {out}, which cannot be used ({error.strerror})",
-            "a folder that can be written to",
-            "pass another one",
-        ) from error
-    if taken:
-        with Store(folder.database) as store:
-            _check_same_study(study, out, store)
-    elif (
-        study.needs_file
-        and folder.file.exists()
-        and not results.is_same(study, results.encode(read(folder.file)))
-    ):
-        raise ZeromeanError(
-            f"{folder.file}, which declares another study",
-            "none: the folder keeps the study's own there",
-            "pass another folder, or give that file another name",
-        )
-
-
-def _check_same_study(study: Study, out: Path, store: Store) -> None:
-    if not results.is_same(study, store.facts.get("study", "{}")):
-        raise ZeromeanError(
-            f"out {out}, which already holds a study with other settings",
-            f"this study's folder, or one without {store.path.name}",
-            "pass another folder, or remove the old study",
-        )
-
-
-def _keep_file(study: Study, file: Path) -> None:
-    """In one stroke, and only where there is none: it may be the user's own, with comments."""
-    if not file.exists():
-        new = file.with_name(f"{file.name}.{os.getpid()}")
-        new.write_text(as_toml(study), encoding="utf-8")
-        os.replace(new, file)
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from zeromean.study.engine import checkpoint
 from zeromean.study.engine.side_by_side import Order, Step
 from zeromean.study.engine.units import Folder, Unit, units
+from zeromean.study.facts import decode_facts
 from zeromean.study.metric import METRICS
 from zeromean.study.networks.build import listed
 from zeromean.study.optimizers import OptimizerChoice
-from zeromean.study.results import decode_facts
 from zeromean.study.run import FINAL, Candidate, Key
 from zeromean.study.store import Store
 from zeromean.study.study import Study

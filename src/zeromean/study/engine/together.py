@@ -18,8 +18,9 @@ from zeromean.study.engine.devices import Together
 from zeromean.study.engine.side_by_side import Order, Step, train
 from zeromean.study.engine.train import Training
 from zeromean.study.engine.work import loader, use_threads
+from zeromean.study.facts import decode_facts
 from zeromean.study.problem import Examples, Problem
-from zeromean.study.results import Results, decode_facts
+from zeromean.study.results import Results
 from zeromean.study.run import Candidate, Key
 from zeromean.study.settings import SettingError
 from zeromean.study.study import Study

@@ -10,8 +10,8 @@ import torch
 
 from zeromean.study.engine.desk import Desk
 from zeromean.study.engine.side_by_side import Order, Step
+from zeromean.study.facts import Facts, check_same_data
 from zeromean.study.problem import Problem
-from zeromean.study.results import Facts, check_same_data
 from zeromean.study.study import Study
 from zeromean.study.tasks.load import load
 
