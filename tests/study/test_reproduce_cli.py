@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import re
+import resource
 import shlex
 import sys
 from collections.abc import Callable
@@ -560,6 +561,18 @@ def test_the_recipe_as_a_file_can_be_changed_and_run(small: Recipe, tmp_path: Pa
     code, _, stderr = invoke(*arguments)
     assert (code, stderr.count("\n")) == (2, 1)
     assert "--study-file mine.toml, which cannot be written" in stderr
+
+
+def test_of_a_file_that_a_full_disk_cuts_off_nothing_is_left(small: Recipe, tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+        code, _, stderr = invoke(small.name, "--data", "svhn:x", "--study-file", "mine.toml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "mine.toml, which cannot be written ([Errno 27] File too large)" in stderr
+    assert not Path("mine.toml").exists()
 
 
 def test_what_is_held_against_the_papers_is_kept_where_the_report_cannot_be(

@@ -114,6 +114,8 @@ def _write_study(study: Study, file: Path) -> None:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(as_toml(study))
     except OSError as error:
+        if not isinstance(error, FileExistsError):
+            file.unlink(missing_ok=True)  # a part of it would be in the way of the next try
         raise ZeromeanError(
             f"--study-file {file}, which cannot be written ({error})",
             "a new file",

@@ -20,7 +20,7 @@ from PIL import Image
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.cache import Cache, Check, Written, images_in_memory
 from zeromean.study.data.decoded import Decoded
-from zeromean.study.data.mapped import PixelFacts
+from zeromean.study.data.mapped import Ledger, PixelFacts
 from zeromean.study.settings import SettingError
 
 # Modes of images without colours, of 8 bits or less.
@@ -170,7 +170,7 @@ class Album:
         shape: tuple[int, ...] = ()
         groups: dict[tuple[str, str], int] = {}
         group: list[int] = []
-        facts: list[PixelFacts] = []
+        facts = Ledger()
         coloured = False
         with closing(self._pages(channels, measure)) as pages:
             for picture, pixels, has_colours, own in pages:
@@ -189,7 +189,7 @@ class Album:
                 group.append(groups.setdefault((picture.part, picture.label), len(groups)))
                 coloured |= has_colours
                 if own is not None:
-                    facts.append(own)
+                    facts.add(own)
         if group and self.size.grey and not coloured:
             raise SettingError(
                 "grey",
@@ -202,7 +202,7 @@ class Album:
             shape or (channels, 1, 1),
             tuple(groups),
             np.array(group, np.int32),
-            PixelFacts.together(facts) if facts else None,
+            facts.close(),
         )
 
     def _pages(self, channels: int, measure: bool) -> Generator[_Page, None, None]:

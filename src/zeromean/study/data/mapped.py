@@ -42,10 +42,28 @@ class PixelFacts(NamedTuple):
             counts @ np.arange(256) ** 2,
         )
 
-    @classmethod
-    def together(cls, each: Iterable[PixelFacts]) -> PixelFacts:
-        """Of many images, from those of each."""
-        return cls(*map(np.stack, zip(*each, strict=True)))
+
+class Ledger:
+    """Facts of images as they come: millions take the memory of their numbers, not of arrays."""
+
+    def __init__(self) -> None:
+        self._columns = [bytearray() for _ in PixelFacts._fields]
+        self._like: PixelFacts | None = None
+
+    def add(self, facts: PixelFacts) -> None:
+        """Those of the next image."""
+        self._like = facts
+        for column, values in zip(self._columns, facts, strict=True):
+            column.extend(values.tobytes())
+
+    def close(self) -> PixelFacts | None:
+        """Of all images; None of none."""
+        if self._like is None:
+            return None
+        pairs = zip(self._columns, self._like, strict=True)
+        return PixelFacts(
+            *(np.frombuffer(column, one.dtype).reshape(-1, len(one)) for column, one in pairs)
+        )
 
 
 class MappedImages:
