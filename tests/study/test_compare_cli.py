@@ -26,6 +26,7 @@ from zeromean.study.report.table import NOTHING
 from zeromean.study.store import Store
 from zeromean.study.study import Study
 from zeromean.study.task import Task
+from zeromean.study.watchers import display
 from zeromean.study.watchers.display import LiveProgress
 
 SMALL = ("--model", "mlp", "--epochs", "3", "--batch-size", "8", "--seeds", "2")
@@ -105,9 +106,27 @@ def test_a_path_that_reads_like_markup_is_a_path(
     monkeypatch.setenv("FORCE_COLOR", "1")  # the bar is for terminals
     monkeypatch.setenv("COLUMNS", "200")
     study = Study(tasks=(Task(data="npz:a[/bold].npz", model="mlp"),))
-    with LiveProgress(study):
+    with LiveProgress(study, []):
         pass
     assert "reading npz:a[/bold].npz" in capsys.readouterr().err
+
+
+def test_the_bar_is_of_what_is_left(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[LiveProgress] = []
+
+    class Told(LiveProgress):
+        def __enter__(self) -> LiveProgress:
+            bars.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(display, "LiveProgress", Told)
+    for seeds in (1, 3):
+        data = ("--data", f"npz:{archive}", "--out", tmp_path / "out")
+        assert invoke(*SMALL, *data, "--seeds", seeds)[0] == 0
+    told = [(task.completed, task.total) for bar in bars for task in bar._bar.tasks]
+    assert told == [(6, 6), (12, 12)]
 
 
 def test_the_recorded_command_repeats_the_results(archive: Path, tmp_path: Path) -> None:

@@ -39,8 +39,9 @@ def train_study(study: Study, out: Path, ways: Ways, command: str | None = None)
         study, out, ways: What is trained, where it is kept, and how.
         command: What was typed, where that is more than the study.
     """
+    from zeromean.study.engine.continuation import check_folder
     from zeromean.study.engine.devices import FirstEndedError, leads
-    from zeromean.study.results import kept
+    from zeromean.study.results import kept, missing
     from zeromean.study.watchers.display import LiveProgress
     from zeromean.study.watchers.progress import Watcher
 
@@ -50,7 +51,8 @@ def train_study(study: Study, out: Path, ways: Ways, command: str | None = None)
         except (KeyboardInterrupt, FirstEndedError):
             raise typer.Exit(1) from None
         raise typer.Exit(0)
-    with LiveProgress(study) as progress:
+    check_folder(study, out)  # before it is asked what it holds
+    with LiveProgress(study, missing(study, out)) as progress:
         watcher: Watcher = progress
         if ways.tensorboard:
             from zeromean.study.watchers.tensorboard import TensorBoard

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -13,7 +15,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from zeromean.study.engine.units import units
 from zeromean.study.report.table import Row
 from zeromean.study.run import FINAL, Epoch, Key, Run
 from zeromean.study.study import Study
@@ -23,13 +24,14 @@ COLUMNS = 4
 
 
 class LiveProgress:
-    """A bar over all epochs of all runs, on standard error.
+    """A bar over all epochs of the runs that are left, on standard error.
 
     Args:
         study: What is under way.
+        left: Its runs that are not kept yet.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, left: Iterable[Key]) -> None:
         self._study = study
         self._ended: dict[Key, int] = {}
         console = Console(stderr=True)
@@ -48,7 +50,7 @@ class LiveProgress:
             # A log file has no use for a bar.
             disable=not console.is_terminal,
         )
-        total = sum(study.epochs(key) for unit in units(study) for key in unit.keys)
+        total = sum(map(study.epochs, left))
         names = ", ".join(task.function or task.data for task in study.tasks)
         self._task = self._bar.add_task(f"reading {names}", total=total)
 
