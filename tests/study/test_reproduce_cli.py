@@ -30,9 +30,10 @@ from typer.testing import CliRunner
 import zeromean
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
-from zeromean.recipes import catalogue, cost, outcome
+from zeromean.recipes import catalogue, cost, outcome, side_by_side
 from zeromean.recipes.agreement import agreement
 from zeromean.recipes.conditions import Conditions
+from zeromean.recipes.page import page
 from zeromean.recipes.published import Published
 from zeromean.recipes.recipe import Recipe
 from zeromean.recipes.shorten import shortened
@@ -575,6 +576,16 @@ def test_of_a_file_that_a_full_disk_cuts_off_nothing_is_left(small: Recipe, tmp_
     assert not Path("mine.toml").exists()
 
 
+@pytest.mark.parametrize("place", ["a-file/mine.toml", "none/mine.toml", f"{'x' * 300}.toml"])
+def test_a_study_file_that_cannot_be_is_refused_in_a_line(
+    small: Recipe, tmp_path: Path, place: str
+) -> None:
+    Path("a-file").touch()
+    code, _, stderr = invoke(small.name, "--data", "svhn:x", "--study-file", place)
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert f"--study-file {place}, which cannot be written" in stderr
+
+
 def test_what_is_held_against_the_papers_is_kept_where_the_report_cannot_be(
     small: Recipe, tmp_path: Path
 ) -> None:
@@ -638,6 +649,19 @@ def test_the_cost_does_not_change_how_many_threads_there_are(small: Recipe, tmp_
     study = dataclasses.replace(small.on(write_svhn(tmp_path)), threads=2)
     cost.measured(study, load(study, study.tasks[0]), "plain")
     assert torch.get_num_threads() == before
+
+
+def test_the_page_says_that_seeds_came_later(small: Recipe, tmp_path: Path) -> None:
+    data = write_svhn(tmp_path)
+    assert invoke(small.name, "--data", data, "--scale", "0.01", "--out", "out")[0] == 0
+    found = results.read(tmp_path / "out")
+    study = dataclasses.replace(found.study, note=None)
+    conditions = Conditions.of(small, study, load(study, study.tasks[0]), 0.01)
+    tables = side_by_side.tables(small, found, conditions.comparable)
+    assert "finished with" not in page(conditions, found, tables)
+    grown = dataclasses.replace(found, begun=(2, 4))
+    text = page(conditions, grown, tables)
+    assert "seed(s); finished with 2, then with 4 first, and then with more." in text
 
 
 def test_outcomes_are_json_that_can_be_kept(small: Recipe, tmp_path: Path) -> None:

@@ -111,11 +111,14 @@ def _write_study(study: Study, file: Path) -> None:
     from zeromean.study.declare import as_toml
 
     try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(as_toml(study))
+        stream = file.open("x", encoding="utf-8")
+        try:
+            with stream:
+                stream.write(as_toml(study))
+        except OSError:
+            file.unlink()  # a part of it would be in the way of the next try
+            raise
     except OSError as error:
-        if not isinstance(error, FileExistsError):
-            file.unlink(missing_ok=True)  # a part of it would be in the way of the next try
         raise ZeromeanError(
             f"--study-file {file}, which cannot be written ({error})",
             "a new file",

@@ -23,6 +23,6 @@ def page(conditions: Conditions, results: Results, tables: Sequence[Table]) -> s
     )
     return (
         f"# {recipe.title}\n\n{conditions.note}\n\n    {results.command}\n\n"
-        f"Data: {facts.description}; {facts.split}. {study.seeds} seed(s).\n\n"
+        f"Data: {facts.description}; {facts.split}. {study.seeds} seed(s){results.growth}.\n\n"
         f"{markdown(tables)}{explanation(tables)}\n\n{shown}\n{notes}Environment: {sessions}.\n"
     )

@@ -76,6 +76,17 @@ class Results:
     begun: tuple[int, ...] = ()
 
     @property
+    def growth(self) -> str:
+        """A word on seeds that came later: who looks at a result before deciding on more says so.
+
+        Empty where all were settled beforehand.
+        """
+        if not self.begun:
+            return ""
+        steps = ", then with ".join(map(str, self.begun))
+        return f"; finished with {steps} first, and then with more"
+
+    @property
     def comparisons(self) -> list[Comparison]:
         """One for each task and optimizer."""
         return [
@@ -110,8 +121,8 @@ def read(out: Path) -> Results:
             )
         study = from_table(json.loads(store.facts["study"]))
         kept = store.keys()
-        wanted = [key for unit in units(study) for key in unit.keys]
-        missing = [key for key in wanted if key not in kept]
+        wanted = {key for unit in units(study) for key in unit.keys}
+        missing = wanted - kept
         if missing:
             raise ZeromeanError(
                 f"{out} with {len(wanted) - len(missing)} of {len(wanted)} runs",
@@ -121,7 +132,7 @@ def read(out: Path) -> Results:
         return Results(
             study=study,
             out=out,
-            runs=tuple(store.runs()),
+            runs=tuple(run for run in store.runs() if run.key in wanted),
             facts=decode_facts(store.facts["tasks"]),
             sessions=tuple(store.sessions()),
             command=store.facts["command"],
@@ -140,7 +151,7 @@ def missing(study: Study, out: Path) -> list[Key]:
     """The runs that the folder, which need not exist, does not hold yet."""
     wanted = [key for unit in units(study) for key in unit.keys]
     folder = Folder(out)
-    if not folder.database.is_file():
+    if not folder.holds_study:
         return wanted
     with Store(folder.database) as store:
         held = store.keys()

@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS epochs (
     PRIMARY KEY (run, epoch)
 );
 """
+FACTS = "SELECT key, value FROM study"
 # Writes are short; whoever waits this long for one has another trouble.
 WAIT_SECONDS = 60.0
 
@@ -71,9 +72,7 @@ class Store:
         try:
             self._database = sqlite3.connect(path, timeout=WAIT_SECONDS)
             self._database.execute("PRAGMA foreign_keys = ON")
-            self.facts: dict[str, str] = dict(
-                self._database.execute("SELECT key, value FROM study").fetchall()
-            )
+            self.facts: dict[str, str] = dict(self._database.execute(FACTS).fetchall())
         except sqlite3.Error as error:
             raise _no_study(path, error) from error
 
@@ -105,11 +104,19 @@ class Store:
             raise _cannot_create(path, error) from error
         return cls(path)
 
-    def revise(self, facts: Mapping[str, str]) -> None:
-        """Sets facts anew."""
+    @contextmanager
+    def revising(self) -> Iterator[dict[str, str]]:
+        """The facts as they are now; what the block makes of them is kept, unless it raises.
+
+        Nobody else writes in the meantime.
+        """
         with self._writing() as database:
-            database.executemany("INSERT OR REPLACE INTO study VALUES (?, ?)", facts.items())
-        self.facts.update(facts)
+            database.execute("BEGIN IMMEDIATE")
+            self.facts = dict(database.execute(FACTS).fetchall())
+            before = self.facts.items() | set()
+            yield self.facts
+            changed = self.facts.items() - before
+            database.executemany("INSERT OR REPLACE INTO study VALUES (?, ?)", changed)
 
     def begin_session(self, environment: Mapping[str, str]) -> None:
         """Records where the runs that are added from now on are made; goes on with one begun."""

@@ -185,7 +185,8 @@ class Study:
         Args:
             out: Folder of the study. One that holds this very study is gone on with, at the last
                 epoch; the results are those of a study that was never interrupted. One that was
-                finished with fewer seeds, and not tuned, gets those that it lacks.
+                finished with fewer seeds, and not tuned, gets those that it lacks; what has no runs
+                yet of the seeds above these goes on with fewer.
             jobs: Processes that train side by side.
             ray: HOST:PORT of a Ray cluster that trains the runs instead; see
                 ``zeromean.study.engine.cluster``.

@@ -1,9 +1,10 @@
-"""Whether a folder can keep a study: it holds none, this very one, or this one with fewer seeds."""
+"""A study in a folder that was used before: refused, gone on with, or given more seeds."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,9 @@ from zeromean.study.settings import SettingError
 from zeromean.study.store import Store
 from zeromean.study.study import Study
 
+# Where a study's file says how many.
+SEEDS = re.compile(r"""^(\s*["']?seeds["']?\s*=\s*)[\d_]+""", re.MULTILINE)
+
 
 def encode(study: Study) -> str:
     """The study as the database holds it."""
@@ -34,8 +38,7 @@ def check_folder(study: Study, out: Path) -> None:
     """
     folder = Folder(out)
     try:
-        # Empty, it is being made by another process at this moment.
-        taken = folder.database.exists() and folder.database.stat().st_size > 0
+        taken = folder.holds_study
         if out.exists() and not out.is_dir():
             raise ZeromeanError(f"out {out}, which is a file", "a folder", "pass another one")
         place = next(one for one in (out, *out.absolute().parents) if one.exists())
@@ -49,27 +52,20 @@ def check_folder(study: Study, out: Path) -> None:
     if taken:
         with Store(folder.database) as store:
             check_study(study, out, store)
-    elif (
-        study.needs_file
-        and folder.file.exists()
-        and _settings(encode(read(folder.file))) != _settings(encode(study))
-    ):
-        raise ZeromeanError(
-            f"{folder.file}, which declares another study",
-            "none: the folder keeps the study's own there",
-            "pass another folder, or give that file another name",
-        )
+    elif study.needs_file and folder.file.exists():
+        _check_declared(study, folder.file, folder.file)
 
 
 def check_study(study: Study, out: Path, store: Store) -> None:
-    """Refuses a study that is neither the folder's nor that with more seeds.
+    """Refuses a study that is neither the folder's nor that with other seeds that it can have.
 
     Raises:
-        ZeromeanError: It is another one; or the folder's is tuned or unfinished, and cannot grow.
+        ZeromeanError: It is another one; or the folder's is tuned, is to get more seeds before it
+            is finished, or has runs of more than are asked for.
     """
-    kept, asked = _settings(store.facts.get("study", "{}")), _settings(encode(study))
-    held = kept.get("seeds")
-    if {**kept, "seeds": 0} != {**asked, "seeds": 0} or not isinstance(held, int):
+    own, asked = _settings(store.facts.get("study", "{}")), _settings(encode(study))
+    held = own.get("seeds")
+    if {**own, "seeds": 0} != {**asked, "seeds": 0} or not isinstance(held, int):
         raise ZeromeanError(
             f"out {out}, which already holds a study with other settings",
             f"this study's folder, or one without {store.path.name}",
@@ -78,14 +74,18 @@ def check_study(study: Study, out: Path, store: Store) -> None:
     if study.seeds == held:
         return
     given = f"seeds = {study.seeds} in out {out}, which holds this study with {held}"
-    if study.seeds < held:
-        raise SettingError("seeds", given, f"{held} or more", "raise it, or pass another folder")
     if study.tuning is not None:
         raise ZeromeanError(
             f"{given}, tuned with seeds {held} and up",
-            "seeds that the tuning has not used",
+            f"seeds = {held}: the tuning has used the others",
             "pass another folder",
         )
+    kept = store.keys()
+    least = 1 + max((key.seed for key in kept), default=0)
+    if study.seeds < least:
+        raise SettingError("seeds", given, f"{least} or more", "raise it, or pass another folder")
+    if study.seeds < held:
+        return  # no run is lost: it was a slip
     if missing := results.missing(replace(study, seeds=held), out):
         raise ZeromeanError(
             f"{given}, of which {len(missing)} run(s) are missing",
@@ -101,7 +101,7 @@ def check_data(problems: Mapping[str, Problem], out: Path) -> None:
         ZeromeanError: Some are others.
     """
     folder = Folder(out)
-    if folder.database.is_file():
+    if folder.holds_study:
         with Store(folder.database) as store:
             check_same_data(problems, decode_facts(store.facts["tasks"]))
 
@@ -121,19 +121,54 @@ def go_on(
     Raises:
         ZeromeanError: It is another study, or has other data.
     """
-    check_study(study, out, store)  # another may have begun since the folder was looked at
-    check_same_data(problems, decode_facts(store.facts["tasks"]))
-    held = _settings(store.facts["study"])["seeds"]
-    grows = study.seeds > held
-    if grows:
-        begun = [*json.loads(store.facts.get(results.BEGUN, "[]")), held]
-        store.revise({"study": encode(study), "command": command, results.BEGUN: json.dumps(begun)})
-    file = Folder(out).file
-    # What is there declares this study, and may be the user's own, with comments.
-    if study.needs_file and (grows or not file.exists()):
-        new = file.with_name(f"{file.name}.{os.getpid()}")
-        new.write_text(as_toml(study), encoding="utf-8")
+    folder = Folder(out)
+    with store.revising() as facts:  # another may have begun since the folder was looked at
+        check_study(study, out, store)
+        check_same_data(problems, decode_facts(facts["tasks"]))
+        held = _settings(facts["study"])["seeds"]
+        if study.seeds != held:
+            begun = [one for one in json.loads(facts.get(results.BEGUN, "[]")) if one < study.seeds]
+            if study.seeds > held:
+                begun.append(held)
+            else:
+                folder.tidy()  # other seeds train together from now on
+            facts.update(
+                {"study": encode(study), "command": command, results.BEGUN: json.dumps(begun)}
+            )
+        if study.needs_file and (study.seeds != held or not folder.file.exists()):
+            _keep_file(study, folder.file)
+
+
+def _keep_file(study: Study, file: Path) -> None:
+    """In one stroke. What is there may be the user's own, with comments: only its seeds change."""
+    new = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        if file.exists():
+            text = file.read_text(encoding="utf-8")
+            told, count = SEEDS.subn(rf"\g<1>{study.seeds}", text, count=1)
+            new.write_text(told if count else f"seeds = {study.seeds}\n{text}", encoding="utf-8")
+            _check_declared(study, new, file)
+        else:
+            new.write_text(as_toml(study), encoding="utf-8")
         os.replace(new, file)
+    except OSError as error:
+        raise ZeromeanError(
+            f"{file}, which cannot be written ({error})",
+            "a disk with room",
+            "make room and give the same command again",
+        ) from error
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _check_declared(study: Study, file: Path, name: Path) -> None:
+    """Refuses a file that declares another study, by its name."""
+    if _settings(encode(read(file))) != _settings(encode(study)):
+        raise ZeromeanError(
+            f"{name}, which declares another study",
+            "none: the folder keeps the study's own there",
+            "pass another folder, or give that file another name",
+        )
 
 
 def _settings(text: str) -> dict[str, Any]:

@@ -130,6 +130,11 @@ class Folder:
         self.file = path / "study.toml"
         self._work = path / "work"
 
+    @property
+    def holds_study(self) -> bool:
+        """Whether one has begun; an empty database is being made by another process right now."""
+        return self.database.exists() and self.database.stat().st_size > 0
+
     def checkpoint(self, unit: Unit, stack: int) -> Path:
         """Of one of the unit's stacks, by its place."""
         return self._work / f"{unit.name}-{stack}.pt"

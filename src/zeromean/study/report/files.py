@@ -203,17 +203,9 @@ def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
         "Epochs": f"{task.epochs} of {facts.steps} steps",
         "Batch size": f"{task.batch_size}, an incomplete last batch is left out",
         "Seeds": f"{study.seeds}, from 0; a seed sets initial weights and batches "
-        f"for every method alike{_grown(results)}",
+        f"for every method alike{results.growth}",
         "Numbers": f"{study.precision}, {results.threads} thread(s) a run",
     }
-
-
-def _grown(results: Results) -> str:
-    """Who looks at a result before deciding on more of it has to say so."""
-    if not results.begun:
-        return ""
-    steps = ", then with ".join(map(str, results.begun))
-    return f"; finished with {steps} first, and then with more"
 
 
 def _cut(task: Task) -> str:
