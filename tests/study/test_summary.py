@@ -223,6 +223,11 @@ def test_p_values_are_corrected_over_all_comparisons(tmp_path: Path) -> None:
     assert "p cannot fall below 0.0625 after correction for 2 comparisons" in one.conclusions[0]
     assert headline(twice) == (
         "Of 2 comparisons with plain, 0 ended better, 0 worse, and 2 show no difference, "
+        "corrected for their number. So few seeds can show none: p cannot fall below 0.0625."
+    )
+    seven = shifted(*gains, 0.0)
+    assert headline(make_results(tmp_path, seven, seven)) == (
+        "Of 2 comparisons with plain, 0 ended better, 0 worse, and 2 show no difference, "
         "corrected for their number."
     )
 

@@ -187,7 +187,8 @@ class Study:
                 epoch; the results are those of a study that was never interrupted. One that was
                 finished with fewer seeds, and not tuned, gets those that it lacks; what has no runs
                 yet of the seeds above these goes on with fewer.
-            jobs: Processes that train side by side.
+            jobs: Processes that train side by side. With more than one, a script has to call this
+                under ``if __name__ == "__main__":``, because each of them imports it.
             ray: HOST:PORT of a Ray cluster that trains the runs instead; see
                 ``zeromean.study.engine.cluster``.
             shard: Of several processes that torchrun started: whether each has a shard of a run's

@@ -38,10 +38,19 @@ def overview(tables: list[list[Summary]]) -> str:
         final = summary.final.difference
         if final is not None and _shown(final, summary.holm):
             shown["better" if summary.metric.gain(final.mean) > 0 else "worse"] += 1
+    smallest = min(
+        (
+            _smallest(one.final.difference, one.family)
+            for one in methods
+            if one.final.difference is not None
+        ),
+        default=0.0,
+    )
+    few = f" So few seeds can show none: p cannot fall below {smallest:.3g}."
     return (
         f"Of {len(methods)} comparisons with {BASELINE}, {shown['better']} ended better, "
         f"{shown['worse']} worse, and {len(methods) - sum(shown.values())} show no difference, "
-        f"corrected for their number."
+        f"corrected for their number.{few if smallest > LEVEL else ''}"
     )
 
 
@@ -70,7 +79,7 @@ def _at_the_end(summary: Summary, final: Paired) -> str:
     numbers = _numbers(final, metric, summary.holm if summary.family > 1 else None)
     if _shown(final, summary.holm):
         return f"{method} ended {direction} than {BASELINE}: {numbers}"
-    smallest = min(1.0, final.smallest_p * summary.family)
+    smallest = _smallest(final, summary.family)
     if _one_sided(final) and smallest > LEVEL:
         corrected = f" after correction for {summary.family} comparisons"
         return (
@@ -103,6 +112,11 @@ def _shown(result: Paired, p_value: float | None) -> bool:
     if p_value is None or p_value > LEVEL:
         return False
     return result.interval is None or result.interval[0] > 0 or result.interval[1] < 0
+
+
+def _smallest(result: Paired, family: int) -> float:
+    """The smallest p-value that so many pairs can give, corrected for the comparisons."""
+    return min(1.0, result.smallest_p * family)
 
 
 def _one_sided(result: Paired) -> bool:
