@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from zeromean.errors import ZeromeanError
 from zeromean.study import declare, report
 from zeromean.study.engine.train import Training
+from zeromean.study.engine.units import Folder, units
 from zeromean.study.results import Results, read
 from zeromean.study.store import Store
 from zeromean.study.study import Study
@@ -141,6 +143,10 @@ def test_seeds_that_were_a_slip_are_taken_back_where_no_run_is_lost(
     slip = with_seeds(either, 60)
     with pytest.raises(RuntimeError, match="power cut"):
         slip.run(tmp_path, watcher=EarlyPowerCut())
+    with Folder(tmp_path).claim(units(slip)[0]) as mine:
+        assert mine
+        with pytest.raises(ZeromeanError, match=r"with 60, and a process trains it; wanted 60 or"):
+            with_seeds(either, 1).run(tmp_path)
     back = with_seeds(either, 1).run(tmp_path, command="the first one")
     assert (scores(back), back.begun, back.command) == (first, (), "the first one")
     assert not (tmp_path / "work").exists()
@@ -154,6 +160,14 @@ def test_seeds_that_were_a_slip_are_taken_back_where_no_run_is_lost(
     fewer = with_seeds(either, least).run(tmp_path)
     assert (len(fewer.runs), fewer.begun) == (2 * least, (1,))
     assert first.items() < scores(fewer).items()
+
+
+def test_who_trains_bears_that_another_has_tidied_up(large: Study, tmp_path: Path) -> None:
+    class Tidy(Nobody):
+        def on_epoch(self, key: object, epoch: object) -> None:
+            shutil.rmtree(tmp_path / "work", ignore_errors=True)
+
+    assert len(large.run(tmp_path, watcher=Tidy()).runs) == 4
 
 
 def test_fewer_seeds_are_refused_by_name(large: Study, tmp_path: Path) -> None:

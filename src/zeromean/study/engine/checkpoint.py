@@ -23,6 +23,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     new = path.with_suffix(".new")
     try:
+        path.parent.mkdir(exist_ok=True)  # who ended with fewer seeds has tidied up
         torch.save(state, new)
         os.replace(new, path)
     # Torch's writer turns a full disk into a RuntimeError.

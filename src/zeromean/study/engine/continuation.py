@@ -61,7 +61,7 @@ def check_study(study: Study, out: Path, store: Store) -> None:
 
     Raises:
         ZeromeanError: It is another one; or the folder's is tuned, is to get more seeds before it
-            is finished, or has runs of more than are asked for.
+            is finished, or has runs of more than are asked for or is getting them.
     """
     own, asked = _settings(store.facts.get("study", "{}")), _settings(encode(study))
     held = own.get("seeds")
@@ -84,8 +84,15 @@ def check_study(study: Study, out: Path, store: Store) -> None:
     least = 1 + max((key.seed for key in kept), default=0)
     if study.seeds < least:
         raise SettingError("seeds", given, f"{least} or more", "raise it, or pass another folder")
-    if study.seeds < held:
-        return  # no run is lost: it was a slip
+    if study.seeds < held:  # no run is lost: it was a slip
+        if Folder(out).is_claimed:
+            raise SettingError(
+                "seeds",
+                f"{given}, and a process trains it",
+                f"{held} or more",
+                "raise it, or end that process first",
+            )
+        return
     if missing := results.missing(replace(study, seeds=held), out):
         raise ZeromeanError(
             f"{given}, of which {len(missing)} run(s) are missing",

@@ -157,10 +157,25 @@ class Folder:
         finally:
             lock.release()
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether some process trains here at this moment."""
+        return any(_is_held(file) for file in self._work.glob("*.lock"))
+
     def tidy(self) -> None:
-        """Removes what was under way, once all runs are in the database."""
+        """Removes what was under way, once nobody goes on with it."""
         if self._work.is_dir():
             for file in self._work.iterdir():
                 file.unlink(missing_ok=True)
             with suppress(OSError):  # another process has just looked at its last claim
                 self._work.rmdir()
+
+
+def _is_held(file: Path) -> bool:
+    lock = FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    return False
