@@ -191,7 +191,7 @@ def test_the_page_tells_how_the_run_was_centralized(folder: Path, nested: bool) 
     [
         (("nowhere.pt",), "own_models:mlp", "checkpoint nowhere.pt, which is no file"),
         (("own_models.py",), "own_models:mlp", "cannot be read safely"),
-        (("list.pt",), "own_models:mlp", "a state_dict, or a dictionary with one under"),
+        (("list.pt",), "own_models:mlp", "list.pt with list; wanted a state_dict, or a dict"),
         (("whole.pt",), "own_models:mlp", "cannot be read safely"),
         (("mlp.pt",), "own_models:batch_norm", "which does not fit --model"),
         (("mlp.pt",), "own_models", "--model own_models; wanted module:factory"),

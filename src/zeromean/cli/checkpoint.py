@@ -66,7 +66,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 if KEY in group
             )  # fmt: skip
             return Checkpoint(dict(weights), len(states), " | ".join(told) or None)
-    got = f"keys {', '.join(map(str, content))}" if isinstance(content, Mapping) else type(content)
+    is_table = isinstance(content, Mapping)
+    got = f"keys {', '.join(map(str, content))}" if is_table else type(content).__name__
     raise ZeromeanError(
         f"checkpoint {path} with {got}", wanted, "save it with torch.save(model.state_dict(), path)"
     )

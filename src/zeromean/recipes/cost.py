@@ -68,9 +68,9 @@ class Cost:
         slowest = sorted((speed.step, method) for method, speed in self.speeds.items())
         first, last = slowest[0], slowest[-1]
         return (
-            f"{amount(self.runs, 'run')}, {amount(self.epochs, 'epoch')} of {self.steps} steps;"
-            f" a step took {first[0]:.3g} s ({first[1]}) to {last[0]:.3g} s ({last[1]}) on this"
-            f" machine: {self.duration}{f' in {jobs} processes' if jobs > 1 else ''}"
+            f"{amount(self.runs, 'run')}, {amount(self.epochs, 'epoch')} of"
+            f" {amount(self.steps, 'step')}; a step took {first[0]:.3g} s ({first[1]}) to"
+            f" {last[0]:.3g} s ({last[1]}) on this machine: {self.duration}{f' in {jobs} processes' if jobs > 1 else ''}"
         )
 
 
