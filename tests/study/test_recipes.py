@@ -514,4 +514,5 @@ def test_a_cost_is_told_in_a_line() -> None:
         " machine: about 2.5 hours in 2 processes"
     )
     assert Cost(0, 0, 30, {}, 0.0).text(jobs=1) == "Nothing is left to train."
-    assert Cost(1, 1, 1, speeds, 9.0).text(jobs=1).startswith("1 run, 1 epoch of 1 step; a step took")
+    short = Cost(1, 1, 1, speeds, 9.0).text(jobs=1)
+    assert short.startswith("1 run, 1 epoch of 1 step; a step took 0.5 s")

@@ -70,7 +70,8 @@ class Cost:
         return (
             f"{amount(self.runs, 'run')}, {amount(self.epochs, 'epoch')} of"
             f" {amount(self.steps, 'step')}; a step took {first[0]:.3g} s ({first[1]}) to"
-            f" {last[0]:.3g} s ({last[1]}) on this machine: {self.duration}{f' in {jobs} processes' if jobs > 1 else ''}"
+            f" {last[0]:.3g} s ({last[1]}) on this machine:"
+            f" {self.duration}{f' in {jobs} processes' if jobs > 1 else ''}"
         )
 
 
