@@ -101,7 +101,9 @@ def compare(
     trials: Annotated[
         int | None, typer.Option(help="Of Optuna between the --tune rates, instead of a grid.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="How many pairs of runs.")] = Study.seeds,
+    seeds: Annotated[
+        int, typer.Option(help="How many; more than OUT was finished with adds those it lacks.")
+    ] = Study.seeds,
     precision: Precision = Study.precision,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("zeromean-compare"),
     device: Device = Study.device,

@@ -113,9 +113,9 @@ class Store:
         with self._writing() as database:
             database.execute("BEGIN IMMEDIATE")
             self.facts = dict(database.execute(FACTS).fetchall())
-            before = self.facts.items() | set()
+            before = dict(self.facts)
             yield self.facts
-            changed = self.facts.items() - before
+            changed = self.facts.items() - before.items()
             database.executemany("INSERT OR REPLACE INTO study VALUES (?, ?)", changed)
 
     def begin_session(self, environment: Mapping[str, str]) -> None:

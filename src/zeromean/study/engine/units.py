@@ -177,5 +177,7 @@ def _is_held(file: Path) -> bool:
         lock.acquire(blocking=False)
     except Timeout:
         return True
+    except FileNotFoundError:  # tidied up just now
+        return False
     lock.release()
     return False
