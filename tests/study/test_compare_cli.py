@@ -255,10 +255,14 @@ def test_a_folder_that_holds_another_study_is_refused_and_left_alone(
     data = (*SMALL, "--data", f"npz:{archive}", "--out", out)
     assert invoke(*data)[0] == 0
     before = {file: file.read_bytes() for file in out.iterdir()}
-    for other in (("--lr", 0.1), ("--methods", "plain,gc-update")):
-        code, _, stderr = invoke(*data, *other)
+    for others, named in (
+        (("--lr", 0.1), "lr"),
+        (("--methods", "plain,gc-update"), "methods"),
+        (("--epochs", 7, "--lr", 0.1, "--seeds", 9), "lr, epochs"),
+    ):
+        code, _, stderr = invoke(*data, *others)
         assert code == 2
-        assert "already holds a study with other settings" in stderr
+        assert f"already holds a study with other settings ({named}); wanted" in stderr
         assert stderr.count("\n") == 1
     archive.write_bytes(write_npz(tmp_path / "other.npz", seed=1).read_bytes())
     code, _, stderr = invoke(*data)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Any, cast
+from importlib import metadata
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -62,8 +63,22 @@ def refuse(reason: str) -> None:
 app = typer.Typer(cls=OneLineErrors, add_completion=False)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(f"zeromean {metadata.version('zeromean')}")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
-def zeromean(context: typer.Context) -> None:
+def zeromean(
+    context: typer.Context,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Tell the version, and exit."
+        ),
+    ] = False,
+) -> None:
     """Zero-mean gradients: Gradient Centralization (GC), tried out and explained."""
     if context.invoked_subcommand is None:
         print(context.get_help())

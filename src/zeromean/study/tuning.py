@@ -236,7 +236,7 @@ def budget(study: Study, steps: Mapping[str, int]) -> str:
             for task in study.tasks
         )
         early = "" if acts else ", which end before all of the schedule acts"
-        epochs = f"{tuning.epochs} epochs{early}"
+        epochs = f"{tuning.epochs} epoch{'s' * (tuning.epochs > 1)}{early}"
     return (
         f"for each method on each task with each optimizer alike: {tuning.trial_count} trials,"
         f" {how} {' and '.join(spans)}, {tuning.seeds} seed(s) each that the comparison does not"

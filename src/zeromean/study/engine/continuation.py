@@ -64,10 +64,10 @@ def check_study(study: Study, out: Path, store: Store) -> None:
             is finished, or has runs of more than are asked for or is getting them.
     """
     own, asked = _settings(store.facts.get("study", "{}")), _settings(encode(study))
-    held = own.get("seeds")
-    if {**own, "seeds": 0} != {**asked, "seeds": 0} or not isinstance(held, int):
+    held = own.get("seeds", 0)
+    if others := _differing({**own, "seeds": 0}, {**asked, "seeds": 0}):
         raise ZeromeanError(
-            f"out {out}, which already holds a study with other settings",
+            f"out {out}, which already holds a study with other settings ({', '.join(others)})",
             f"this study's folder, or one without {store.path.name}",
             "pass another folder, or remove the old study",
         )
@@ -182,3 +182,13 @@ def _settings(text: str) -> dict[str, Any]:
     """All but the note, which is none."""
     settings: dict[str, Any] = json.loads(text)
     return {name: value for name, value in settings.items() if name != "note"}
+
+
+def _differing(own: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Names of the settings, those of the tasks among them, in which two studies differ."""
+    found = [name for name in {**asked, **own} if own.get(name) != asked.get(name)]
+    if "tasks" in found and len(own.get("tasks", ())) == len(asked["tasks"]):
+        found.remove("tasks")
+        for pair in zip(own["tasks"], asked["tasks"], strict=True):
+            found += [name for name in _differing(*pair) if name not in found]
+    return found
