@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from zeromean.recipes.measures import MEASURES
 from zeromean.study.metric import ACCURACY, LOSS, MINUS
 
 
@@ -32,3 +33,17 @@ def test_a_deviation_is_written_as_its_mean_is() -> None:
 def test_accuracies_have_two_digits_however_small() -> None:
     assert ACCURACY.number(0.98765) == "98.77"
     assert ACCURACY.difference(0.00002) == "+0.00"
+
+
+@pytest.mark.parametrize("difference", [-0.04325, 0.00125, 0.01675, -0.00625])
+def test_a_share_half_way_between_two_numbers_is_written_alike_by_all(difference: float) -> None:
+    found = {
+        text
+        for off in (-1e-16, 0.0, 1e-16)
+        for text in (
+            ACCURACY.difference(difference + off),
+            MEASURES["accuracy"].difference(100 * (difference + off)),
+            MEASURES["accuracy"].difference(100 * difference + off),
+        )
+    }
+    assert len(found) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zeromean.study.metric import MINUS
+from zeromean.study.metric import written
 from zeromean.study.run import Run
 
 
@@ -31,11 +31,11 @@ class Measure:
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
     def number(self, value: float) -> str:
-        return f"{value:.{self.digits}f}".replace("-", MINUS)
+        return written(value, f".{self.digits}f")
 
     def difference(self, value: float) -> str:
         """With its sign."""
-        return f"{value:+.{self.digits}f}".replace("-", MINUS)
+        return written(value, f"+.{self.digits}f")
 
 
 def _score(run: Run) -> float:

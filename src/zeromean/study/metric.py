@@ -7,6 +7,15 @@ from dataclasses import dataclass
 MINUS = "\N{MINUS SIGN}"
 
 
+def written(value: float, form: str) -> str:
+    """The number in that format, with the typographic minus.
+
+    What differs by the rounding of its computation alone is written alike: shares of so many
+    examples often lie half-way between two numbers of few digits.
+    """
+    return f"{float(f'{value:.12g}'):{form}}".replace("-", MINUS)
+
+
 @dataclass(frozen=True)
 class Metric:
     """A score of a network on examples.
@@ -48,7 +57,7 @@ class Metric:
     def _written(self, score: float, beside: float, sign: str) -> str:
         small = self.small_as_powers and 0 < abs(beside) < 10 ** (1 - self.digits)
         form = f"{sign}.2e" if small else f"{sign}.{self.digits}f"
-        return f"{self.scale * score:{form}}".replace("-", MINUS)
+        return written(self.scale * score, form)
 
     def reaches(self, score: float, target: float) -> bool:
         return score >= target if self.higher_is_better else score <= target
