@@ -33,6 +33,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.recipes import catalogue, cost, outcome, side_by_side
 from zeromean.recipes.agreement import agreement
 from zeromean.recipes.conditions import Conditions
+from zeromean.recipes.measures import MEASURES
 from zeromean.recipes.page import page
 from zeromean.recipes.published import Published
 from zeromean.recipes.recipe import Recipe
@@ -209,6 +210,9 @@ def check(recipe: Recipe, folder: Path) -> None:
     for note in recipe.notes:
         assert note in page
         assert note in stdout
+    # On a terminal a table has one measure, for there is no room for more.
+    for name in recipe.measures:
+        assert stdout.count(f": {MEASURES[name].label}\n") == len(recipe.blocks)
     told = outcome.read((out / "outcome.json").read_text(encoding="utf-8"))
     assert (told.recipe, f"{told.scale:g}", told.seeds) == (recipe.name, scale, 1)
     assert set(told.measured) == set(recipe.measures)

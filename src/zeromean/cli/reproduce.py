@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,7 +191,7 @@ def show(conditions: Conditions, out: Path) -> None:
     found = results.read(out)
     tables = side_by_side.tables(conditions.recipe, found, conditions.comparable, conditions.mark)
     print(f"{conditions.note}\n")
-    for table in tables:
+    for table in itertools.chain.from_iterable(one.by_measure() for one in tables):
         print(f"{table.title}\n")
         shown = Table(box=None, pad_edge=False, header_style="bold")
         for number, text in enumerate(table.header()):

@@ -133,6 +133,10 @@ class Table:
             return self.heading
         return f"{self.heading}: {self.columns[0].measure.label}"
 
+    def by_measure(self) -> list[Table]:
+        """A table of each column, for where there is little room."""
+        return [Table(self.heading, (column,)) for column in self.columns]
+
     def header(self) -> list[str]:
         """The headings of :meth:`rows`."""
         single = len(self.columns) == 1
