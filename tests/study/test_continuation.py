@@ -63,7 +63,7 @@ def test_a_finished_study_gets_more_seeds_and_keeps_what_it_has(
     assert (found.begun, found.study.seeds, found.command) == ((1, 2), 3, "the last one")
     assert read(out) == found
     text = "".join(file.read_text() for file in report.write(found) if file.suffix == ".html")
-    assert "finished with 1, then with 2 first, and then with more" in text
+    assert "finished with 1 and then with 2 before more came" in text
 
 
 def test_the_file_of_a_folder_declares_the_seeds_that_it_has(large: Study, tmp_path: Path) -> None:

@@ -665,7 +665,7 @@ def test_the_page_says_that_seeds_came_later(small: Recipe, tmp_path: Path) -> N
     assert "finished with" not in page(conditions, found, tables)
     grown = dataclasses.replace(found, begun=(2, 4))
     text = page(conditions, grown, tables)
-    assert "seed(s); finished with 2, then with 4 first, and then with more." in text
+    assert "seed(s); finished with 2 and then with 4 before more came." in text
 
 
 def test_outcomes_are_json_that_can_be_kept(small: Recipe, tmp_path: Path) -> None:

@@ -83,8 +83,7 @@ class Results:
         """
         if not self.begun:
             return ""
-        steps = ", then with ".join(map(str, self.begun))
-        return f"; finished with {steps} first, and then with more"
+        return f"; finished with {' and then with '.join(map(str, self.begun))} before more came"
 
     @property
     def comparisons(self) -> list[Comparison]:
