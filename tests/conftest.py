@@ -99,8 +99,6 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "native":
         request.getfixturevalue("native_library")
     if request.param == "triton":
-        if request.node.get_closest_marker("launches"):
-            pytest.skip("too many launches for Triton's interpreter")
         request.getfixturevalue("triton_interpreter")
     if request.param == "triton on a GPU":
         request.getfixturevalue("gpu")

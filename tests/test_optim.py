@@ -107,7 +107,6 @@ def test_it_steps_as_torchs_class_centralized(
             )
 
 
-@pytest.mark.launches
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_checkpoints_go_to_torch_and_back_in_the_middle_of_a_run(
     name: str, options: dict[str, Any], supports: Any
@@ -313,7 +312,6 @@ def test_sgdw_shrinks_first_and_keeps_the_decay_outside(supports: Any) -> None:
     )
 
 
-@pytest.mark.launches
 def test_bfloat16_weights_keep_their_means(supports: Any) -> None:
     supports(
         "Optimizer", "zeromean.optim.AdamW, bfloat16 weights", "update", "means kept, 200 steps"
@@ -360,7 +358,6 @@ def test_hooks_of_a_step_run_once(name: str) -> None:
     assert ran == ["before", "after"]
 
 
-@pytest.mark.launches
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_weights_that_change_their_type_keep_their_means(name: str) -> None:
     """What rounding took is carried from then on, or no longer."""
@@ -377,7 +374,6 @@ def test_weights_that_change_their_type_keep_their_means(name: str) -> None:
         torch.testing.assert_close(means(network_as(model)), before, rtol=0, atol=1e-3)
 
 
-@pytest.mark.launches
 @pytest.mark.parametrize("at", ["gradient", "update"])
 def test_lookahead_follows_its_definition(at: str, supports: Any) -> None:
     supports("Optimizer", "zeromean.optim.Lookahead around AdamW", at, "equal to its definition")
@@ -402,7 +398,6 @@ def test_lookahead_follows_its_definition(at: str, supports: Any) -> None:
         torch.testing.assert_close(means(model), before)
 
 
-@pytest.mark.launches
 @pytest.mark.parametrize("way", ["state_dict", "deepcopy"])
 def test_lookahead_resumes_where_it_was(way: str, supports: Any) -> None:
     supports(

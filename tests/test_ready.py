@@ -193,7 +193,6 @@ def test_a_centralized_optimizer_sees_what_changes_under_it(at: Any) -> None:
             torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.launches
 @pytest.mark.usefixtures("backend")
 def test_means_of_weights_that_change_their_type_are_kept() -> None:
     for types in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
