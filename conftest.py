@@ -21,7 +21,7 @@ pytest_collect_file = Sybil(
 ).pytest()
 
 # What has to be imported to be searched for doctests, and is nothing without Triton.
-collect_ignore = [] if find_spec("triton") else ["src/zeromean/kernels/tiles.py"]
+collect_ignore = [] if find_spec("triton") else ["src/zeromean/kernels/triton_kernels.py"]
 
 # They have no examples, and as modules to be searched they would all have one name.
 collect_ignore_glob = ["*/conftest.py"]

@@ -4,7 +4,7 @@
         --classes 2,4 --train 500,527 --test 128 --out two.npz
     zeromean reproduce tutorial-horses --data npz:two.npz
 
-are as many pullovers and coats as the tutorial has horses and humans, 28x28 grey pixels: the two
+are as many pullovers and coats as the tutorial has horses and humans, 28x28 gray pixels: the two
 classes that are hardest to tell apart. Of each class the first images are taken; classes are
 numbered anew.
 """

@@ -30,7 +30,7 @@ from torch import nn
 import zeromean
 from zeromean import kernels, optim
 from zeromean.bench.tensors import TENSORS, Shapes
-from zeromean.kernels import triton
+from zeromean.kernels import triton_backend
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 1e-3, "momentum": 0.9},

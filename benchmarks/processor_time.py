@@ -76,7 +76,7 @@ def measure(steps: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list
 
 
 def resnet18(repeats: int) -> None:
-    """What the centring of a drop-in adds to a whole training step."""
+    """What the centering of a drop-in adds to a whole training step."""
     model = build("resnet18", channels=3, side=32, classes=10, seed=0)
     images, labels = torch.randn(128, 3, 32, 32), torch.randint(10, (128,))
     start = time.process_time()

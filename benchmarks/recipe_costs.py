@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from zeromean.errors import ZeromeanError
-from zeromean.recipes.catalogue import recipes
+from zeromean.recipes.catalog import recipes
 from zeromean.recipes.cost import MOST_STEPS, measured
 from zeromean.recipes.recipe import Recipe
 from zeromean.study.engine import train
@@ -39,7 +39,7 @@ OF_FILES = ("resize", "crop", "test_per_class", "split")
 def noise(recipe: Recipe, folder: Path) -> str:
     """Images of the published size, enough for a few batches, in as many classes; their name."""
     channels, side, _ = recipe.data.shape
-    channels = 3 if recipe.task.grey else channels
+    channels = 3 if recipe.task.gray else channels
     count = max(recipe.task.batch_size * (4 if side > 32 else MOST_STEPS), 2 * recipe.data.classes)
     shape = (count, side, side) if channels == 1 else (count, side, side, channels)
     pictures = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)

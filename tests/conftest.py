@@ -18,7 +18,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from zeromean import kernels
-from zeromean.kernels import native, triton
+from zeromean.kernels import cpu_backend, triton_backend
 
 # A shared machine has slow moments; tests assert no times.
 settings.register_profile("zeromean", deadline=None)

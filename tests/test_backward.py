@@ -32,7 +32,7 @@ def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
         torch.testing.assert_close(p, q)
 
 
-def test_it_equals_centring_in_step(supports: Supports) -> None:
+def test_it_equals_centering_in_step(supports: Supports) -> None:
     model = network()
     twin = copy.deepcopy(model)
     optimizers = [AdamW(m.parameters(), lr=0.01, weight_decay=0.1) for m in (model, twin)]
@@ -48,7 +48,7 @@ def test_it_equals_centring_in_step(supports: Supports) -> None:
         for optimizer in optimizers:
             optimizer.step()
         assert_same_weights(model, twin)
-    supports("Driver", "gradient accumulation", "backward", "equal to centring in step")
+    supports("Driver", "gradient accumulation", "backward", "equal to centering in step")
 
 
 def test_an_optimizer_that_steps_in_backward(supports: Supports) -> None:
@@ -139,7 +139,7 @@ def test_removed_hooks_leave_the_parameters() -> None:
         assert torch.equal(p.grad, q.grad)
 
 
-def test_clipping_comes_after_centring(supports: Supports) -> None:
+def test_clipping_comes_after_centering(supports: Supports) -> None:
     model = nn.Linear(6, 4)
     optimizer = SGD(model.parameters(), lr=0.1)
     zeromean.centralize(optimizer, model, at="backward")

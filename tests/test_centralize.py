@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import zeromean
-from zeromean.centralization.attach import handle_of
+from zeromean.centralization.centralize import handle_of
 
 SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 import zeromean
 from zeromean import FanIn, kernels
-from zeromean.kernels import AdamRule, Entry, SGDRule, native, reference, triton
+from zeromean.kernels import AdamRule, Entry, SGDRule, cpu_backend, reference, triton_backend
 from zeromean.kernels.layout import Layout, layout_of
-from zeromean.kernels.rules import STATE, Rule
+from zeromean.kernels.step_spec import STATE, Rule
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 ROWS, COLUMNS, TRANSPOSED = FanIn((1,)), FanIn((0,)), FanIn((0, 2, 3), groups=2)
@@ -97,7 +97,7 @@ def run(entries: list[Entry], gradients: list[Tensor], rules: list[Rule], at: st
     expected = {"reference": reference, "native": native, "triton": triton}[name]
     assert all(isinstance(part.step, expected.Step) for part in parts)
     for step, indices in parts:
-        assert step.fits([gradients[i] for i in indices])
+        assert step.is_valid([gradients[i] for i in indices])
         step.run([gradients[i] for i in indices], rules)
 
 
@@ -184,7 +184,7 @@ def test_a_step_agrees_with_torch_in_float64(
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
-def test_centring_agrees_with_float64(backend: str, dtype: torch.dtype) -> None:
+def test_centering_agrees_with_float64(backend: str, dtype: torch.dtype) -> None:
     centered = [(shape, fan_in) for shape, fan_in in cases().values() if fan_in is not None]
     gradients = [torch.randn(shape).to(dtype) for shape, _ in centered]
     weights = [torch.randn(shape).to(dtype) for shape, _ in centered]
@@ -334,18 +334,18 @@ def test_addresses_are_renewed_when_anything_moves(
     prepared: tuple[native.Step, Entry, Tensor],
 ) -> None:
     step, entry, gradient = prepared
-    assert step.fits([gradient])
-    assert step.fits([gradient.clone()])
-    assert not step.fits([gradient.double()])
-    assert not step.fits([gradient.to_sparse()])
-    assert not step.fits([gradient.to(memory_format=torch.channels_last)])
+    assert step.is_valid([gradient])
+    assert step.is_valid([gradient.clone()])
+    assert not step.is_valid([gradient.double()])
+    assert not step.is_valid([gradient.to_sparse()])
+    assert not step.is_valid([gradient.to(memory_format=torch.channels_last)])
     exp_avg = entry.state["exp_avg"]
     entry.state["exp_avg"] = exp_avg.clone()
-    assert not step.fits([gradient])
+    assert not step.is_valid([gradient])
     entry.state["exp_avg"] = exp_avg
-    assert step.fits([gradient])
+    assert step.is_valid([gradient])
     entry.weight.data = entry.weight.data.clone()
-    assert not step.fits([gradient])
+    assert not step.is_valid([gradient])
 
 
 def test_autograd_sees_that_weights_changed(backend: str) -> None:

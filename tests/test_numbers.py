@@ -198,7 +198,7 @@ def test_autocast_in_bfloat16(supports: Supports) -> None:
 # --- what happens to gradients between backward and step ------------------------------------------
 
 
-def test_clipping_comes_before_centring(supports: Supports) -> None:
+def test_clipping_comes_before_centering(supports: Supports) -> None:
     model = nn.Linear(6, 4)
     optimizer, _ = centralized(model)
     model(torch.randn(8, 6) + 1).sum().backward()

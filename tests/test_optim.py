@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import zeromean
 from zeromean import kernels, optim
-from zeromean.kernels import triton
+from zeromean.kernels import triton_backend
 
 TORCH = ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "RAdam"]
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -141,7 +141,7 @@ def test_checkpoints_go_to_torch_and_back_in_the_middle_of_a_run(
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_the_signature_is_torchs_and_the_centring_options(name: str) -> None:
+def test_the_signature_is_torchs_and_the_centering_options(name: str) -> None:
     ours = inspect.signature(getattr(optim, name)).parameters
     theirs = inspect.signature(getattr(torch.optim, name)).parameters
     own = {"model", "at", "layers", "embeddings"}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import zeromean
 from test_kernels import DTYPES, cases
 from zeromean import FanIn, kernels, optim
-from zeromean.kernels import Entry, native, reference, triton
+from zeromean.kernels import Entry, cpu_backend, reference, triton_backend
 from zeromean.kernels.residuals import Residuals
 
 ROWS = FanIn((1,))
@@ -50,7 +50,7 @@ def rounding(dtype: torch.dtype) -> dict[str, float]:
 
 @pytest.mark.parametrize("decayed", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_prepared_centring_agrees_with_float64(
+def test_prepared_centering_agrees_with_float64(
     backend: str, dtype: torch.dtype, decayed: bool
 ) -> None:
     entries = [
@@ -69,7 +69,7 @@ def test_prepared_centring_agrees_with_float64(
         ]
         for center, indices in parts:
             found = [gradients[n] for n in indices]
-            assert center.fits(found)
+            assert center.is_valid(found)
             center.run(found, decays)
         for gradient, exact in zip(gradients, expected, strict=True):
             torch.testing.assert_close(gradient.double(), exact, **rounding(dtype))
@@ -88,17 +88,17 @@ def test_means_are_put_back_and_what_did_not_move_keeps_its_bits(
     ]
     half = dtype.itemsize == 2
     assert all((entry.residual is not None) == half for entry in entries)
-    keeps = kernels.prepare_keep(entries)
-    served = COMPILED[backend].Keep if dtype in DTYPES else reference.Keep
+    keeps = kernels.prepare_mean_keeper(entries)
+    served = COMPILED[backend].MeanKeeper if dtype in DTYPES else reference.MeanKeeper
     assert [type(keep) for keep in keeps] == [served]
     start = [w.clone() for w in weights]
     for moved in (False, True):
-        noted = [keep.note() for keep in keeps]
+        noted = [keep.record() for keep in keeps]
         for w in weights if moved else []:
             w.add_(torch.rand_like(w))
         changed = [w.clone() for w in weights]
         for keep, note in zip(keeps, noted, strict=True):
-            keep.put_back(note)
+            keep.restore(note)
         if not moved:
             assert all(map(torch.equal, weights, changed))
     for w, before, old, entry in zip(weights, start, changed, entries, strict=True):
@@ -117,34 +117,34 @@ def test_means_are_put_back_and_what_did_not_move_keeps_its_bits(
 
 def test_weights_that_a_step_moves_elsewhere_get_their_means_back(backend: str) -> None:
     weight = nn.Parameter(torch.randn(6, 50))
-    (keep,) = kernels.prepare_keep([Entry(weight, ROWS, {}, 0)])
+    (keep,) = kernels.prepare_mean_keeper([Entry(weight, ROWS, {}, 0)])
     before = weight.detach().mean(1)
-    noted = keep.note()
+    noted = keep.record()
     weight.data = weight.data + torch.rand(6, 50)
     left = weight.data.clone()
     with torch.no_grad():
-        keep.put_back(noted)
+        keep.restore(noted)
     torch.testing.assert_close(weight.detach().mean(1), before)
     assert not torch.equal(weight, left)
     if backend != "reference":
-        assert not keep.fits()
+        assert not keep.is_valid()
 
 
 @pytest.mark.usefixtures("native_library")
-def test_a_prepared_centring_looks_again_when_anything_moves() -> None:
+def test_a_prepared_centering_looks_again_when_anything_moves() -> None:
     weight, gradient = torch.randn(6, 4, 3, 3), torch.randn(6, 4, 3, 3)
     entry = Entry(weight, FanIn((1, 2, 3)), {}, 0)
     center = native.Center([entry], [gradient], decayed=True)
-    assert center.fits([gradient])
-    assert center.fits([gradient.clone()])
-    assert not center.fits([gradient[:3]])  # the same strides, fewer entries
-    assert not center.fits([gradient.double()])
-    assert not center.fits([gradient.to_sparse()])
-    assert not center.fits([nn.Parameter(gradient)])
-    assert not center.fits([gradient.to(memory_format=torch.channels_last)])
+    assert center.is_valid([gradient])
+    assert center.is_valid([gradient.clone()])
+    assert not center.is_valid([gradient[:3]])  # the same strides, fewer entries
+    assert not center.is_valid([gradient.double()])
+    assert not center.is_valid([gradient.to_sparse()])
+    assert not center.is_valid([nn.Parameter(gradient)])
+    assert not center.is_valid([gradient.to(memory_format=torch.channels_last)])
     weight.data = weight.data.clone()
-    assert not center.fits([gradient])
-    assert native.Center([entry], [gradient], decayed=False).fits([gradient])
+    assert not center.is_valid([gradient])
+    assert native.Center([entry], [gradient], decayed=False).is_valid([gradient])
 
 
 @pytest.mark.usefixtures("backend")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import zeromean
 from zeromean import FanIn, kernels
-from zeromean.kernels import AdamRule, Entry, SGDRule, reference, triton
+from zeromean.kernels import AdamRule, Entry, SGDRule, reference, triton_backend
 
 ROWS, COLUMNS = FanIn((1,)), FanIn((0,))
 
@@ -59,18 +59,18 @@ def test_means_are_kept_through_steps_of_others(dtype: torch.dtype) -> None:
         for entry in entries
         if (residual := entry.residual if half else torch.zeros(0)) is not None
     ]
-    (keep,) = kernels.prepare_keep(entries)
-    assert isinstance(keep, triton.Keep)
-    twin = reference.Keep(slow)
+    (keep,) = kernels.prepare_mean_keeper(entries)
+    assert isinstance(keep, triton.MeanKeeper)
+    twin = reference.MeanKeeper(slow)
     for _ in range(3):
-        noted, known = keep.note(), twin.note()
+        noted, known = keep.record(), twin.record()
         still = entries[-1].weight.clone()
         for entry, other in zip(entries[:-1], slow[:-1], strict=True):
             change = torch.randn(entry.weight.shape).to(dtype) / 8 + 0.5
             entry.weight.add_(change)
             other.weight.add_(change)
-        keep.put_back(noted)
-        twin.put_back(known)
+        keep.restore(noted)
+        twin.restore(known)
         for entry, other in zip(entries, slow, strict=True):
             tolerance = {"rtol": 2**-7, "atol": 2**-7} if half else {"rtol": 1e-5, "atol": 1e-6}
             torch.testing.assert_close(entry.weight, other.weight, **tolerance)
@@ -89,7 +89,7 @@ def test_gradients_may_lie_anywhere() -> None:
         gradient = torch.randn(80)[offset : offset + 64].view(4, 16)
         if part is None:
             (part,) = kernels.prepare(["sgd"], "gradient", [Entry(weight, ROWS, {}, 0)], [gradient])
-        assert part.step.fits([gradient])
+        assert part.step.is_valid([gradient])
         part.step.run([gradient], [SGDRule(0.1)])
         exact -= 0.1 * zeromean.center(gradient.double(), 1)
     torch.testing.assert_close(weight.double(), exact, rtol=1e-6, atol=1e-6)
@@ -153,8 +153,8 @@ import triton.language as tl
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from zeromean.kernels import tiles
-from zeromean.kernels.triton import _LAUNCH
+from zeromean.kernels import triton_kernels
+from zeromean.kernels.triton_backend import _LAUNCH
 
 words = {
     "tensor_of_program": "*i32", "tensors": "*i64", "gradients": "*i64", "into": "*i64",

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zeromean
-from zeromean.diagnose.result import BLUE, GREEN, GREY, LETTERS, ORANGE
+from zeromean.diagnose.result import BLUE, GREEN, GRAY, LETTERS, ORANGE
 
 WIDTHS = (1024, 128, 64, 48, 48, 38)
 LINEAR = tuple(range(0, 2 * len(WIDTHS) - 2, 2))
 BATCH = 32
-COLOURS = {"plain": GREY, "nnn": GREEN, "wn": ORANGE, "cwn": BLUE}
+COLORS = {"plain": GRAY, "nnn": GREEN, "wn": ORANGE, "cwn": BLUE}
 SEED = 0
 
 
@@ -50,7 +50,7 @@ def main() -> None:
         images = torch.from_numpy(data["images"]).flatten(1).float() / 255
         labels = torch.from_numpy(data["labels"]).long()
     runs = {}
-    for method in COLOURS:
+    for method in COLORS:
         file = chosen.out / f"{method}-lr{chosen.lr:g}-{chosen.epochs}epochs.json"
         if not file.exists():
             found = run(method, images, labels, chosen)
@@ -152,7 +152,7 @@ def draw(runs: dict[str, dict[str, list[float]]]) -> Figure:
         figure.subplots(4, 2, sharex=True).flat, panels, strict=True
     ):
         for method, found in runs.items():
-            one.plot(found["updates"], found[key], color=COLOURS[method], label=method)
+            one.plot(found["updates"], found[key], color=COLORS[method], label=method)
         one.set_title(title, fontsize=LETTERS)
         one.spines[["top", "right"]].set_visible(False)
         if logarithmic:

@@ -144,9 +144,9 @@ def figure_4(runs: dict[str, dict]) -> Figure:
     for column, (layer, title) in enumerate(((0, "first convolution"), (-1, "linear layer"))):
         for row, measure in enumerate(("norm", "largest")):
             one = axes[row, column]
-            for method, colour in METHODS.items():
+            for method, color in METHODS.items():
                 values = runs[method][measure][:, layer]
-                one.plot(values, ".", markersize=3, color=colour, label=LABELS[method])
+                one.plot(values, ".", markersize=3, color=color, label=LABELS[method])
                 half = values[len(values) // 2 :].median()
                 print(f"{title}, {measure}, {LABELS[method]}: second half's median {half:.3g}")
             one.set_yscale("log")
@@ -160,7 +160,7 @@ def figure_4(runs: dict[str, dict]) -> Figure:
     axes[0, 0].legend(frameon=False, fontsize=10, markerscale=3)
     removed = np.nanmedian(runs["plain"]["removed"].numpy(), 0)
     for name, share in zip(runs["plain"]["layers"], removed, strict=True):
-        print(f"energy that centring would remove, {name}: {share:.2%}")
+        print(f"energy that centering would remove, {name}: {share:.2%}")
     return figure
 
 

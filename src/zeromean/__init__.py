@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from zeromean import fan_in as fan_in
     from zeromean import nn as nn
     from zeromean import reparam as reparam
-    from zeromean.centralization.attach import Handle as Handle
-    from zeromean.centralization.attach import centralize as centralize
-    from zeromean.centralization.standing import Status as Status
-    from zeromean.centralization.standing import status as status
+    from zeromean.centralization.centralize import Handle as Handle
+    from zeromean.centralization.centralize import centralize as centralize
+    from zeromean.centralization.status import Status as Status
+    from zeromean.centralization.status import status as status
     from zeromean.checking import check as check
     from zeromean.errors import ZeromeanError as ZeromeanError
     from zeromean.errors import ZeromeanWarning as ZeromeanWarning
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 # by those who use it.
 _HOMES = {
     "FanIn": "zeromean.fan_in",
-    "Handle": "zeromean.centralization.attach",
+    "Handle": "zeromean.centralization.centralize",
     "Plan": "zeromean.plan",
-    "Status": "zeromean.centralization.standing",
+    "Status": "zeromean.centralization.status",
     "ZeromeanError": "zeromean.errors",
     "ZeromeanWarning": "zeromean.errors",
     "center": "zeromean.projection",
-    "centralize": "zeromean.centralization.attach",
+    "centralize": "zeromean.centralization.centralize",
     "check": "zeromean.checking",
     "explain": "zeromean.model",
     "fold": "zeromean.reparam",
     "monitor": "zeromean.monitoring",
     "reparametrize": "zeromean.reparam",
-    "status": "zeromean.centralization.standing",
+    "status": "zeromean.centralization.status",
 }
 
 _MODULES = ("diagnose", "fan_in", "nn", "reparam")

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean.centralization.attach import centralize, handle_of
-from zeromean.centralization.centring import centring_of, targets_without_centring
-from zeromean.centralization.refusals import refuse_loss, refuse_subjects
+from zeromean.centralization.centralize import centralize, handle_of
+from zeromean.centralization.centering import centering_of, targets_without_centering
+from zeromean.centralization.validate import refuse_loss, refuse_subjects
 from zeromean.centralization.targets import Target
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import is_sharded
-from zeromean.text import aligned
+from zeromean.tables import aligned
 
 # A step that saw the gradient's mean answers to a change of it with a change of its own size; one
 # that did not, with rounding.
@@ -168,8 +168,8 @@ def check(
     """
     refuse_subjects(optimizer, model)
     _refuse(model, batch)
-    plain = targets_without_centring(optimizer, model)
-    at, targets = centring_of(optimizer, plain)
+    plain = targets_without_centering(optimizer, model)
+    at, targets = centering_of(optimizer, plain)
     chosen = targets.of(optimizer)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     known = [target for target in chosen if id(target.parameter) in names]

@@ -18,7 +18,7 @@ from torch.optim.optimizer import ParamsT
 
 from zeromean import optim
 from zeromean.errors import ZeromeanError
-from zeromean.kernels.rules import At
+from zeromean.kernels.step_spec import At
 from zeromean.optim.centered import Centered
 from zeromean.plan import Layers
 

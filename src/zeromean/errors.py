@@ -1,4 +1,4 @@
-"""What zeromean raises and what it warns with."""
+"""The error and the warning of zeromean."""
 
 from __future__ import annotations
 
@@ -7,41 +7,46 @@ import warnings
 
 
 class ZeromeanError(Exception):
-    """Every error that zeromean raises: what was got, what was wanted, and the fix.
+    """Every error that zeromean raises.
 
     Args:
-        got: What the caller passed, or the state that was found.
-        wanted: What would have been accepted.
-        fix: What to change, as an instruction.
+        problem: One sentence without a final period: what was given, and what is allowed.
+        fix: One instruction without a final period: what to change.
 
     Example:
         >>> import zeromean
-        >>> raise zeromean.ZeromeanError("at='forward'", "at='gradient'", "drop the option")
+        >>> raise zeromean.ZeromeanError(
+        ...     'at="forward" is not one of "gradient", "update", "backward"', 'Use at="gradient"'
+        ... )
         Traceback (most recent call last):
-        zeromean.errors.ZeromeanError: got at='forward'; wanted at='gradient'; fix: drop the option
+        zeromean.errors.ZeromeanError: at="forward" is not one of "gradient", "update", "backward".
+        Use at="gradient".
     """
 
-    def __init__(self, got: str, wanted: str, fix: str) -> None:
-        super().__init__(got, wanted, fix)
-        self.got = got
-        self.wanted = wanted
-        self.fix = fix
+    def __init__(self, problem: str, *more: str) -> None:
+        super().__init__(problem, *more)
+        # Three arguments (got, wanted, fix) are the old form. TODO: remove with its last caller.
+        self.got, self.wanted = problem, more[0]
+        self.problem = problem if len(more) == 1 else f"got {problem}; wanted {more[0]}"
+        self.fix = more[-1]
 
     def __str__(self) -> str:
-        return f"got {self.got}; wanted {self.wanted}; fix: {self.fix}"
+        if len(self.args) == 3:
+            return f"{self.problem}; fix: {self.fix}"
+        return f"{self.problem}. {self.fix}."
 
 
 class ZeromeanWarning(UserWarning):
-    """Something is allowed but probably not meant; the message says what to do."""
+    """A setting that is allowed but probably not intended; the message says what to do."""
 
 
 def warn(message: str) -> None:
-    """Warn with the line that led here, outside zeromean and the framework that calls it."""
+    """Warn at the first caller outside zeromean and the framework that calls it."""
     level, frame = 2, sys._getframe(1)
-    while frame.f_back and _is_between(frame.f_globals.get("__name__", "")):
+    while frame.f_back and _is_internal(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, ZeromeanWarning, stacklevel=level)
 
 
-def _is_between(module: str) -> bool:
+def _is_internal(module: str) -> bool:
     return module.partition(".")[0] in ("zeromean", "torch", "keras", "contextlib")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from zeromean.errors import ZeromeanError
-from zeromean.mro import nearest, qualified_name
+from zeromean.class_lookup import nearest, qualified_name
 
 Role = Literal["conv", "linear", "embedding"]
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from zeromean.centralization.attach import Handle, centralize
+from zeromean.centralization.centralize import Handle, centralize
 from zeromean.centralization.fingerprint import describe
-from zeromean.centralization.optimizers import WeightDecay
+from zeromean.centralization.optimizer_traits import WeightDecay
 from zeromean.plan import Layers, Scope
 
 

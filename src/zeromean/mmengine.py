@@ -25,7 +25,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 from torch import nn
 
 from zeromean import compat
-from zeromean.centralization.attach import centralize
+from zeromean.centralization.centralize import centralize
 from zeromean.errors import ZeromeanError
 
 __all__ = ["Centralized"]

@@ -1,4 +1,4 @@
-"""Layers with centred weight normalization, in the place of torch's."""
+"""Layers with centered weight normalization, in the place of torch's."""
 
 from __future__ import annotations
 

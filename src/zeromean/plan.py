@@ -12,7 +12,7 @@ from typing import Any, Literal, overload
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
-from zeromean.text import aligned
+from zeromean.tables import aligned
 
 Layers = Literal["all", "conv", "linear"] | Callable[[str, Any], bool]
 Scope = Literal["vector", "tensor"]
@@ -220,7 +220,7 @@ def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope)
         )
     size = fan_in.size(first.shape)
     if size == 1:
-        return row.left_alone("fan-in 1: centring would make its gradient zero and freeze it")
+        return row.left_alone("fan-in 1: centering would make its gradient zero and freeze it")
     if math.prod(first.shape) == 0:
         return row.left_alone("it is empty")
     if fan_in.role == "embedding" and not embeddings:

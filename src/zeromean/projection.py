@@ -98,7 +98,7 @@ def vectors_here(x: Tensor, fan_in: FanIn) -> int:
 def shift_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn], by: Sequence[Tensor]) -> None:
     """Add to all entries of each weight vector, in place, the vector's number in ``by``.
 
-    float16 saturates: what was finite stays finite, so that centring a gradient that a gradient
+    float16 saturates: what was finite stays finite, so that centering a gradient that a gradient
     scaler has let pass cannot overflow. A vector that held inf or nan still holds nan.
     """
     for x, fan_in, whole in zip(tensors, fan_ins, by, strict=True):

@@ -1,4 +1,4 @@
-"""What is measured, with a clock and optimizers of known behaviour."""
+"""What is measured, with a clock and optimizers of known behavior."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def typed(dtype: torch.dtype) -> Work:
 
 
 @pytest.mark.parametrize("contestant", ZEROMEAN, ids=lambda one: one.name)
-def test_centring_keeps_a_residual_for_half_precision_updates_alone(contestant: object) -> None:
+def test_centering_keeps_a_residual_for_half_precision_updates_alone(contestant: object) -> None:
     assert kept.beyond(contestant, TORCH[0], typed(torch.float32)) == 0
     residual = 4 * (5 + 4) if contestant.centers == "update" else 0
     assert kept.beyond(contestant, TORCH[0], typed(torch.bfloat16)) == residual

@@ -62,6 +62,6 @@ def test_the_picture_is_a_png(benchmark_result: Benchmark, tmp_path: Path) -> No
     plot.draw(benchmark_result, tmp_path / "bench.png")
     with Image.open(tmp_path / "bench.png") as picture:
         assert min(picture.size) > 400
-        colours = picture.convert("RGB").getcolors(10**6)
-    assert colours is not None
-    assert {(77, 77, 77), (0, 114, 178), (0, 158, 115)} <= {colour for _, colour in colours}
+        colors = picture.convert("RGB").getcolors(10**6)
+    assert colors is not None
+    assert {(77, 77, 77), (0, 114, 178), (0, 158, 115)} <= {color for _, color in colors}

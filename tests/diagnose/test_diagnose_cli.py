@@ -19,9 +19,9 @@ from zeromean.cli.checkpoint import read_checkpoint
 from zeromean.diagnose import page
 
 TITLES = (
-    "What centring acts on",
+    "What centering acts on",
     "Means of the weight vectors",
-    "Gradients before and after centring",
+    "Gradients before and after centering",
     "Pre-activations",
     "Response to intensity",
     "Conditioning of the Fisher information",
@@ -36,7 +36,7 @@ def mlp():
 def batch_norm():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.Linear(12, 10))
 
-def colour():
+def color():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10))
 
 def seven():
@@ -176,12 +176,12 @@ def test_the_page_tells_how_the_run_was_centralized(folder: Path, nested: bool) 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     content = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(content, folder / "plain.pt")
-    assert read_checkpoint(folder / "plain.pt").centring.startswith("no: its optimizer was not")
+    assert read_checkpoint(folder / "plain.pt").centering.startswith("no: its optimizer was not")
     zeromean.centralize(optimizer, model, at="update")
     state = optimizer.state_dict()
     kept = {"optimizer_states": [state]} if nested else {"optimizer": state}
     torch.save({"state_dict": model.state_dict(), **kept}, folder / "gc.pt")
-    assert read_checkpoint(folder / "gc.pt").centring.startswith("at=update, layers=all")
+    assert read_checkpoint(folder / "gc.pt").centering.startswith("at=update, layers=all")
     assert run("gc.pt")[0] == 0
     assert "at=update, layers=all" in (folder / "zeromean-diagnose.html").read_text()
 
@@ -200,7 +200,7 @@ def test_the_page_tells_how_the_run_was_centralized(folder: Path, nested: bool) 
         (("mlp.pt",), "own_models:broken", "KeyError: 'no such size'"),
         (("mlp.pt",), "own_models:size", "TypeError"),
         (("mlp.pt",), "own_models:number", "which returns int"),
-        (("colour.pt",), "own_models:colour", "a model of images of 1x8x8, batch first"),
+        (("color.pt",), "own_models:color", "a model of images of 1x8x8, batch first"),
         (("flat.pt",), "own_models:flat", "which does not fit --model"),
         (("seven.pt",), "own_models:seven", "with an output of (1, 7); wanted logits of shape"),
         (("mlp.pt", "--out", "own_models.py/x.html"), "own_models:mlp", "cannot be written"),
@@ -222,7 +222,7 @@ def test_bad_input_ends_with_one_line(
     sys.path.insert(0, str(folder))
     import own_models
 
-    for name in ("colour", "seven"):
+    for name in ("color", "seven"):
         torch.save(getattr(own_models, name)().state_dict(), folder / f"{name}.pt")
     data = () if "--data" in arguments else ("--data", "digits")
     code, stdout, stderr = invoke(*arguments, "--model", model, *data)

@@ -376,7 +376,7 @@ def test_every_result_prints_a_table_and_draws_a_picture(tmp_path: object) -> No
         assert str(result).splitlines()[-1] == result.answer
         figure = result.plot()
         assert len(figure.axes) == result.panels
-        assert result.plot(figure.axes, label="again", colour="black") is figure
+        assert result.plot(figure.axes, label="again", color="black") is figure
         figure.canvas.draw()
 
 

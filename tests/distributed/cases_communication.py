@@ -107,7 +107,7 @@ DROP_INS = {
 
 
 def check_number_of_drop_in(name: str, model: nn.Module, at: str, expected: int) -> None:
-    """The centring inside the step sends what the hooks around a step would."""
+    """The centering inside the step sends what the hooks around a step would."""
     model = model.double()
     groups = [{"params": [p]} for p in model.parameters()]
     optimizer = DROP_INS[name](groups, model=model, at=at, embeddings=True)

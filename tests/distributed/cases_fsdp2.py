@@ -22,7 +22,7 @@ from training import (
     assert_same,
     batches,
     step_once,
-    train_beside_centring_by_hand,
+    train_beside_centering_by_hand,
     train_beside_one_process,
 )
 
@@ -128,7 +128,7 @@ for at in PLACES:
     case(
         2,
         f"FSDP2 mixed precision at={at}",
-        lambda at=at: train_beside_centring_by_hand(
+        lambda at=at: train_beside_centering_by_hand(
             Network(),
             partial(
                 shard,
@@ -139,5 +139,5 @@ for at in PLACES:
             at,
             my_part,
         ),
-        ("FSDP2, MixedPrecisionPolicy", at, "equal to centring whole tensors by hand within 1e-6"),
+        ("FSDP2, MixedPrecisionPolicy", at, "equal to centering whole tensors by hand within 1e-6"),
     )

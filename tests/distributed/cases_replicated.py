@@ -24,7 +24,7 @@ from training import (
     Network,
     batches,
     loss_of,
-    train_beside_centring_by_hand,
+    train_beside_centering_by_hand,
     train_beside_one_process,
 )
 
@@ -68,7 +68,7 @@ def check_accumulation(at: str) -> None:
 
 def check_compressed(at: str) -> None:
     distribute = partial(replicate, hook=fp16_compress_hook, gradient_as_bucket_view=True)
-    train_beside_centring_by_hand(Network(), distribute, at, my_part)
+    train_beside_centering_by_hand(Network(), distribute, at, my_part)
 
 
 def zero(parameters: Any, inner: Callable[..., Any], **options: Any) -> ZeroRedundancyOptimizer:
@@ -169,7 +169,7 @@ for at in PLACES:
         (
             "DistributedDataParallel with compressed gradients",
             at,
-            "equal to centring by hand within 1e-6",
+            "equal to centering by hand within 1e-6",
         ),
     )
 for world in (2, 3):

@@ -114,7 +114,7 @@ def train_beside_one_process(
     )
 
 
-def train_beside_centring_by_hand(
+def train_beside_centering_by_hand(
     model: nn.Module,
     distribute: Callable[[nn.Module], nn.Module],
     at: Any,

@@ -101,7 +101,7 @@ def test_the_trainer_sees_centered_gradients(
     model, reference = network(), network()
     run(model, tmp_path, Centralize(), **options)
     for row in zeromean.explain(reference).centered:
-        # P is linear: centring every micro-batch's gradient is centring their sum.
+        # P is linear: centering every micro-batch's gradient is centering their sum.
         row.parameter.register_hook(lambda g, axes=row.axes: g - g.mean(axes, keepdim=True))
     run(reference, tmp_path, None, **options)
     assert_same(model, reference)

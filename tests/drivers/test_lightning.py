@@ -102,7 +102,7 @@ def assert_same(a: nn.Module, b: nn.Module) -> None:
 
 
 def by_hand(module: Module, at: Any, accumulate: int = 1, clip: float | None = None) -> None:
-    """The same two epochs in a plain loop, centring without any hook."""
+    """The same two epochs in a plain loop, centering without any hook."""
     optimizer = module.configure_optimizers()
     decay = 0.0 if isinstance(optimizer, AdamW) else optimizer.defaults["weight_decay"]
     for group in optimizer.param_groups:

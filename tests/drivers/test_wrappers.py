@@ -244,7 +244,7 @@ def test_learning_rate_schedules(name: str, centralize_first: bool, at: Any, sup
         by_hand.step()
         other.step(*argument)
     assert_same(model, twin)
-    supports("Driver", f"lr_scheduler.{name}", at, "equal to centring by hand")
+    supports("Driver", f"lr_scheduler.{name}", at, "equal to centering by hand")
 
 
 @pytest.mark.parametrize("at", AT)

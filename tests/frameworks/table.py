@@ -70,7 +70,7 @@ PLACES = ("gradient", "update")
 
 @dataclass(frozen=True)
 class Job:
-    """One walk: a layer under an optimizer with centring at one place."""
+    """One walk: a layer under an optimizer with centering at one place."""
 
     layer: str
     setting: str

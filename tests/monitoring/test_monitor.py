@@ -1,4 +1,4 @@
-"""The monitor's numbers against the formulas by hand, wherever centring acts."""
+"""The monitor's numbers against the formulas by hand, wherever centering acts."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     ("place", "embeddings"),
-    # Without centring it is its defaults that the monitor tells of.
+    # Without centering it is its defaults that the monitor tells of.
     [
         (place, told)
         for place in PLACES
@@ -431,7 +431,7 @@ def test_a_sample_prints_as_a_table_and_flattens() -> None:
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     lines = str(monitor.last).splitlines()
-    assert lines[0] == "step 0, SGD, not centralized: what centring would do"
+    assert lines[0] == "step 0, SGD, not centralized: what centering would do"
     assert lines[1].split("  ")[0] == "layer"
     assert [line.split()[0] for line in lines[2:]] == ["0.weight", "1.weight"]
     assert lines[2].split()[7].endswith("%")

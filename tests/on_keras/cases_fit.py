@@ -192,8 +192,8 @@ def test_a_saved_model_goes_on_as_if_it_had_not_stopped(
     fit(model)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert isinstance(acting(loaded.optimizer), O.SGD)
-    assert acting(loaded.optimizer).name == "mine"
+    assert isinstance(unwrap(loaded.optimizer), O.SGD)
+    assert unwrap(loaded.optimizer).name == "mine"
     assert plan_text(loaded.optimizer) == plan_text(model.optimizer)
     start = means(loaded)
     fit(model)

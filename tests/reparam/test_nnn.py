@@ -68,7 +68,7 @@ def test_the_ridge_is_added_to_the_variances() -> None:
 
 
 def test_an_update_moves_the_weight_along_the_natural_direction() -> None:
-    """dW = -lr dL/dW U^2 (of the centred inputs), by hand on one layer."""
+    """dW = -lr dL/dW U^2 (of the centered inputs), by hand on one layer."""
     layer, x = nn.Sequential(nn.Linear(6, 2)).double(), inputs()
     zeromean.reparametrize(layer, "nnn")
     layer(x)

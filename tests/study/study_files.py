@@ -44,13 +44,13 @@ def write_idx(folder: Path, suffix: str = "") -> dict[str, Arrays]:
     return parts
 
 
-def write_imagefolder(folder: Path, suffix: str = ".png", colour: bool = False) -> None:
+def write_imagefolder(folder: Path, suffix: str = ".png", color: bool = False) -> None:
     """`train/<class>/` and `test/<class>/` with the classes cat, dog and frog."""
     for part, (images, labels) in {"train": patterns(30), "test": patterns(12, seed=1)}.items():
         for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
             place = folder / part / ("cat", "dog", "frog")[label]
             place.mkdir(parents=True, exist_ok=True)
-            picture = np.stack([pixels, pixels // 2, pixels // 4], axis=2) if colour else pixels
+            picture = np.stack([pixels, pixels // 2, pixels // 4], axis=2) if color else pixels
             Image.fromarray(picture).save(place / f"{number:04d}{suffix}")
 
 
@@ -102,8 +102,8 @@ def write_cifar(folder: Path, classes: int = 10, each: int = 20) -> dict[str, Ar
     files = ["train"] if hundred else [f"data_batch_{number}" for number in range(1, 6)]
     parts: dict[str, list[Arrays]] = {"train": [], "test": []}
     for seed, name in enumerate([*files, "test" if hundred else "test_batch"]):
-        grey, labels = _many_classes(max(each, classes), classes, seed)
-        images = np.stack([grey, grey // 2, grey // 4], axis=1)
+        gray, labels = _many_classes(max(each, classes), classes, seed)
+        images = np.stack([gray, gray // 2, gray // 4], axis=1)
         key = "fine_labels" if hundred else "labels"
         content = {
             "batch_label": name,

@@ -165,7 +165,7 @@ def test_a_diverged_run_is_kept_and_shown(archive: Path, tmp_path: Path) -> None
         (("--crop", "4"), "resize or crop with digits"),
         (("--resize", "9" * 12), "resize = 999999999999; wanted 8192 or less"),
         (("--prepare", "noise"), "prepare 'noise'; wanted channel, pixel, zca"),
-        (("--grey",), "grey with digits, whose images are"),
+        (("--gray",), "gray with digits, whose images are"),
         (("--data", "svhn:nowhere"), "put train_32x32.mat and test_32x32.mat into nowhere"),
         (("--model", "vgg"), "model 'vgg'; wanted mlp, cnn, resnet20, resnet18"),
         (("--train-size", "0"), "train_size = 0; wanted 1 or more"),

@@ -48,7 +48,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pictures(folder: Path) -> Path:
-    """An ImageNet-style folder: coloured JPEGs of all sizes, and a grey one, which is the first."""
+    """An ImageNet-style folder: colored JPEGs of all sizes, and a gray one, which is the first."""
     rng = np.random.default_rng(0)
     for part, (images, labels) in {"train": patterns(48), "val": patterns(12, seed=1)}.items():
         for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
@@ -85,9 +85,9 @@ def an_archive(path: Path) -> str:
     return f"imagefolder:{write_tar(path / 'a.tar.gz', path / 'files', parts=('val', 'train'))}"
 
 
-def grey_files(path: Path) -> str:
-    write_imagefolder(path / "grey")
-    return f"imagefolder:{path / 'grey'}"
+def gray_files(path: Path) -> str:
+    write_imagefolder(path / "gray")
+    return f"imagefolder:{path / 'gray'}"
 
 
 def mini(path: Path) -> str:
@@ -117,8 +117,8 @@ def both_ways(
     return in_memory, load(text, size)
 
 
-@pytest.mark.parametrize("size", [Size(12), Size(12, 10), Size(12, grey=True)], ids=repr)
-@pytest.mark.parametrize("make", [a_folder, an_archive, mini, a_hub_set, grey_files])
+@pytest.mark.parametrize("size", [Size(12), Size(12, 10), Size(12, gray=True)], ids=repr)
+@pytest.mark.parametrize("make", [a_folder, an_archive, mini, a_hub_set, gray_files])
 def test_a_file_holds_what_memory_would(
     tmp_path: Path,
     cache: Path,
@@ -127,10 +127,10 @@ def test_a_file_holds_what_memory_would(
     size: Size,
 ) -> None:
     text = make(tmp_path)
-    if size.grey and make in (grey_files, a_hub_set):
+    if size.gray and make in (gray_files, a_hub_set):
         for memory in ("0", GIGANTIC):
             monkeypatch.setenv(MEMORY, memory)
-            with pytest.raises(ZeromeanError, match=r"grey with .*, whose images are; want"):
+            with pytest.raises(ZeromeanError, match=r"gray with .*, whose images are; want"):
                 load(text, size)
         assert not [*cache.glob("*/*")]
         return
@@ -203,7 +203,7 @@ def a_study(tmp_path: Path, **changes: object) -> Study:
     [
         {},
         {"train_size": 30, "imbalance": 2.0},
-        {"prepare": "pixel", "augment": "crop-flip", "grey": True},
+        {"prepare": "pixel", "augment": "crop-flip", "gray": True},
         {"prepare": "zca", "crop": None},
     ],
     ids=["whole", "cut", "pixel", "zca"],

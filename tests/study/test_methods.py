@@ -45,7 +45,7 @@ def test_group_normalization_has_32_groups_where_there_are_channels(
         assert (norm.num_groups, norm.num_channels) == (groups, features)
 
 
-def test_clipping_by_norm_comes_before_centring(network: nn.Module) -> None:
+def test_clipping_by_norm_comes_before_centering(network: nn.Module) -> None:
     seen = gradients_seen("gc+clip-norm=0.5", network)
     torch.manual_seed(0)
     build("cnn", 1, 8, 10, seed=0)

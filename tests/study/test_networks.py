@@ -30,7 +30,7 @@ def outline(name: str, channels: int = 3, side: int = 32, classes: int = 10) -> 
 
 
 def outputs(network: nn.Module, kind: type[nn.Module], side: int = 32) -> list[tuple[int, int]]:
-    """Channels and height of what each module of the kind gives for a colour image, in order."""
+    """Channels and height of what each module of the kind gives for a color image, in order."""
     seen: list[tuple[int, int]] = []
 
     def note(_module: nn.Module, _inputs: object, output: Tensor) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from zeromean.centralization.attach import centralize
+from zeromean.centralization.centralize import centralize
 from zeromean.errors import ZeromeanError
 from zeromean.reparam import reparametrize
 from zeromean.study.engine.train import Training
@@ -136,7 +136,7 @@ def test_sgdw_is_sgd_on_weights_that_the_decay_has_shrunk(
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_centring_leaves_the_decay_of_sgdw_outside_the_gradient(at: Any) -> None:
+def test_centering_leaves_the_decay_of_sgdw_outside_the_gradient(at: Any) -> None:
     """Decay alone shrinks the mean; of the whole update, nothing moves it."""
     model = nn.Linear(6, 3, bias=False).double()
     before = model.weight.detach().mean(1)

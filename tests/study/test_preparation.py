@@ -1,4 +1,4 @@
-"""What networks see of images: grey, standardized, whitened, and in which order."""
+"""What networks see of images: gray, standardized, whitened, and in which order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from zeromean.study.tasks.preparation import (
     ZCA_RIDGE,
     contrast_normalized,
     fit_whitening,
-    grey,
+    gray,
     pixel_moments,
 )
 
@@ -42,12 +42,12 @@ def noise(count: int = 300, channels: int = 3, side: int = 4, seed: int = 0) -> 
 
 
 @pytest.fixture
-def colour(tmp_path: Path) -> Path:
-    """An .npz file of coloured images in three classes."""
+def color(tmp_path: Path) -> Path:
+    """An .npz file of colored images in three classes."""
     labels = np.arange(60) % 3
     images = noise(60, side=8).permute(0, 2, 3, 1).numpy()
-    np.savez(tmp_path / "colour.npz", images=images, labels=labels)
-    return tmp_path / "colour.npz"
+    np.savez(tmp_path / "color.npz", images=images, labels=labels)
+    return tmp_path / "color.npz"
 
 
 def problem_of(data: Path, **changes: object) -> Problem:
@@ -55,9 +55,9 @@ def problem_of(data: Path, **changes: object) -> Problem:
     return load(Study(tasks=(task,)), task)
 
 
-def test_grey_is_what_pillow_makes_of_colours() -> None:
+def test_gray_is_what_pillow_makes_of_colors() -> None:
     images = noise(1200, side=3)
-    made = grey(images)
+    made = gray(images)
     for image, expected in zip(images[::97], made[::97], strict=True):
         picture = Image.fromarray(image.permute(1, 2, 0).numpy())
         np.testing.assert_array_equal(np.asarray(picture.convert("L")), expected[0])
@@ -123,9 +123,9 @@ def test_what_is_fitted_does_not_depend_on_the_number_of_threads(name: str) -> N
     assert torch.equal(*made)
 
 
-def test_an_image_is_whitened_whole_and_then_shifted(colour: Path) -> None:
-    whitened = problem_of(colour, prepare="zca", augment="crop-flip")
-    standard = problem_of(colour, augment="crop-flip")
+def test_an_image_is_whitened_whole_and_then_shifted(color: Path) -> None:
+    whitened = problem_of(color, prepare="zca", augment="crop-flip")
+    standard = problem_of(color, augment="crop-flip")
     batch = whitened.train.inputs[:8]
     seen = {
         name: problem.training_inputs(batch, torch.Generator().manual_seed(3))
@@ -137,42 +137,42 @@ def test_an_image_is_whitened_whole_and_then_shifted(colour: Path) -> None:
     assert torch.equal(seen["channel"], standard.prepare(crop_flip(batch, generator)))
 
 
-def test_grey_images_go_through_the_whole_study(colour: Path, tmp_path: Path) -> None:
+def test_gray_images_go_through_the_whole_study(color: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = f"--data npz:{colour} --model mlp --grey --prepare pixel --schedule every=1 --epochs 2"
+    words = f"--data npz:{color} --model mlp --gray --prepare pixel --schedule every=1 --epochs 2"
     result = CliRunner().invoke(
         app, ["compare", *words.split(), "--seeds", "1", "--batch-size", "8", "--out", str(out)]
     )
     assert (result.exit_code, result.stderr) == (0, "")
     page = (out / "report.html").read_text()
-    for word in ("8x8x1", "made grey; each pixel", "times 0.1 after every 1 epochs", " --grey "):
+    for word in ("8x8x1", "made gray; each pixel", "times 0.1 after every 1 epochs", " --gray "):
         assert word in page
-    assert load_data(f"npz:{colour}").channels == 3
+    assert load_data(f"npz:{color}").channels == 3
 
 
 def test_a_file_says_how_images_are_prepared(tmp_path: Path) -> None:
-    study = Study(tasks=(Task(model="mlp", prepare="zca", grey=True, schedule="drops=3,9"),))
+    study = Study(tasks=(Task(model="mlp", prepare="zca", gray=True, schedule="drops=3,9"),))
     file = tmp_path / "study.toml"
     file.write_text(declare.as_toml(study))
     assert declare.read(file) == study
-    assert study.tasks[0].label == "digits/mlp prepare=zca grey=True schedule=drops=3,9"
-    file.write_text("[[tasks]]\ngrey = 1\n")
-    with pytest.raises(ZeromeanError, match="line 2: grey = 1; wanted true or false"):
+    assert study.tasks[0].label == "digits/mlp prepare=zca gray=True schedule=drops=3,9"
+    file.write_text("[[tasks]]\ngray = 1\n")
+    with pytest.raises(ZeromeanError, match="line 2: gray = 1; wanted true or false"):
         declare.read(file)
 
 
 def test_what_cannot_be_prepared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ZeromeanError, match="prepare 'noise'; wanted channel, pixel, zca"):
         Task(prepare="noise")
-    with pytest.raises(ZeromeanError, match="grey True for text; wanted images"):
-        Task(data="text", model="lstm", grey=True)
+    with pytest.raises(ZeromeanError, match="gray True for text; wanted images"):
+        Task(data="text", model="lstm", gray=True)
     with pytest.raises(
         ZeromeanError,
-        match="with data, model, augment, prepare, grey, resize, crop, test_per_class or split",
+        match="with data, model, augment, prepare, gray, resize, crop, test_per_class or split",
     ):
         Task(function="a:b", prepare="pixel")
-    task = Task(grey=True)
-    with pytest.raises(ZeromeanError, match="grey with digits, whose images are; wanted coloured"):
+    task = Task(gray=True)
+    with pytest.raises(ZeromeanError, match="gray with digits, whose images are; wanted colored"):
         load(Study(tasks=(task,)), task)
     images = np.zeros((12, 112, 112), np.uint8)
     np.savez(tmp_path / "large.npz", images=images, labels=np.arange(12) % 2)

@@ -74,13 +74,13 @@ def test_npz_without_a_split_gets_a_stratified_one_that_never_changes(archive: P
 )
 def test_npz_with_a_split_keeps_it(tmp_path: Path, keys: tuple[str, ...]) -> None:
     images, labels = patterns(30)
-    colour = np.stack([images, images // 2, images // 4], axis=3)
+    color = np.stack([images, images // 2, images // 4], axis=3)
     # Class numbers with gaps, and labels of shape (N, 1), are both met in the wild.
     numbers = np.array([3, 5, 9])[labels][:, None]
-    arrays = (colour[:20], numbers[:20], colour[20:], numbers[20:])
+    arrays = (color[:20], numbers[:20], color[20:], numbers[20:])
     np.savez(tmp_path / "own.npz", **dict(zip(keys, arrays, strict=True)))
     data = load(f"npz:{tmp_path / 'own.npz'}")
-    np.testing.assert_array_equal(data.train_images.permute(0, 2, 3, 1), colour[:20])
+    np.testing.assert_array_equal(data.train_images.permute(0, 2, 3, 1), color[:20])
     np.testing.assert_array_equal(data.test_labels, labels[20:])
     assert data.classes == ("3", "5", "9")
 
@@ -88,17 +88,17 @@ def test_npz_with_a_split_keeps_it(tmp_path: Path, keys: tuple[str, ...]) -> Non
 @pytest.mark.parametrize(
     "name", ["", "images.tar", "images.tar.gz", "images.tar.bz2", "images.tar.xz"]
 )
-@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("color", [False, True])
 def test_imagefolder_reads_folders_and_archives_alike(
-    tmp_path: Path, name: str, colour: bool
+    tmp_path: Path, name: str, color: bool
 ) -> None:
-    write_imagefolder(tmp_path / "files", colour=colour)
+    write_imagefolder(tmp_path / "files", color=color)
     path = tmp_path / "files"
     if name:
         path = write_tar(tmp_path / name, path, inside="some/folder/")
     data = load(f"imagefolder:{path}")
     assert data.classes == ("cat", "dog", "frog")
-    assert data.train_images.shape == (30, 3 if colour else 1, 8, 8)
+    assert data.train_images.shape == (30, 3 if color else 1, 8, 8)
     images, labels = patterns(12, seed=1)
     # Files come class by class.
     order = np.argsort(labels, kind="stable")
@@ -107,7 +107,7 @@ def test_imagefolder_reads_folders_and_archives_alike(
         np.testing.assert_array_equal(data.test_images[:, channel], images[order] // 2**channel)
 
 
-def test_imagefolder_reads_jpeg_and_makes_grey_among_coloured_images_coloured(
+def test_imagefolder_reads_jpeg_and_makes_gray_among_colored_images_colored(
     tmp_path: Path,
 ) -> None:
     write_imagefolder(tmp_path, suffix=".jpg")
@@ -229,8 +229,8 @@ def corrupt_image(path: Path) -> str:
 
 def deep_image(path: Path) -> str:
     write_imagefolder(path)
-    grey16 = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
-    Image.fromarray(grey16).save(path / "train" / "dog" / "0001.png")
+    gray16 = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    Image.fromarray(gray16).save(path / "train" / "dog" / "0001.png")
     return f"imagefolder:{path}"
 
 
@@ -330,7 +330,7 @@ def check(data: Dataset, train: int, test: int, channels: int, side: int, classe
     assert data.train_images.shape == (train, channels, side, side)
     assert data.test_images.shape == (test, channels, side, side)
     assert len(data.classes) == classes
-    # Real images, neither blank nor read in the wrong order: neighbouring pixels resemble.
+    # Real images, neither blank nor read in the wrong order: neighboring pixels resemble.
     images = data.test_images.float()
     assert (images[..., 1:] - images[..., :-1]).abs().mean() < 0.5 * images.std()
 
@@ -358,10 +358,10 @@ def write_svhn(folder: Path, **changes: object) -> dict[str, Arrays]:
     parts = {}
     for part, seed in (("train", 0), ("test", 1)):
         images, labels = patterns(40, classes=10, side=32, seed=seed)
-        coloured = np.stack([images, images // 2, images // 4], axis=1)
-        parts[part] = (coloured, labels)
+        colored = np.stack([images, images // 2, images // 4], axis=1)
+        parts[part] = (colored, labels)
         content = {
-            "X": coloured.transpose(2, 3, 1, 0),
+            "X": colored.transpose(2, 3, 1, 0),
             "y": np.where(labels == 0, 10, labels)[:, None],
         }
         savemat(folder / f"{part}_32x32.mat", {**content, **changes})

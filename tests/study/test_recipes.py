@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
-from zeromean.recipes import catalogue, listing, outcome, published
+from zeromean.recipes import catalog, listing, outcome, published
 from zeromean.recipes.agreement import agreement
 from zeromean.recipes.cost import Cost, Speed
 from zeromean.recipes.measures import MEASURES
@@ -33,7 +33,7 @@ from zeromean.study.study import Study
 from zeromean.study.task import Task
 from zeromean.study.tuning import Tuning
 
-RECIPES = catalogue.recipes()
+RECIPES = catalog.recipes()
 GC = published.read("gradient_centralization")
 CWN = published.read("centered_weight_normalization")
 TUTORIAL = published.read("guides")["horses_or_humans"]
@@ -51,7 +51,7 @@ def optimizer(recipe: Recipe) -> OptimizerChoice:
 
 
 def test_every_result_has_a_recipe_or_a_reason() -> None:
-    found = catalogue.results()
+    found = catalog.results()
     assert len(found) == sum(len(published.places(paper)) for paper in PAPERS)
     for one in found:
         assert bool(one.recipes) != bool(one.reason), one
@@ -64,9 +64,9 @@ def test_every_result_has_a_recipe_or_a_reason() -> None:
 def test_names_tell_recipes_apart() -> None:
     names = [recipe.name for recipe in RECIPES]
     assert len(set(names)) == len(names)
-    assert catalogue.find(names[0]) is RECIPES[0]
+    assert catalog.find(names[0]) is RECIPES[0]
     with pytest.raises(ZeromeanError, match=f"recipe 'gc-table9'; wanted .*{names[0]}"):
-        catalogue.find("gc-table9")
+        catalog.find("gc-table9")
 
 
 @every
@@ -213,7 +213,7 @@ def test_cwn_on_yaleb_is_trained_as_published() -> None:
     told, task, choice = CWN["table1"]["recipe_yaleb"], recipe.task, optimizer(recipe)
     tuning = recipe.study.tuning
     assert tuning is not None
-    assert told["images"].startswith("32x32 grey as 1024-vectors, mean subtracted and divided")
+    assert told["images"].startswith("32x32 gray as 1024-vectors, mean subtracted and divided")
     assert (task.model, task.prepare) == ("mlp-yaleb", "pixel")
     assert told["mlp_hidden"] == [128, 64, 48, 48]  # as the network's test shows
     count = re.match(
@@ -236,8 +236,8 @@ def test_cwn_on_svhn_is_trained_as_published(recipe: Recipe) -> None:
     told, task, choice = CWN["table1"]["recipe_svhn"], recipe.task, optimizer(recipe)
     tuning = recipe.study.tuning
     assert tuning is not None
-    assert told["images"].startswith("32x32 grey as 1024-vectors")
-    assert task.grey
+    assert told["images"].startswith("32x32 gray as 1024-vectors")
+    assert task.gray
     assert task.model == "mlp-svhn"
     assert told["mlp_hidden"] == 5 * [128]
     assert task.batch_size == told["batch_size"]
@@ -465,7 +465,7 @@ def test_tables_lists_everything_with_its_numbers() -> None:
     result = CliRunner().invoke(app, ["tables"])
     assert result.exit_code == 0
     text = " ".join(result.stdout.split())
-    for one in catalogue.results():
+    for one in catalog.results():
         assert " ".join(one.heading.split()) in text
         for recipe in one.recipes:
             assert f"{recipe.name}: {recipe.title}" in text
@@ -502,7 +502,7 @@ def test_tables_tells_of_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_kept_was_run_by_a_recipe() -> None:
     for one in outcome.kept():
-        recipe = catalogue.find(one.recipe)
+        recipe = catalog.find(one.recipe)
         assert set(one.measured) == set(recipe.measures)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from synthetic import make_results
 
 from zeromean.errors import ZeromeanError
-from zeromean.recipes.catalogue import recipes
+from zeromean.recipes.catalog import recipes
 from zeromean.study import report
 from zeromean.study.methods import PARTS
 from zeromean.study.report import profile
@@ -180,14 +180,14 @@ def test_names_from_outside_are_escaped(results: Results) -> None:
     assert "<script>alert(1)</script>.npz" in Page(path).text
 
 
-def test_the_picture_is_a_png_with_each_methods_colour(results: Results) -> None:
+def test_the_picture_is_a_png_with_each_methods_color(results: Results) -> None:
     _, picture = report.write(results)
     with Image.open(picture) as image:
         assert image.format == "PNG"
-        seen = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=2**24) or []}
+        seen = {color for _, color in image.convert("RGB").getcolors(maxcolors=2**24) or []}
 
     def shade(one: Style) -> tuple[int, ...]:
-        return tuple(bytes.fromhex(one.colour[1:]))
+        return tuple(bytes.fromhex(one.color[1:]))
 
     assert {shade(one) for one in styles(tuple(CURVES)).values()} <= seen
     assert shade(styles(["gc-conv"])["gc-conv"]) not in seen
@@ -205,7 +205,7 @@ def test_every_method_has_a_look_of_its_own() -> None:
     assert len(set(given.values())) == len(methods) == 40
     # As a line, as a mark, and on the page.
     for second in ("line", "marker", "border"):
-        assert len({(one.colour, getattr(one, second)) for one in given.values()}) == 40
+        assert len({(one.color, getattr(one, second)) for one in given.values()}) == 40
     # Others beside it do not change it.
     assert given["gc"] == styles(("plain", "gc"))["gc"]
 
@@ -216,7 +216,7 @@ def test_the_recipe_of_most_methods_has_a_look_for_each() -> None:
     assert len(set(styles(methods).values())) == len(methods)
 
 
-def test_lines_that_share_a_colour_differ_in_every_part_of_a_page(
+def test_lines_that_share_a_color_differ_in_every_part_of_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Figure] = []

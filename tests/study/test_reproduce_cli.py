@@ -30,7 +30,7 @@ from typer.testing import CliRunner
 import zeromean
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
-from zeromean.recipes import catalogue, cost, outcome, side_by_side
+from zeromean.recipes import catalog, cost, outcome, side_by_side
 from zeromean.recipes.agreement import agreement
 from zeromean.recipes.conditions import Conditions
 from zeromean.recipes.measures import MEASURES
@@ -50,7 +50,7 @@ from zeromean.study.settings import SettingError
 from zeromean.study.study import Study
 from zeromean.study.tasks.load import load
 
-RECIPES = catalogue.recipes()
+RECIPES = catalog.recipes()
 # The package has the command under this name.
 COMMAND = importlib.import_module("zeromean.cli.reproduce")
 LOAD = importlib.import_module("zeromean.study.tasks.load")
@@ -61,7 +61,7 @@ LARGE = (
 )  # fmt: skip
 
 
-def colour(images: np.ndarray) -> np.ndarray:
+def color(images: np.ndarray) -> np.ndarray:
     return np.stack([images, images // 2, images // 4], axis=3)
 
 
@@ -76,7 +76,7 @@ def write_svhn(folder: Path) -> str:
     folder.mkdir(exist_ok=True)
     for part, seed in (("train", 0), ("test", 1)):
         images, labels = patterns(40, classes=10, side=32, seed=seed)
-        content = {"X": colour(images).transpose(1, 2, 3, 0), "y": labels[:, None] + 1}
+        content = {"X": color(images).transpose(1, 2, 3, 0), "y": labels[:, None] + 1}
         savemat(folder / f"{part}_32x32.mat", content)
     return f"svhn:{folder}"
 
@@ -92,7 +92,7 @@ def write_cifar_of(classes: int) -> Callable[[Path], str]:
 def write_pictures(folder: Path) -> str:
     for part, count, seed in (("train", 16, 0), ("test", 6, 1)):
         images, labels = patterns(count, classes=2, side=32, seed=seed)
-        for number, (pixels, label) in enumerate(zip(colour(images), labels, strict=True)):
+        for number, (pixels, label) in enumerate(zip(color(images), labels, strict=True)):
             place = folder / part / ("horses", "humans")[label]
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(place / f"{number:04d}.png")
@@ -173,7 +173,7 @@ def tiny(recipe: Recipe) -> Recipe:
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = tuple(map(tiny, RECIPES))
-    monkeypatch.setattr(catalogue, "recipes", lambda: found)
+    monkeypatch.setattr(catalog, "recipes", lambda: found)
     monkeypatch.setattr(cost, "ENOUGH_SECONDS", 0.0)
     monkeypatch.setattr(cost, "TIMES", 1)
     monkeypatch.chdir(tmp_path)
@@ -282,7 +282,7 @@ def test_the_network_of_a_recipe_can_be_built_for_its_data(recipe: Recipe) -> No
 @pytest.fixture
 def small(_tiny: None, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """The only one that there is: three methods of a small network, with published numbers."""
-    whole = catalogue.find("cwn-svhn")
+    whole = catalog.find("cwn-svhn")
     methods = ("plain", "wn-unit", "cwn-unit")
     rows = {one: whole.blocks[0].rows[one] for one in methods}
     return alone(
@@ -296,7 +296,7 @@ def small(_tiny: None, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 
 def alone(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> Recipe:
-    monkeypatch.setattr(catalogue, "recipes", lambda: (recipe,))
+    monkeypatch.setattr(catalog, "recipes", lambda: (recipe,))
     return recipe
 
 
@@ -522,16 +522,16 @@ def test_a_process_of_several_trains_what_the_first_one_sends(
     assert [study.tasks[0].data for study in begun] == ["digits"]
 
 
-def write_grey(folder: Path) -> str:
+def write_gray(folder: Path) -> str:
     images, labels = patterns(80, classes=10, side=32)
-    np.savez(folder / "grey.npz", images=images, labels=labels)
-    return f"npz:{folder / 'grey.npz'}"
+    np.savez(folder / "gray.npz", images=images, labels=labels)
+    return f"npz:{folder / 'gray.npz'}"
 
 
 @pytest.mark.parametrize(
     ("name", "write", "line"),
     [
-        ("cwn-svhn", write_grey, "fix: pass such data, or change grey in the file"),
+        ("cwn-svhn", write_gray, "fix: pass such data, or change gray in the file"),
         ("tutorial-horses", lambda folder: "digits", "fix: pass larger images, or change model in"),
         ("cwn-yaleb", write_svhn, "fix: pass such data, or change test_per_class in the file"),
         ("gc-table4-cub", write_svhn, "fix: pass such files, or change resize in the file"),

@@ -134,7 +134,7 @@ def test_the_middle_is_that_of_image_files() -> None:
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
     """Images of 8x8, stored at 12x12, of which the network sees 9x9."""
-    write_imagefolder(tmp_path / "files", colour=True)
+    write_imagefolder(tmp_path / "files", color=True)
     return Task(
         data=f"imagefolder:{tmp_path / 'files'}",
         model="mlp",

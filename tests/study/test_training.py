@@ -137,7 +137,7 @@ def test_another_seed_changes_weights_and_batches(
         ("gc", "sgd", True, True),
         ("gc-conv", "sgd", True, False),
         ("gc-update", "sgd", True, True),
-        # Adam's division does not commute with centring: only the update keeps the means.
+        # Adam's division does not commute with centering: only the update keeps the means.
         ("gc", "adam", False, False),
         ("gc-update", "adam", True, True),
     ],
@@ -184,9 +184,9 @@ def test_each_epoch_has_an_order_of_its_own(
 
 def test_training_images_are_standardized_by_channel(study: Study) -> None:
     images = load_data(study.tasks[0].data).train_images
-    colour = torch.cat([images, torch.full_like(images, 7)], dim=1)
-    mean, deviation = channel_moments(colour)
-    standard = (colour.float() - mean) / deviation
+    color = torch.cat([images, torch.full_like(images, 7)], dim=1)
+    mean, deviation = channel_moments(color)
+    standard = (color.float() - mean) / deviation
     assert standard[:, 0].mean().abs() < 1e-5
     assert (standard[:, 0].std(correction=0) - 1).abs() < 1e-5
     assert not standard[:, 1].any()  # constant, and not divided by zero

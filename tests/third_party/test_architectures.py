@@ -303,7 +303,7 @@ def test_what_is_centered_is_what_multiplies_features(name: str) -> None:
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_training_step_is_what_centring_each_vector_gives(
+def test_a_training_step_is_what_centering_each_vector_gives(
     name: str, at: Any, supports: Callable[..., None]
 ) -> None:
     make, x, axes, _ = ARCHITECTURES[name]
@@ -330,7 +330,7 @@ def test_a_training_step_is_what_centring_each_vector_gives(
         "Layer",
         name,
         at,
-        "exact set of centered parameters; one step equal to centring vector by vector in float64",
+        "exact set of centered parameters; one step equal to centering vector by vector in float64",
     )
 
 

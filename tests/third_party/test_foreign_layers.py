@@ -155,7 +155,7 @@ def test_layers_of_timm(name: str, supports: Say) -> None:
     supports("Layer", f"timm {name}", "-", "axes, on a class of the same name, bases, parameters")
 
 
-def test_centring_a_standardized_weight_changes_nothing() -> None:
+def test_centering_a_standardized_weight_changes_nothing() -> None:
     """The gradient through a standardized weight is zero-mean already."""
     layer: Any = StdConv2d(3, 4, 3).double()
     layer(torch.randn(2, 3, 6, 6).double()).square().sum().backward()

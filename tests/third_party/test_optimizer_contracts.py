@@ -95,7 +95,7 @@ def check_what_it_saw(case: Case, **options: Any) -> None:
 def _same_rounding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     # SOAP turns into the eigenvectors of a singular matrix, for a centered gradient has one
     # direction less: 1e-17 more in a gradient is 1e-2 in the weights after four steps. Only the
-    # reference rounds as the test's own centring does.
+    # reference rounds as the test's own centering does.
     if "SOAP" in request.node.name:
         monkeypatch.setenv("ZEROMEAN_KERNELS", "reference")
 
@@ -383,7 +383,7 @@ def test_gradients_that_are_cleared_inside_the_step(at: Any) -> None:
 def test_the_iterate_behind_schedule_free_would_drift() -> None:
     """Why at="update" is refused there: what is evaluated follows z, which nobody projects."""
     from zeromean.centralization.at_update import AtUpdate
-    from zeromean.centralization.attach import Handle
+    from zeromean.centralization.centralize import Handle
     from zeromean.centralization.targets import Targets
 
     case = CASES["schedulefree AdamWScheduleFree"]

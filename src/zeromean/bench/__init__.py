@@ -1,1 +1,1 @@
-"""What an optimizer step costs with centring and without, measured on the user's own machine."""
+"""What an optimizer step costs with centering and without, measured on the user's own machine."""

@@ -14,8 +14,8 @@ from zeromean.bench.tensors import TENSORS
 from zeromean.bench.timing import Duel
 from zeromean.bench.work import OPTIMIZERS
 
-# Colours that readers with any colour vision can tell apart (Okabe and Ito).
-COLOURS = {None: "#4d4d4d", "gradient": "#0072b2", "update": "#009e73"}
+# Colors that readers with any color vision can tell apart (Okabe and Ito).
+COLORS = {None: "#4d4d4d", "gradient": "#0072b2", "update": "#009e73"}
 LABELS = {None: "no GC", "gradient": "GC at gradient", "update": "GC at update"}
 LETTERS = 11
 
@@ -44,8 +44,8 @@ def render(benchmark: Benchmark) -> Figure:
     for axes in panels[-1]:
         axes.set_xlabel(f"time by that of {benchmark.matches[0].base.name}", fontsize=LETTERS)
     dots = [
-        Line2D([], [], color=COLOURS[at], marker="o", linewidth=1.6, label=LABELS[at])
-        for at in COLOURS
+        Line2D([], [], color=COLORS[at], marker="o", linewidth=1.6, label=LABELS[at])
+        for at in COLORS
     ]
     figure.legend(
         handles=dots, loc="outside upper center", ncols=3, frameon=False, fontsize=LETTERS
@@ -55,13 +55,13 @@ def render(benchmark: Benchmark) -> Figure:
 
 def _panel(axes: Axes, match: Match) -> None:
     names = [match.base.name]
-    axes.axvline(1, color=COLOURS[None], linewidth=1)
-    axes.plot([1], [0], "o", color=COLOURS[None])
+    axes.axvline(1, color=COLORS[None], linewidth=1)
+    axes.plot([1], [0], "o", color=COLORS[None])
     ends = [1.0]
     for height, result in enumerate(match.results, start=1):
         names.append(result.contestant.name)
         if isinstance(result.outcome, Duel):
-            _dot(axes, height, result.outcome, COLOURS[result.contestant.centers])
+            _dot(axes, height, result.outcome, COLORS[result.contestant.centers])
             ends += [*result.outcome.quartiles, result.outcome.ratio]
         else:
             axes.text(
@@ -84,9 +84,9 @@ def _panel(axes: Axes, match: Match) -> None:
     axes.tick_params(labelsize=LETTERS)
 
 
-def _dot(axes: Axes, height: int, times: Duel, colour: str) -> None:
-    axes.plot(times.quartiles, [height, height], color=colour, linewidth=1.6)
-    axes.plot([times.ratio], [height], "o", color=colour)
+def _dot(axes: Axes, height: int, times: Duel, color: str) -> None:
+    axes.plot(times.quartiles, [height, height], color=color, linewidth=1.6)
+    axes.plot([times.ratio], [height], "o", color=color)
     right = max(times.ratio, times.quartiles[1])
     axes.annotate(
         f"{times.ratio:.2f}",
@@ -95,6 +95,6 @@ def _dot(axes: Axes, height: int, times: Duel, colour: str) -> None:
         textcoords="offset points",
         va="center",
         fontsize=LETTERS - 2,
-        color=colour,
+        color=color,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
     )

@@ -72,7 +72,7 @@ class Benchmark:
         matches: One for each set of tensors and optimizer.
         traffic: (tensors, optimizer) -> memory traffic of ``zeromean.optim``.
         kept: (contestant, type) -> bytes that it keeps beyond torch's own.
-        training: (optimizer, contestant) -> whole training steps against those without centring.
+        training: (optimizer, contestant) -> whole training steps against those without centering.
     """
 
     settings: Settings

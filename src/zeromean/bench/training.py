@@ -1,4 +1,4 @@
-"""A whole training step, forward and backward included, with centring and without."""
+"""A whole training step, forward and backward included, with centering and without."""
 
 from __future__ import annotations
 

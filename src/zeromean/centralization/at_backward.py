@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from zeromean.centralization import fsdp1
 from zeromean.centralization.at_gradient import warn_of_momentum
-from zeromean.centralization.optimizers import WeightDecay, decay_inside
+from zeromean.centralization.optimizer_traits import WeightDecay, coupled_decay
 from zeromean.centralization.targets import Targets
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
@@ -109,7 +109,7 @@ def refuse_decay_inside(
     optimizer: Optimizer, group: dict[str, Any], weight_decay: Literal["auto"] | WeightDecay
 ) -> None:
     """Raise where coupled decay belongs inside the projection: backward comes too early for it."""
-    if decay_inside(optimizer, group, weight_decay):
+    if coupled_decay(optimizer, group, weight_decay):
         raise ZeromeanError(
             f'at="backward" with {type(optimizer).__name__} and coupled'
             f" weight_decay={group['weight_decay']}",

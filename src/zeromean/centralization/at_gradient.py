@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from zeromean.centralization.optimizers import WeightDecay, acting, decay_inside, facts_of
+from zeromean.centralization.optimizer_traits import WeightDecay, unwrap, coupled_decay, traits_of
 from zeromean.centralization.targets import Target, Targets
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
@@ -73,9 +73,9 @@ class AtGradient:
             present = [n for n, gradient in enumerate(gradients) if gradient is not None]
         # The optimizer adds lambda w later: the mean of that is taken away now. A fused optimizer
         # under a gradient scaler sees scaled gradients, s g, so there it is s lambda w that decays.
-        decays = [decay_inside(optimizer, g, self._weight_decay) for g in optimizer.param_groups]
+        decays = [coupled_decay(optimizer, g, self._weight_decay) for g in optimizer.param_groups]
         decayed = any(decays)
-        if self._ready is None or not self._ready.fits(targets, present, decayed, gradients):
+        if self._ready is None or not self._ready.is_valid(targets, present, decayed, gradients):
             self._refuse_shared([(targets[n].parameter, gradients[n]) for n in present])
             entries = [
                 Entry(targets[n].parameter, targets[n].fan_in, {}, targets[n].group)
@@ -107,20 +107,20 @@ class AtGradient:
                 f"an expanded gradient of {name}, whose entries share memory"
                 if other is parameter
                 else f"one tensor as the gradient of {name_of_other} and {name}",
-                "memory of its own for each entry, because centring writes into it",
+                "memory of its own for each entry, because centering writes into it",
                 "assign a clone, or use zeromean.optim, which writes into no gradient",
             )
 
 
 class _Ready(NamedTuple):
-    """A centring made ready, and for what: targets, and which of them have a gradient."""
+    """A centering made ready, and for what: targets, and which of them have a gradient."""
 
     targets: list[Target]
     present: Sequence[int]
     decayed: bool
     parts: list[CenterPart]
 
-    def fits(
+    def is_valid(
         self,
         targets: list[Target],
         present: Sequence[int],
@@ -133,7 +133,7 @@ class _Ready(NamedTuple):
             and decayed == self.decayed
             # Each a tensor of its own; None may stand for many.
             and len({*map(id, gradients)}) == len(present) + (len(present) < len(gradients))
-            and all(center.fits(found) for center, found in self.of(gradients))
+            and all(center.is_valid(found) for center, found in self.of(gradients))
         )
 
     def of(self, gradients: list[Any]) -> list[tuple[Center, list[Tensor]]]:
@@ -149,8 +149,8 @@ def project_momentum(optimizer: Optimizer, targets: Targets) -> None:
     Raises:
         ZeromeanError: The optimizer has state, and nobody knows which of it is momentum.
     """
-    state_of = acting(optimizer).state
-    if facts_of(optimizer) is None and state_of:
+    state_of = unwrap(optimizer).state
+    if traits_of(optimizer) is None and state_of:
         keys = sorted({key for state in state_of.values() for key in state})
         raise ZeromeanError(
             f"project_state=True with {type(optimizer).__name__}, an optimizer that zeromean does"
@@ -178,11 +178,11 @@ def warn_of_momentum(optimizer: Optimizer, targets: Targets) -> None:
 
 
 def _momentum(optimizer: Optimizer, targets: Targets) -> tuple[list[Tensor], list[FanIn]]:
-    facts, state_of = facts_of(optimizer), acting(optimizer).state
+    traits, state_of = traits_of(optimizer), unwrap(optimizer).state
     found = [
         (buffer, fan_in)
         for _, parameter, fan_in in targets.of(optimizer)
-        for key in (facts.momentum if facts else ())
+        for key in (traits.momentum if traits else ())
         if (buffer := state_of.get(parameter, {}).get(key)) is not None
     ]
     return [buffer for buffer, _ in found], [fan_in for _, fan_in in found]

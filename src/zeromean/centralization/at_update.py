@@ -9,8 +9,8 @@ import torch
 from torch.optim import Optimizer
 
 from zeromean.centralization.targets import Target, Targets
-from zeromean.kernels import Entry, prepare_keep
-from zeromean.kernels.backends import Keep
+from zeromean.kernels import Entry, prepare_mean_keeper
+from zeromean.kernels.backends import MeanKeeper
 from zeromean.kernels.residuals import Residuals
 
 
@@ -28,7 +28,7 @@ class AtUpdate:
         self._targets = targets
         # A stack, because super().step() fires the hooks again inside. A step that raises leaves
         # its entry behind; the bound, deeper than any such chain, lets those fall off the end.
-        self._entered: deque[list[tuple[Keep, Any]]] = deque(maxlen=8)
+        self._entered: deque[list[tuple[MeanKeeper, Any]]] = deque(maxlen=8)
         self._residuals = Residuals()
         self._ready: _Ready | None = None
 
@@ -41,21 +41,21 @@ class AtUpdate:
         if (
             ready is None
             or targets is not ready.targets
-            or not all(keep.fits() for keep in ready.keeps)
+            or not all(keep.is_valid() for keep in ready.keeps)
         ):
             entries = [
                 Entry(weight, fan_in, {}, group, self._residuals.of(weight, fan_in))
                 for group, weight, fan_in in targets
             ]
-            ready = self._ready = _Ready(targets, prepare_keep(entries))
-        self._entered.append([(keep, keep.note()) for keep in ready.keeps])
+            ready = self._ready = _Ready(targets, prepare_mean_keeper(entries))
+        self._entered.append([(keep, keep.record()) for keep in ready.keeps])
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:
         if not self._entered:
             return  # attached while this step was under way: the next one is the first
         for keep, noted in self._entered.pop():
-            keep.put_back(noted)
+            keep.restore(noted)
 
     def after_load(self, optimizer: Optimizer) -> None:
         self._forget()  # what was lost by weights that the checkpoint has replaced
@@ -73,4 +73,4 @@ class _Ready(NamedTuple):
     """What keeps the means of these targets."""
 
     targets: list[Target]
-    keeps: list[Keep]
+    keeps: list[MeanKeeper]

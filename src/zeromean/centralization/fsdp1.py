@@ -2,7 +2,7 @@
 
 ``FullyShardedDataParallel`` lays the parameters of each wrapped unit end to end and cuts them
 anywhere, so that the optimizer sees pieces without rows. Before a gradient is reduced and cut it is
-whole, and P is linear: centring it there is right.
+whole, and P is linear: centering it there is right.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from zeromean.fan_in import FanIn
 from zeromean.kernels import center_
-from zeromean.mro import is_a
+from zeromean.class_lookup import is_a
 
 _FSDP1 = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
 

@@ -1,4 +1,4 @@
-"""``zeromean bench``: what an optimizer step costs with centring, on this machine."""
+"""``zeromean bench``: what an optimizer step costs with centering, on this machine."""
 
 from __future__ import annotations
 

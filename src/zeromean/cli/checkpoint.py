@@ -33,7 +33,7 @@ class Checkpoint:
     centralized: str | None
 
     @property
-    def centring(self) -> str:
+    def centering(self) -> str:
         """A sentence on whether the run was centralized, as far as the file tells."""
         if not self.optimizers:
             return "unknown: the checkpoint holds no optimizer"

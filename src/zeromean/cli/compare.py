@@ -1,4 +1,4 @@
-"""``zeromean compare``: the same training with and without centring."""
+"""``zeromean compare``: the same training with and without centering."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def compare(
     prepare: Annotated[
         str, typer.Option(help="channel or pixel (standardized), or zca (whitened)")
     ] = Task.prepare,
-    grey: Annotated[bool, typer.Option("--grey", help="Make coloured images grey.")] = Task.grey,
+    gray: Annotated[bool, typer.Option("--gray", help="Make colored images gray.")] = Task.gray,
     resize: Annotated[
         int | None,
         typer.Option(help="Side that image files are scaled to.", show_default="as they are"),
@@ -132,7 +132,7 @@ def compare(
                 imbalance=imbalance,
                 augment=augment,
                 prepare=prepare,
-                grey=grey,
+                gray=gray,
                 resize=resize,
                 crop=crop,
                 test_per_class=test_per_class,

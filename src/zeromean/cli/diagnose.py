@@ -1,4 +1,4 @@
-"""``zeromean diagnose``: one page on what centring does in a trained model."""
+"""``zeromean diagnose``: one page on what centering does in a trained model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def diagnose(
 ) -> None:
     """Write one HTML page with every diagnostic of a trained model.
 
-    Weight means, gradients before and after centring, pre-activations, the response to intensity,
+    Weight means, gradients before and after centering, pre-activations, the response to intensity,
     Fisher conditioning and sharpness, for a classifier of images.
     """
     command = shlex.join(
@@ -82,14 +82,14 @@ def diagnose(
     facts = {
         "Checkpoint": str(checkpoint),
         "Model": f"{model}, {trained:,} parameters",
-        "Centralized": read.centring,
+        "Centralized": read.centering,
         "Data": f"{data}: {dataset.describe()}",
         "Samples": f"{len(labels)} of the training images at random, {batch_size} a batch",
         "Preparation": "each channel standardized by the training images; no augmentation",
         "Loss": "cross-entropy",
         "Device": f"{device}, torch {torch.__version__}",
     }
-    write(out, f"What centring does in {checkpoint.name}", found, facts, command)
+    write(out, f"What centering does in {checkpoint.name}", found, facts, command)
     print(f"\n{out}")
 
 

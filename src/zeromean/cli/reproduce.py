@@ -67,7 +67,7 @@ def reproduce(
     """
     from dataclasses import replace
 
-    from zeromean.recipes.catalogue import find
+    from zeromean.recipes.catalog import find
     from zeromean.recipes.shorten import shortened
 
     recipe = find(name)

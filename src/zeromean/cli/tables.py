@@ -23,10 +23,10 @@ def tables(
 
     Of both papers, the published code's README and the tutorial; zeromean reproduce runs one.
     """
-    from zeromean.recipes import catalogue, listing, published
+    from zeromean.recipes import catalog, listing, published
 
     told: dict[str, list[list[listing.Line]]] = {}
-    for result in catalogue.results():
+    for result in catalog.results():
         lines = list(listing.lines(result))
         if words.lower() in "\n".join(text for _, text in lines).lower():
             told.setdefault(result.paper, []).append(lines)

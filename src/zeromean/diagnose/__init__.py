@@ -1,4 +1,4 @@
-"""See what centring does: one diagnostic a file, each with arrays, a table and a picture.
+"""See what centering does: one diagnostic a file, each with arrays, a table and a picture.
 
 >>> import torch, zeromean
 >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))

@@ -25,8 +25,8 @@ from zeromean.diagnose.layers import (
     refuse_half_precision,
     unchanged,
 )
-from zeromean.diagnose.operators import Product, flat, ritz_values, split_like
-from zeromean.diagnose.result import GREEN, GREY, ORANGE, Diagnostic, number
+from zeromean.diagnose.lanczos import Product, flat, ritz_values, split_like
+from zeromean.diagnose.result import GREEN, GRAY, ORANGE, Diagnostic, number
 from zeromean.errors import ZeromeanError
 from zeromean.plan import check_option
 
@@ -116,9 +116,9 @@ class FisherCondition(Diagnostic):
             )
         return rows
 
-    def _draw(self, axes: Sequence[Axes], label: str | None, colour: str) -> None:
+    def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
         (one,) = axes
-        colours = (colour, ORANGE, GREEN, GREY)
+        colors = (color, ORANGE, GREEN, GRAY)
         for index, (name, values) in enumerate(zip(self.layers, self.eigenvalues, strict=True)):
             kept = np.sort(values)[::-1]
             kept = kept[kept > 0.01 * self.threshold * kept[0]]
@@ -126,7 +126,7 @@ class FisherCondition(Diagnostic):
             exact = self.methods[index] == "exact"
             told = name if exact else f"{name} (estimate)"
             told = told if label is None else f"{label}, {told}"
-            style = colours[index % len(colours)]
+            style = colors[index % len(colors)]
             one.plot(places, kept, "-" if exact else ".", color=style, linewidth=1.5, label=told)
             if len(kept):
                 one.axhline(self.threshold * kept[0], color=style, linewidth=0.8, linestyle="--")

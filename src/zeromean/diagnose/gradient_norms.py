@@ -1,4 +1,4 @@
-"""How large the gradients are, and what centring takes from them."""
+"""How large the gradients are, and what centering takes from them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from zeromean.centralization.attach import handle_of
-from zeromean.centralization.refusals import refuse_loss
+from zeromean.centralization.centralize import handle_of
+from zeromean.centralization.validate import refuse_loss
 from zeromean.centralization.targets import Targets
 from zeromean.diagnose.batches import Batches, Loss, pairs, run
 from zeromean.diagnose.layers import refuse_model, unchanged, weights_of
@@ -41,7 +41,7 @@ class GradientNorms(Diagnostic):
     its ``with``.
     """
 
-    title = "Gradients before and after centring"
+    title = "Gradients before and after centering"
     caption = (
         "Norm and largest entry, as they are and centered: by layer, medians over the batches, of a"
         " model; by step, over all layers, of an optimizer."
@@ -106,7 +106,7 @@ class GradientNorms(Diagnostic):
         removed = _middle(self.removed)
         most = int(np.nanargmax(removed)) if not np.isnan(removed).all() else 0
         return (
-            f"Centring takes {max(share, 0):.2%} of the gradients' energy over"
+            f"Centering takes {max(share, 0):.2%} of the gradients' energy over"
             f" {len(self._steps)} {'batch' if self._by_layer else 'step'}"
             f"{'' if len(self._steps) == 1 else 'es' if self._by_layer else 's'},"
             f" most from {self.layers[most]} ({removed[most]:.2%})."
@@ -125,7 +125,7 @@ class GradientNorms(Diagnostic):
             rows.append((name, *cells, f"{_middle(self.removed)[index]:.2%}"))
         return rows
 
-    def _draw(self, axes: Sequence[Axes], label: str | None, colour: str) -> None:
+    def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
         upper, lower = axes
         total = _middle if self._by_layer else _length_over_layers
         largest = _middle if self._by_layer else _largest_over_layers
@@ -140,8 +140,8 @@ class GradientNorms(Diagnostic):
             marker = "o" if self._by_layer or len(values) == 1 else None
             places = np.arange(len(values)) + (0 if self._by_layer else 1)
             one.plot(
-                places, values, line, color=colour, linewidth=1.2, marker=marker, markersize=4,
-                markerfacecolor=colour if what == "as it is" else "white", label=name,
+                places, values, line, color=color, linewidth=1.2, marker=marker, markersize=4,
+                markerfacecolor=color if what == "as it is" else "white", label=name,
             )  # fmt: skip
             one.set_yscale("log")
             one.set_xlabel("step")
@@ -192,7 +192,7 @@ def gradient_norms(
     layers: Layers = "all",
     embeddings: bool = False,
 ) -> GradientNorms:
-    r"""Norm and largest entry of each layer's gradient, before and after centring.
+    r"""Norm and largest entry of each layer's gradient, before and after centering.
 
     Of an optimizer: follows it from now on and measures, after each step, the gradients g that the
     step used and their projections :math:`P g`. Where it is centralized at="gradient" both are the

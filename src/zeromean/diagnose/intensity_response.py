@@ -91,14 +91,14 @@ class IntensityResponse(Diagnostic):
         ]
         return rows
 
-    def _draw(self, axes: Sequence[Axes], label: str | None, colour: str) -> None:
+    def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
         (one,) = axes
         places = np.arange(len(self.layers))
         low, middle, high = np.array(
             [np.quantile(values, (0.1, 0.5, 0.9)) for values in self.sensitivity]
         ).T
-        one.vlines(places, 100 * low, 100 * high, color=colour, alpha=0.4, linewidth=4)
-        one.plot(places, 100 * middle, "o", color=colour, markersize=4, label=label)
+        one.vlines(places, 100 * low, 100 * high, color=color, alpha=0.4, linewidth=4)
+        one.plot(places, 100 * middle, "o", color=color, markersize=4, label=label)
         one.set_ylim(bottom=0)
         one.set_ylabel("response, % of largest")
         layer_axis(one, [name.removesuffix(".weight") for name in self.layers])

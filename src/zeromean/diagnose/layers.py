@@ -1,4 +1,4 @@
-"""The layers that a diagnostic looks at: those whose weight vectors centring can act on."""
+"""The layers that a diagnostic looks at: those whose weight vectors centering can act on."""
 
 from __future__ import annotations
 

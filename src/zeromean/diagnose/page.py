@@ -21,11 +21,11 @@ from zeromean.diagnose.sharpness import Sharpness, sharpness
 from zeromean.diagnose.weight_means import WeightMeans, weight_means
 from zeromean.errors import ZeromeanError
 from zeromean.model import explain
-from zeromean.pages import template
+from zeromean.html import template
 
 NOTE = (
     "Measured in evaluation mode on the samples named below, which say little about others. A"
-    " diagnostic tells what centring does here, not whether it helps: zeromean compare does."
+    " diagnostic tells what centering does here, not whether it helps: zeromean compare does."
 )
 
 
@@ -141,7 +141,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _plan(model: nn.Module) -> Section:
     plan = explain(model)
-    return Section("What centring acts on", f"{plan.total().capitalize()}.", plan.cells())
+    return Section("What centering acts on", f"{plan.total().capitalize()}.", plan.cells())
 
 
 def _picture(result: Diagnostic) -> str:

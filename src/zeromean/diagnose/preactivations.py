@@ -82,15 +82,15 @@ class Preactivations(Diagnostic):
             )
         return rows
 
-    def _draw(self, axes: Sequence[Axes], label: str | None, colour: str) -> None:
+    def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
         places = np.arange(len(self.layers))
         for one, middle, units, what in (
             (axes[0], self.mean, self.unit_means, "mean"),
             (axes[1], self.variance, self.unit_variances, "variance"),
         ):
             low, high = np.array([np.quantile(values, (0.1, 0.9)) for values in units]).T
-            one.vlines(places, low, high, color=colour, alpha=0.4, linewidth=4)
-            one.plot(places, middle, "o-", color=colour, markersize=4, label=label)
+            one.vlines(places, low, high, color=color, alpha=0.4, linewidth=4)
+            one.plot(places, middle, "o-", color=color, markersize=4, label=label)
             one.set_ylabel(what)
             layer_axis(one, [name.removesuffix(".weight") for name in self.layers])
         axes[0].axhline(0, color="#999999", linewidth=0.8, linestyle="--")

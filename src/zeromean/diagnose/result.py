@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from zeromean.text import aligned
+from zeromean.tables import aligned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that readers with any colour vision can tell apart (Okabe and Ito).
-GREY, BLUE, ORANGE, GREEN = "#4d4d4d", "#0072b2", "#d55e00", "#009e73"
+# Colors that readers with any color vision can tell apart (Okabe and Ito).
+GRAY, BLUE, ORANGE, GREEN = "#4d4d4d", "#0072b2", "#d55e00", "#009e73"
 # Large enough to be read where the picture is a hand wide.
 LETTERS = 12
 
@@ -37,7 +37,7 @@ class Diagnostic(ABC):
         """The header and the rows, as text."""
 
     @abstractmethod
-    def _draw(self, axes: Sequence[Axes], label: str | None, colour: str) -> None:
+    def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
         """Draw into so many axes as there are panels."""
 
     def plot(
@@ -45,7 +45,7 @@ class Diagnostic(ABC):
         axes: Sequence[Axes] | None = None,
         *,
         label: str | None = None,
-        colour: str = BLUE,
+        color: str = BLUE,
     ) -> Figure:
         """Draw the picture.
 
@@ -53,7 +53,7 @@ class Diagnostic(ABC):
             axes: Axes to draw into, one a panel, so that several results share a picture; None
                 (default) makes a new figure.
             label: For a legend that tells this result from others in the same axes.
-            colour: As matplotlib names it.
+            color: As matplotlib names it.
 
         Returns:
             The matplotlib figure; ``savefig`` writes it.
@@ -63,7 +63,7 @@ class Diagnostic(ABC):
         if axes is None:
             figure = Figure(figsize=(5.6, 3.2 * self.panels), layout="constrained")
             axes = list(figure.subplots(self.panels, 1, squeeze=False)[:, 0])
-        self._draw(axes, label, colour)
+        self._draw(axes, label, color)
         for one in axes:
             one.spines[["top", "right"]].set_visible(False)
             one.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""Proposition 4.2 on a model of one's own: the loss's Hessian with and without centring."""
+"""Proposition 4.2 on a model of one's own: the loss's Hessian with and without centering."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zeromean.centralization.refusals import refuse_loss
+from zeromean.centralization.validate import refuse_loss
 from zeromean.diagnose.batches import Batches, Loss, Pair, count, pairs, run
 from zeromean.diagnose.layers import (
     differentiable,
@@ -22,8 +22,8 @@ from zeromean.diagnose.layers import (
     refuse_model,
     unchanged,
 )
-from zeromean.diagnose.operators import extreme_eigenvalue, flat, split_like
-from zeromean.diagnose.result import GREY, ORANGE, Diagnostic, number
+from zeromean.diagnose.lanczos import extreme_eigenvalue, flat, split_like
+from zeromean.diagnose.result import GRAY, ORANGE, Diagnostic, number
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.kernels import center_
@@ -60,7 +60,7 @@ class Sharpness(Diagnostic):
     def answer(self) -> str:
         share = self.projected_norm / self.hessian_norm if self.hessian_norm else 1.0
         return (
-            f"Centring leaves {share:.1%} of the Hessian's norm: ||H|| ="
+            f"Centering leaves {share:.1%} of the Hessian's norm: ||H|| ="
             f" {number(self.hessian_norm)}, ||PH|| = {number(self.projected_norm)}; the sharpest"
             f" zero-mean direction has curvature {number(self.restricted_max)}."
         )
@@ -73,10 +73,10 @@ class Sharpness(Diagnostic):
             ("largest eigenvalue of PHP", number(self.restricted_max)),
         ]
 
-    def _draw(self, axes: Sequence[Axes], label: str | None, colour: str) -> None:
+    def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
         (one,) = axes
         values = (self.hessian_norm, self.projected_norm, self.restricted_max)
-        bars = one.bar(range(3), values, color=(GREY, colour, ORANGE), width=0.6, label=label)
+        bars = one.bar(range(3), values, color=(GRAY, color, ORANGE), width=0.6, label=label)
         one.bar_label(bars, [number(value) for value in values], padding=2, fontsize=11)
         one.margins(y=0.15)
         one.set_xticks(range(3), ["||H||", "||PH||", "largest of PHP"])

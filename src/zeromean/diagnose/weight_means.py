@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from zeromean.diagnose.layers import layers_of
-from zeromean.diagnose.result import GREY, Diagnostic, number
+from zeromean.diagnose.result import GRAY, Diagnostic, number
 from zeromean.plan import Layers
 from zeromean.projection import vector_means
 
@@ -40,7 +40,7 @@ class WeightMeans(Diagnostic):
 
     title: ClassVar[str] = "Means of the weight vectors"
     caption: ClassVar[str] = (
-        "One point a weight vector, layers from left to right in turns of two colours."
+        "One point a weight vector, layers from left to right in turns of two colors."
     )
     source: ClassVar[str] = "Yong et al. 2020, Fig. 3"
 
@@ -82,7 +82,7 @@ class WeightMeans(Diagnostic):
             )
         return rows
 
-    def _draw(self, axes: Sequence[Axes], label: str | None, colour: str) -> None:
+    def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
         (one,) = axes
         start = 0
         for turn, means in enumerate(self.means):
@@ -94,7 +94,7 @@ class WeightMeans(Diagnostic):
                 sizes,
                 ".",
                 markersize=3,
-                color=GREY if turn % 2 else colour,
+                color=GRAY if turn % 2 else color,
                 label=label if turn == 0 else None,
             )
         one.set_yscale("log")

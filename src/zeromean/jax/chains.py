@@ -52,7 +52,7 @@ def split(
 
 
 def refuse_hidden_decay(proper: list[GradientTransformation]) -> None:
-    """Raise where a wrapper hides decay that is added to the gradient, behind the centring."""
+    """Raise where a wrapper hides decay that is added to the gradient, behind the centering."""
     if not proper or _members(proper[0]) is not None:
         return
     for inside in _inside(proper[0]):

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn, describe, look_up, rule_for
-from zeromean.jax import recorded
+from zeromean.jax import init_trace
 from zeromean.jax.layers import stacked
 from zeromean.jax.names import by_names
 from zeromean.jax.trees import Leaf, container, is_array, leaves, subtrees
-from zeromean.mro import is_a
+from zeromean.class_lookup import is_a
 from zeromean.plan import Owner
 
 
@@ -58,7 +58,7 @@ def parameters(subject: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
         ZeromeanError: They are missing, or were given to what has no ``init``; or there is no array
             in the tree.
     """
-    recorder = recorded.recorder_for(type(subject))
+    recorder = init_trace.recorder_for(type(subject))
     kind = type(subject).__name__
     if recorder is not None and not args and not kwargs:
         raise ZeromeanError(
@@ -179,7 +179,7 @@ def _nnx(model: Any) -> tuple[Any, list[tuple[Leaf, list[Holder]]]]:
 # --- Flax Linen and Haiku -------------------------------------------------------------------------
 
 
-def _makers(leaf: Leaf, makers: recorded.Makers) -> list[Holder]:
+def _makers(leaf: Leaf, makers: init_trace.Makers) -> list[Holder]:
     """What the rules of the modules say that were seen making an array."""
     held = []
     for module, own, names in makers(leaf):

@@ -1,4 +1,4 @@
-"""Centring as optax transformations: on its own, or at either place around an optimizer."""
+"""Centering as optax transformations: on its own, or at either place around an optimizer."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def centralized(
     embeddings: bool = False,
     scope: Scope = "vector",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""An optimizer with centring around it.
+    r"""An optimizer with centering around it.
 
     With :math:`P u = u - \bar u` over each weight vector's fan-in axes,
 
@@ -135,12 +135,12 @@ def centralized(
             " optimizer inside",
         )
     if at == "gradient":
-        centring = centralize(axes, layers=layers, embeddings=embeddings, scope=scope)
+        centering = centralize(axes, layers=layers, embeddings=embeddings, scope=scope)
         head, proper = split(optimizer)
         refuse_hidden_decay(proper)
         if head:
-            return optax.chain(*head, centring, *proper)
-        return optax.chain(centring, optimizer)
+            return optax.chain(*head, centering, *proper)
+        return optax.chain(centering, optimizer)
     refuse_update(optimizer)
     return optax.chain(optimizer, _keep_means(Targets(axes, layers, embeddings, scope)))
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
-from zeromean.mro import is_a
+from zeromean.class_lookup import is_a
 
 # Boxes around one array, which some functions of Flax take off and others leave on.
 _BOXES = ("flax.nnx.variablelib.Variable", "flax.core.meta.AxisMetadata")

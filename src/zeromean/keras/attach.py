@@ -10,7 +10,7 @@ from zeromean.errors import ZeromeanError, warn
 from zeromean.keras.model import acting
 from zeromean.keras.optimizer import Centralized, install
 from zeromean.keras.targets import At, ByModel, ByShape
-from zeromean.mro import nearest
+from zeromean.class_lookup import nearest
 from zeromean.plan import Layers, Scope, check_option, check_without_model, make_plan
 
 # Optimizers whose weights are made anew, in each step, from what their state keeps.
@@ -104,7 +104,7 @@ def centralize(
 
 def attach(optimizer: Any, at: At, planner: ByModel | ByShape) -> Any:
     """Centralize without a word on how much is known of the layers."""
-    inner = acting(optimizer)
+    inner = unwrap(optimizer)
     if inner.built and int(inner.iterations) > 0:
         warn(
             f"{type(inner).__name__} has made steps already: its momentum is not zero-mean and"
@@ -129,7 +129,7 @@ def check_is_optimizer(optimizer: Any) -> None:
 def refuse_optimizer(optimizer: Any, at: At) -> None:
     """Raise where this optimizer cannot be centralized at this place."""
     check_is_optimizer(optimizer)
-    inner = acting(optimizer)
+    inner = unwrap(optimizer)
     if isinstance(inner, Centralized):
         raise ZeromeanError(
             f"{type(inner).__name__}, which is centralized already",

@@ -66,7 +66,7 @@ def explain(
     options: Any = {name: value for name, value in given.items() if value is not None}
     if isinstance(subject, keras.layers.Layer):
         return plan_of(subject, **options)
-    plan = getattr(acting(subject), "plan", None)
+    plan = getattr(unwrap(subject), "plan", None)
     if not isinstance(plan, Plan):
         raise ZeromeanError(
             f"{type(subject).__name__} to explain",
@@ -82,7 +82,7 @@ def explain(
     return plan
 
 
-def acting(optimizer: Any) -> Any:
+def unwrap(optimizer: Any) -> Any:
     """The optimizer that makes the step: what a LossScaleOptimizer holds, else itself."""
     while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer

@@ -1,4 +1,4 @@
-"""A Keras optimizer that centralizes: the class that it was, with centring inside its step."""
+"""A Keras optimizer that centralizes: the class that it was, with centering inside its step."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is
         return Centralized._unpickle_model, arguments
 
     def get_config(self) -> dict[str, Any]:
-        plain: Any = object.__new__(public_class(type(self)))  # this optimizer without centring
+        plain: Any = object.__new__(public_class(type(self)))  # this optimizer without centering
         vars(plain).update(vars(self))
         return {
             "optimizer": keras.saving.serialize_keras_object(plain),

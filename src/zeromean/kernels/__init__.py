@@ -1,7 +1,7 @@
-"""Centring many tensors at once, and whole centered optimizer steps, as fast as memory allows.
+"""Centering many tensors at once, and whole centered optimizer steps, as fast as memory allows.
 
 Behind one interface: ``center_`` takes the mean of every weight vector of many tensors away, once;
-``prepare_center`` makes ready to do it in place at every step, ``prepare_keep`` to put the means of
+``prepare_center`` makes ready to do it in place at every step, ``prepare_mean_keeper`` to put the means of
 weights back after every step of someone else, ``prepare`` to make whole steps that center on the
 way. Interchangeable backends carry them out:
 
@@ -21,10 +21,10 @@ from zeromean.kernels.backends import backend as backend
 from zeromean.kernels.backends import center_ as center_
 from zeromean.kernels.backends import prepare as prepare
 from zeromean.kernels.backends import prepare_center as prepare_center
-from zeromean.kernels.backends import prepare_keep as prepare_keep
-from zeromean.kernels.rules import AdamRule as AdamRule
-from zeromean.kernels.rules import Entry as Entry
-from zeromean.kernels.rules import SGDRule as SGDRule
+from zeromean.kernels.backends import prepare_mean_keeper as prepare_mean_keeper
+from zeromean.kernels.step_spec import AdamRule as AdamRule
+from zeromean.kernels.step_spec import Entry as Entry
+from zeromean.kernels.step_spec import SGDRule as SGDRule
 
 __all__ = [
     "AdamRule",
@@ -34,5 +34,5 @@ __all__ = [
     "center_",
     "prepare",
     "prepare_center",
-    "prepare_keep",
+    "prepare_mean_keeper",
 ]

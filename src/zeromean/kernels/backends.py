@@ -13,8 +13,8 @@ from torch import Tensor
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
-from zeromean.kernels import native, reference, triton
-from zeromean.kernels.rules import At, Decay, Entry, Kind, Rule
+from zeromean.kernels import cpu_backend, reference, triton_backend
+from zeromean.kernels.step_spec import At, Decay, Entry, Kind, Rule
 
 Backend = Literal["reference", "native", "triton"]
 VARIABLE = "ZEROMEAN_KERNELS"
@@ -48,7 +48,7 @@ def backend(device: str | torch.device = "cpu") -> Backend:
             "reference, native or triton",
             f"set {VARIABLE} to one of these",
         )
-    if forced == "native" and native.library() is None:
+    if forced == "native" and cpu_backend.library() is None:
         raise ZeromeanError(
             f"{VARIABLE}=native where the library was not built, or from other sources",
             "an installation that found a C compiler",
@@ -63,7 +63,7 @@ def backend(device: str | torch.device = "cpu") -> Backend:
     here = torch.device(device)
     if forced == "triton" or (not forced and here.type == "cuda"):
         return "triton" if triton.runs_on(here) else "reference"
-    if here.type != "cpu" or forced == "reference" or native.library() is None:
+    if here.type != "cpu" or forced == "reference" or cpu_backend.library() is None:
         return "reference"
     return "native"
 
@@ -88,7 +88,7 @@ class _Compiled(dict[torch.device, ModuleType | None]):
 class Step(Protocol):
     """A step of many tensors, ready to run."""
 
-    def fits(self, gradients: Sequence[Tensor]) -> bool:
+    def is_valid(self, gradients: Sequence[Tensor]) -> bool:
         """Whether the step is still ready: tensors are where they were, gradients alike."""
 
     def run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
@@ -96,25 +96,25 @@ class Step(Protocol):
 
 
 class Center(Protocol):
-    """The centring of many gradients in place, ready to run."""
+    """The centering of many gradients in place, ready to run."""
 
-    def fits(self, gradients: Sequence[Tensor]) -> bool:
+    def is_valid(self, gradients: Sequence[Tensor]) -> bool:
         """Whether it is still ready: weights are where they were, gradients alike."""
 
     def run(self, gradients: Sequence[Tensor], decays: Sequence[float | Tensor]) -> None:
         """Take each vector's mean away, with its group's lambda w inside the projection."""
 
 
-class Keep(Protocol):
+class MeanKeeper(Protocol):
     """Keeps the means of many weights through a step of someone else, ready to run."""
 
-    def fits(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether it is still ready: the weights are where they were."""
 
-    def note(self) -> Any:
+    def record(self) -> Any:
         """The mean of every weight vector, before the step."""
 
-    def put_back(self, noted: Any) -> None:
+    def restore(self, noted: Any) -> None:
         """Give every vector that moved its mean back, after the step."""
 
 
@@ -172,7 +172,7 @@ def prepare(
 def prepare_center(
     entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
 ) -> list[CenterPart]:
-    """Make the centring of many gradients, in place and again and again, ready.
+    """Make the centering of many gradients, in place and again and again, ready.
 
     Args:
         entries: Whose gradients: fan-in axes, group and, with ``decayed``, weight are looked at.
@@ -211,7 +211,7 @@ def _centered_by(
     return _Served(by, gradient.device, gradient.dtype)
 
 
-def prepare_keep(entries: Sequence[Entry]) -> list[Keep]:
+def prepare_mean_keeper(entries: Sequence[Entry]) -> list[MeanKeeper]:
     """Make ready to keep the means of many weights through steps that someone else makes.
 
     Args:
@@ -227,7 +227,7 @@ def prepare_keep(entries: Sequence[Entry]) -> list[Keep]:
         served = _centered_by(compiled, weight, weight, entry.fan_in, None)
         parts.setdefault(served, []).append(entry)
     return [
-        reference.Keep(chosen) if served is None else served.by.Keep(chosen)
+        reference.MeanKeeper(chosen) if served is None else served.by.MeanKeeper(chosen)
         for served, chosen in parts.items()
     ]
 

@@ -76,7 +76,7 @@ EXPORT void zeromean_normalize(int64_t type, int64_t backward, const struct norm
     const int64_t vectors = n->outer * n->inner, total = vectors * n->m1 * n->m2;
     if (total == 0) return;
     call.each = ceiling(vectors, threads * EACH);
-    /* Neighbouring columns share their lines of memory. */
+    /* Neighboring columns share their lines of memory. */
     if (n->inner > 1 && call.each < LINE) call.each = LINE;
     call.tasks = ceiling(vectors, call.each);
     if (threads > 1 && total > LEAST && gomp_parallel)

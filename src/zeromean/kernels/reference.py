@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zeromean.fan_in import FanIn
-from zeromean.kernels.rules import AdamRule, At, Decay, Entry, Rule, SGDRule
+from zeromean.kernels.step_spec import AdamRule, At, Decay, Entry, Rule, SGDRule
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import summed_over_ranks
 
@@ -45,7 +45,7 @@ class Center:
         self._entries = entries
         self._decayed = decayed
 
-    def fits(self, gradients: Sequence[Tensor]) -> bool:
+    def is_valid(self, gradients: Sequence[Tensor]) -> bool:
         """Whether it is still ready: always, because nothing is kept of the tensors."""
         return True
 
@@ -59,7 +59,7 @@ class Center:
         center_(gradients, gradients, _fan_ins(self._entries), inside)
 
 
-class Keep:
+class MeanKeeper:
     """Notes down the means of weights before a step, and puts them back after it.
 
     Args:
@@ -71,15 +71,15 @@ class Keep:
         self._weights = [entry.weight for entry in entries]
         self._found = _described(entries)
 
-    def fits(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether it is still ready: residuals are those of these weights."""
         return _described(self._entries) == self._found
 
-    def note(self) -> Sequence[Tensor]:
+    def record(self) -> Sequence[Tensor]:
         """The mean of every weight vector."""
         return vector_means(self._weights, _fan_ins(self._entries))
 
-    def put_back(self, noted: Sequence[Tensor]) -> None:
+    def restore(self, noted: Sequence[Tensor]) -> None:
         """Give every weight vector that moved the mean that was noted down."""
         fan_ins = _fan_ins(self._entries)
         after = vector_means(self._weights, fan_ins)
@@ -114,7 +114,7 @@ class Step:
         self._entries = entries
         self._found = _described(entries)
 
-    def fits(self, gradients: Sequence[Tensor]) -> bool:
+    def is_valid(self, gradients: Sequence[Tensor]) -> bool:
         """Whether the step is still ready: residuals are those of these weights."""
         return _described(self._entries) == self._found
 

@@ -1,4 +1,4 @@
-"""Numbers of a running training, layer by layer: what centring takes away, what means do."""
+"""Numbers of a running training, layer by layer: what centering takes away, what means do."""
 
 from __future__ import annotations
 

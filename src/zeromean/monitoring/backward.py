@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zeromean.fan_in import FanIn
 from zeromean.monitoring.measurement import broadcast
-from zeromean.mro import is_a
+from zeromean.class_lookup import is_a
 from zeromean.projection import vector_means
 from zeromean.sharded import local_part
 

@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 
 from zeromean.centralization import fsdp1
 from zeromean.centralization.at_backward import AtBackward
-from zeromean.centralization.attach import handle_of
-from zeromean.centralization.centring import centring_of, targets_without_centring
-from zeromean.centralization.refusals import refuse_subjects
+from zeromean.centralization.centralize import handle_of
+from zeromean.centralization.centering import centering_of, targets_without_centering
+from zeromean.centralization.validate import refuse_subjects
 from zeromean.errors import ZeromeanError, warn
 from zeromean.monitoring.backward import Taken
 from zeromean.monitoring.measurement import Measurement, means_of
@@ -33,15 +33,15 @@ def monitor(
     to: To,
     first_step: int = 0,
 ) -> Monitor:
-    r"""Watch a training: what centring takes from each gradient, and what the weights' means do.
+    r"""Watch a training: what centering takes from each gradient, and what the weights' means do.
 
     Every so many steps, for each layer: the gradient's norm, largest entry and mean before and
-    after centring, the share :math:`1 - \|P g\|^2 / \|g\|^2` of its energy that centring takes
+    after centering, the share :math:`1 - \|P g\|^2 / \|g\|^2` of its energy that centering takes
     away, the weight vectors' means and their drift from the start, and :math:`\|\Delta w\|/\|w\|`:
     see :class:`zeromean.monitoring.Layer`. Between samples a step costs a comparison more.
 
     The optimizer may be centralized, before or after this call, at any place; a drop-in of
-    ``zeromean.optim``; or neither: then the numbers tell what centring would do. Numbers are those
+    ``zeromean.optim``; or neither: then the numbers tell what centering would do. Numbers are those
     of the whole tensor under DistributedDataParallel, FSDP2 and tensor parallelism, and free of a
     ``GradScaler``'s scale; a step that it skips is not sampled, the next one is. Every rank has to
     call this; rank 0 writes.
@@ -116,8 +116,8 @@ class Monitor:
         self._next = first_step
         self._write = write
         self._optimizer = ref(optimizer)
-        self._plain = targets_without_centring(optimizer, model)
-        if not centring_of(optimizer, self._plain).targets.plan.centered:
+        self._plain = targets_without_centering(optimizer, model)
+        if not centering_of(optimizer, self._plain).targets.plan.centered:
             warn(
                 "nothing of this optimizer is or would be centered, so samples hold no layer: print"
                 " zeromean.explain(model), which tells why for each parameter"
@@ -211,7 +211,7 @@ class Monitor:
 
     @torch.no_grad()
     def _note_start(self, optimizer: Optimizer) -> None:
-        targets = centring_of(optimizer, self._plain).targets.of(optimizer)
+        targets = centering_of(optimizer, self._plain).targets.of(optimizer)
         new = [target for target in targets if target.parameter not in self._start]
         for target, means in zip(new, means_of(new), strict=True):
             self._start[target.parameter] = means
@@ -221,7 +221,7 @@ class _Step:
     """One sampled step under way."""
 
     def __init__(self, optimizer: Optimizer, plain: Any, taken: Taken) -> None:
-        self.at, targets = centring_of(optimizer, plain)
+        self.at, targets = centering_of(optimizer, plain)
         self.seen = False
         self._taken = taken
         with torch.no_grad():

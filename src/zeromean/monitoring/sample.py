@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-from zeromean.text import aligned
+from zeromean.tables import aligned
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Layer:
         gradient_max_centered: Largest :math:`|(P g)_i|`.
         gradient_mean: Mean of all entries of g.
         gradient_mean_centered: Mean of all entries of P g: 0 but for rounding.
-        removed: Share of the energy that centring takes away, :math:`1 - \|P g\|^2 / \|g\|^2`,
+        removed: Share of the energy that centering takes away, :math:`1 - \|P g\|^2 / \|g\|^2`,
             0 to 1.
         weight_mean: Root mean square, over the weight vectors, of their means after the step.
         weight_mean_drift: Root mean square of what those means have moved by since the start.
@@ -54,7 +54,7 @@ class Sample:
         step: Which step it was, from 0.
         optimizer: Its class.
         at: Where it centers: "gradient", "update" or "backward"; None if it does not, and the
-            centered numbers tell what centring would do.
+            centered numbers tell what centering would do.
         layers: Every layer that is centered, or would be, and has a gradient.
     """
 
@@ -76,7 +76,7 @@ class Sample:
         return asdict(self)
 
     def __str__(self) -> str:
-        means = f"centered at {self.at}" if self.at else "not centralized: what centring would do"
+        means = f"centered at {self.at}" if self.at else "not centralized: what centering would do"
         head = ["layer", "|g|", "|Pg|", "max g", "max Pg", "mean g", "mean Pg"]
         head += ["removed", "mean w", "drift", "update/w"]
         rows = [

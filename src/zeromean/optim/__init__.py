@@ -1,4 +1,4 @@
-"""torch's optimizers with centring inside the step: drop-in classes of the same names.
+"""torch's optimizers with centering inside the step: drop-in classes of the same names.
 
 Their signatures, defaults and checkpoints are torch's. The first argument may be the model itself;
 ``at``, ``layers`` and ``embeddings`` are those of :func:`zeromean.centralize`. A caller's ``.grad``

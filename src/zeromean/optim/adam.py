@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from zeromean.kernels import AdamRule, backend
-from zeromean.kernels.rules import At
+from zeromean.kernels.step_spec import At
 from zeromean.optim.centered import OWN_KERNELS, number, refuse, subjects
 from zeromean.optim.fused import Fused
 from zeromean.plan import Layers
@@ -41,7 +41,7 @@ class _AnyAdam(Fused, torch.optim.Adam):
 
 
 class Adam(_AnyAdam):
-    r"""``torch.optim.Adam`` with centring inside the step.
+    r"""``torch.optim.Adam`` with centering inside the step.
 
     .. math::
         d = P(g + \lambda w), \quad m \leftarrow \beta_1 m + (1 - \beta_1) d, \quad
@@ -117,7 +117,7 @@ class Adam(_AnyAdam):
 
 
 class AdamW(_AnyAdam, torch.optim.AdamW):
-    r"""``torch.optim.AdamW`` with centring inside the step.
+    r"""``torch.optim.AdamW`` with centering inside the step.
 
     .. math::
         m \leftarrow \beta_1 m + (1 - \beta_1) P(g), \quad

@@ -9,10 +9,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from zeromean.centralization.fingerprint import describe
-from zeromean.centralization.refusals import refuse_model
+from zeromean.centralization.validate import refuse_model
 from zeromean.centralization.targets import Targets
 from zeromean.errors import ZeromeanError
-from zeromean.kernels.rules import At
+from zeromean.kernels.step_spec import At
 from zeromean.plan import Layers, Plan, check_option
 
 OWN_KERNELS = "kernels of its own make every step"

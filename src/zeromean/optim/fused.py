@@ -15,7 +15,7 @@ from zeromean.fan_in import FanIn
 from zeromean.kernels import Entry, prepare, reference
 from zeromean.kernels.backends import Part
 from zeromean.kernels.residuals import Residuals
-from zeromean.kernels.rules import Kind, Rule
+from zeromean.kernels.step_spec import Kind, Rule
 from zeromean.optim.centered import Centered, refuse
 from zeromean.sharded import gradient_of
 
@@ -70,7 +70,7 @@ class Fused(Centered):
             (rule.kind, len(g["params"])) for rule, g in zip(rules, self.param_groups, strict=True)
         ]
         ready = self._ready
-        if ready is None or not ready.fits(shape, parameters, waiting, gradients, self.state):
+        if ready is None or not ready.is_valid(shape, parameters, waiting, gradients, self.state):
             ready = self._ready = self._prepare(shape, parameters, waiting, gradients)
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             self._check_capture(ready.parts)
@@ -145,7 +145,7 @@ class _Ready(NamedTuple):
     states: list[dict[str, Any] | None]
     parts: list[Part]
 
-    def fits(
+    def is_valid(
         self,
         shape: list[tuple[Kind, int]],
         parameters: Sequence[Tensor],
@@ -160,5 +160,5 @@ class _Ready(NamedTuple):
             and all(map(is_, parameters, self.parameters))
             and all(map(is_, waiting, self.waiting))
             and all(map(is_, map(states.get, parameters), self.states))
-            and all(step.fits([gradients[i] for i in indices]) for step, indices in self.parts)
+            and all(step.is_valid([gradients[i] for i in indices]) for step, indices in self.parts)
         )

@@ -1,4 +1,4 @@
-"""Lookahead around any optimizer, and Ranger: Lookahead around RAdam with centring."""
+"""Lookahead around any optimizer, and Ranger: Lookahead around RAdam with centering."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from zeromean.errors import ZeromeanError
-from zeromean.kernels.rules import At
+from zeromean.kernels.step_spec import At
 from zeromean.optim.radam import RAdam
 from zeromean.plan import Layers
 
@@ -125,7 +125,7 @@ class Lookahead(Optimizer):
 
 
 class Ranger(Lookahead):
-    """RAdam with centring, inside Lookahead.
+    """RAdam with centering, inside Lookahead.
 
     Args:
         params: A model; or parameters or param groups as in torch.

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from zeromean.kernels.rules import At
+from zeromean.kernels.step_spec import At
 from zeromean.optim.centered import refuse, subjects
-from zeromean.optim.copying import Copying
+from zeromean.optim.via_torch import Copying
 from zeromean.plan import Layers
 
 
 class RAdam(Copying, torch.optim.RAdam):
-    r"""``torch.optim.RAdam`` with centring inside the step.
+    r"""``torch.optim.RAdam`` with centering inside the step.
 
     torch's own function makes the step along centered copies of the gradients, with coupled decay
     inside: :math:`P(g + \lambda w)`; or, with ``at="update"``, the whole change of the weights is
@@ -23,7 +23,7 @@ class RAdam(Copying, torch.optim.RAdam):
         params: A model; or parameters or param groups as in torch.
         lr, betas, eps, weight_decay, decoupled_weight_decay,
             foreach, maximize, capturable: As in ``torch.optim.RAdam``.
-        differentiable: Refused: centring leaves no graph behind.
+        differentiable: Refused: centering leaves no graph behind.
         model: The model that tells the fan-in axes, where ``params`` is none. Without it only
             shapes are known, and a warning says so.
         at: "gradient" (default) or "update".
@@ -59,7 +59,7 @@ class RAdam(Copying, torch.optim.RAdam):
         layers: Layers = "all",
         embeddings: bool = False,
     ) -> None:
-        refuse(self, "centring leaves no graph behind", differentiable=differentiable)
+        refuse(self, "centering leaves no graph behind", differentiable=differentiable)
         params, model = subjects(params, model)
         super().__init__(
             params,

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from zeromean.kernels import SGDRule
-from zeromean.kernels.rules import At
+from zeromean.kernels.step_spec import At
 from zeromean.optim.centered import OWN_KERNELS, number, refuse, subjects
 from zeromean.optim.fused import Fused
 from zeromean.plan import Layers
 
 
 class SGD(Fused, torch.optim.SGD):
-    r"""``torch.optim.SGD`` with centring inside the step.
+    r"""``torch.optim.SGD`` with centering inside the step.
 
     .. math::
         d = P(g + \lambda w), \quad b \leftarrow \mu b + (1 - \tau) d, \quad
@@ -96,7 +96,7 @@ class SGD(Fused, torch.optim.SGD):
 
 
 class SGDW(SGD):
-    r"""SGD with decoupled weight decay, and centring inside the step.
+    r"""SGD with decoupled weight decay, and centering inside the step.
 
     .. math::
         w \leftarrow (1 - \eta \lambda) w, \quad b \leftarrow \mu b + (1 - \tau) P(g), \quad

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from zeromean.recipes import published
-from zeromean.recipes.catalogue import Result
+from zeromean.recipes.catalog import Result
 from zeromean.recipes.cost import amount, duration
 from zeromean.recipes.outcome import kept
 from zeromean.recipes.recipe import Block, Recipe

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from zeromean.fan_in import FanIn
-from zeromean.kernels import normalized
+from zeromean.kernels import weight_norm
 from zeromean.reparam.formulas import Formula, gradients, take_apart, weight_of
 
 
@@ -45,7 +45,7 @@ class Normalization:
     ) -> normalized.Normalize | None:
         """The native kernels, ready for such tensors, or None where they do not serve them."""
         ready = self._ready
-        if ready is None or not ready.fits(v, g, offset):
+        if ready is None or not ready.is_valid(v, g, offset):
             centers, eps = self.formula.centers, self.formula.eps
             ready = self._ready = normalized.prepare(v, g, offset, centers, eps, self.fan_in)
         return ready
@@ -85,7 +85,7 @@ class _Normalize(torch.autograd.Function):
         v, kept, gain = ctx.saved_tensors
         g = scale if gain is None else gain
         # A second derivative follows m and n back to v.
-        if library is not None and not torch.is_grad_enabled() and library.fits_back(grad, v):
+        if library is not None and not torch.is_grad_enabled() and library.is_valid_backward(grad, v):
             grad_v, grad_g = library.backward(grad, v, g, kept, ctx.needs_input_grad)
             return grad_v, grad_g, None, None
         parts = take_apart(v, how.formula, how.fan_in)

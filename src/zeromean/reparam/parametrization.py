@@ -99,7 +99,7 @@ class WeightNorm(Normalized):
 
 
 class CenteredWeightNorm(Normalized):
-    r"""Centred weight normalization: :math:`w = g (v - \bar v) / \lVert v - \bar v \rVert`.
+    r"""Centered weight normalization: :math:`w = g (v - \bar v) / \lVert v - \bar v \rVert`.
 
     Reference:
         Huang et al., Centered Weight Normalization, ICCV 2017, eq. 2 and 5.

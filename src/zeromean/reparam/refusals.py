@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
-from zeromean.mro import is_a
+from zeromean.class_lookup import is_a
 from zeromean.plan import check_option
 from zeromean.reparam.formulas import Formula, take_apart
 from zeromean.reparam.parametrization import parametrized_by

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import overload
 
 from zeromean.plan import Row
-from zeromean.text import aligned
+from zeromean.tables import aligned
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from zeromean.centralization.attach import centralize
+from zeromean.centralization.centralize import centralize
 from zeromean.errors import ZeromeanError
 from zeromean.reparam import reparametrize
 from zeromean.study.parts.clipping import clip_norm, clip_value
@@ -44,7 +44,7 @@ class Part:
     needs: str | None = None
 
 
-def _centring(at: Any, layers: Any) -> Part:
+def _centering(at: Any, layers: Any) -> Part:
     return Part(
         "gradient",
         f'centralize(optimizer, model, at="{at}", layers="{layers}")',
@@ -68,9 +68,9 @@ def _clipping(call: str, clip: Callable[..., None], bound: float) -> Part:
 
 
 PARTS: dict[str, Part] = {
-    "gc": _centring("gradient", "all"),
-    "gc-conv": _centring("gradient", "conv"),
-    "gc-update": _centring("update", "all"),
+    "gc": _centering("gradient", "all"),
+    "gc-conv": _centering("gradient", "conv"),
+    "gc-update": _centering("update", "all"),
     "zscore": Part(
         "gradient", "each weight vector's gradient to mean 0, deviation 1", attach=standardize
     ),

@@ -75,7 +75,7 @@ class Problem:
         preparation: One line on what ``prepare`` and ``augment`` do.
         of_seed: The problem with a seed's own split into training and test examples; None where
             all seeds have the same.
-        ordered: Whether neighbouring examples belong together, as pieces of a text do.
+        ordered: Whether neighboring examples belong together, as pieces of a text do.
         augment_prepared: Whether ``augment`` changes what is prepared, not what is stored.
         view: What is scored of prepared inputs, where ``augment`` trains on other parts of them;
             None for all.

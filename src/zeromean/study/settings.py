@@ -25,11 +25,11 @@ class SettingError(ZeromeanError):
         instead: What else helps, whoever has set it; empty for nothing that is known.
 
     Example:
-        >>> error = SettingError("grey", "grey images", "others", "leave it out", "use others")
+        >>> error = SettingError("gray", "gray images", "others", "leave it out", "use others")
         >>> print(error)
-        got grey images; wanted others; fix: leave it out, or use others
+        got gray images; wanted others; fix: leave it out, or use others
         >>> print(error.settled("in the file f"))
-        got grey images; wanted others; fix: use others, or change grey in the file f
+        got gray images; wanted others; fix: use others, or change gray in the file f
     """
 
     def __init__(self, setting: str, got: str, wanted: str, fix: str, instead: str = "") -> None:

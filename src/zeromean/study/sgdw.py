@@ -18,7 +18,7 @@ class SGDW(torch.optim.SGD):
         w \leftarrow (1 - \eta \lambda) w, \quad b \leftarrow \mu b + g, \quad
         w \leftarrow w - \eta b
 
-    No centring: ``zeromean.optim.SGDW`` has that.
+    No centering: ``zeromean.optim.SGDW`` has that.
 
     Args:
         params, lr, momentum, weight_decay, nesterov: As in ``torch.optim.SGD``.

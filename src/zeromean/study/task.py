@@ -10,10 +10,10 @@ from zeromean.study.settings import SettingError, blaming, check_at_least, check
 # The names of choices live in tables beside their code, which loads torch; they are imported in
 # the checks below, so that `zeromean --help` stays quick.
 
-# Of an image, in pixels: a coloured one takes 200 MB, as bytes.
+# Of an image, in pixels: a colored one takes 200 MB, as bytes.
 LARGEST_SIDE = 8192
 # Fields that only a task of images has.
-OF_IMAGES = ("augment", "prepare", "grey", "resize", "crop", "test_per_class", "split")
+OF_IMAGES = ("augment", "prepare", "gray", "resize", "crop", "test_per_class", "split")
 SPLITS = ("fixed", "seed")
 
 
@@ -40,7 +40,7 @@ class Task:
         prepare: What networks see of images, by the training images alone: ``channel`` standardizes
             each channel, ``pixel`` each pixel; ``zca`` whitens after global contrast
             normalization.
-        grey: Whether coloured images are made grey first.
+        gray: Whether colored images are made gray first.
         resize: Height and width in pixels that image files are scaled to, whatever their
             proportions; None leaves them as they are.
         crop: Height and width of the middle that is kept of them then; None keeps all. With
@@ -71,7 +71,7 @@ class Task:
     imbalance: float = 1.0
     augment: str = "none"
     prepare: str = "channel"
-    grey: bool = False
+    gray: bool = False
     resize: int | None = None
     crop: int | None = None
     test_per_class: int | None = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zeromean.bench.work import Hyper, Work
-from zeromean.kernels.rules import At
+from zeromean.kernels.step_spec import At
 
 Make = Callable[[Hyper, list[nn.Parameter], "nn.Module | None"], Optimizer]
 """Makes an optimizer of parameters, and of the model that they belong to where there is one."""

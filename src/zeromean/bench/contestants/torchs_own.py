@@ -1,4 +1,4 @@
-"""torch's optimizers without centring, in each of their implementations."""
+"""torch's optimizers without centering, in each of their implementations."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from zeromean import optim
 from zeromean.bench.contestants.contestant import Make, of_optimizer
 from zeromean.bench.contestants.torchs_own import torchs
 from zeromean.bench.work import Hyper
-from zeromean.centralization.attach import centralize
+from zeromean.centralization.centralize import centralize
 from zeromean.errors import ZeromeanWarning
-from zeromean.kernels.rules import At
+from zeromean.kernels.step_spec import At
 
 
 def drop_in(at: At) -> Make:

@@ -9,7 +9,7 @@ import keras
 
 from zeromean.errors import ZeromeanError
 from zeromean.keras.attach import attach, check_is_optimizer, refuse_optimizer
-from zeromean.keras.model import acting, owners_by_shape
+from zeromean.keras.model import unwrap, owners_by_shape
 from zeromean.keras.optimizer import Centralized
 from zeromean.keras.projection import center
 from zeromean.keras.targets import ByShape
@@ -39,7 +39,7 @@ def centralized_gradients_for_optimizer(optimizer: Any) -> Gradients:
         >>> optimizer = keras.optimizers.Adam(learning_rate=0.1)
         >>> optimizer.get_gradients = gctf.centralized_gradients_for_optimizer(optimizer)
     """
-    if not isinstance(acting(optimizer), Centralized):
+    if not isinstance(unwrap(optimizer), Centralized):
         refuse_optimizer(optimizer, "gradient")
         attach(optimizer, "gradient", ByShape("all", "vector"))
     return lambda loss, params: get_centralized_gradients(optimizer, loss, params)
@@ -81,7 +81,7 @@ def get_centralized_gradients(optimizer: Any, loss: Any, params: Sequence[Any]) 
                 "variables that the loss is made from",
                 "leave the variable out of params",
             )
-    gradients = acting(optimizer)._clip_gradients(gradients)
+    gradients = unwrap(optimizer)._clip_gradients(gradients)
     fan_ins = {id(row.parameter): row.fan_in for row in make_plan(owners_by_shape(params)).centered}
     return [
         gradient if (fan_in := fan_ins.get(id(variable))) is None else center(gradient, fan_in)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zeromean.monitoring.sample import Sample
-from zeromean.mro import is_a
+from zeromean.class_lookup import is_a
 
 
 def accepts(to: Any) -> bool:

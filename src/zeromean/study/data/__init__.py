@@ -1,1 +1,1 @@
-"""Labelled images, decoded once into tensors; one reader a format."""
+"""Labeled images, decoded once into tensors; one reader a format."""

@@ -23,8 +23,8 @@ from zeromean.study.data.decoded import Decoded
 from zeromean.study.data.mapped import Ledger, PixelFacts
 from zeromean.study.settings import SettingError
 
-# Modes of images without colours, of 8 bits or less.
-GREY = ("1", "L")
+# Modes of images without colors, of 8 bits or less.
+GRAY = ("1", "L")
 # Images that a thread decodes before it takes the next ones.
 TOGETHER = 16
 
@@ -36,12 +36,12 @@ class Size:
     Args:
         resize: Height and width that it is scaled to, whatever its proportions; None for none.
         crop: Height and width of the middle that is kept of it then; None for all.
-        grey: Whether colours are made grey at last.
+        gray: Whether colors are made gray at last.
     """
 
     resize: int | None = None
     crop: int | None = None
-    grey: bool = False
+    gray: bool = False
 
     @property
     def says_nothing(self) -> bool:
@@ -67,7 +67,7 @@ class Size:
                 )
             left, top = (width - self.crop) // 2, (height - self.crop) // 2
             image = image.crop((left, top, left + self.crop, top + self.crop))
-        return image.convert("L") if self.grey else image
+        return image.convert("L") if self.gray else image
 
 
 class Picture(NamedTuple):
@@ -91,12 +91,12 @@ class _Page(NamedTuple):
 
     picture: Picture
     pixels: np.ndarray
-    coloured: bool
+    colored: bool
     facts: PixelFacts | None
 
 
-class _ColourError(Exception):
-    """An image with colours, where all were thought to be grey."""
+class _ColorError(Exception):
+    """An image with colors, where all were thought to be gray."""
 
 
 class _MemoryError(Exception):
@@ -124,10 +124,10 @@ class Album:
     def read(self) -> Decoded:
         """All images: in memory, or in a file where they would take too much of it.
 
-        They are bytes of one channel where all of them are grey, else of three.
+        They are bytes of one channel where all of them are gray, else of three.
 
         Raises:
-            ZeromeanError: A file is broken, or of another size than the first; all are grey and
+            ZeromeanError: A file is broken, or of another size than the first; all are gray and
                 are to be made so; or no disk has room for what does not fit into memory.
         """
         # Which pixels a file has, is for its decoder to say.
@@ -159,7 +159,7 @@ class Album:
         """
         try:
             return self._write_channels(1, file, check, measure)
-        except _ColourError:
+        except _ColorError:
             file.seek(0)
             file.truncate()
             return self._write_channels(3, file, check, measure)
@@ -171,9 +171,9 @@ class Album:
         groups: dict[tuple[str, str], int] = {}
         group: list[int] = []
         facts = Ledger()
-        coloured = False
+        colored = False
         with closing(self._pages(channels, measure)) as pages:
-            for picture, pixels, has_colours, own in pages:
+            for picture, pixels, has_colors, own in pages:
                 shape = shape or pixels.shape
                 if pixels.shape != shape:
                     raise SettingError(
@@ -187,16 +187,16 @@ class Album:
                 check(total * pixels.nbytes, len(group) * pixels.nbytes)
                 file.write(pixels.data)
                 group.append(groups.setdefault((picture.part, picture.label), len(groups)))
-                coloured |= has_colours
+                colored |= has_colors
                 if own is not None:
                     facts.add(own)
-        if group and self.size.grey and not coloured:
+        if group and self.size.gray and not colored:
             raise SettingError(
-                "grey",
-                f"grey with {self.name}, whose images are",
-                "coloured images",
-                "leave grey out",
-                "pass coloured ones",
+                "gray",
+                f"gray with {self.name}, whose images are",
+                "colored images",
+                "leave gray out",
+                "pass colored ones",
             )
         return Written(
             shape or (channels, 1, 1),
@@ -235,15 +235,15 @@ class Album:
                         "8 bits a channel",
                         "convert the images",
                     )
-                coloured = image.mode not in GREY
-                brought = self.size.of(name, image.convert("RGB" if coloured else "L"))
+                colored = image.mode not in GRAY
+                brought = self.size.of(name, image.convert("RGB" if colored else "L"))
         # Pillow's decoders raise SyntaxError and ValueError too on broken files.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ZeromeanError(
                 f"broken image {name}", "an image that can be decoded", "replace or remove the file"
             ) from error
         if brought.mode != "L" and channels == 1:
-            raise _ColourError
+            raise _ColorError
         values = np.asarray(brought.convert("L" if channels == 1 else "RGB"))
         pixels = np.ascontiguousarray(np.atleast_3d(values).transpose(2, 0, 1))
-        return _Page(picture, pixels, coloured, PixelFacts.of(pixels) if measure else None)
+        return _Page(picture, pixels, colored, PixelFacts.of(pixels) if measure else None)

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: 1,797 grey images of 8x8 pixels."""
+"""Handwritten digits that come with scikit-learn: 1,797 gray images of 8x8 pixels."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def read_huggingface(path: Path, size: Size) -> Dataset:
     """Reads ``hf:NAME`` from the hub (or its local cache), ``hf:DIR`` as ``save_to_disk`` left it.
 
     The set has one column of images, one of class labels, a train part, and a test or validation
-    part. Coloured images become three channels, all-grey ones one.
+    part. Colored images become three channels, all-gray ones one.
 
     Raises:
         ZeromeanError: It is not there, or is another kind of set.
@@ -30,10 +30,10 @@ def read_huggingface(path: Path, size: Size) -> Dataset:
     parts = _load(path)
     image, label = _columns(path, next(iter(parts.values())))
     # ImageNet's test part, for one, has no labels.
-    labelled = [name for name, part in parts.items() if _is_labelled(part, image, label)]
-    test = next((name for name in TEST_PARTS if name in labelled), None)
-    if "train" not in labelled or test is None:
-        told = ", ".join(name if name in labelled else f"{name} (without labels)" for name in parts)
+    labeled = [name for name, part in parts.items() if _is_labeled(part, image, label)]
+    test = next((name for name in TEST_PARTS if name in labeled), None)
+    if "train" not in labeled or test is None:
+        told = ", ".join(name if name in labeled else f"{name} (without labels)" for name in parts)
         raise ZeromeanError(
             f"hf:{path} with the parts {told}",
             f"train and one of {', '.join(TEST_PARTS)}, with labels",
@@ -53,7 +53,7 @@ def read_huggingface(path: Path, size: Size) -> Dataset:
     return album.read().dataset(f"hf:{path}", test, f"the data set's own {test} part", classes)
 
 
-def _is_labelled(part: Any, image: str, label: str) -> bool:
+def _is_labeled(part: Any, image: str, label: str) -> bool:
     """Whether each of its images has a class; -1 stands for one that nobody is told."""
     if not {image, label} <= {*part.column_names}:
         return False

@@ -38,7 +38,7 @@ def read_imagefolder(path: Path, size: Size) -> Dataset:
 
     Files whose path does not end in ``train/<class>/<image>`` or ``test/<class>/<image>`` are left
     alone; without a test folder, ``val``, ``validation`` or ``valid`` takes its place. The images
-    are decoded as RGB, or as one channel where all of them are grey.
+    are decoded as RGB, or as one channel where all of them are gray.
 
     Raises:
         ZeromeanError: The path is missing, holds no such images, an image is broken or of another

@@ -96,15 +96,15 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _images(path: Path, key: str, array: np.ndarray) -> np.ndarray:
     """Bytes of shape (N, channels, height, width)."""
-    grey = array.ndim == 3
-    colour = array.ndim == 4 and array.shape[3] in (1, 3)
-    if array.dtype != np.uint8 or not (grey or colour):
+    gray = array.ndim == 3
+    color = array.ndim == 4 and array.shape[3] in (1, 3)
+    if array.dtype != np.uint8 or not (gray or color):
         raise ZeromeanError(
             f"{key} of type {array.dtype} and shape {array.shape} in {path}",
             "uint8 of shape (N, height, width) or (N, height, width, 1 or 3)",
             "convert the images to bytes, channels last",
         )
-    return array[:, None] if grey else np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    return array[:, None] if gray else np.ascontiguousarray(array.transpose(0, 3, 1, 2))
 
 
 def _labels(path: Path, key: str, array: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ def draw(comparison: Comparison) -> bytes:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     baseline = comparison.of(BASELINE)
     style_of = styles(comparison.study.methods)
-    lower.axhline(0, color=style_of[BASELINE].colour, linewidth=1.5)
+    lower.axhline(0, color=style_of[BASELINE].color, linewidth=1.5)
 
     def shown(run: Run) -> np.ndarray:
         return metric.scale * np.array([epoch.score for epoch in run.epochs])
@@ -51,7 +51,7 @@ def draw(comparison: Comparison) -> bytes:
             scores = np.stack([shown(run) for run in sound.values()])
             _line_and_band(upper, scores, style_of[method], label=method)
         broken = [shown(run) for run in runs.values() if run.diverged]
-        _diverged(upper, broken, style_of[method].colour, f"{method}, diverged")
+        _diverged(upper, broken, style_of[method].color, f"{method}, diverged")
         pairs = [seed for seed in sound if not baseline[seed].diverged]
         if pairs and method != BASELINE:
             differences = [shown(runs[seed]) - shown(baseline[seed]) for seed in pairs]
@@ -98,17 +98,17 @@ def _line_and_band(axes: Axes, values: np.ndarray, own: Style, label: str | None
     mean = values.mean(0)
     # A single epoch has no line; a marker shows it.
     marker = own.marker if len(epochs) == 1 else None
-    axes.plot(epochs, mean, own.line, color=own.colour, linewidth=1.8, marker=marker, label=label)
+    axes.plot(epochs, mean, own.line, color=own.color, linewidth=1.8, marker=marker, label=label)
     if len(values) > 1:
         deviation = values.std(0, ddof=1)
         axes.fill_between(
-            epochs, mean - deviation, mean + deviation, color=own.colour, alpha=0.18, linewidth=0
+            epochs, mean - deviation, mean + deviation, color=own.color, alpha=0.18, linewidth=0
         )
 
 
-def _diverged(axes: Axes, scores: list[np.ndarray], colour: str, label: str) -> None:
+def _diverged(axes: Axes, scores: list[np.ndarray], color: str, label: str) -> None:
     for number, values in enumerate(scores):
         epochs = np.arange(1, len(values) + 1)
-        axes.plot(epochs, values, ":", color=colour, linewidth=1)
+        axes.plot(epochs, values, ":", color=color, linewidth=1)
         # One entry in the legend for all of them.
-        axes.plot(epochs[-1:], values[-1:], "x", color=colour, label=label if number == 0 else None)
+        axes.plot(epochs[-1:], values[-1:], "x", color=color, label=label if number == 0 else None)

@@ -25,7 +25,7 @@ def draw(comparison: Comparison, summaries: list[Summary]) -> bytes:
     style_of = styles(comparison.study.methods)
     figure = Figure(figsize=(6.4, 1.1 + 0.55 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    axes.axvline(0, color=style_of[BASELINE].colour, linewidth=1.5)
+    axes.axvline(0, color=style_of[BASELINE].color, linewidth=1.5)
     for row, summary in enumerate(shown):
         paired, own = summary.final.difference, style_of[summary.method]
         if paired is None:
@@ -33,15 +33,15 @@ def draw(comparison: Comparison, summaries: list[Summary]) -> bytes:
         values = metric.scale * np.array(paired.differences)
         # Dots that would hide each other stand a little apart.
         offsets = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else np.zeros(1)
-        axes.plot(values, row + offsets, own.marker, color=own.colour, alpha=0.5, markersize=5)
+        axes.plot(values, row + offsets, own.marker, color=own.color, alpha=0.5, markersize=5)
         if paired.interval is not None:
             ends = [metric.scale * end for end in paired.interval]
-            axes.plot(ends, [row, row], "-", color=own.colour, linewidth=2.5)
+            axes.plot(ends, [row, row], "-", color=own.color, linewidth=2.5)
         axes.plot(
             metric.scale * paired.mean,
             row,
             "|",
-            color=own.colour,
+            color=own.color,
             markersize=18,
             markeredgewidth=2.5,
         )

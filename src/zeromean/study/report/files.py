@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zeromean.errors import ZeromeanError
-from zeromean.pages import template
+from zeromean.html import template
 from zeromean.study.methods import BASELINE, Method
 from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.report import curves, differences, profile

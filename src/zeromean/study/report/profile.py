@@ -72,7 +72,7 @@ def draw(results: Results, tables: list[list[Summary]]) -> bytes:
             factors,
             shares,
             where="post",
-            color=own.colour,
+            color=own.color,
             linestyle=own.line,
             linewidth=1.8,
             label=method,

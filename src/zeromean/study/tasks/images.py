@@ -19,7 +19,7 @@ from zeromean.study.settings import SettingError
 from zeromean.study.task import Task
 from zeromean.study.tasks.augment import AUGMENTATIONS, middle
 from zeromean.study.tasks.parts import cut
-from zeromean.study.tasks.preparation import Preparation, grey
+from zeromean.study.tasks.preparation import Preparation, gray
 
 # Splits that are kept, at about as many as are in use at once.
 SPLITS = 8
@@ -28,7 +28,7 @@ SPLITS = 8
 def image_problem(task: Task, device: torch.device) -> Problem:
     """The images stay bytes, in memory or in a file; a batch is prepared when it is used."""
     crop = None if AUGMENTATIONS[task.augment].cuts else task.crop
-    data = read(task.data, Size(task.resize, crop, task.grey and of_files(task.data)))
+    data = read(task.data, Size(task.resize, crop, task.gray and of_files(task.data)))
     if task.split == "fixed":
         return _problem(task, device, divided(data, Division(task.test_per_class)))
 
@@ -41,8 +41,8 @@ def image_problem(task: Task, device: torch.device) -> Problem:
 
 def _problem(task: Task, device: torch.device, data: Dataset) -> Problem:
     augmentation = AUGMENTATIONS[task.augment]
-    if task.grey and not of_files(task.data):
-        data = _made_grey(data)
+    if task.gray and not of_files(task.data):
+        data = _made_gray(data)
     preparation = Preparation.of(task.prepare, data.train_images)
     side = _side(task, data)
     test = Examples(data.test_images, data.test_labels).to(device)
@@ -61,7 +61,7 @@ def _problem(task: Task, device: torch.device, data: Dataset) -> Problem:
         make=partial(maker(task.model), data.channels, side, len(data.classes)),
         description=data.describe(),
         split=data.split,
-        preparation=("made grey; " if task.grey else "")
+        preparation=("made gray; " if task.gray else "")
         + f"{preparation.note}; {augmentation.note}"
         + (f"; the middle {side}x{side} pixels are scored" if side < data.side else ""),
     )
@@ -81,13 +81,13 @@ def _side(task: Task, data: Dataset) -> int:
     return side
 
 
-def _made_grey(data: Dataset) -> Dataset:
+def _made_gray(data: Dataset) -> Dataset:
     if data.channels == 1:
         raise SettingError(
-            "grey",
-            f"grey with {data.name}, whose images are",
-            "coloured images",
-            "leave grey out",
+            "gray",
+            f"gray with {data.name}, whose images are",
+            "colored images",
+            "leave gray out",
             "pass such data",
         )
-    return replace(data, train_images=grey(data.train_images), test_images=grey(data.test_images))
+    return replace(data, train_images=gray(data.train_images), test_images=gray(data.test_images))

@@ -56,14 +56,14 @@ class Preparation:
         return preparation
 
 
-def grey(images: Images) -> Tensor:
+def gray(images: Images) -> Tensor:
     """One channel of bytes from three: luma of ITU-R 601, rounded as Pillow does.
 
     Args:
         images: Bytes of shape (N, 3, height, width).
 
     Example:
-        >>> grey(torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1)).item()
+        >>> gray(torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1)).item()
         76
     """
     weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(3, 1, 1)

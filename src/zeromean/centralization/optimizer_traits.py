@@ -9,13 +9,13 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 
 from zeromean.errors import ZeromeanError
-from zeromean.mro import nearest
+from zeromean.class_lookup import nearest
 
 WeightDecay = Literal["coupled", "decoupled"]
 
 
 @dataclass(frozen=True)
-class Facts:
+class OptimizerTraits:
     """What one optimizer class does with gradients and weights.
 
     Args:
@@ -32,30 +32,30 @@ class Facts:
     decouples_by: str = "decoupled_weight_decay"
 
 
-_facts: dict[type | str, Facts] = {
-    "torch.optim.sgd.SGD": Facts("coupled", ("momentum_buffer",)),
-    "torch.optim.adam.Adam": Facts("coupled", ("exp_avg",)),
-    "torch.optim.adamw.AdamW": Facts("decoupled", ("exp_avg",)),
-    "torch.optim.adamax.Adamax": Facts("coupled", ("exp_avg",)),
-    "torch.optim.nadam.NAdam": Facts("coupled", ("exp_avg",)),
-    "torch.optim.radam.RAdam": Facts("coupled", ("exp_avg",)),
-    "torch.optim.sparse_adam.SparseAdam": Facts(momentum=("exp_avg",)),
-    "torch.optim.adagrad.Adagrad": Facts("coupled"),
-    "torch.optim.adadelta.Adadelta": Facts("coupled"),
-    "torch.optim.rmsprop.RMSprop": Facts("coupled", ("grad_avg",)),
-    "torch.optim.asgd.ASGD": Facts("coupled"),
-    "torch.optim.rprop.Rprop": Facts(),
-    "torch.optim.Adafactor": Facts("decoupled"),
-    "torch.optim.Muon": Facts("decoupled", ("momentum_buffer",)),
-    "torch.optim.lbfgs.LBFGS": Facts(
+_traits: dict[type | str, OptimizerTraits] = {
+    "torch.optim.sgd.SGD": OptimizerTraits("coupled", ("momentum_buffer",)),
+    "torch.optim.adam.Adam": OptimizerTraits("coupled", ("exp_avg",)),
+    "torch.optim.adamw.AdamW": OptimizerTraits("decoupled", ("exp_avg",)),
+    "torch.optim.adamax.Adamax": OptimizerTraits("coupled", ("exp_avg",)),
+    "torch.optim.nadam.NAdam": OptimizerTraits("coupled", ("exp_avg",)),
+    "torch.optim.radam.RAdam": OptimizerTraits("coupled", ("exp_avg",)),
+    "torch.optim.sparse_adam.SparseAdam": OptimizerTraits(momentum=("exp_avg",)),
+    "torch.optim.adagrad.Adagrad": OptimizerTraits("coupled"),
+    "torch.optim.adadelta.Adadelta": OptimizerTraits("coupled"),
+    "torch.optim.rmsprop.RMSprop": OptimizerTraits("coupled", ("grad_avg",)),
+    "torch.optim.asgd.ASGD": OptimizerTraits("coupled"),
+    "torch.optim.rprop.Rprop": OptimizerTraits(),
+    "torch.optim.Adafactor": OptimizerTraits("decoupled"),
+    "torch.optim.Muon": OptimizerTraits("decoupled", ("momentum_buffer",)),
+    "torch.optim.lbfgs.LBFGS": OptimizerTraits(
         refuses_update="its curvature pairs hold differences of the weights it wrote itself"
     ),
 }
 
 # Schedule-free: decay acts at the point that the parameters hold, y.
-_schedule_free = Facts(refuses_update="it owns another iterate, z, whose mean moves all the same")
+_schedule_free = OptimizerTraits(refuses_update="it owns another iterate, z, whose mean moves all the same")
 _schedule_free_l2 = replace(_schedule_free, decay="coupled")
-_facts |= {
+_traits |= {
     "schedulefree.sgd_schedulefree.SGDScheduleFree": _schedule_free_l2,
     "schedulefree.sgd_schedulefree_closure.SGDScheduleFreeClosure": _schedule_free_l2,
     "schedulefree.adamw_schedulefree.AdamWScheduleFree": _schedule_free,
@@ -69,59 +69,59 @@ _facts |= {
 
 # pytorch-optimizer: only those whose ``weight_decouple`` was seen to mean what it says. Adan's does
 # not: without it the weights are divided, which is beside the gradient too.
-_flagged = Facts("coupled", ("exp_avg",), decouples_by="weight_decouple")
-_facts |= {
+_flagged = OptimizerTraits("coupled", ("exp_avg",), decouples_by="weight_decouple")
+_traits |= {
     "pytorch_optimizer.optimizer.adabelief.AdaBelief": _flagged,
     "pytorch_optimizer.optimizer.ademamix.AdEMAMix": replace(
         _flagged, momentum=("exp_avg", "exp_avg_slow")
     ),
     "pytorch_optimizer.optimizer.adamw.StableAdamW": _flagged,
-    "pytorch_optimizer.optimizer.adan.Adan": Facts(
+    "pytorch_optimizer.optimizer.adan.Adan": OptimizerTraits(
         momentum=("exp_avg", "exp_avg_diff", "previous_grad")
     ),
     "pytorch_optimizer.optimizer.adopt.ADOPT": replace(_flagged, momentum=()),
     "pytorch_optimizer.optimizer.came.CAME": replace(_flagged, momentum=()),
     "pytorch_optimizer.optimizer.lion.Lion": _flagged,
-    "pytorch_optimizer.optimizer.soap.SOAP": Facts(momentum=("exp_avg",)),
+    "pytorch_optimizer.optimizer.soap.SOAP": OptimizerTraits(momentum=("exp_avg",)),
     "pytorch_optimizer.optimizer.tiger.Tiger": _flagged,
 }
 
 # bitsandbytes: its Adam decays as AdamW does. State may be 8-bit, so none is known as momentum.
-_facts |= {
-    "bitsandbytes.optim.optimizer.Optimizer1State": Facts("coupled"),
-    "bitsandbytes.optim.optimizer.Optimizer2State": Facts("decoupled"),
+_traits |= {
+    "bitsandbytes.optim.optimizer.Optimizer1State": OptimizerTraits("coupled"),
+    "bitsandbytes.optim.optimizer.Optimizer2State": OptimizerTraits("decoupled"),
 }
-_facts |= {
-    f"bitsandbytes.optim.lion.{name}": Facts("decoupled")
+_traits |= {
+    f"bitsandbytes.optim.lion.{name}": OptimizerTraits("decoupled")
     for name in ("Lion", "Lion8bit", "Lion32bit", "PagedLion", "PagedLion8bit", "PagedLion32bit")
 }
 
 # torchao
-_facts |= {f"torchao.optim.adam.Adam{bits}": Facts("coupled") for bits in ("8bit", "4bit", "Fp8")}
-_facts |= {
-    f"torchao.optim.adam.AdamW{bits}": Facts("decoupled") for bits in ("8bit", "4bit", "Fp8")
+_traits |= {f"torchao.optim.adam.Adam{bits}": OptimizerTraits("coupled") for bits in ("8bit", "4bit", "Fp8")}
+_traits |= {
+    f"torchao.optim.adam.AdamW{bits}": OptimizerTraits("decoupled") for bits in ("8bit", "4bit", "Fp8")
 }
 
 
 # Optimizers whose step is that of another one that they own, on parameters and gradients as they
-# are: hooks around the outer step are right, facts and state are the inner one's.
+# are: hooks around the outer step are right, traits and state are the inner one's.
 _steps_by: dict[type | str, str] = {
     "torch.distributed.optim.zero_redundancy_optimizer.ZeroRedundancyOptimizer": "optim",
 }
 
 
-def acting(optimizer: Optimizer) -> Optimizer:
+def unwrap(optimizer: Optimizer) -> Optimizer:
     """The optimizer that makes the step: itself, but for those that are known to own it."""
     attribute = nearest(_steps_by, type(optimizer))
     return optimizer if attribute is None else getattr(optimizer, attribute)
 
 
-def facts_of(optimizer: Optimizer) -> Facts | None:
-    """The facts of the nearest known class in the optimizer's MRO, so a subclass of SGD is SGD."""
-    return nearest(_facts, type(acting(optimizer)))
+def traits_of(optimizer: Optimizer) -> OptimizerTraits | None:
+    """The traits of the nearest known class in the optimizer's MRO, so a subclass of SGD is SGD."""
+    return nearest(_traits, type(unwrap(optimizer)))
 
 
-def decay_inside(
+def coupled_decay(
     optimizer: Optimizer, group: Mapping[str, Any], told: WeightDecay | Literal["auto"]
 ) -> float:
     """The signed lambda of one param group whose ``lambda * w`` belongs inside the projection.
@@ -145,15 +145,15 @@ def decay_inside(
 
 
 def _decay_kind(optimizer: Optimizer, group: Mapping[str, Any]) -> WeightDecay:
-    facts = facts_of(optimizer)
-    flag = facts.decouples_by if facts else "decoupled_weight_decay"
+    traits = traits_of(optimizer)
+    flag = traits.decouples_by if traits else "decoupled_weight_decay"
     if flag in group:
         return "decoupled" if group[flag] else "coupled"
-    if facts is None:
+    if traits is None:
         raise ZeromeanError(
             f"{type(optimizer).__name__} with weight_decay={group['weight_decay']}, an optimizer"
             " that zeromean does not know",
             "to know whether its decay is added to the gradient or applied to the weights",
             'pass weight_decay="coupled" (added to the gradient) or weight_decay="decoupled"',
         )
-    return facts.decay
+    return traits.decay

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from zeromean.centralization.attach import handle_of
+from zeromean.centralization.centralize import handle_of
 from zeromean.centralization.fingerprint import read
-from zeromean.centralization.refusals import refuse_wrapper
+from zeromean.centralization.validate import refuse_wrapper
 from zeromean.optim.centered import Centered
 
 

@@ -17,16 +17,16 @@ from torch.autograd.graph import increment_version
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.kernels.layout import Layout
-from zeromean.kernels.ready import (
-    ReadyCenter,
-    ReadyKeep,
-    ReadyStep,
+from zeromean.kernels.prepared import (
+    PreparedCenter,
+    PreparedMeanKeeper,
+    PreparedStep,
     addresses,
     can_center,
     can_step,
     layout,
 )
-from zeromean.kernels.rules import AdamRule, At, Decay, Entry, Kind, Number, Rule
+from zeromean.kernels.step_spec import AdamRule, At, Decay, Entry, Kind, Number, Rule
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16)
 # The shape of a tile, see tiles.py: runs of LANES entries, SIDE abreast, 2**LEVELS in all.
@@ -71,7 +71,7 @@ def _capable(device: torch.device) -> bool:
 
 @lru_cache(maxsize=1)
 def _tiles() -> ModuleType:
-    from zeromean.kernels import tiles  # the one module that needs Triton
+    from zeromean.kernels import triton_kernels  # the one module that needs Triton
 
     return tiles
 
@@ -117,8 +117,8 @@ def center_(
     increment_version(into)
 
 
-class Center(ReadyCenter):
-    """The centring of gradients on one device in one launch."""
+class Center(PreparedCenter):
+    """The centering of gradients on one device in one launch."""
 
     def __init__(
         self, entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
@@ -136,7 +136,7 @@ class Center(ReadyCenter):
         self._launch.run(gradients, _decay_numbers(decays), gradients)
 
 
-class Keep(ReadyKeep):
+class MeanKeeper(PreparedMeanKeeper):
     """Weights' means noted down in one launch and put back in another."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -162,7 +162,7 @@ class Keep(ReadyKeep):
         self._launches[kind].run(self._weights, numbers, self._weights, means)
 
 
-class Step(ReadyStep):
+class Step(PreparedStep):
     """A step of entries on one device in one launch.
 
     Counts of steps are moved to the device, as torch's fused steps have them.

@@ -1,7 +1,7 @@
 """The arithmetic of the triton backend: tiles of weight vectors, compiled for a GPU.
 
 A program works on tiles of 2**LEVELS runs of LANES lanes, SIDE runs abreast; the lanes of a run are
-neighbours in memory, so that they are loaded as wide words. Vectors that are contiguous, or made of
+neighbors in memory, so that they are loaded as wide words. Vectors that are contiguous, or made of
 contiguous pieces, take 1, 2, 4, ... whole runs each, and many short ones share a tile: they are
 summed along runs, then over the runs of a vector. Vectors that lie side by side take a lane each:
 they are summed down the tile. A mean is therefore one number a run plus one a lane, and one of the
@@ -82,7 +82,7 @@ _EPS = tl.constexpr(NUMBERS.index("eps"))
 
 @triton.jit
 def _regroup(sums, shift, LEVELS: tl.constexpr):
-    """Sum over every 2**shift neighbouring runs, and give each of them the sum."""
+    """Sum over every 2**shift neighboring runs, and give each of them the sum."""
     RUNS: tl.constexpr = 1 << LEVELS
     flat = tl.reshape(sums, (RUNS,))
     total = flat

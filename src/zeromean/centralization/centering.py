@@ -7,14 +7,14 @@ from typing import Any, NamedTuple, cast
 from torch import nn
 from torch.optim import Optimizer
 
-from zeromean.centralization.attach import handle_of
+from zeromean.centralization.centralize import handle_of
 from zeromean.centralization.targets import Targets
-from zeromean.mro import is_a
+from zeromean.class_lookup import is_a
 
 _DROP_IN = "zeromean.optim.centered.Centered"
 
 
-class Centring(NamedTuple):
+class Centering(NamedTuple):
     """What is centered and where.
 
     Args:
@@ -26,7 +26,7 @@ class Centring(NamedTuple):
     targets: Targets
 
 
-def centring_of(optimizer: Optimizer, otherwise: Targets) -> Centring:
+def centering_of(optimizer: Optimizer, otherwise: Targets) -> Centering:
     """How an optimizer centers now.
 
     Args:
@@ -35,14 +35,14 @@ def centring_of(optimizer: Optimizer, otherwise: Targets) -> Centring:
     """
     handle = handle_of(optimizer)
     if handle is not None:
-        return Centring(handle.options["at"], handle._targets)
+        return Centering(handle.options["at"], handle._targets)
     if is_a(type(optimizer), _DROP_IN):
         drop_in = cast(Any, optimizer)
         if drop_in._targets is not None:
-            return Centring(drop_in._at, drop_in._targets)
-    return Centring(None, otherwise)
+            return Centering(drop_in._at, drop_in._targets)
+    return Centering(None, otherwise)
 
 
-def targets_without_centring(optimizer: Optimizer, model: nn.Module) -> Targets:
+def targets_without_centering(optimizer: Optimizer, model: nn.Module) -> Targets:
     """What :func:`zeromean.centralize` would center, by its defaults."""
     return Targets(optimizer, model, "all", False, "vector")

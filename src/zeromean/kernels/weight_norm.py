@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zeromean.fan_in import FanIn
-from zeromean.kernels import native
+from zeromean.kernels import cpu_backend
 from zeromean.kernels.backends import backend
 from zeromean.kernels.layout import layout_of, same_layout
 
@@ -22,7 +22,7 @@ _NORMAL = Struct("@6q2d9P")
 
 @lru_cache(maxsize=1)
 def _function() -> Any:
-    library = native.library()
+    library = cpu_backend.library()
     assert library is not None
     library.zeromean_normalize.argtypes = [
         ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64,
@@ -60,13 +60,13 @@ class Normalize:
         scale = 1.0 if isinstance(gain, Tensor) else gain
         self._told = (*layout, centers, eps is not None, eps or 0.0, scale)
 
-    def fits(self, v: Tensor, gain: Tensor | float, offset: Tensor | None) -> bool:
+    def is_valid(self, v: Tensor, gain: Tensor | float, offset: Tensor | None) -> bool:
         """Whether these lie in memory as the first ones did."""
         return (_describe(v), _describe(gain), _describe(offset)) == self._found
 
-    def fits_back(self, grad: Tensor, v: Tensor) -> bool:
+    def is_valid_backward(self, grad: Tensor, v: Tensor) -> bool:
         """Whether this gradient of the weight can be taken back to ``v``, as it is now."""
-        return native.plain(grad) and grad.dtype == v.dtype and _describe(v) == self._found[0]
+        return cpu_backend.plain(grad) and grad.dtype == v.dtype and _describe(v) == self._found[0]
 
     def forward(
         self, v: Tensor, gain: Tensor | float, offset: Tensor | None
@@ -127,11 +127,11 @@ def prepare(
 ) -> Normalize | None:
     """The normalization of such tensors by the library, or None where it does not serve them."""
     served = (
-        native.plain(v)
+        cpu_backend.plain(v)
         and backend() == "native"
         and layout_of(v.shape, v.stride(), fan_in) is not None
         and all(
-            native.plain(x) and x.dtype == v.dtype and x.is_contiguous()
+            cpu_backend.plain(x) and x.dtype == v.dtype and x.is_contiguous()
             for x in (gain, offset)
             if isinstance(x, Tensor)
         )

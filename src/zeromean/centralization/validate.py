@@ -9,9 +9,9 @@ from torch.optim import Optimizer
 
 from zeromean.centralization import fsdp1
 from zeromean.centralization.at_backward import refuse_decay_inside
-from zeromean.centralization.optimizers import WeightDecay, acting, decay_inside, facts_of
+from zeromean.centralization.optimizer_traits import WeightDecay, unwrap, coupled_decay, traits_of
 from zeromean.errors import ZeromeanError
-from zeromean.mro import is_a
+from zeromean.class_lookup import is_a
 from zeromean.plan import Layers, check_without_model
 
 _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
@@ -38,7 +38,7 @@ def refuse_wrapper(optimizer: object) -> None:
     for name, inner in getattr(optimizer, "__dict__", {}).items():
         if not isinstance(inner, Optimizer) or not _share_parameters(optimizer, inner):
             continue
-        if not isinstance(optimizer, Optimizer) or inner is not acting(optimizer):
+        if not isinstance(optimizer, Optimizer) or inner is not unwrap(optimizer):
             public = name.lstrip("_")
             raise ZeromeanError(
                 f"{kind}, which steps through its .{name} ({type(inner).__name__})",
@@ -108,10 +108,10 @@ def refuse_optimizer(
             "a step that fires the optimizer's hooks",
             "overlap_with_ddp=False",
         )
-    facts = facts_of(optimizer)
-    if at == "update" and facts is not None and facts.refuses_update:
+    traits = traits_of(optimizer)
+    if at == "update" and traits is not None and traits.refuses_update:
         raise ZeromeanError(
-            f'at="update" with {kind}', f"another place: {facts.refuses_update}", 'at="gradient"'
+            f'at="update" with {kind}', f"another place: {traits.refuses_update}", 'at="gradient"'
         )
     for group in optimizer.param_groups:
         if group.get("differentiable"):
@@ -121,7 +121,7 @@ def refuse_optimizer(
                 "differentiable=False, or zeromean.center on the gradients: autograd follows that",
             )
         if at == "gradient":
-            decay_inside(optimizer, group, weight_decay)
+            coupled_decay(optimizer, group, weight_decay)
         elif at == "backward":
             refuse_decay_inside(optimizer, group, weight_decay)
 

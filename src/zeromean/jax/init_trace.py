@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from zeromean.jax.trees import Leaf, is_array, leaves
-from zeromean.mro import nearest
+from zeromean.class_lookup import nearest
 
 Shape = tuple[int, ...]
 

@@ -16,7 +16,7 @@ from torch.autograd.graph import increment_version
 from zeromean.fan_in import FanIn
 from zeromean.kernels import reference
 from zeromean.kernels.layout import Layout, layout_of, same_layout
-from zeromean.kernels.rules import STATE, At, Entry, Kind, Number
+from zeromean.kernels.step_spec import STATE, At, Entry, Kind, Number
 
 # Whether a backend knows a tensor's type and device.
 Known = Callable[[Tensor], bool]
@@ -98,8 +98,8 @@ def _describe(tensors: Sequence[Tensor]) -> tuple[object, ...]:
     )
 
 
-class ReadyCenter(ABC):
-    """The centring of gradients of one type, in place, again and again.
+class PreparedCenter(ABC):
+    """The centering of gradients of one type, in place, again and again.
 
     Args:
         entries: Whose gradients; all served.
@@ -113,7 +113,7 @@ class ReadyCenter(ABC):
         self._weights = [entry.weight for entry in entries] if decayed else []
         self._found = _where(self._weights), _describe(gradients)
 
-    def fits(self, gradients: Sequence[Tensor]) -> bool:
+    def is_valid(self, gradients: Sequence[Tensor]) -> bool:
         """Whether weights are still where they were and gradients lie as they did."""
         try:
             return (_where(self._weights), _describe(gradients)) == self._found
@@ -130,7 +130,7 @@ class ReadyCenter(ABC):
         """Center, with each group's decay."""
 
 
-class ReadyKeep(ABC):
+class PreparedMeanKeeper(ABC):
     """Notes down the means of weights of one type before a step, and puts them back after it.
 
     Args:
@@ -148,34 +148,34 @@ class ReadyKeep(ABC):
         for found in self._layouts:
             self._before.append(self._before[-1] + found.outer * found.inner)
 
-    def fits(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether the weights are still where they were, and lie as they did."""
         try:
             return _where(self._weights) == self._found
         except RuntimeError:
             return False
 
-    def note(self) -> Tensor:
+    def record(self) -> Tensor:
         """The mean of every weight vector."""
         noted = torch.empty(self._before[-1], dtype=self._means, device=self._weights[0].device)
         self._run("note", noted)
         return noted
 
-    def put_back(self, noted: Tensor) -> None:
+    def restore(self, noted: Tensor) -> None:
         """Give every weight vector the mean that was noted down."""
-        if self.fits():
+        if self.is_valid():
             self._run("keep", noted)
             increment_version(self._weights)
         else:  # the step moved its weights to other memory
             lengths = [end - start for start, end in pairwise(self._before)]
-            reference.Keep(self._entries).put_back(torch.split(noted, lengths))
+            reference.MeanKeeper(self._entries).restore(torch.split(noted, lengths))
 
     @abstractmethod
     def _run(self, kind: str, means: Tensor) -> None:
         """Note down, or keep."""
 
 
-class ReadyStep:
+class PreparedStep:
     """A step of entries of one type, their addresses collected once.
 
     Args:
@@ -212,7 +212,7 @@ class ReadyStep:
         where += [[state[key].data_ptr() for state in states] for key in keys]
         return (*where, weights[0].dtype)
 
-    def fits(self, gradients: Sequence[Tensor]) -> bool:
+    def is_valid(self, gradients: Sequence[Tensor]) -> bool:
         """Whether everything is still where it was and gradients lie as they did."""
         try:
             return self._look() == self._found and _describe(gradients) == self._gradients_found

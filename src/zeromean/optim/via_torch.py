@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zeromean.centralization.at_update import AtUpdate
-from zeromean.centralization.optimizers import decay_inside
+from zeromean.centralization.optimizer_traits import coupled_decay
 from zeromean.centralization.targets import Targets
 from zeromean.kernels import center_
 from zeromean.optim.centered import Centered, refuse
@@ -66,7 +66,7 @@ class Copying(Centered):
     @torch.no_grad()
     def _centered_copies(self, targets: Targets) -> dict[Tensor, Tensor]:
         """The gradients of all groups, centered: ranks that share vectors send one message."""
-        decays = [decay_inside(self, group, "auto") for group in self.param_groups]
+        decays = [coupled_decay(self, group, "auto") for group in self.param_groups]
         found = [
             (target, gradient)
             for target in targets.of(self)
@@ -88,7 +88,7 @@ class Copying(Centered):
     def _init_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *state: Any
     ) -> Any:
-        refuse(self, "centring leaves no graph behind", differentiable=group["differentiable"])
+        refuse(self, "centering leaves no graph behind", differentiable=group["differentiable"])
         found = super()._init_group(group, params, grads, *state)  # type: ignore[misc]
         grads[:] = [self._copies.get(p, grad) for p, grad in zip(params, grads, strict=True)]
         return found

@@ -15,17 +15,17 @@ from torch.autograd.graph import increment_version
 
 from zeromean.errors import warn
 from zeromean.fan_in import FanIn
-from zeromean.kernels import ready
-from zeromean.kernels.ready import (
-    ReadyCenter,
-    ReadyKeep,
-    ReadyStep,
+from zeromean.kernels import prepared
+from zeromean.kernels.prepared import (
+    PreparedCenter,
+    PreparedMeanKeeper,
+    PreparedStep,
     addresses,
     can_center,
     can_step,
     layout,
 )
-from zeromean.kernels.rules import AdamRule, At, Decay, Entry, Kind, Number, Rule
+from zeromean.kernels.step_spec import AdamRule, At, Decay, Entry, Kind, Number, Rule
 
 # What is known here of centered.c and normalized.h: the same number as LAYOUT there.
 LAYOUT = 1
@@ -80,7 +80,7 @@ def _load(path: Path) -> ctypes.CDLL | None:
     if not wrong:
         return library
     warn(
-        f"{path.name} was built from other sources and is left alone ({wrong}): centring is slower;"
+        f"{path.name} was built from other sources and is left alone ({wrong}): centering is slower;"
         " install zeromean again, in a checkout by make test or pip install --editable ."
     )
     return None
@@ -101,7 +101,7 @@ def serves_center(
 
 def plain(x: Tensor) -> bool:
     """Whether this is a tensor that the library can read and write as it lies in memory."""
-    return ready.plain(x) and _known(x)
+    return prepared.plain(x) and _known(x)
 
 
 def _known(x: Tensor) -> bool:
@@ -122,8 +122,8 @@ def center_(
     increment_version(into)
 
 
-class Center(ReadyCenter):
-    """The centring of gradients by the library."""
+class Center(PreparedCenter):
+    """The centering of gradients by the library."""
 
     def __init__(
         self, entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
@@ -143,7 +143,7 @@ class Center(ReadyCenter):
         _call("center", self._dtype, self._table, _addresses(gradients[::-1]), numbers)
 
 
-class Keep(ReadyKeep):
+class MeanKeeper(PreparedMeanKeeper):
     """Weights' means noted down and put back by the library."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -158,7 +158,7 @@ class Keep(ReadyKeep):
         _call(kind, self._weights[0].dtype, self._table, weights, _decay_numbers([0.0]), means)
 
 
-class Step(ReadyStep):
+class Step(PreparedStep):
     """A step of entries by the library."""
 
     def __init__(

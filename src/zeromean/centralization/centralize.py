@@ -14,8 +14,8 @@ from zeromean.centralization.at_backward import AtBackward
 from zeromean.centralization.at_gradient import AtGradient, project_momentum, warn_of_momentum
 from zeromean.centralization.at_update import AtUpdate
 from zeromean.centralization.fingerprint import describe, erase, stamp, warn_of_another
-from zeromean.centralization.optimizers import WeightDecay, acting
-from zeromean.centralization.refusals import (
+from zeromean.centralization.optimizer_traits import WeightDecay, acting
+from zeromean.centralization.validate import (
     refuse_model,
     refuse_optimizer,
     refuse_subjects,
@@ -137,7 +137,7 @@ def centralize(
 
 
 class Place(Protocol):
-    """Where centring acts: what is done before and after each step of the optimizer."""
+    """Where centering acts: what is done before and after each step of the optimizer."""
 
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -204,7 +204,7 @@ class Handle:
         optimizer = self._optimizer()
         if optimizer is not None and handle_of(optimizer) is None:
             erase(optimizer)
-            erase(acting(optimizer))  # which some outer ones copy their groups from
+            erase(unwrap(optimizer))  # which some outer ones copy their groups from
 
     def __enter__(self) -> Handle:
         return self
