@@ -120,19 +120,19 @@ def table(name: str, tensors: str, dtype: torch.dtype, repeats: int, bandwidth: 
 
 
 def shapes(dtype: torch.dtype, repeats: int) -> None:
-    """Print what the step costs with other tiles."""
+    """Print what the step costs with other triton_kernels."""
     print(f"\n| AdamW, gpt2, {dtype}: levels, warps, registers | us |\n|---|---|")
-    levels, launch = dict(triton._LEVELS), dict(triton._LAUNCH)
+    levels, launch = dict(triton_backend._LEVELS), dict(triton_backend._LAUNCH)
     for level in (6, 7, 8, 9):
         for warps, registers in ((4, 128), (4, 255), (8, 64), (8, 128), (8, 255), (16, 64)):
-            triton._LEVELS[dtype] = level
-            triton._LAUNCH.update(num_warps=warps, maxnreg=registers)
+            triton_backend._LEVELS[dtype] = level
+            triton_backend._LAUNCH.update(num_warps=warps, maxnreg=registers)
             step = optim.AdamW(parameters(TENSORS["gpt2"].shapes(), dtype), lr=1e-3).step
             (taken,) = measure({"": step}, repeats).values()
             spent = statistics.median(device for device, _ in taken)
             print(f"| {level}, {warps}, {registers} | {1e6 * spent:.1f} |")
-    triton._LEVELS.update(levels)
-    triton._LAUNCH.update(launch)
+    triton_backend._LEVELS.update(levels)
+    triton_backend._LAUNCH.update(launch)
 
 
 def main() -> None:

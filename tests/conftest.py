@@ -58,7 +58,7 @@ def supports(
 @pytest.fixture
 def native_library() -> None:
     """The native kernels: a machine that can build them has to have them."""
-    if native.library() is not None:
+    if cpu_backend.library() is not None:
         return
     if shutil.which("cc") or shutil.which("cl"):
         pytest.fail("the native kernels were not built: make clean, then make test")
@@ -68,9 +68,9 @@ def native_library() -> None:
 @pytest.fixture(scope="session")
 def triton_interpreter() -> None:
     """Triton, which the dev extra brings where it can be had, interpreting its programs."""
-    if not triton.installed():
+    if not triton_backend.installed():
         pytest.skip("Triton is not installed")
-    if not triton.interpreted():
+    if not triton_backend.interpreted():
         pytest.skip("a GPU is here, which Triton compiles for")
     prepare_interpreter()
 

@@ -122,7 +122,7 @@ def compiled() -> int:
 
     return sum(
         len(device[0])
-        for kernel in (tiles.step, tiles.sum_parts, tiles.count_step)
+        for kernel in (triton_kernels.step, triton_kernels.sum_parts, triton_kernels.count_step)
         for device in kernel.device_caches.values()
     )
 

@@ -70,7 +70,7 @@ def cases() -> dict[str, tuple[tuple[int, ...], FanIn | None]]:
 
 
 def interpreted() -> bool:
-    return triton.interpreted() and kernels.backend() == "triton"
+    return triton_backend.interpreted() and kernels.backend() == "triton"
 
 
 def fresh_state(kind: str, weight: Tensor) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def run(entries: list[Entry], gradients: list[Tensor], rules: list[Rule], at: st
     """Steps by the backend in use; a library that is there must serve every entry."""
     parts = kernels.prepare([rule.kind for rule in rules], at, entries, gradients)
     name = kernels.backend(entries[0].weight.device)
-    expected = {"reference": reference, "native": native, "triton": triton}[name]
+    expected = {"reference": reference, "native": cpu_backend, "triton": triton_backend}[name]
     assert all(isinstance(part.step, expected.Step) for part in parts)
     for step, indices in parts:
         assert step.is_valid([gradients[i] for i in indices])
@@ -323,15 +323,15 @@ def test_float64_step_counters_are_advanced(backend: str) -> None:
 
 
 @pytest.fixture
-def prepared(native_library: None) -> tuple[native.Step, Entry, Tensor]:
+def prepared(native_library: None) -> tuple[cpu_backend.Step, Entry, Tensor]:
     rule = RULES["AdamW"][0]
     entry = entry_of(torch.randn(6, 4, 3, 3), FanIn((1, 2, 3)), rule, "gradient")
     gradient = torch.randn(6, 4, 3, 3)
-    return native.Step("adam", "gradient", [entry], [gradient]), entry, gradient
+    return cpu_backend.Step("adam", "gradient", [entry], [gradient]), entry, gradient
 
 
 def test_addresses_are_renewed_when_anything_moves(
-    prepared: tuple[native.Step, Entry, Tensor],
+    prepared: tuple[cpu_backend.Step, Entry, Tensor],
 ) -> None:
     step, entry, gradient = prepared
     assert step.is_valid([gradient])
@@ -391,11 +391,11 @@ def test_an_unknown_or_missing_backend_is_refused(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(zeromean.ZeromeanError, match="reference, native or triton"):
         kernels.backend()
     monkeypatch.setenv("ZEROMEAN_KERNELS", "native")
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(cpu_backend, "library", lambda: None)
     with pytest.raises(zeromean.ZeromeanError, match="not built"):
         kernels.backend()
     monkeypatch.setenv("ZEROMEAN_KERNELS", "triton")
-    monkeypatch.setattr(triton, "installed", lambda: False)
+    monkeypatch.setattr(triton_backend, "installed", lambda: False)
     with pytest.raises(zeromean.ZeromeanError, match="Triton"):
         kernels.backend()
     monkeypatch.delenv("ZEROMEAN_KERNELS")
@@ -405,15 +405,15 @@ def test_an_unknown_or_missing_backend_is_refused(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def _library_looked_for_anew() -> Iterator[None]:
-    native.library.cache_clear()
+    cpu_backend.library.cache_clear()
     yield
-    native.library.cache_clear()
+    cpu_backend.library.cache_clear()
 
 
 @pytest.mark.usefixtures("native_library", "_library_looked_for_anew")
 def test_a_library_from_other_sources_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ZEROMEAN_KERNELS", raising=False)
-    monkeypatch.setattr(native, "LAYOUT", native.LAYOUT + 1)
+    monkeypatch.setattr(cpu_backend, "LAYOUT", cpu_backend.LAYOUT + 1)
     gradient = torch.randn(5, 7)
     expected = zeromean.center(gradient, 1)
     with pytest.warns(zeromean.ZeromeanWarning, match="layout is .* make test") as warned:
@@ -429,14 +429,14 @@ def test_a_library_from_other_sources_is_left_alone(monkeypatch: pytest.MonkeyPa
 def test_no_file_that_is_not_the_library_is_called(tmp_path: Path) -> None:
     (tmp_path / "centered.so").write_text("half written")
     with pytest.warns(zeromean.ZeromeanWarning, match="other sources"):
-        assert native._load(tmp_path / "centered.so") is None
+        assert cpu_backend._load(tmp_path / "centered.so") is None
     with pytest.warns(zeromean.ZeromeanWarning, match="older than layouts"):
-        assert native._load(Path(torch._C.__file__)) is None
+        assert cpu_backend._load(Path(torch._C.__file__)) is None
 
 
 def test_the_layout_is_counted_up_with_every_change_of_it() -> None:
-    """If this fails, count LAYOUT up in centered.c and in native.py, then write its sum here."""
-    folder = Path(native.__file__).parent
+    """If this fails, count LAYOUT up in centered.c and in cpu_backend, then write its sum here."""
+    folder = Path(cpu_backend.__file__).parent
     text = "".join((folder / name).read_text() for name in ("centered.c", "normalized.h"))
     plain = re.sub(r"/\*.*?\*/|\s+", " ", text, flags=re.DOTALL)
     declared = re.findall(
@@ -445,7 +445,7 @@ def test_the_layout_is_counted_up_with_every_change_of_it() -> None:
     )
     assert len(declared) == 10
     declared = [" ".join(words.split()) for words in declared]
-    assert (native.LAYOUT, zlib.crc32("".join(declared).encode())) == (1, 0xFD55D22B)
+    assert (cpu_backend.LAYOUT, zlib.crc32("".join(declared).encode())) == (1, 0xFD55D22B)
 
 
 def test_triton_serves_no_device_that_it_does_not_run_on(

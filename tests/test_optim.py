@@ -60,7 +60,7 @@ def backward(*models: nn.Module) -> None:
 
 def steps(count: int) -> int:
     """How many steps show it: Triton's interpreter takes a twentieth of a second a program."""
-    return 2 if triton.interpreted() and kernels.backend() == "triton" else count
+    return 2 if triton_backend.interpreted() and kernels.backend() == "triton" else count
 
 
 def assert_same(a: nn.Module, b: nn.Module, **tolerance: float) -> None:

@@ -17,7 +17,7 @@ from zeromean.kernels import Entry, cpu_backend, reference, triton_backend
 from zeromean.kernels.residuals import Residuals
 
 ROWS = FanIn((1,))
-COMPILED = {"reference": reference, "native": native, "triton": triton}
+COMPILED = {"reference": reference, "native": cpu_backend, "triton": triton_backend}
 
 
 def centered() -> list[tuple[tuple[int, ...], FanIn]]:
@@ -134,7 +134,7 @@ def test_weights_that_a_step_moves_elsewhere_get_their_means_back(backend: str) 
 def test_a_prepared_centering_looks_again_when_anything_moves() -> None:
     weight, gradient = torch.randn(6, 4, 3, 3), torch.randn(6, 4, 3, 3)
     entry = Entry(weight, FanIn((1, 2, 3)), {}, 0)
-    center = native.Center([entry], [gradient], decayed=True)
+    center = cpu_backend.Center([entry], [gradient], decayed=True)
     assert center.is_valid([gradient])
     assert center.is_valid([gradient.clone()])
     assert not center.is_valid([gradient[:3]])  # the same strides, fewer entries
@@ -144,7 +144,7 @@ def test_a_prepared_centering_looks_again_when_anything_moves() -> None:
     assert not center.is_valid([gradient.to(memory_format=torch.channels_last)])
     weight.data = weight.data.clone()
     assert not center.is_valid([gradient])
-    assert native.Center([entry], [gradient], decayed=False).is_valid([gradient])
+    assert cpu_backend.Center([entry], [gradient], decayed=False).is_valid([gradient])
 
 
 @pytest.mark.usefixtures("backend")

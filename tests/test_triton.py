@@ -60,7 +60,7 @@ def test_means_are_kept_through_steps_of_others(dtype: torch.dtype) -> None:
         if (residual := entry.residual if half else torch.zeros(0)) is not None
     ]
     (keep,) = kernels.prepare_mean_keeper(entries)
-    assert isinstance(keep, triton.MeanKeeper)
+    assert isinstance(keep, triton_backend.MeanKeeper)
     twin = reference.MeanKeeper(slow)
     for _ in range(3):
         noted, known = keep.record(), twin.record()
@@ -120,7 +120,7 @@ def test_a_rate_may_be_a_tensor_on_the_device() -> None:
 def test_what_is_remembered_does_not_grow() -> None:
     for rows in range(1, 12):
         kernels.center_([torch.randn(rows, 3)], [ROWS])
-    assert triton._remembered.cache_info().currsize <= 8
+    assert triton_backend._remembered.cache_info().currsize <= 8
 
 
 @pytest.mark.usefixtures("_forced")
@@ -136,7 +136,9 @@ def test_tensor_subclasses_fall_back() -> None:
 
 def test_tensors_beyond_32_bits_are_counted_or_left_to_the_reference() -> None:
     def counted(shape: tuple[int, ...], fan_in: FanIn) -> bool:
-        return triton._counted(triton.layout(torch.empty(shape, device="meta"), fan_in))
+        return triton_backend._counted(
+            triton_backend.layout(torch.empty(shape, device="meta"), fan_in)
+        )
 
     assert counted((2**22, 2**12), ROWS)
     assert counted((2**22, 2**12), COLUMNS)
@@ -164,13 +166,13 @@ known = dict(
     KIND="adam", UPDATE=True, STEPS=True, CARRIES=True,
     T=tl.bfloat16, A=tl.float32, LEVELS=7, VECTOR=8, BLOCK=128,
 )
-for kernel in (tiles.step, tiles.sum_parts, tiles.count_step):
+for kernel in (triton_kernels.step, triton_kernels.sum_parts, triton_kernels.count_step):
     names = kernel.arg_names
     signature = {name: words.get(name, "constexpr") for name in names}
     constants = {name: known[name] for name in names if name in known}
     source = ASTSource(kernel, signature, constants)
     built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict(_LAUNCH))
-    if kernel is tiles.step:
+    if kernel is triton_kernels.step:
         print(built.asm["ptx"].count("ld.global.v4"), built.asm["ptx"].count("st.global.v4"))
 """
     environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zeromean
-from zeromean.diagnose.result import BLUE, GREEN, GRAY, LETTERS, ORANGE
+from zeromean.diagnose.result import BLUE, GRAY, GREEN, LETTERS, ORANGE
 
 WIDTHS = (1024, 128, 64, 48, 48, 38)
 LINEAR = tuple(range(0, 2 * len(WIDTHS) - 2, 2))

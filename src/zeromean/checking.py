@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean.centralization.centralize import centralize, handle_of
 from zeromean.centralization.centering import centering_of, targets_without_centering
-from zeromean.centralization.validate import refuse_loss, refuse_subjects
+from zeromean.centralization.centralize import centralize, handle_of
 from zeromean.centralization.targets import Target
+from zeromean.centralization.validate import refuse_loss, refuse_subjects
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.projection import shift_, vector_means

@@ -15,12 +15,8 @@ class ZeromeanError(Exception):
 
     Example:
         >>> import zeromean
-        >>> raise zeromean.ZeromeanError(
-        ...     'at="forward" is not one of "gradient", "update", "backward"', 'Use at="gradient"'
-        ... )
-        Traceback (most recent call last):
-        zeromean.errors.ZeromeanError: at="forward" is not one of "gradient", "update", "backward".
-        Use at="gradient".
+        >>> print(zeromean.ZeromeanError("seeds is 0; at least 1 is needed", "Raise seeds"))
+        seeds is 0; at least 1 is needed. Raise seeds.
     """
 
     def __init__(self, problem: str, *more: str) -> None:

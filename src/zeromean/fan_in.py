@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
-from zeromean.errors import ZeromeanError
 from zeromean.class_lookup import nearest, qualified_name
+from zeromean.errors import ZeromeanError
 
 Role = Literal["conv", "linear", "embedding"]
 

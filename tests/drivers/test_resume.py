@@ -94,7 +94,7 @@ def test_torch_alone_loads_and_steps_with_such_a_checkpoint() -> None:
     train(model, plain)
 
 
-# --- what shows that centering was forgotten -------------------------------------------------------
+# --- what shows that centering was forgotten ------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from toys import L, batch, convnet, furthest, means, values
 
 import zeromean.keras
 from zeromean import ZeromeanError, ZeromeanWarning
-from zeromean.keras.model import acting
+from zeromean.keras.model import unwrap
 
 Supports = Callable[[str, str, str, str], None]
 O = keras.optimizers  # noqa: E741

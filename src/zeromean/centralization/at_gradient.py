@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from zeromean.centralization.optimizer_traits import WeightDecay, unwrap, coupled_decay, traits_of
+from zeromean.centralization.optimizer_traits import WeightDecay, coupled_decay, traits_of, unwrap
 from zeromean.centralization.targets import Target, Targets
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn

@@ -14,14 +14,14 @@ from zeromean.centralization.at_backward import AtBackward
 from zeromean.centralization.at_gradient import AtGradient, project_momentum, warn_of_momentum
 from zeromean.centralization.at_update import AtUpdate
 from zeromean.centralization.fingerprint import describe, erase, stamp, warn_of_another
-from zeromean.centralization.optimizer_traits import WeightDecay, acting
+from zeromean.centralization.optimizer_traits import WeightDecay, unwrap
+from zeromean.centralization.targets import Targets
 from zeromean.centralization.validate import (
     refuse_model,
     refuse_optimizer,
     refuse_subjects,
     refuse_without_effect,
 )
-from zeromean.centralization.targets import Targets
 from zeromean.errors import ZeromeanError
 from zeromean.plan import Layers, Plan, Scope, check_option
 

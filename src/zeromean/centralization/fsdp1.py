@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from zeromean.class_lookup import is_a
 from zeromean.fan_in import FanIn
 from zeromean.kernels import center_
-from zeromean.class_lookup import is_a
 
 _FSDP1 = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
 

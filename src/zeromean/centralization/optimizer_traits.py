@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from torch.optim import Optimizer
 
-from zeromean.errors import ZeromeanError
 from zeromean.class_lookup import nearest
+from zeromean.errors import ZeromeanError
 
 WeightDecay = Literal["coupled", "decoupled"]
 
@@ -53,7 +53,9 @@ _traits: dict[type | str, OptimizerTraits] = {
 }
 
 # Schedule-free: decay acts at the point that the parameters hold, y.
-_schedule_free = OptimizerTraits(refuses_update="it owns another iterate, z, whose mean moves all the same")
+_schedule_free = OptimizerTraits(
+    refuses_update="it owns another iterate, z, whose mean moves all the same"
+)
 _schedule_free_l2 = replace(_schedule_free, decay="coupled")
 _traits |= {
     "schedulefree.sgd_schedulefree.SGDScheduleFree": _schedule_free_l2,
@@ -97,9 +99,12 @@ _traits |= {
 }
 
 # torchao
-_traits |= {f"torchao.optim.adam.Adam{bits}": OptimizerTraits("coupled") for bits in ("8bit", "4bit", "Fp8")}
 _traits |= {
-    f"torchao.optim.adam.AdamW{bits}": OptimizerTraits("decoupled") for bits in ("8bit", "4bit", "Fp8")
+    f"torchao.optim.adam.Adam{bits}": OptimizerTraits("coupled") for bits in ("8bit", "4bit", "Fp8")
+}
+_traits |= {
+    f"torchao.optim.adam.AdamW{bits}": OptimizerTraits("decoupled")
+    for bits in ("8bit", "4bit", "Fp8")
 }
 
 

@@ -9,9 +9,9 @@ from torch.optim import Optimizer
 
 from zeromean.centralization import fsdp1
 from zeromean.centralization.at_backward import refuse_decay_inside
-from zeromean.centralization.optimizer_traits import WeightDecay, unwrap, coupled_decay, traits_of
-from zeromean.errors import ZeromeanError
+from zeromean.centralization.optimizer_traits import WeightDecay, coupled_decay, traits_of, unwrap
 from zeromean.class_lookup import is_a
+from zeromean.errors import ZeromeanError
 from zeromean.plan import Layers, check_without_model
 
 _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"

@@ -16,6 +16,7 @@ from torch.func import functional_call, jacrev, vmap
 from torch.nn.utils import parametrize
 
 from zeromean.diagnose.batches import Batches, Pair, count, pairs, run
+from zeromean.diagnose.lanczos import Product, flat, ritz_values, split_like
 from zeromean.diagnose.layers import (
     Layer,
     differentiable,
@@ -25,8 +26,7 @@ from zeromean.diagnose.layers import (
     refuse_half_precision,
     unchanged,
 )
-from zeromean.diagnose.lanczos import Product, flat, ritz_values, split_like
-from zeromean.diagnose.result import GREEN, GRAY, ORANGE, Diagnostic, number
+from zeromean.diagnose.result import GRAY, GREEN, ORANGE, Diagnostic, number
 from zeromean.errors import ZeromeanError
 from zeromean.plan import check_option
 

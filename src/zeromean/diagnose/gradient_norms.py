@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from zeromean.centralization.centralize import handle_of
-from zeromean.centralization.validate import refuse_loss
 from zeromean.centralization.targets import Targets
+from zeromean.centralization.validate import refuse_loss
 from zeromean.diagnose.batches import Batches, Loss, pairs, run
 from zeromean.diagnose.layers import refuse_model, unchanged, weights_of
 from zeromean.diagnose.result import Diagnostic, layer_axis, number

@@ -20,8 +20,8 @@ from zeromean.diagnose.result import Diagnostic
 from zeromean.diagnose.sharpness import Sharpness, sharpness
 from zeromean.diagnose.weight_means import WeightMeans, weight_means
 from zeromean.errors import ZeromeanError
-from zeromean.model import explain
 from zeromean.html import template
+from zeromean.model import explain
 
 NOTE = (
     "Measured in evaluation mode on the samples named below, which say little about others. A"

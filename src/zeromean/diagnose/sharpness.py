@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from zeromean.centralization.validate import refuse_loss
 from zeromean.diagnose.batches import Batches, Loss, Pair, count, pairs, run
+from zeromean.diagnose.lanczos import extreme_eigenvalue, flat, split_like
 from zeromean.diagnose.layers import (
     differentiable,
     refuse_complex,
@@ -22,7 +23,6 @@ from zeromean.diagnose.layers import (
     refuse_model,
     unchanged,
 )
-from zeromean.diagnose.lanczos import extreme_eigenvalue, flat, split_like
 from zeromean.diagnose.result import GRAY, ORANGE, Diagnostic, number
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn

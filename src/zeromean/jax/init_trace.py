@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from zeromean.jax.trees import Leaf, is_array, leaves
 from zeromean.class_lookup import nearest
+from zeromean.jax.trees import Leaf, is_array, leaves
 
 Shape = tuple[int, ...]
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from zeromean.class_lookup import is_a
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn, describe, look_up, rule_for
 from zeromean.jax import init_trace
 from zeromean.jax.layers import stacked
 from zeromean.jax.names import by_names
 from zeromean.jax.trees import Leaf, container, is_array, leaves, subtrees
-from zeromean.class_lookup import is_a
 from zeromean.plan import Owner
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import keras
 
+from zeromean.class_lookup import nearest
 from zeromean.errors import ZeromeanError, warn
-from zeromean.keras.model import acting
+from zeromean.keras.model import unwrap
 from zeromean.keras.optimizer import Centralized, install
 from zeromean.keras.targets import At, ByModel, ByShape
-from zeromean.class_lookup import nearest
 from zeromean.plan import Layers, Scope, check_option, check_without_model, make_plan
 
 # Optimizers whose weights are made anew, in each step, from what their state keeps.

@@ -1,9 +1,9 @@
 """Centering many tensors at once, and whole centered optimizer steps, as fast as memory allows.
 
 Behind one interface: ``center_`` takes the mean of every weight vector of many tensors away, once;
-``prepare_center`` makes ready to do it in place at every step, ``prepare_mean_keeper`` to put the means of
-weights back after every step of someone else, ``prepare`` to make whole steps that center on the
-way. Interchangeable backends carry them out:
+``prepare_center`` makes ready to do it in place at every step, ``prepare_mean_keeper`` to put the
+means of weights back after every step of someone else, ``prepare`` to make whole steps that center
+on the way. Interchangeable backends carry them out:
 
 - ``native``: a small C library for float32, float64 and bfloat16 on the CPU. Each weight vector is
   read from memory once: its mean is taken, and it is updated, while it is in cache.

@@ -54,7 +54,7 @@ def backend(device: str | torch.device = "cpu") -> Backend:
             "an installation that found a C compiler",
             "install a wheel, or a C compiler and zeromean again",
         )
-    if forced == "triton" and not triton.installed():
+    if forced == "triton" and not triton_backend.installed():
         raise ZeromeanError(
             f"{VARIABLE}=triton where Triton is not installed",
             "Triton, which CUDA builds of torch bring",
@@ -62,7 +62,7 @@ def backend(device: str | torch.device = "cpu") -> Backend:
         )
     here = torch.device(device)
     if forced == "triton" or (not forced and here.type == "cuda"):
-        return "triton" if triton.runs_on(here) else "reference"
+        return "triton" if triton_backend.runs_on(here) else "reference"
     if here.type != "cpu" or forced == "reference" or cpu_backend.library() is None:
         return "reference"
     return "native"
@@ -81,7 +81,7 @@ class _Compiled(dict[torch.device, ModuleType | None]):
     """The compiled backend that serves each device, or None, looked up once a call."""
 
     def __missing__(self, device: torch.device) -> ModuleType | None:
-        self[device] = {"native": native, "triton": triton}.get(backend(device))
+        self[device] = {"native": cpu_backend, "triton": triton_backend}.get(backend(device))
         return self[device]
 
 

@@ -80,8 +80,8 @@ def _load(path: Path) -> ctypes.CDLL | None:
     if not wrong:
         return library
     warn(
-        f"{path.name} was built from other sources and is left alone ({wrong}): centering is slower;"
-        " install zeromean again, in a checkout by make test or pip install --editable ."
+        f"{path.name} was built from other sources and is left alone ({wrong}): centering is"
+        " slower; install zeromean again, in a checkout by make test or pip install --editable ."
     )
     return None
 

@@ -73,7 +73,7 @@ def _capable(device: torch.device) -> bool:
 def _tiles() -> ModuleType:
     from zeromean.kernels import triton_kernels  # the one module that needs Triton
 
-    return tiles
+    return triton_kernels
 
 
 def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:

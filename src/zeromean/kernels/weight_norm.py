@@ -55,7 +55,7 @@ class Normalize:
         layout = layout_of(v.shape, v.stride(), fan_in)
         assert layout is not None
         self._found = _describe(v), _describe(gain), _describe(offset)
-        self._type = native.TYPES[v.dtype]
+        self._type = cpu_backend.TYPES[v.dtype]
         self._vectors = layout.outer * layout.inner
         scale = 1.0 if isinstance(gain, Tensor) else gain
         self._told = (*layout, centers, eps is not None, eps or 0.0, scale)

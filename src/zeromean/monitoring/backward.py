@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from zeromean.class_lookup import is_a
 from zeromean.fan_in import FanIn
 from zeromean.monitoring.measurement import broadcast
-from zeromean.class_lookup import is_a
 from zeromean.projection import vector_means
 from zeromean.sharded import local_part
 

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from zeromean.centralization import fsdp1
 from zeromean.centralization.at_backward import AtBackward
-from zeromean.centralization.centralize import handle_of
 from zeromean.centralization.centering import centering_of, targets_without_centering
+from zeromean.centralization.centralize import handle_of
 from zeromean.centralization.validate import refuse_subjects
 from zeromean.errors import ZeromeanError, warn
 from zeromean.monitoring.backward import Taken

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from zeromean.centralization.fingerprint import describe
-from zeromean.centralization.validate import refuse_model
 from zeromean.centralization.targets import Targets
+from zeromean.centralization.validate import refuse_model
 from zeromean.errors import ZeromeanError
 from zeromean.kernels.step_spec import At
 from zeromean.plan import Layers, Plan, check_option

@@ -24,7 +24,7 @@ class Normalization:
     def __init__(self, formula: Formula, fan_in: FanIn) -> None:
         self.formula = formula
         self.fan_in = fan_in
-        self._ready: normalized.Normalize | None = None
+        self._ready: weight_norm.Normalize | None = None
 
     def __call__(self, v: Tensor, g: Tensor | float, offset: Tensor | None = None) -> Tensor:
         """The weight.
@@ -42,12 +42,12 @@ class Normalization:
 
     def by_library(
         self, v: Tensor, g: Tensor | float, offset: Tensor | None
-    ) -> normalized.Normalize | None:
+    ) -> weight_norm.Normalize | None:
         """The native kernels, ready for such tensors, or None where they do not serve them."""
         ready = self._ready
         if ready is None or not ready.is_valid(v, g, offset):
             centers, eps = self.formula.centers, self.formula.eps
-            ready = self._ready = normalized.prepare(v, g, offset, centers, eps, self.fan_in)
+            ready = self._ready = weight_norm.prepare(v, g, offset, centers, eps, self.fan_in)
         return ready
 
 
@@ -85,7 +85,11 @@ class _Normalize(torch.autograd.Function):
         v, kept, gain = ctx.saved_tensors
         g = scale if gain is None else gain
         # A second derivative follows m and n back to v.
-        if library is not None and not torch.is_grad_enabled() and library.is_valid_backward(grad, v):
+        if (
+            library is not None
+            and not torch.is_grad_enabled()
+            and library.is_valid_backward(grad, v)
+        ):
             grad_v, grad_g = library.backward(grad, v, g, kept, ctx.needs_input_grad)
             return grad_v, grad_g, None, None
         parts = take_apart(v, how.formula, how.fan_in)

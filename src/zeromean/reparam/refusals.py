@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeromean.class_lookup import is_a
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
-from zeromean.class_lookup import is_a
 from zeromean.plan import check_option
 from zeromean.reparam.formulas import Formula, take_apart
 from zeromean.reparam.parametrization import parametrized_by

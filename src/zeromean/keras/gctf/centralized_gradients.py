@@ -9,7 +9,7 @@ import keras
 
 from zeromean.errors import ZeromeanError
 from zeromean.keras.attach import attach, check_is_optimizer, refuse_optimizer
-from zeromean.keras.model import unwrap, owners_by_shape
+from zeromean.keras.model import owners_by_shape, unwrap
 from zeromean.keras.optimizer import Centralized
 from zeromean.keras.projection import center
 from zeromean.keras.targets import ByShape

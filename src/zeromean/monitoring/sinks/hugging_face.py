@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zeromean.monitoring.sample import Sample
 from zeromean.class_lookup import is_a
+from zeromean.monitoring.sample import Sample
 
 
 def accepts(to: Any) -> bool:
