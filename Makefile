@@ -1,29 +1,26 @@
-# The two commands of the README do all the set-up: `make demo` and `make test`.
+# `make demo` and `make test` do all the setup.
 PYTHON ?= python3
 BIN := .venv/bin
-# torch first, by the constraints, so that nothing can pull another build of it.
+# The constraints pin torch, so that no dependency can install another build of it.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow supported lint clean
+.PHONY: demo test slow lint clean
 
 demo: .venv/demo
 	rm -rf runs/demo
 	$(BIN)/zeromean compare --out runs/demo
 
 test: .venv/test lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --supported check
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-# What takes minutes: training steps of the recipes' large networks.
+# Sanitizers, fuzzers, large networks: half an hour or more.
 slow: .venv/test
 	$(BIN)/pytest -m slow
-
-# Writes docs/supported.md from what the tests show.
-supported: .venv/test
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --supported write
 
 lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell $$(git ls-files)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -35,7 +32,7 @@ clean:
 	$(INSTALL) torch
 	touch $@
 
-# What an installation is made from: a changed kernel is built again.
+# A changed kernel is built again.
 SOURCES := pyproject.toml setup.py $(wildcard src/zeromean/kernels/*.[ch])
 
 .venv/demo: .venv/torch $(SOURCES)

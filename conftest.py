@@ -1,4 +1,4 @@
-"""Runs the Python examples of the README and the docs as tests."""
+"""Run the Python examples of the README and the docs as tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
-# Keras asks when it is imported; without a word it takes TensorFlow.
+# Keras reads its backend at import; the default is TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 pytest_collect_file = Sybil(
@@ -20,8 +20,8 @@ pytest_collect_file = Sybil(
     patterns=["*.md"],
 ).pytest()
 
-# What has to be imported to be searched for doctests, and is nothing without Triton.
+# The search for doctests imports every module; this one needs Triton.
 collect_ignore = [] if find_spec("triton") else ["src/zeromean/kernels/triton_kernels.py"]
 
-# They have no examples, and as modules to be searched they would all have one name.
+# These files have no examples, and all have the same module name.
 collect_ignore_glob = ["*/conftest.py"]

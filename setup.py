@@ -1,4 +1,4 @@
-"""Builds the native kernels where there is a compiler; without one the reference serves."""
+"""Build the native kernels if there is a C compiler; without one, plain torch is used."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from setuptools.command.build_ext import build_ext
 UNIX = [
     "-std=gnu11",
     "-O3",
-    "-g0",  # Python's own flags ask for symbols, thrice the size
+    "-g0",  # Python's own flags ask for debug symbols, which triple the size
     "-fvisibility=hidden",
-    # Of -ffast-math only what touches no one else: sums by `omp simd`, roots that set no errno.
+    # The parts of -ffast-math that change no other code: `omp simd` sums, no errno of sqrt.
     "-fopenmp-simd",
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -22,7 +22,7 @@ UNIX = [
 
 
 class BuildLibrary(build_ext):
-    """Builds a plain shared library, which serves every Python, instead of a Python module."""
+    """Build a plain shared library instead of a Python module; it works with every Python."""
 
     def build_extension(self, ext: Extension) -> None:
         msvc = self.compiler.compiler_type == "msvc"
@@ -39,7 +39,7 @@ class BuildLibrary(build_ext):
 
 
 class PlatformWheel(bdist_wheel):
-    """Tags the wheel py3-none-<platform>; py3-none-any where nothing was built."""
+    """Tag the wheel py3-none-<platform>, or py3-none-any if nothing was built."""
 
     def get_tag(self) -> tuple[str, str, str]:
         built = list(Path(self.bdist_dir or ".").rglob("centered.so"))

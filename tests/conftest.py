@@ -1,4 +1,4 @@
-"""Settings for every test, and the table of what the tests have shown to work."""
+"""Fixtures and settings for every test, and the table of what the tests cover."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from hypothesis import settings
 
 from interpreter import prepare_interpreter
 
-# Without a GPU Triton's programs are interpreted; it has to be told before it is imported.
+# Without a GPU, Triton interprets its programs; the variable must be set before the import.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from zeromean import kernels
 from zeromean.kernels import cpu_backend, triton_backend
 
-# A shared machine has slow moments; tests assert no times.
+# A shared machine is slow at times; no test asserts a time.
 settings.register_profile("zeromean", deadline=None)
 settings.load_profile("zeromean")
 
-SUPPORTED = Path(__file__).parents[1] / "docs" / "supported.md"
-HEADER = """# What works where
+TABLE_HEADER = """# What is tested
 
-Every row is a test that passed: `make supported` runs the tests and writes this page.
+Each row is a test that passed in the run that wrote this page.
 
 """
 
@@ -35,18 +34,18 @@ Every row is a test that passed: `make supported` runs the tests and writes this
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # small tensors; the tests themselves run side by side
+    torch.set_num_threads(1)  # tensors are small, and the tests run in parallel
 
 
 @pytest.fixture
 def supports(
     record_property: Callable[[str, object], None],
 ) -> Callable[[str, str, str, str], None]:
-    """Say what a test shows: ``supports(area, what, at, how)``, a row of docs/supported.md.
+    """Record what a test covers: ``supports(area, what, at, how)`` adds a row to the table.
 
     ``area`` is "Layer", "Weights", "Number", "Driver", "Optimizer", "Distributed" or "Diagnostic";
-    ``at`` is "gradient", "update", "backward" or "-"; ``how`` says in a few words what the test
-    compares. The row counts only if the test passes.
+    ``at`` is "gradient", "update", "backward" or "-"; ``how`` names what the test compares. The
+    row counts only if the test passes.
     """
 
     def say(area: str, what: str, at: str, how: str) -> None:
@@ -57,7 +56,7 @@ def supports(
 
 @pytest.fixture
 def native_library() -> None:
-    """The native kernels: a machine that can build them has to have them."""
+    """Require the native kernels; fail on a machine with a compiler that did not build them."""
     if cpu_backend.library() is not None:
         return
     if shutil.which("cc") or shutil.which("cl"):
@@ -67,19 +66,17 @@ def native_library() -> None:
 
 @pytest.fixture(scope="session")
 def triton_interpreter() -> None:
-    """Triton, which the dev extra brings where it can be had, interpreting its programs."""
+    """Require Triton with its interpreter."""
     if not triton_backend.installed():
         pytest.skip("Triton is not installed")
     if not triton_backend.interpreted():
-        pytest.skip("a GPU is here, which Triton compiles for")
+        pytest.skip("Triton compiles for the GPU of this machine")
     prepare_interpreter()
 
 
 @pytest.fixture
 def gpu() -> Iterator[None]:
-    """Tensors are made on the GPU."""
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+    """Create tensors on the GPU by default."""
     torch.set_default_device("cuda")
     yield
     torch.set_default_device(None)
@@ -94,7 +91,7 @@ def gpu() -> Iterator[None]:
     ]
 )
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs a test once with each backend of the kernels."""
+    """Run a test once with each backend of the kernels."""
     name = str(request.param).partition(" ")[0]
     if request.param == "native":
         request.getfixturevalue("native_library")
@@ -107,24 +104,31 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return name
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the GPU tests on a machine without a GPU."""
+    if torch.cuda.is_available():
+        return
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu:
+        config.hook.pytest_deselected(items=gpu)
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--supported",
-        choices=("write", "check"),
-        help=f"write {SUPPORTED.name} from a run of all tests, or check what it says",
-    )
+    parser.addoption("--supported", type=Path, help="write the table of what is tested to a file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--supported") and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(SupportTable(config.getoption("--supported")))
+    path = config.getoption("--supported")
+    if path and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SupportTable(path))
 
 
 class SupportTable:
-    """Collects what passing tests say they show, for a page that says no more and no less."""
+    """Collects the rows that passing tests record and writes them as a page of Markdown."""
 
-    def __init__(self, task: str) -> None:
-        self.task = task
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.rows: dict[tuple[str, ...], set[str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -134,17 +138,12 @@ class SupportTable:
                     file = report.nodeid.partition("::")[0]
                     self.rows.setdefault(tuple(row), set()).add(file)  # type: ignore[arg-type]
 
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if exitstatus != pytest.ExitCode.OK:
-            return
-        if self.task == "write":
-            SUPPORTED.write_text(self.page())
-        elif not SUPPORTED.exists() or SUPPORTED.read_text() != self.page():
-            print(f"\n{SUPPORTED} does not say what the tests show: run make supported")
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    def pytest_sessionfinish(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(self.page())
 
     def page(self) -> str:
-        text = HEADER
+        text = TABLE_HEADER
         for area in sorted({row[0] for row in self.rows}):
             text += f"## {area}\n\n| what | at | tested how | in |\n|---|---|---|---|\n"
             for row in sorted(row for row in self.rows if row[0] == area):

@@ -170,8 +170,6 @@ def test_a_batch_is_read_where_it_lies(cache: Path, tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_a_batch_reaches_the_gpu_without_being_waited_for(cache: Path, tmp_path: Path) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     images = load(a_folder(tmp_path), Size(12)).train_images
     (tensor,) = split(images, len(images))
     there = images.to(torch.device("cuda"))
