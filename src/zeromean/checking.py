@@ -23,7 +23,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import is_sharded
-from zeromean.tables import aligned
+from zeromean.tables import Table
 
 # A step that saw the gradient's mean answers to a change of it with a change of its own size; one
 # that did not, with rounding.
@@ -105,7 +105,7 @@ class Check(Sequence[CheckedLayer]):
             ]
             for layer in self.layers
         ]
-        return f"{aligned(table)}\n{self._sentence()}"
+        return f"{Table(table[0], table[1:])}\n{self._sentence()}"
 
     def _sentence(self) -> str:
         claim = f"says it centers at {self.at}" if self.at else "is not centralized by zeromean"

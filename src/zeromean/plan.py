@@ -12,7 +12,7 @@ from typing import Any, Literal, overload
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
-from zeromean.tables import aligned
+from zeromean.tables import Table
 
 Layers = Literal["all", "conv", "linear"] | Callable[[str, Any], bool]
 Scope = Literal["vector", "tensor"]
@@ -127,12 +127,14 @@ class Plan(Sequence[Row]):
         """The rows that are centered."""
         return tuple(row for row in self.rows if row.centered)
 
-    def cells(self) -> list[tuple[str, ...]]:
-        """The printed table as text: its header, then a row a parameter."""
-        return [
-            ("parameter", "shape", "role", "axes", "centered", "reason"),
-            *((*row.described, "yes" if row.centered else "no", row.reason) for row in self),
-        ]
+    def table(self) -> Table:
+        """Return the printed table: one row per parameter."""
+        header = ("parameter", "shape", "role", "axes", "centered", "reason")
+        return Table(
+            header,
+            [(*row.described, "yes" if row.centered else "no", row.reason) for row in self],
+            left=len(header),
+        )
 
     def total(self) -> str:
         """How much of the model is centered, in one line."""
@@ -144,7 +146,7 @@ class Plan(Sequence[Row]):
         )
 
     def __str__(self) -> str:
-        return f"{aligned(self.cells(), left=6)}\n{self.total()}"
+        return f"{self.table()}\n{self.total()}"
 
 
 def make_plan(

@@ -1,22 +1,73 @@
-"""Tables as plain text."""
+"""Tables of text, rendered as plain text, Markdown or HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
 
 
-def aligned(table: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Columns as wide as their widest cell.
+@dataclass(frozen=True)
+class Table:
+    """A table whose cells are text; printing it aligns the columns.
 
     Args:
-        table: Rows of cells, the header among them.
-        left: How many columns are set to the left; the others hold numbers.
+        header: Name of each column.
+        rows: Cells of each row, as many as the header has.
+        left: Number of leading columns that are aligned left; the others hold numbers and are
+            aligned right (default 1).
+
+    Example:
+        >>> from zeromean.tables import Table
+        >>> table = Table(("layer", "norm"), [("conv.weight", "0.5"), ("head.weight", "12")])
+        >>> print(table)
+        layer        norm
+        conv.weight   0.5
+        head.weight    12
+        >>> print(table.markdown())
+        | layer | norm |
+        |---|---:|
+        | conv.weight | 0.5 |
+        | head.weight | 12 |
     """
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in table
-    )
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+
+    def __str__(self) -> str:
+        lines = [self.header, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if column < self.left else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+    def markdown(self) -> str:
+        """Return the table in GitHub's Markdown, without a final newline."""
+        marks = ["---" if column < self.left else "---:" for column in range(len(self.header))]
+        lines = [_markdown_line(self.header), f"|{'|'.join(marks)}|"]
+        return "\n".join([*lines, *map(_markdown_line, self.rows)])
+
+    def html(self) -> str:
+        """Return the table as an HTML ``table`` element with escaped cells."""
+        header = self._html_line("th", self.header)
+        body = "\n".join(self._html_line("td", row) for row in self.rows)
+        return f"<table>\n<thead>\n{header}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+    _repr_html_ = html
+
+    def _html_line(self, tag: str, cells: Iterable[str]) -> str:
+        line = "".join(
+            f'<{tag} style="text-align: {"left" if column < self.left else "right"}">'
+            f"{escape(cell)}</{tag}>"
+            for column, cell in enumerate(cells)
+        )
+        return f"<tr>{line}</tr>"
+
+
+def _markdown_line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -141,7 +141,9 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _plan(model: nn.Module) -> Section:
     plan = explain(model)
-    return Section("What centering acts on", f"{plan.total().capitalize()}.", plan.cells())
+    table = plan.table()
+    cells = [tuple(table.header), *map(tuple, table.rows)]
+    return Section("What centering acts on", f"{plan.total().capitalize()}.", cells)
 
 
 def _picture(result: Diagnostic) -> str:

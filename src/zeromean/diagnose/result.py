@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from zeromean.tables import aligned
+from zeromean.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +75,7 @@ class Diagnostic(ABC):
         return axes[0].get_figure(root=True)  # type: ignore[return-value]
 
     def __str__(self) -> str:
-        return f"{aligned(self.table())}\n{self.answer}"
+        return f"{Table(self.table()[0], self.table()[1:])}\n{self.answer}"
 
 
 def number(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-from zeromean.tables import aligned
+from zeromean.tables import Table
 
 
 @dataclass(frozen=True)
@@ -90,4 +90,4 @@ class Sample:
             ]
             for layer in self.layers
         ]
-        return f"step {self.step}, {self.optimizer}, {means}\n{aligned([head, *rows])}"
+        return f"step {self.step}, {self.optimizer}, {means}\n{Table(head, rows)}"

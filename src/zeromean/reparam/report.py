@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import overload
 
 from zeromean.plan import Row
-from zeromean.tables import aligned
+from zeromean.tables import Table
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Report(Sequence[Change]):
         worst = max((change.mean_lost for change in self), default=0.0)
         if worst:
             last += f"; lost with a layer's means: up to {_percent(worst)} of its norm"
-        return f"{aligned(table, left=7)}\n{last}"
+        return f"{Table(table[0], table[1:], left=7)}\n{last}"
 
 
 def _percent(share: float) -> str:
