@@ -4,18 +4,22 @@ BIN := .venv/bin
 # The constraints pin torch, so that no dependency can install another build of it.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow docs lint clean
 
 demo: .venv/demo
 	rm -rf runs/demo
 	$(BIN)/zeromean compare --out runs/demo
 
 test: .venv/test lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --supported build/tested.md
 
 # Sanitizers, fuzzers, large networks: half an hour or more.
 slow: .venv/test
 	$(BIN)/pytest -m slow
+
+# Writes build/docs/index.html. Broken links and missing references fail.
+docs: .venv/docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
 
 lint: .venv/test
 	$(BIN)/ruff check .
@@ -41,4 +45,8 @@ SOURCES := pyproject.toml setup.py $(wildcard src/zeromean/kernels/*.[ch])
 
 .venv/test: .venv/torch $(SOURCES)
 	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+.venv/docs: .venv/test
+	$(INSTALL) --editable '.[dev,docs]'
 	touch $@

@@ -1,0 +1,51 @@
+"""Configuration of the documentation site, built by `make docs`."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+project = "zeromean"
+author = "The zeromean authors"
+copyright = f"2026, {author}"  # noqa: A001
+version = release = installed_version("zeromean")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx-mathjax-offline",
+]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+exclude_patterns = ["_build", "supported.md", "results/studies"]
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!zeromean\.).*")]
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # a test executes the notebook
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = "zeromean"
+html_static_path = ["_static"]
+html_css_files = ["zeromean.css"]
+html_show_sphinx = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+# `make test` writes the table of what is tested.
+_TABLE = Path(__file__).parents[1] / "build" / "tested.md"
+_PAGE = Path(__file__).parent / "tested.md"
+if _TABLE.exists():
+    shutil.copy(_TABLE, _PAGE)
+else:
+    _PAGE.write_text("# What is tested\n\nRun `make test` before `make docs`: it writes this table.\n")
