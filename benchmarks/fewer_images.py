@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.load import load
-from zeromean.study.data.mapped import split
+from zeromean.study.data.disk_images import split
+from zeromean.study.data.load import load_dataset
 
 
 def numbers(text: str) -> list[int]:
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--test", type=numbers, required=True, help="a class, or one for all")
     parser.add_argument("--out", type=Path, required=True, help="an .npz")
     chosen = parser.parse_args()
-    data = load(chosen.data)
+    data = load_dataset(chosen.data)
     classes = chosen.classes or range(len(data.classes))
     arrays = {}
     for part, images, labels, counts in (

@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 
 from zeromean.study.data import cache
-from zeromean.study.data.album import Size
-from zeromean.study.data.load import load
-from zeromean.study.data.mapped import MappedImages
+from zeromean.study.data.disk_images import DiskImages
+from zeromean.study.data.image_files import ImageTransform
+from zeromean.study.data.load import load_dataset
 from zeromean.study.tasks.augment import ResizedCrop
 
 BATCH = 256
-SIZE = Size(resize=256)
+SIZE = ImageTransform(resize=256)
 
 
 def write(folder: Path, count: int) -> None:
@@ -43,7 +43,7 @@ def write(folder: Path, count: int) -> None:
         picture.save(place / f"{number:06d}.jpg", quality=90)
 
 
-def per_second(images: MappedImages, count: int) -> float:
+def per_second(images: DiskImages, count: int) -> float:
     """Images that are read, in the order of one epoch."""
     order = torch.randperm(len(images))[: count - count % BATCH].view(-1, BATCH)
     started = time.perf_counter()
@@ -66,14 +66,14 @@ def main() -> None:
         os.environ |= {cache.PLACE: str(folder / "cache"), cache.MEMORY: "0"}
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.perf_counter()
-        images = load(f"imagefolder:{folder / 'files'}", SIZE).train_images
+        images = load_dataset(f"imagefolder:{folder / 'files'}", SIZE).train_images
         seconds = time.perf_counter() - started
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
-        assert isinstance(images, MappedImages)
+        assert isinstance(images, DiskImages)
         print(f"decoded: {chosen.images / seconds:.0f} images/s, {os.cpu_count()} processors")
         print(f"memory grew by {grown:.0f} MB; the file has {chosen.images * 0.196608:.0f} MB")
         started = time.perf_counter()
-        load(f"imagefolder:{folder / 'files'}", SIZE)
+        load_dataset(f"imagefolder:{folder / 'files'}", SIZE)
         print(f"opened again: {time.perf_counter() - started:.2f} s")
         print(f"read from memory: {per_second(images, len(images)):.0f} images/s")
         if hasattr(os, "posix_fadvise"):
@@ -81,8 +81,8 @@ def main() -> None:
             del images
             with file.open("rb") as opened:
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            images = load(f"imagefolder:{folder / 'files'}", SIZE).train_images
-            assert isinstance(images, MappedImages)
+            images = load_dataset(f"imagefolder:{folder / 'files'}", SIZE).train_images
+            assert isinstance(images, DiskImages)
             print(f"read from the disk: {per_second(images, len(images)):.0f} images/s")
         (batch,) = images.batches([torch.arange(BATCH)])
         crop, generator = ResizedCrop(224), torch.Generator()

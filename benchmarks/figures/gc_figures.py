@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import zeromean
 from zeromean.diagnose.result import BLUE, LETTERS, ORANGE
-from zeromean.study.data.load import load
+from zeromean.study.data.load import load_dataset
 from zeromean.study.networks.build import build
 
 METHODS = {"plain": ORANGE, "gc": BLUE}
@@ -60,7 +60,7 @@ def main() -> None:
 
 def training_images(data: str, count: int) -> tuple[Tensor, Tensor]:
     """So many at random, each channel standardized."""
-    dataset = load(data)
+    dataset = load_dataset(data)
     chosen = torch.randperm(
         len(dataset.train_labels), generator=torch.Generator().manual_seed(SEED)
     )[:count]

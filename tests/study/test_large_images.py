@@ -25,11 +25,11 @@ from typer.testing import CliRunner
 
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.album import Album, Size
 from zeromean.study.data.cache import MEMORY, PLACE, images_in_memory
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.load import load
-from zeromean.study.data.mapped import MappedImages, map_file, split
+from zeromean.study.data.disk_images import DiskImages, map_file, split
+from zeromean.study.data.image_files import Album, ImageTransform
+from zeromean.study.data.load import load_dataset
 from zeromean.study.study import Study
 from zeromean.study.task import Task
 from zeromean.study.tasks.load import load as load_task
@@ -106,36 +106,40 @@ def whole(data: Dataset) -> list[torch.Tensor]:
 
 
 def both_ways(
-    text: str, size: Size, monkeypatch: pytest.MonkeyPatch, cache: Path
+    text: str, size: ImageTransform, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> tuple[Dataset, Dataset]:
     """The data in memory and in a file."""
     monkeypatch.setenv(MEMORY, GIGANTIC)
-    in_memory = load(text, size)
+    in_memory = load_dataset(text, size)
     assert isinstance(in_memory.train_images, torch.Tensor)
     assert not cache.exists()
     monkeypatch.setenv(MEMORY, "0")
-    return in_memory, load(text, size)
+    return in_memory, load_dataset(text, size)
 
 
-@pytest.mark.parametrize("size", [Size(12), Size(12, 10), Size(12, gray=True)], ids=repr)
+@pytest.mark.parametrize(
+    "size",
+    [ImageTransform(12), ImageTransform(12, 10), ImageTransform(12, grayscale=True)],
+    ids=repr,
+)
 @pytest.mark.parametrize("make", [a_folder, an_archive, mini, a_hub_set, gray_files])
 def test_a_file_holds_what_memory_would(
     tmp_path: Path,
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
     make: Callable[[Path], str],
-    size: Size,
+    size: ImageTransform,
 ) -> None:
     text = make(tmp_path)
-    if size.gray and make in (gray_files, a_hub_set):
+    if size.grayscale and make in (gray_files, a_hub_set):
         for memory in ("0", GIGANTIC):
             monkeypatch.setenv(MEMORY, memory)
             with pytest.raises(ZeromeanError, match=r"gray with .*, whose images are; want"):
-                load(text, size)
+                load_dataset(text, size)
         assert not [*cache.glob("*/*")]
         return
     in_memory, in_file = both_ways(text, size, monkeypatch, cache)
-    assert isinstance(in_file.train_images, MappedImages)
+    assert isinstance(in_file.train_images, DiskImages)
     assert in_file.describe() == in_memory.describe()
     assert (in_file.classes, in_file.split) == (in_memory.classes, in_memory.split)
     assert all(map(torch.equal, whole(in_file), whole(in_memory)))
@@ -149,31 +153,31 @@ def test_parts_that_alternate_in_an_archive_are_told_apart(
     folder = pictures(tmp_path / "files")
     parts = [f"{part}/{name}" for name in ("n02", "n01", "n03") for part in ("val", "train")]
     text = f"imagefolder:{write_tar(tmp_path / 'a.tar', folder, parts=tuple(parts))}"
-    in_memory, in_file = both_ways(text, Size(9), monkeypatch, cache)
+    in_memory, in_file = both_ways(text, ImageTransform(9), monkeypatch, cache)
     assert all(map(torch.equal, whole(in_file), whole(in_memory)))
     assert in_memory.test_labels.bincount().tolist() == [4, 4, 4]
 
 
 def test_a_batch_is_read_where_it_lies(cache: Path, tmp_path: Path) -> None:
-    data = load(a_folder(tmp_path), Size(12))
+    data = load_dataset(a_folder(tmp_path), ImageTransform(12))
     images = data.train_images
-    assert isinstance(images, MappedImages)
+    assert isinstance(images, DiskImages)
     (tensor,) = split(images, len(images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).view(6, -1)
     for rows, batch in zip(order, images.batches(order), strict=True):
         assert torch.equal(batch, tensor[rows])
     some = images[torch.tensor([5, 3, 8])][np.array([2, 0])][:1]
-    assert isinstance(some, MappedImages)
+    assert isinstance(some, DiskImages)
     assert some.shape == (1, 3, 12, 12)
     assert torch.equal(*split(some, 1), tensor[8:9])
 
 
 @pytest.mark.gpu
 def test_a_batch_reaches_the_gpu_without_being_waited_for(cache: Path, tmp_path: Path) -> None:
-    images = load(a_folder(tmp_path), Size(12)).train_images
+    images = load_dataset(a_folder(tmp_path), ImageTransform(12)).train_images
     (tensor,) = split(images, len(images))
     there = images.to(torch.device("cuda"))
-    assert isinstance(there, MappedImages)
+    assert isinstance(there, DiskImages)
     torch.cuda.set_sync_debug_mode("error")
     try:
         batches = [*there.batches(torch.arange(48).view(6, -1))]
@@ -247,18 +251,18 @@ def test_what_is_kept_is_not_decoded_again(
     make: Callable[[Path], str],
 ) -> None:
     text = make(tmp_path)
-    first = load(text, Size(12))
+    first = load_dataset(text, ImageTransform(12))
     assert capfd.readouterr().err.startswith(f"zeromean: {text} is decoded once, into {cache}/")
     monkeypatch.setattr(Album, "_decode", None)
     for memory in ("0", GIGANTIC):  # nor where memory would do
         monkeypatch.setenv(MEMORY, memory)
-        assert all(map(torch.equal, whole(load(text, Size(12))), whole(first)))
+        assert all(map(torch.equal, whole(load_dataset(text, ImageTransform(12))), whole(first)))
     monkeypatch.chdir(tmp_path)
     relative = text.replace(f"{tmp_path}/", "")
-    assert all(map(torch.equal, whole(load(relative, Size(12))), whole(first)))
+    assert all(map(torch.equal, whole(load_dataset(relative, ImageTransform(12))), whole(first)))
     assert capfd.readouterr().err == ""
     with pytest.raises(TypeError, match="not callable"):  # another size is another file
-        load(text, Size(11))
+        load_dataset(text, ImageTransform(11))
 
 
 def added(folder: Path) -> None:
@@ -325,19 +329,19 @@ def test_a_damaged_file_is_made_anew(
     tmp_path: Path, cache: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     text = a_folder(tmp_path)
-    before = whole(load(text, Size(12)))
+    before = whole(load_dataset(text, ImageTransform(12)))
     (file,) = cache.glob(f"*/{name}")
     damage(file)
-    assert all(map(torch.equal, whole(load(text, Size(12))), before))
+    assert all(map(torch.equal, whole(load_dataset(text, ImageTransform(12))), before))
     assert file.stat().st_size > 0
 
 
 LOAD = """
 import sys
-from zeromean.study.data.album import Size
-from zeromean.study.data.load import load
-from zeromean.study.data.mapped import digests
-images = load(sys.argv[1], Size(int(sys.argv[2]))).train_images
+from zeromean.study.data.image_files import ImageTransform
+from zeromean.study.data.load import load_dataset
+from zeromean.study.data.disk_images import digests
+images = load_dataset(sys.argv[1], ImageTransform(int(sys.argv[2]))).train_images
 print(type(images).__name__, digests(images).sum())
 """
 
@@ -372,7 +376,7 @@ def test_a_killed_decode_leaves_nothing_that_is_taken_for_whole(
     assert process.wait() == -signal.SIGKILL
     process.communicate()
     assert [one.suffix for one in sorted(cache.iterdir())] == [".begun", ".lock"]
-    data = load(text, Size(64))
+    data = load_dataset(text, ImageTransform(64))
     assert len(data.train_labels) == 48
     assert [one.suffix for one in sorted(cache.iterdir())] == ["", ".lock"]
 
@@ -383,7 +387,7 @@ def test_of_two_processes_one_decodes(tmp_path: Path, cache: Path) -> None:
     told = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert told[0][0] == told[1][0]
-    assert told[0][0].startswith("MappedImages ")
+    assert told[0][0].startswith("DiskImages ")
     assert sum(error.count("is decoded once") for _, error in told) == 1
 
 
@@ -466,7 +470,7 @@ def test_a_place_that_cannot_be_written_to_is_told(
     assert f"{cache}, which cannot be written to" in line
     assert line.endswith("fix: set ZEROMEAN_CACHE to one")
     monkeypatch.setenv(MEMORY, GIGANTIC)  # nobody asks for it then
-    assert len(load(text, Size(12)).train_labels) == 48
+    assert len(load_dataset(text, ImageTransform(12)).train_labels) == 48
 
 
 def test_a_place_of_a_user_that_there_is_not_is_told(
@@ -503,6 +507,6 @@ def test_a_task_in_a_file_reads_none_of_it_to_be_told_apart(
 ) -> None:
     study = a_study(tmp_path)
     problem = load_task(study, study.tasks[0])
-    monkeypatch.delattr(MappedImages, "_read")
+    monkeypatch.delattr(DiskImages, "_read")
     assert len(problem.digest()) == 64
     assert callable(problem.prepare)  # which is fitted by then

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
 from zeromean.study import declare
-from zeromean.study.data.load import load as load_data
+from zeromean.study.data.load import load_dataset as load_data
 from zeromean.study.problem import Problem
 from zeromean.study.study import Study
 from zeromean.study.task import Task

@@ -29,8 +29,8 @@ from typer.testing import CliRunner
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
 from zeromean.study.data import plain_pickle
-from zeromean.study.data.album import Size
-from zeromean.study.data.load import load
+from zeromean.study.data.image_files import ImageTransform
+from zeromean.study.data.load import load_dataset
 from zeromean.study.data.plain_pickle import ByteArray
 from zeromean.study.study import Study
 from zeromean.study.task import Task
@@ -45,7 +45,7 @@ PLAIN = st.recursive(
 @pytest.mark.parametrize("classes", [10, 100])
 def test_cifar_in_its_own_files(tmp_path: Path, classes: int) -> None:
     parts = write_cifar(tmp_path / "cifar", classes)
-    data = load(f"cifar:{tmp_path / 'cifar'}")
+    data = load_dataset(f"cifar:{tmp_path / 'cifar'}")
     np.testing.assert_array_equal(data.train_images, parts["train"][0])
     np.testing.assert_array_equal(data.train_labels, parts["train"][1])
     np.testing.assert_array_equal(data.test_images, parts["test"][0])
@@ -59,7 +59,7 @@ def test_a_pickle_of_python_3_will_do_too(tmp_path: Path) -> None:
     content = {"data": images.reshape(len(images), -1), "labels": labels.tolist()}
     for protocol in (3, 4):
         (tmp_path / "test_batch").write_bytes(pickle.dumps(content, protocol))
-        np.testing.assert_array_equal(load(f"cifar:{tmp_path}").test_images, images)
+        np.testing.assert_array_equal(load_dataset(f"cifar:{tmp_path}").test_images, images)
 
 
 @given(PLAIN)
@@ -107,7 +107,7 @@ def test_nothing_that_a_pickle_names_is_run(tmp_path: Path) -> None:
     write_cifar(tmp_path)
     (tmp_path / "data_batch_3").write_bytes(hostile[0])
     with pytest.raises(ZeromeanError, match="data_batch_3, which cannot be read"):
-        load(f"cifar:{tmp_path}")
+        load_dataset(f"cifar:{tmp_path}")
 
 
 @given(st.binary(max_size=60))
@@ -165,14 +165,14 @@ def test_other_files_than_cifars_are_refused(
     if content is not None:
         (tmp_path / file).write_bytes(python2_pickle(content))
     with pytest.raises(ZeromeanError, match=message) as error:
-        load(f"cifar:{tmp_path}")
+        load_dataset(f"cifar:{tmp_path}")
     assert "\n" not in str(error.value)
 
 
 def test_the_tables_for_few_shot_learning_are_split_within_classes(tmp_path: Path) -> None:
     classes = {"train": ("n01", "n02"), "val": ("n03",), "test": ("n04", "n05")}
     write_miniimagenet(tmp_path, classes)
-    data = load(f"miniimagenet:{tmp_path}")
+    data = load_dataset(f"miniimagenet:{tmp_path}")
     assert data.classes == ("n01", "n02", "n03", "n04", "n05")
     assert data.train_images.shape == (50, 3, 84, 84)
     assert data.train_labels.bincount().tolist() == [10] * 5
@@ -185,7 +185,7 @@ def test_tables_that_share_their_classes_are_the_split(tmp_path: Path) -> None:
     write_miniimagenet(tmp_path, {"train": ("n01", "n02"), "test": ("n01", "n02")}, each=4)
     table = tmp_path / "train.csv"
     table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())  # as spreadsheets begin theirs
-    data = load(f"miniimagenet:{tmp_path}")
+    data = load_dataset(f"miniimagenet:{tmp_path}")
     assert data.test_labels.tolist() == [0] * 4 + [1] * 4
     assert data.split == "the data set's own test.csv"
 
@@ -233,7 +233,7 @@ def test_what_is_not_mini_imagenet_is_refused(
     )
     spoil(tmp_path)
     with pytest.raises(ZeromeanError, match=message) as error:
-        load(f"miniimagenet:{tmp_path}")
+        load_dataset(f"miniimagenet:{tmp_path}")
     assert "\n" not in str(error.value)
 
 
@@ -244,22 +244,22 @@ def test_without_a_test_folder_val_takes_its_place(
 ) -> None:
     write_imagefolder(tmp_path / "files")
     path = tmp_path / "files"
-    before = load(f"imagefolder:{path}")
+    before = load_dataset(f"imagefolder:{path}")
     (path / "test").rename(path / name)
     if archive:
         path = write_tar(tmp_path / "a.tar", path, parts=("train", name))
-    after = load(f"imagefolder:{path}")
+    after = load_dataset(f"imagefolder:{path}")
     assert torch.equal(after.test_images, before.test_images)
     assert after.split == f"the data set's own {name} folder"
 
 
 def test_a_test_folder_comes_before_val(tmp_path: Path) -> None:
     write_imagefolder(tmp_path)
-    before = load(f"imagefolder:{tmp_path}")
+    before = load_dataset(f"imagefolder:{tmp_path}")
     for label in before.classes:
         (tmp_path / "val" / label).mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / "val" / label / "a.png")
-    after = load(f"imagefolder:{tmp_path}")
+    after = load_dataset(f"imagefolder:{tmp_path}")
     assert torch.equal(after.test_images, before.test_images)
     assert torch.equal(after.train_images, before.train_images)
 
@@ -269,18 +269,18 @@ def test_images_of_any_size_are_scaled_and_their_middle_is_kept(tmp_path: Path) 
     wide = Image.new("RGB", (40, 20), (0, 0, 200))
     wide.paste((200, 0, 0), (10, 5, 30, 15))  # the middle half each way
     wide.save(tmp_path / "test" / "cat" / "0000.png")
-    data = load(f"imagefolder:{tmp_path}", Size(resize=20, crop=10))
+    data = load_dataset(f"imagefolder:{tmp_path}", ImageTransform(resize=20, crop=10))
     assert data.train_images.shape == (30, 3, 10, 10)
     assert data.test_images[0, :, 5, 5].tolist() == [200, 0, 0]
     assert (data.test_images[0, 0] > 100).float().mean() > 0.8
-    assert load(f"imagefolder:{tmp_path}", Size(crop=6)).side == 6
+    assert load_dataset(f"imagefolder:{tmp_path}", ImageTransform(crop=6)).side == 6
     with pytest.raises(ZeromeanError, match=r"of 8x8 pixels with crop = 9; wanted a crop within"):
-        load(f"imagefolder:{tmp_path}", Size(crop=9))
+        load_dataset(f"imagefolder:{tmp_path}", ImageTransform(crop=9))
 
 
 def test_84_pixels_become_224_by_the_task_alone(tmp_path: Path) -> None:
     write_miniimagenet(tmp_path, {"train": ("a", "b"), "test": ("a", "b")}, each=1)
-    data = load(f"miniimagenet:{tmp_path}", Size(resize=224))
+    data = load_dataset(f"miniimagenet:{tmp_path}", ImageTransform(resize=224))
     picture = Image.open(tmp_path / "images" / "a000000000.jpg").resize((224, 224), 2)
     np.testing.assert_array_equal(data.train_images[0].permute(1, 2, 0), np.asarray(picture))
 
@@ -294,7 +294,7 @@ def test_sizes_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ZeromeanError, match="resize 8 for text"):
         Task(data="text", model="lstm", resize=8)
     with pytest.raises(ZeromeanError, match="resize or crop with digits, whose images come in one"):
-        load("digits", Size(resize=16))
+        load_dataset("digits", ImageTransform(resize=16))
     task = dataclasses.replace(Task(), resize=512, crop=448)
     assert task.label == "digits/cnn resize=512 crop=448"
     Study(tasks=(task,))

@@ -23,9 +23,9 @@ from study_files import (
 )
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.album import Size
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.load import load
+from zeromean.study.data.image_files import ImageTransform
+from zeromean.study.data.load import load_dataset
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -37,18 +37,18 @@ def rows(*parts: torch.Tensor) -> list[bytes]:
 
 
 def test_digits_are_scikit_learns_split_in_half_by_class() -> None:
-    data = load("digits")
+    data = load_dataset("digits")
     whole = torch.from_numpy(load_digits().images.astype(np.uint8))[:, None]
     assert rows(data.train_images, data.test_images) == rows(whole)
     difference = data.train_labels.bincount() - data.test_labels.bincount()
     assert difference.abs().max() <= 1
-    assert torch.equal(data.test_images, load("digits").test_images)
+    assert torch.equal(data.test_images, load_dataset("digits").test_images)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_idx_returns_what_the_files_hold(tmp_path: Path, suffix: str) -> None:
     parts = write_idx(tmp_path, suffix)
-    data = load(f"idx:{tmp_path}")
+    data = load_dataset(f"idx:{tmp_path}")
     np.testing.assert_array_equal(data.train_images[:, 0], parts["train"][0])
     np.testing.assert_array_equal(data.train_labels, parts["train"][1])
     np.testing.assert_array_equal(data.test_images[:, 0], parts["t10k"][0])
@@ -57,11 +57,11 @@ def test_idx_returns_what_the_files_hold(tmp_path: Path, suffix: str) -> None:
 
 
 def test_npz_without_a_split_gets_a_stratified_one_that_never_changes(archive: Path) -> None:
-    data = load(f"npz:{archive}")
+    data = load_dataset(f"npz:{archive}")
     assert rows(data.train_images, data.test_images) == rows(torch.from_numpy(patterns(60)[0]))
     assert data.train_labels.bincount().tolist() == [16, 16, 16]
     assert data.test_labels.bincount().tolist() == [4, 4, 4]
-    assert torch.equal(data.test_images, load(f"npz:{archive}").test_images)
+    assert torch.equal(data.test_images, load_dataset(f"npz:{archive}").test_images)
     assert "20%" in data.split
 
 
@@ -79,7 +79,7 @@ def test_npz_with_a_split_keeps_it(tmp_path: Path, keys: tuple[str, ...]) -> Non
     numbers = np.array([3, 5, 9])[labels][:, None]
     arrays = (color[:20], numbers[:20], color[20:], numbers[20:])
     np.savez(tmp_path / "own.npz", **dict(zip(keys, arrays, strict=True)))
-    data = load(f"npz:{tmp_path / 'own.npz'}")
+    data = load_dataset(f"npz:{tmp_path / 'own.npz'}")
     np.testing.assert_array_equal(data.train_images.permute(0, 2, 3, 1), color[:20])
     np.testing.assert_array_equal(data.test_labels, labels[20:])
     assert data.classes == ("3", "5", "9")
@@ -96,7 +96,7 @@ def test_imagefolder_reads_folders_and_archives_alike(
     path = tmp_path / "files"
     if name:
         path = write_tar(tmp_path / name, path, inside="some/folder/")
-    data = load(f"imagefolder:{path}")
+    data = load_dataset(f"imagefolder:{path}")
     assert data.classes == ("cat", "dog", "frog")
     assert data.train_images.shape == (30, 3 if color else 1, 8, 8)
     images, labels = patterns(12, seed=1)
@@ -112,7 +112,7 @@ def test_imagefolder_reads_jpeg_and_makes_gray_among_colored_images_colored(
 ) -> None:
     write_imagefolder(tmp_path, suffix=".jpg")
     Image.new("RGB", (8, 8), (200, 0, 0)).save(tmp_path / "test" / "cat" / "red.jpg")
-    data = load(f"imagefolder:{tmp_path}")
+    data = load_dataset(f"imagefolder:{tmp_path}")
     assert data.train_images.shape == (30, 3, 8, 8)
     assert torch.equal(data.train_images[:, 0], data.train_images[:, 2])
     reds = (data.test_images[:, 0].float().mean((1, 2)) > 150) & (
@@ -125,7 +125,7 @@ def test_imagefolder_leaves_other_files_alone(tmp_path: Path) -> None:
     write_imagefolder(tmp_path)
     (tmp_path / "train" / "cat" / "._0000.png").write_bytes(b"not an image")
     (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
-    assert len(load(f"imagefolder:{tmp_path}").train_images) == 30
+    assert len(load_dataset(f"imagefolder:{tmp_path}").train_images) == 30
 
 
 def missing_idx_file(path: Path) -> str:
@@ -310,7 +310,7 @@ def no_tar(path: Path) -> str:
 )
 def test_bad_data_is_refused(tmp_path: Path, make: Callable[[Path], str], got: str) -> None:
     with pytest.raises(ZeromeanError, match=got):
-        load(make(tmp_path))
+        load_dataset(make(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz"])
@@ -323,7 +323,7 @@ def test_a_truncated_archive_is_refused_wherever_it_was_cut(tmp_path: Path, name
     for cut in np.linspace(0, end, 50, dtype=int):
         file.write_bytes(whole[:cut])
         with pytest.raises(ZeromeanError, match=r"unreadable .*a\.tar"):
-            load(f"imagefolder:{file}")
+            load_dataset(f"imagefolder:{file}")
 
 
 def check(data: Dataset, train: int, test: int, channels: int, side: int, classes: int) -> None:
@@ -337,12 +337,12 @@ def check(data: Dataset, train: int, test: int, channels: int, side: int, classe
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data beside the checkout")
 def test_extended_yale_b() -> None:
-    check(load(f"npz:{SHARED / 'yaleb_32x32.npz'}"), 1931, 483, 1, 32, 38)
+    check(load_dataset(f"npz:{SHARED / 'yaleb_32x32.npz'}"), 1931, 483, 1, 32, 38)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data beside the checkout")
 def test_cifar10_in_a_tar() -> None:
-    data = load(f"imagefolder:{SHARED / 'cifar10-jpeg.tar.xz'}")
+    data = load_dataset(f"imagefolder:{SHARED / 'cifar10-jpeg.tar.xz'}")
     check(data, 50_000, 10_000, 3, 32, 10)
     assert data.classes[0] == "airplane"
     assert data.test_labels.bincount().tolist() == [1000] * 10
@@ -350,7 +350,7 @@ def test_cifar10_in_a_tar() -> None:
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason=f"no {FASHION} (dataset-fashion-mnist)")
 def test_fashion_mnist() -> None:
-    check(load(f"idx:{FASHION}"), 60_000, 10_000, 1, 28, 10)
+    check(load_dataset(f"idx:{FASHION}"), 60_000, 10_000, 1, 28, 10)
 
 
 def write_svhn(folder: Path, **changes: object) -> dict[str, Arrays]:
@@ -378,12 +378,12 @@ def test_a_broken_file_of_svhn_is_refused(tmp_path: Path, kept: float, packed: b
     content = file.read_bytes()
     file.write_bytes(content[: int(kept if kept == int(kept) else kept * len(content))])
     with pytest.raises(ZeromeanError, match=r"train_32x32\.mat"):
-        load(f"svhn:{tmp_path}")
+        load_dataset(f"svhn:{tmp_path}")
 
 
 def test_svhn_in_its_own_files(tmp_path: Path) -> None:
     parts = write_svhn(tmp_path / "svhn")
-    data = load(f"svhn:{tmp_path / 'svhn'}")
+    data = load_dataset(f"svhn:{tmp_path / 'svhn'}")
     assert np.array_equal(data.train_images.numpy(), parts["train"][0])
     assert np.array_equal(data.test_images.numpy(), parts["test"][0])
     assert np.array_equal(data.train_labels.numpy(), parts["train"][1])
@@ -394,10 +394,10 @@ def test_svhn_in_its_own_files(tmp_path: Path) -> None:
 def test_other_matlab_files_are_refused(tmp_path: Path, changes: dict[str, object]) -> None:
     write_svhn(tmp_path, **changes)
     with pytest.raises(ZeromeanError, match=r"train_32x32\.mat with other content"):
-        load(f"svhn:{tmp_path}")
+        load_dataset(f"svhn:{tmp_path}")
     (tmp_path / "train_32x32.mat").write_bytes(b"no MATLAB file at all" * 20)
     with pytest.raises(ZeromeanError, match="unreadable"):
-        load(f"svhn:{tmp_path}")
+        load_dataset(f"svhn:{tmp_path}")
 
 
 def save_huggingface(folder: Path, parts: tuple[str, ...] = ("train", "test")) -> None:
@@ -414,7 +414,7 @@ def save_huggingface(folder: Path, parts: tuple[str, ...] = ("train", "test")) -
 
 def test_a_saved_set_of_the_hub(tmp_path: Path) -> None:
     save_huggingface(tmp_path, ("train", "validation"))
-    data = load(f"hf:{tmp_path}")
+    data = load_dataset(f"hf:{tmp_path}")
     images, labels = patterns(12)
     assert np.array_equal(data.train_images[:, 0].numpy(), images)
     assert np.array_equal(data.train_labels.numpy(), labels)
@@ -431,27 +431,27 @@ def test_images_of_the_hub_are_brought_to_one_size(tmp_path: Path) -> None:
     part = datasets.Dataset.from_dict({"image": images, "label": [0, 1] * 2}, features=features)
     datasets.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path)
     with pytest.raises(ZeromeanError, match="9x9 pixels; wanted 9x8 like the first"):
-        load(f"hf:{tmp_path}")
-    data = load(f"hf:{tmp_path}", Size(resize=8, crop=6))
+        load_dataset(f"hf:{tmp_path}")
+    data = load_dataset(f"hf:{tmp_path}", ImageTransform(resize=8, crop=6))
     assert data.train_images.shape == (4, 3, 6, 6)
     assert data.train_images[:, 0, 3, 3].tolist() == [0, 1, 2, 3]
 
 
 def test_an_image_folder_of_the_hubs_layout(tmp_path: Path) -> None:
     write_imagefolder(tmp_path)
-    data = load(f"hf:{tmp_path}")
+    data = load_dataset(f"hf:{tmp_path}")
     assert data.classes == ("cat", "dog", "frog")
-    assert data.describe() == load(f"imagefolder:{tmp_path}").describe()
+    assert data.describe() == load_dataset(f"imagefolder:{tmp_path}").describe()
 
 
 def test_a_set_that_is_not_there_is_told_with_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ZeromeanError, match=r"cannot be loaded.*save_to_disk\(DIR\); then hf:DIR"):
-        load(f"hf:{tmp_path}/nowhere")
+        load_dataset(f"hf:{tmp_path}/nowhere")
     save_huggingface(tmp_path / "half", ("train",))
     with pytest.raises(ZeromeanError, match="the parts train; wanted train and one of"):
-        load(f"hf:{tmp_path / 'half'}")
+        load_dataset(f"hf:{tmp_path / 'half'}")
 
 
 def save_parts(folder: Path, **parts: dict[str, list[object]]) -> str:
@@ -476,11 +476,11 @@ def test_images_of_the_hub_without_a_label_are_of_no_class(
     some: dict[str, list[object]] = {"image": images, "label": [0, 1, 0, unknown]}
     text = save_parts(tmp_path / "train", train=some, test=whole)
     with pytest.raises(ZeromeanError, match=r"parts train \(without labels\), test; wanted train"):
-        load(text)
+        load_dataset(text)
     text = save_parts(tmp_path / "test", train=whole, test=some, validation=whole)
-    assert load(text).split == "the data set's own validation part"
+    assert load_dataset(text).split == "the data set's own validation part"
     with pytest.raises(ZeromeanError, match=r"parts train, test \(without labels\); wanted train"):
-        load(save_parts(tmp_path / "none", train=whole, test=some))
+        load_dataset(save_parts(tmp_path / "none", train=whole, test=some))
 
 
 def test_a_row_of_the_hub_without_an_image_is_told(tmp_path: Path) -> None:
@@ -488,4 +488,4 @@ def test_a_row_of_the_hub_without_an_image_is_told(tmp_path: Path) -> None:
     whole: dict[str, list[object]] = {"image": images, "label": [0, 1, 0, 1]}
     text = save_parts(tmp_path, train=whole, test={**whole, "image": [*images[:3], None]})
     with pytest.raises(ZeromeanError, match="broken image an image of hf:"):
-        load(text)
+        load_dataset(text)

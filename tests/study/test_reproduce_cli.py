@@ -39,7 +39,7 @@ from zeromean.recipes.published import Published
 from zeromean.recipes.recipe import Recipe
 from zeromean.recipes.shorten import shortened
 from zeromean.study import declare, report, results
-from zeromean.study.data.mapped import Images
+from zeromean.study.data.disk_images import Images
 from zeromean.study.engine.train import Training
 from zeromean.study.methods import Method
 from zeromean.study.metric import MINUS

@@ -122,12 +122,12 @@ def test_the_generator_alone_decides_and_each_image_has_its_own() -> None:
 def test_the_middle_is_that_of_image_files() -> None:
     from PIL import Image
 
-    from zeromean.study.data.album import Size
+    from zeromean.study.data.image_files import ImageTransform
 
     for stored, side in ((8, 5), (9, 4), (7, 7)):
         image = pictures(1, stored)
         picture = Image.fromarray(image[0].permute(1, 2, 0).numpy())
-        kept = np.asarray(Size(crop=side).of("it", picture)).transpose(2, 0, 1)
+        kept = np.asarray(ImageTransform(crop=side).of("it", picture)).transpose(2, 0, 1)
         assert np.array_equal(middle(image, side)[0], kept)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean.study.data.load import load as load_data
+from zeromean.study.data.load import load_dataset as load_data
 from zeromean.study.engine import train as module
 from zeromean.study.engine.train import Training, batches, evaluate
 from zeromean.study.methods import Method

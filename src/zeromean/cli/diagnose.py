@@ -54,13 +54,13 @@ def diagnose(
     from zeromean.cli.checkpoint import load_weights, read_checkpoint
     from zeromean.cli.factory import make_model
     from zeromean.diagnose.page import make_room, sections, write
-    from zeromean.study.data.load import load
+    from zeromean.study.data.load import load_dataset
     from zeromean.study.tasks.load import check_device
 
     read = read_checkpoint(checkpoint)
     network = make_model(model)
     load_weights(network, read, checkpoint)
-    dataset = load(data)
+    dataset = load_dataset(data)
     images, labels = _chosen(dataset, samples)
     check_device(device)
     network.to(device).eval()
@@ -97,7 +97,7 @@ def _chosen(dataset: Dataset, samples: int) -> tuple[Tensor, Tensor]:
     """Training images at random, standardized as ``zeromean compare`` does, and their labels."""
     import torch
 
-    from zeromean.study.data.mapped import split
+    from zeromean.study.data.disk_images import split
     from zeromean.study.tasks.preparation import channel_moments, standardize
 
     order = torch.randperm(len(dataset.train_labels), generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zeromean.study.data.mapped import Images, MappedImages, digests, split
+from zeromean.study.data.disk_images import DiskImages, Images, digests, split
 from zeromean.study.methods import Method
 from zeromean.study.metric import Metric
 
@@ -44,7 +44,7 @@ class Examples(NamedTuple):
             order: A row of indices a batch, on the processor.
         """
         inputs, there = self.inputs, order.to(self.targets.device)
-        if isinstance(inputs, MappedImages):
+        if isinstance(inputs, DiskImages):
             chosen = inputs.batches(order)
         else:
             chosen = (inputs.index_select(0, rows) for rows in there)  # which copies whole examples
@@ -151,7 +151,7 @@ class Problem:
         for examples in (self.train, self.watched, self.test):
             for one in examples:
                 digest.update(repr((one.dtype, tuple(one.shape))).encode())
-                if isinstance(one, MappedImages) or one.dtype == torch.uint8:
+                if isinstance(one, DiskImages) or one.dtype == torch.uint8:
                     digest.update(digests(one).data)
                 else:
                     digest.update(one.detach().cpu().contiguous().view(torch.uint8).numpy().data)

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.decoded import Decoded
-from zeromean.study.data.mapped import MappedImages, PixelFacts, digests, map_file
+from zeromean.study.data.disk_images import DiskImages, PixelFacts, digests, map_file
 
 # Names of environment variables.
 PLACE = "ZEROMEAN_CACHE"
@@ -114,7 +114,7 @@ class Cache:
             some = np.linspace(0, len(group) - 1, min(len(group), LOOKED_AT), dtype=int)
             if np.array_equal(digests(images[some]), facts.digests[some]):
                 groups = tuple((part, label) for part, label in about["groups"])
-                return Decoded(MappedImages(images, facts), groups, group)
+                return Decoded(DiskImages(images, facts), groups, group)
         return None
 
     def make(self, write: Callable[[BinaryIO, Check], Written]) -> Decoded:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.mapped import Images
+from zeromean.study.data.disk_images import Images
 
 
 @dataclass(frozen=True)

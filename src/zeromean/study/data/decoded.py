@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.mapped import Images
+from zeromean.study.data.disk_images import Images
 
 
 class Decoded(NamedTuple):

@@ -10,15 +10,15 @@ from typing import Any
 from PIL import Image
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.album import Album, Picture, Size
 from zeromean.study.data.dataset import Dataset
+from zeromean.study.data.image_files import Album, ImageTransform, Picture
 from zeromean.study.extras import of_extra
 
 # Where a set has no test part of its own, what stands for it.
 TEST_PARTS = ("test", "validation", "valid")
 
 
-def read_huggingface(path: Path, size: Size) -> Dataset:
+def read_huggingface(path: Path, size: ImageTransform) -> Dataset:
     """Reads ``hf:NAME`` from the hub (or its local cache), ``hf:DIR`` as ``save_to_disk`` left it.
 
     The set has one column of images, one of class labels, a train part, and a test or validation

@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.album import Album, Picture, Size
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.source import Source
+from zeromean.study.data.fingerprint import Fingerprint
+from zeromean.study.data.image_files import Album, ImageTransform, Picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 # Without the first of them, the next takes its place.
@@ -33,7 +33,7 @@ COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
 }
 
 
-def read_imagefolder(path: Path, size: Size) -> Dataset:
+def read_imagefolder(path: Path, size: ImageTransform) -> Dataset:
     """Reads a folder or a tar archive (plain, .gz, .bz2 or .xz) without unpacking it to disk.
 
     Files whose path does not end in ``train/<class>/<image>`` or ``test/<class>/<image>`` are left
@@ -46,12 +46,12 @@ def read_imagefolder(path: Path, size: Size) -> Dataset:
     """
     name = f"imagefolder:{path}"
     if path.is_dir():
-        source = Source()
+        source = Fingerprint()
         for member, file in _folder_files(path):
             source.add(str(member), file)
         album = Album(name, size, source.digest, source.count, partial(_folder_pictures, path))
     elif path.is_file():
-        source = Source()
+        source = Fingerprint()
         source.add("", path)
         album = Album(name, size, source.digest, None, partial(_tar_pictures, path))
     else:

@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.album import Album, Picture, Size
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.source import Source
+from zeromean.study.data.fingerprint import Fingerprint
+from zeromean.study.data.image_files import Album, ImageTransform, Picture
 
 TABLES = ("train", "val", "test")
 COLUMNS = ("filename", "label")
@@ -21,7 +21,7 @@ TEST_SHARE = 6
 Rows = list[tuple[str, str]]
 
 
-def read_miniimagenet(folder: Path, size: Size) -> Dataset:
+def read_miniimagenet(folder: Path, size: ImageTransform) -> Dataset:
     """Reads ``train.csv``, ``val.csv``, ``test.csv`` and ``images/`` of the folder.
 
     Where train and test list the same classes, they are the split, and val is left alone. Where
@@ -40,7 +40,7 @@ def read_miniimagenet(folder: Path, size: Size) -> Dataset:
         tables["val"] = _table(folder, "val")
         tables = _within_classes([row for part in TABLES for row in tables[part]])
         split = "in each class the last sixth of the images, as train, val and test.csv list them"
-    source, pictures = Source(), []
+    source, pictures = Fingerprint(), []
     for part in ("train", "test"):
         for file, label in tables[part]:
             path = _find(folder, file)

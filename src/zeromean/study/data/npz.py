@@ -11,7 +11,7 @@ import torch
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.split import Undivided
+from zeromean.study.data.split import UnsplitDataset
 
 # Names under which archives in use store their own split: train images, train labels, test ones.
 SPLIT_KEYS = (
@@ -24,7 +24,7 @@ LAYOUTS = (*SPLIT_KEYS, WHOLE_KEYS)
 TEST_FRACTION = 0.2
 
 
-def read_npz(path: Path) -> Dataset | Undivided:
+def read_npz(path: Path) -> Dataset | UnsplitDataset:
     """Reads an archive that holds ``images`` and ``labels``, or train and test arrays.
 
     Images are unsigned bytes of shape (N, height, width) or (N, height, width, channels) with one
@@ -50,7 +50,7 @@ def read_npz(path: Path) -> Dataset | Undivided:
             "check the arrays",
         )
     values, indices = np.unique(labels, return_inverse=True)
-    return Undivided(name, images, indices, tuple(map(str, values)), TEST_FRACTION)
+    return UnsplitDataset(name, images, indices, tuple(map(str, values)), TEST_FRACTION)
 
 
 def _read_split(path: Path, name: str, arrays: dict[str, np.ndarray]) -> Dataset:

@@ -16,7 +16,7 @@ SPLIT_SEED = 0
 
 
 @dataclass(frozen=True)
-class Division:
+class SplitSpec:
     """Which images are held out as the test set, of data that comes without one.
 
     Args:
@@ -28,11 +28,11 @@ class Division:
     seed: int | None = None
 
 
-USUAL = Division()
+USUAL = SplitSpec()
 
 
 @dataclass(frozen=True)
-class Undivided:
+class UnsplitDataset:
     """Images and labels without a test set.
 
     Args:
@@ -49,7 +49,7 @@ class Undivided:
     classes: tuple[str, ...]
     test_fraction: float
 
-    def divide(self, division: Division = USUAL) -> Dataset:
+    def divide(self, division: SplitSpec = USUAL) -> Dataset:
         """Holds a part of each class out as the test set.
 
         Raises:

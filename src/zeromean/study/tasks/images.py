@@ -8,10 +8,10 @@ from functools import lru_cache, partial
 import torch
 from torch.nn import functional as F
 
-from zeromean.study.data.album import Size
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.load import divided, of_files, read
-from zeromean.study.data.split import Division
+from zeromean.study.data.image_files import ImageTransform
+from zeromean.study.data.load import read_dataset, reads_image_files, split_dataset
+from zeromean.study.data.split import SplitSpec
 from zeromean.study.metric import ACCURACY
 from zeromean.study.networks.build import maker
 from zeromean.study.problem import Examples, Problem
@@ -28,20 +28,22 @@ SPLITS = 8
 def image_problem(task: Task, device: torch.device) -> Problem:
     """The images stay bytes, in memory or in a file; a batch is prepared when it is used."""
     crop = None if AUGMENTATIONS[task.augment].cuts else task.crop
-    data = read(task.data, Size(task.resize, crop, task.gray and of_files(task.data)))
+    data = read_dataset(
+        task.data, ImageTransform(task.resize, crop, task.gray and reads_image_files(task.data))
+    )
     if task.split == "fixed":
-        return _problem(task, device, divided(data, Division(task.test_per_class)))
+        return _problem(task, device, split_dataset(data, SplitSpec(task.test_per_class)))
 
     @lru_cache(maxsize=SPLITS)
     def of_seed(seed: int) -> Problem:
-        return _problem(task, device, divided(data, Division(task.test_per_class, seed)))
+        return _problem(task, device, split_dataset(data, SplitSpec(task.test_per_class, seed)))
 
     return replace(of_seed(0), of_seed=of_seed)
 
 
 def _problem(task: Task, device: torch.device, data: Dataset) -> Problem:
     augmentation = AUGMENTATIONS[task.augment]
-    if task.gray and not of_files(task.data):
+    if task.gray and not reads_image_files(task.data):
         data = _made_gray(data)
     preparation = Preparation.of(task.prepare, data.train_images)
     side = _side(task, data)

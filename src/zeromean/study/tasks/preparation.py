@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from zeromean.study.data.mapped import Images, MappedImages, split
+from zeromean.study.data.disk_images import DiskImages, Images, split
 from zeromean.study.settings import SettingError
 
 Prepare = Callable[[Tensor], Tensor]
@@ -76,7 +76,7 @@ def gray(images: Images) -> Tensor:
 def channel_moments(images: Images) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation a channel, shaped to broadcast over a batch."""
     totals, squares = (
-        images.channel_sums() if isinstance(images, MappedImages) else _channel_sums(images)
+        images.channel_sums() if isinstance(images, DiskImages) else _channel_sums(images)
     )
     count = len(images) * math.prod(images.shape[2:])
     mean, deviation = _moments(totals.double() / count, squares.double() / count)

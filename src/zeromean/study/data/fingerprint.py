@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 
-class Source:
+class Fingerprint:
     """Names, sizes and times of change of files, as one digest.
 
     A file that changes and keeps both its size and its time is taken for the old one.

@@ -20,7 +20,7 @@ from PIL import Image
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.cache import Cache, Check, Written, images_in_memory
 from zeromean.study.data.decoded import Decoded
-from zeromean.study.data.mapped import Ledger, PixelFacts
+from zeromean.study.data.disk_images import Ledger, PixelFacts
 from zeromean.study.settings import SettingError
 
 # Modes of images without colors, of 8 bits or less.
@@ -30,22 +30,22 @@ TOGETHER = 16
 
 
 @dataclass(frozen=True)
-class Size:
+class ImageTransform:
     """What is done to an image once it is decoded.
 
     Args:
         resize: Height and width that it is scaled to, whatever its proportions; None for none.
         crop: Height and width of the middle that is kept of it then; None for all.
-        gray: Whether colors are made gray at last.
+        grayscale: Whether colors are made gray at last.
     """
 
     resize: int | None = None
     crop: int | None = None
-    gray: bool = False
+    grayscale: bool = False
 
     @property
     def says_nothing(self) -> bool:
-        return self == Size()
+        return self == ImageTransform()
 
     def of(self, name: str, image: Image.Image) -> Image.Image:
         """The image in that size.
@@ -67,7 +67,7 @@ class Size:
                 )
             left, top = (width - self.crop) // 2, (height - self.crop) // 2
             image = image.crop((left, top, left + self.crop, top + self.crop))
-        return image.convert("L") if self.gray else image
+        return image.convert("L") if self.grayscale else image
 
 
 class Picture(NamedTuple):
@@ -116,7 +116,7 @@ class Album:
     """
 
     name: str
-    size: Size
+    size: ImageTransform
     source: str
     count: int | None
     pictures: Callable[[], Iterable[Picture]]
@@ -190,7 +190,7 @@ class Album:
                 colored |= has_colors
                 if own is not None:
                     facts.add(own)
-        if group and self.size.gray and not colored:
+        if group and self.size.grayscale and not colored:
             raise SettingError(
                 "gray",
                 f"gray with {self.name}, whose images are",

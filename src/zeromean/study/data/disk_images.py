@@ -66,7 +66,7 @@ class Ledger:
         )
 
 
-class MappedImages:
+class DiskImages:
     """Images of a file, in any order: what a study uses of a tensor's interface.
 
     What is taken of them is read then, and goes to their device.
@@ -101,13 +101,13 @@ class MappedImages:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: slice | np.ndarray | Tensor) -> MappedImages:
+    def __getitem__(self, index: slice | np.ndarray | Tensor) -> DiskImages:
         """Some of them, of which none is read yet."""
-        return MappedImages(self._images, self._facts, self._rows[index], self.device)
+        return DiskImages(self._images, self._facts, self._rows[index], self.device)
 
-    def to(self, device: torch.device) -> MappedImages:
+    def to(self, device: torch.device) -> DiskImages:
         """The same images in the same file, for another device."""
-        return MappedImages(self._images, self._facts, self._rows, device)
+        return DiskImages(self._images, self._facts, self._rows, device)
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All of them, so many at a time."""
@@ -150,7 +150,7 @@ class MappedImages:
         return torch.from_numpy(totals).to(self.device), torch.from_numpy(squares).to(self.device)
 
 
-Images = Tensor | MappedImages
+Images = Tensor | DiskImages
 
 
 def map_file(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -172,12 +172,12 @@ def map_file(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 def split(images: Images, size: int) -> Iterable[Tensor]:
     """All of them on their device, so many at a time."""
-    return images.split(size) if isinstance(images, MappedImages) else torch.split(images, size)
+    return images.split(size) if isinstance(images, DiskImages) else torch.split(images, size)
 
 
 def digests(images: Images) -> np.ndarray:
     """SHA-256 of the bytes of each image, of shape (N, 32): the same in memory as in a file."""
-    if isinstance(images, MappedImages):
+    if isinstance(images, DiskImages):
         return images.digests
     found = [hashlib.sha256(one.data).digest() for one in images.cpu().contiguous().numpy()]
     return np.frombuffer(b"".join(found), np.uint8).reshape(-1, DIGEST_BYTES)
