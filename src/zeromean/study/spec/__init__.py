@@ -1,0 +1,1 @@
+"""What a study is: typed values, checked when they are made, without torch."""

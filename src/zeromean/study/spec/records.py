@@ -1,0 +1,144 @@
+"""The records of a study: the key of a run, and what is known of the run after each epoch."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+# The trial of a run that belongs to the comparison itself, not to tuning.
+FINAL = -1
+
+
+class Key(NamedTuple):
+    """The identity of a run within its study.
+
+    Args:
+        task: Label of the task.
+        optimizer: Label of the optimizer.
+        method: Label of the method.
+        seed: Seed of the initial weights and of the batches.
+        trial: Number of the tuning trial that the run belongs to, or ``FINAL``.
+    """
+
+    task: str
+    optimizer: str
+    method: str
+    seed: int
+    trial: int = FINAL
+
+
+class Candidate(NamedTuple):
+    """The values that tuning chooses.
+
+    Args:
+        lr: Peak learning rate.
+        weight_decay: Weight decay, or None for the optimizer's.
+        values: Values of a program's placeholders, by name, as sorted pairs.
+    """
+
+    lr: float
+    weight_decay: float | None = None
+    values: tuple[tuple[str, float], ...] = ()
+
+
+class RunStatus(str, Enum):
+    """How a run ended."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after one pass over the training examples, or at one point of a curve.
+
+    Args:
+        number: Number of the epoch, from 1.
+        metrics: Numbers by name. ``score`` is the task's metric on the watched examples (the test
+            set, or the validation set in a tuned study), such as an accuracy from 0 to 1. Training
+            also records ``loss`` on the watched examples, ``train_loss`` and ``train_score`` over
+            the epoch's batches, ``learning_rate`` at the epoch's last step, and ``top5_accuracy``
+            if there are more than five classes.
+        seconds: Wall-clock time of the training steps, evaluation excluded.
+    """
+
+    number: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def get(self, name: str) -> float:
+        """Return a metric, or nan if it was not recorded."""
+        return self.metrics.get(name, math.nan)
+
+    @property
+    def score(self) -> float:
+        """The task's metric on the watched examples."""
+        return self.get("score")
+
+    @property
+    def loss(self) -> float:
+        """Mean loss on the watched examples."""
+        return self.get("loss")
+
+    @property
+    def train_loss(self) -> float:
+        """Mean loss over the epoch's batches."""
+        return self.get("train_loss")
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a recorded loss, or the score, is not finite."""
+        return any(
+            not math.isfinite(self.metrics[name])
+            for name in ("train_loss", "loss", "score")
+            if name in self.metrics
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that ended.
+
+    Args:
+        key: Its identity.
+        candidate: Its learning rate, and whatever else was tuned.
+        epochs: Its records.
+        train_score: The metric on the training examples at the end; None for a trial or a program.
+        test_loss, test_score: Loss and metric on the test examples at the end; None for a trial.
+        failure: The reason why a program failed, or None.
+    """
+
+    key: Key
+    candidate: Candidate
+    epochs: tuple[Epoch, ...]
+    train_score: float | None = None
+    test_loss: float | None = None
+    test_score: float | None = None
+    failure: str | None = None
+
+    @property
+    def status(self) -> RunStatus:
+        """How the run ended."""
+        if self.failure is not None:
+            return RunStatus.FAILED
+        ends = [self.test_loss, self.test_score if self.key.trial == FINAL else None]
+        broken = any(end is not None and not math.isfinite(end) for end in ends)
+        unscored = self.key.trial == FINAL and self.test_score is None
+        if broken or unscored or (self.epochs and self.epochs[-1].diverged):
+            return RunStatus.DIVERGED
+        return RunStatus.FINISHED
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run has no usable score, because it diverged or failed."""
+        return self.status is not RunStatus.FINISHED
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Median over the epochs, so that one disturbed epoch does not count."""
+        return statistics.median([epoch.seconds for epoch in self.epochs] or [math.nan])

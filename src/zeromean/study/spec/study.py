@@ -1,0 +1,216 @@
+"""The declaration of a study: tasks x methods x optimizers x seeds."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from zeromean.study.spec import presets
+from zeromean.study.spec.method import BASELINE, Method
+from zeromean.study.spec.optimizer import Optimizer, equivalent
+from zeromean.study.spec.records import FINAL, Key
+from zeromean.study.spec.task import FunctionTask, ImageTask, TaskSpec, make_task
+from zeromean.study.spec.tuning import Tuning
+from zeromean.study.spec.validation import (
+    LARGEST_FLOAT32,
+    SettingError,
+    Spec,
+    build,
+    check_distinct,
+    check_range,
+    located,
+)
+
+MAX_SEEDS = 100_000
+# The most that any machine has; torch counts threads in 32 bits.
+MAX_THREADS = 1024
+
+
+class Study(Spec, frozen=True, kw_only=True):
+    """Every method on every task with every optimizer and seed, each from the same start.
+
+    This is data; :func:`zeromean.study.run` runs it. Where a table is expected, a short name is
+    allowed too: ``methods=("plain", "gc", "ws-conv+gc")`` and ``optimizers=("sgd", "adamw")``; see
+    :mod:`zeromean.study.spec.presets`.
+
+    Args:
+        tasks: The tasks, each with its own label.
+        methods: Two or more; ``plain``, which the others are compared with, is one of them.
+        optimizers: One or more.
+        seeds: Number of seeds; seeds 0, 1, ... are used, each for every method.
+        lr: Peak learning rate of all optimizers; None for the optimizer's own, or its customary one
+            for the model.
+        tuning: The search for each method's own learning rate; None tunes nothing.
+        precision: "float32" or "bfloat16", the precision of the networks' computations; weights are
+            float32 in any case.
+        device: A device of torch, such as ``cpu`` or ``cuda:0``.
+        threads: Number of CPU threads per run; None shares torch's default among the processes.
+        note: A text for the head of everything that is printed and written of the results.
+
+    Raises:
+        ZeromeanError: A name is unknown or repeated, or a value is not allowed.
+
+    Example:
+        >>> study = Study(tasks=(ImageTask(model="mlp", epochs=1),), seeds=1)
+        >>> study.method_labels
+        ('plain', 'gc')
+    """
+
+    tasks: tuple[TaskSpec, ...] = (ImageTask(),)
+    methods: tuple[Method, ...] = (Method(BASELINE), Method("gc", gradient="gc"))
+    optimizers: tuple[Optimizer, ...] = (Optimizer("sgd"),)
+    seeds: int = 5
+    lr: float | None = None
+    tuning: Tuning | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+    threads: int | None = None
+    note: str | None = None
+
+    def _resolve(self, name: str, value: Any) -> Any:
+        if name == "tuning" and isinstance(value, dict):
+            return build(Tuning, value, name)
+        makers: dict[str, Callable[[Any, str], Any]] = {
+            "tasks": _task, "methods": _method, "optimizers": _optimizer,
+        }  # fmt: skip
+        if name in makers and isinstance(value, (list, tuple)):
+            return tuple(makers[name](one, f"{name}[{i}]") for i, one in enumerate(value))
+        return value
+
+    def _check(self) -> None:
+        for name in ("tasks", "methods", "optimizers"):
+            check_distinct(name, [one.label for one in getattr(self, name)])
+        self._check_pairs("methods", "changes")
+        self._check_pairs("optimizers", "acts_as")
+        if BASELINE not in self.method_labels:
+            raise SettingError(
+                "methods",
+                f"methods are {', '.join(self.method_labels)}, without {BASELINE}, which the others"
+                " are compared with",
+                f"Add {BASELINE}",
+            )
+        if len(self.methods) == 1:
+            raise SettingError(
+                "methods", f"{BASELINE} is the only method", "Add another one, such as gc"
+            )
+        check_range("seeds", self.seeds, 1, MAX_SEEDS)
+        if self.threads is not None:
+            check_range("threads", self.threads, 1, MAX_THREADS)
+        self._check_rates()
+
+    def _check_pairs(self, name: str, what: str) -> None:
+        for one, other in itertools.combinations(getattr(self, name), 2):
+            if getattr(one, what) == getattr(other, what):
+                raise SettingError(
+                    name, f"the {name} {one.label} and {other.label} are the same", "Drop one"
+                )
+
+    def _check_rates(self) -> None:
+        if self.lr is not None:
+            check_range("lr", self.lr, 0, LARGEST_FLOAT32, exclusive=True)
+        if self.lr is not None and self.tuning is not None:
+            raise SettingError("lr", "lr and tuning are both given", "Remove lr")
+        functions = [task.function for task in self.tasks if isinstance(task, FunctionTask)]
+        for one in self.optimizers:
+            if one.lr is not None and (self.lr is not None or self.tuning is not None):
+                other = "tuning" if self.lr is None else f"lr = {self.lr:g}"
+                raise SettingError(
+                    "optimizers",
+                    f'the optimizer "{one.label}" has a learning rate, and so has {other}',
+                    "Remove one of them",
+                )
+            if one.weight_decay is not None and self.tuning and self.tuning.weight_decays:
+                raise SettingError(
+                    "optimizers",
+                    f'the optimizer "{one.label}" has a weight decay, and so has tuning',
+                    "Remove one of them",
+                )
+            if functions and one.lr is None and self.lr is None and self.tuning is None:
+                raise SettingError(
+                    "lr",
+                    f"the task {functions[0]} has no customary learning rate, and none is given",
+                    "Pass lr or tuning",
+                )
+
+    @property
+    def method_labels(self) -> tuple[str, ...]:
+        """Labels of the methods."""
+        return tuple(one.label for one in self.methods)
+
+    @property
+    def optimizer_labels(self) -> tuple[str, ...]:
+        """Labels of the optimizers."""
+        return tuple(one.label for one in self.optimizers)
+
+    @property
+    def cells(self) -> list[tuple[str, str]]:
+        """Label of the task and of the optimizer of each comparison of the methods."""
+        return list(itertools.product((task.label for task in self.tasks), self.optimizer_labels))
+
+    def task(self, label: str) -> TaskSpec:
+        """Return the task of a label."""
+        return next(one for one in self.tasks if one.label == label)
+
+    def method(self, label: str) -> Method:
+        """Return the method of a label."""
+        return next(one for one in self.methods if one.label == label)
+
+    def optimizer(self, label: str) -> Optimizer:
+        """Return the optimizer of a label."""
+        return next(one for one in self.optimizers if one.label == label)
+
+    def distinct_methods(self, optimizer: str) -> dict[str, str]:
+        """Map each method's label to the first method that is the same with an optimizer.
+
+        Only methods that map to themselves are trained.
+
+        Args:
+            optimizer: Label of the optimizer.
+
+        Example:
+            >>> Study(methods=("plain", "gc", "gc-update")).distinct_methods("sgd")
+            {'plain': 'plain', 'gc': 'gc', 'gc-update': 'gc'}
+        """
+        chosen = self.optimizer(optimizer)
+        tuned = self.tuning is not None and bool(self.tuning.weight_decays)
+        return {
+            one.label: next(
+                other.label for other in self.methods if equivalent(one, other, chosen, tuned)
+            )
+            for one in self.methods
+        }
+
+    def trained_methods(self, optimizer: str) -> tuple[str, ...]:
+        """Return the labels of the methods that are trained with an optimizer."""
+        return tuple(dict.fromkeys(self.distinct_methods(optimizer).values()))
+
+    def epochs(self, key: Key) -> int:
+        """Return the number of epochs of a run, which may be a trial."""
+        if key.trial != FINAL and self.tuning is not None and self.tuning.epochs is not None:
+            return self.tuning.epochs
+        return self.task(key.task).epochs
+
+    def command(self, out: Path) -> str:
+        """Return the command that repeats the study from the file that its folder keeps."""
+        return shlex.join(["zeromean", "study", str(out / "study.toml"), "--out", str(out)])
+
+
+def _task(value: Any, place: str) -> Any:
+    return make_task(value, place) if isinstance(value, dict) else value
+
+
+def _method(value: Any, place: str) -> Any:
+    with located(place if isinstance(value, dict) else ""):
+        return presets.method(value) if isinstance(value, str) else _table(Method, value)
+
+
+def _optimizer(value: Any, place: str) -> Any:
+    with located(place if isinstance(value, dict) else ""):
+        return presets.optimizer(value) if isinstance(value, str) else _table(Optimizer, value)
+
+
+def _table(kind: type[Spec], value: Any) -> Any:
+    return build(kind, value) if isinstance(value, dict) else value

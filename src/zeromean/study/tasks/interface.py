@@ -1,0 +1,99 @@
+"""The only things that the engine knows of a task, whoever trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from zeromean.study.spec.method import Method
+from zeromean.study.spec.metric import Metric
+from zeromean.study.spec.optimizer import Optimizer
+from zeromean.study.spec.records import Candidate, Epoch, Key, Run
+
+
+class TaskInfo(msgspec.Struct, frozen=True):
+    """What is known of a task once it was loaded; the database keeps it.
+
+    Args:
+        description: One line on the data, or on the program.
+        split: One line on the test set.
+        preprocessing: One line on what networks see.
+        watched: "test" or "validation", the examples that are scored after each epoch.
+        metric: What ``score`` is.
+        steps: Number of optimizer steps per epoch; 0 if it is unknown.
+        fingerprint: A digest of everything that must not change while the study is under way, such
+            as the examples.
+    """
+
+    description: str
+    split: str
+    preprocessing: str
+    watched: str
+    metric: Metric
+    steps: int
+    fingerprint: str
+
+
+class Job(NamedTuple):
+    """One run to be trained.
+
+    Args:
+        key: Its identity.
+        candidate: Its learning rate, and whatever else was tuned.
+        method: The method of the key.
+        optimizer: The optimizer of the key.
+        epochs: Number of epochs.
+    """
+
+    key: Key
+    candidate: Candidate
+    method: Method
+    optimizer: Optimizer
+    epochs: int
+
+
+class Progress(NamedTuple):
+    """What a run reports, once per epoch or once at its end.
+
+    Args:
+        epoch: The record of the epoch that ended, or None.
+        state: What the run can be continued from, on the CPU or any device, valid until the next
+            report is asked for; None at the end, and for runs that cannot be continued.
+        run: The whole run, once it ended.
+    """
+
+    epoch: Epoch | None = None
+    state: dict[str, Any] | None = None
+    run: Run | None = None
+
+
+class Task(Protocol):
+    """A loaded task. It is made inside the process that trains."""
+
+    @property
+    def info(self) -> TaskInfo:
+        """What the report and the database hold of it."""
+
+    def check(self, methods: Sequence[Method], optimizers: Sequence[Optimizer]) -> None:
+        """Check before any training that task, methods and optimizers fit together.
+
+        Raises:
+            ZeromeanError: They do not.
+        """
+
+    def start(self, job: Job, state: dict[str, Any] | None = None) -> Iterator[Progress]:
+        """Train one run.
+
+        The reports of several runs may be asked for in turns. A run depends on its job alone: not
+        on other runs, nor on interruptions.
+
+        Args:
+            job: The run.
+            state: The last state that it reported, to continue from; None to begin.
+
+        Raises:
+            ZeromeanError: The run cannot be trained, and no other run of the task either. A run
+                that fails on its own ends with a :class:`Run` that has a ``failure``.
+        """

@@ -1,0 +1,177 @@
+"""Studies from Python, tables and files go through the same checks."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zeromean.errors import ZeromeanError
+from zeromean.study.spec import presets, toml
+from zeromean.study.spec.method import Method
+from zeromean.study.spec.optimizer import Optimizer, equivalent
+from zeromean.study.spec.schedule import Schedule
+from zeromean.study.spec.study import Study
+from zeromean.study.spec.task import FunctionTask, ImageTask, TextTask, make_task
+from zeromean.study.spec.tuning import Tuning
+from zeromean.study.spec.validation import SettingError
+
+STUDIES = [
+    Study(),
+    Study(methods=("plain", "gc", "ws-conv+gc"), optimizers=("sgd", "adamw"), note='a "b"\n\tc'),
+    Study(
+        methods=("plain", Method("mine", reparametrization="nnn", eps=0.01, clip_norm=1)),
+        optimizers=(Optimizer("sgd", label="fast", lr=0.3, nesterov=True), Optimizer("rmsprop")),
+        tasks=(
+            ImageTask(schedule=Schedule("multistep", milestones=(3, 5)), epochs=9, gray=True),
+            TextTask(model="transformer", schedule="constant"),
+        ),
+        threads=3,
+    ),
+    Study(
+        tasks=(FunctionTask(function="a.py:b"),),
+        tuning=Tuning(rates=(0.1, 0.2), weight_decays=(1e-3,), epochs=2),
+    ),
+]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_study_survives_tables_files_and_processes(study: Study, tmp_path: Path) -> None:
+    assert toml.from_table(toml.to_table(study)) == study
+    file = tmp_path / "study.toml"
+    file.write_text(toml.to_toml(study), encoding="utf-8")
+    assert toml.read(file) == study
+    assert pickle.loads(pickle.dumps(study)) == study
+
+
+@pytest.mark.parametrize(
+    ("table", "setting", "problem"),
+    [
+        ({"seeds": "3"}, "seeds", "seeds is '3', but it has to be a whole number, not a text"),
+        ({"seeds": True}, "seeds", "not true or false"),
+        ({"seeds": 0}, "seeds", "at least 1"),
+        ({"seeds": 10**4500}, "seeds", "thousands of digits"),
+        ({"lr": float("nan")}, "lr", "lr is nan"),
+        ({"lr": 10**400}, "lr", "out of range"),
+        ({"seed": 1}, "seed", "'seed' is not one of the keys .*seeds.* Write seeds"),
+        ({"tasks": 3}, "tasks", "a list"),
+        ({"tasks": [3]}, "tasks", "a table"),
+        ({"tasks": []}, "tasks", "empty"),
+        ({"tasks": [{}, {}]}, "tasks", "digits/cnn appears 2 times"),
+        ({"tasks": [{"epoch": 3}]}, "epoch", r"^tasks\[0\]: 'epoch' is not one of"),
+        ({"tasks": [{}, {"epochs": 10**9}]}, "epochs", r"^tasks\[1\]: epochs is 1000000000"),
+        ({"tasks": [{"data": "a\0b"}]}, "data", "character"),
+        ({"tasks": [{"model": "lstm"}]}, "model", "reads text"),
+        ({"tasks": [{"data": "text", "model": "cnn"}]}, "model", "does not read text"),
+        ({"tasks": [{"data": "text", "gray": True}]}, "gray", "'gray' is not one of"),
+        ({"tasks": [{"model": "resnet21"}]}, "model", "resnet20"),
+        ({"tasks": [{"border": "black"}]}, "border", "crop-flip"),
+        ({"tasks": [{"resize": 8, "crop": 8}]}, "crop", "not below resize 8"),
+        ({"tasks": [{"function": "f"}], "lr": 1}, "function", "module:function"),
+        ({"tasks": [{"function": "a:f"}]}, "lr", "no customary learning rate"),
+        ({"tasks": [{"schedule": "cosin"}]}, "kind", "cosine"),
+        ({"tasks": [{"schedule": {"kind": "step"}}]}, "schedule", "needs every"),
+        ({"tasks": [{"schedule": {"every": 3}}]}, "schedule", "has no every"),
+        ({"tasks": [{"schedule": {"kind": "step", "every": 12}}]}, "schedule", "needs 13 epochs"),
+        (
+            {"tasks": [{"schedule": {"kind": "multistep", "milestones": [5, 3]}}]},
+            "schedule",
+            "rise",
+        ),
+        ({"methods": ["plain", "cg"]}, "methods", '"cg" is not one of'),
+        ({"methods": ["plain", "gc+gc-conv"]}, "methods", "sets gradient twice"),
+        ({"methods": ["plain", "ws+wn-conv"]}, "methods", "sets reparametrization twice"),
+        ({"methods": ["plain"]}, "methods", "only method"),
+        ({"methods": ["gc"]}, "methods", "without plain"),
+        ({"methods": ["plain", "gc", {"label": "x", "gradient": "gc"}]}, "methods", "the same"),
+        ({"methods": ["plain", {"gradient": "gc"}]}, "label", r"methods\[1\]: label is missing"),
+        ({"methods": ["plain", {"label": "x"}]}, "label", "changes nothing"),
+        ({"methods": [{"label": "plain", "gradient": "gc"}]}, "label", "plain training"),
+        ({"methods": ["plain", {"label": "x", "at": "update"}]}, "at", "gradient"),
+        (
+            {"methods": ["plain", {"label": "x", "gradient": "gc", "eps": 1}]},
+            "eps",
+            "without reparametrization",
+        ),
+        ({"optimizers": ["sgdd"]}, "optimizers", '"sgdd" is not one of'),
+        ({"optimizers": [{"name": "adam", "momentum": 0.9}]}, "momentum", "adam has no momentum"),
+        ({"optimizers": [{"name": "sgd", "momentum": 1}]}, "momentum", "below 1"),
+        ({"optimizers": ["sgd", {"name": "sgd", "label": "b"}]}, "optimizers", "the same"),
+        ({"optimizers": [{"name": "sgd", "lr": 1}], "lr": 1}, "optimizers", "learning rate"),
+        ({"tuning": {}}, "rates", "tuning: rates is missing"),
+        ({"tuning": {"rates": [0]}}, "rates", "above 0"),
+        ({"tuning": {"rates": [1], "trials": 2}}, "trials", "grid"),
+        ({"precision": "half"}, "precision", "bfloat16"),
+        ({"note": "\x1b[3m"}, "note", "character"),
+    ],
+)
+def test_bad_tables_name_the_setting_and_the_place(
+    table: dict[str, Any], setting: str, problem: str
+) -> None:
+    with pytest.raises(SettingError, match=problem) as caught:
+        toml.from_table(table)
+    assert caught.value.setting == setting
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"seeds = ", "not valid TOML"),
+        (b"seeds = " + b"9" * 5000, "not valid TOML"),
+        (b"a = " + b"[" * 100_000, "nested too deeply"),
+        (b"\xff", "cannot be read"),
+        (b"[[tasks]]\nepoch = 3", r"study.toml: tasks\[0\]: 'epoch'"),
+    ],
+)
+def test_bad_files_are_named(text: bytes, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_bytes(text)
+    with pytest.raises(ZeromeanError, match=problem):
+        toml.read(file)
+
+
+def test_missing_files_and_impossible_paths_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path, Path("a\0b.toml")):
+        with pytest.raises(ZeromeanError, match="cannot be read"):
+            toml.read(path)
+
+
+def test_keys_decide_the_kind_of_task() -> None:
+    kinds = {"function": "a:b"}, {"data": "text:f", "model": "lstm"}, {"data": "npz:text"}
+    assert [type(make_task(one)) for one in kinds] == [FunctionTask, TextTask, ImageTask]
+
+
+def test_every_preset_makes_a_method_of_its_own() -> None:
+    made = [presets.method(name) for name in presets.METHOD_NAMES]
+    assert len({one.changes for one in made}) == len(made)
+    assert [one.label for one in made] == [*presets.METHOD_NAMES]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "same"),
+    [
+        (Optimizer("sgd"), True),
+        (Optimizer("sgd", nesterov=True), True),
+        (Optimizer("sgdw"), False),
+        (Optimizer("sgdw", weight_decay=0), True),
+        (Optimizer("adam"), False),
+        (Optimizer("rmsprop"), False),
+    ],
+)
+def test_update_and_gradient_centering_are_the_same_for_linear_optimizers(
+    optimizer: Optimizer, same: bool
+) -> None:
+    for one, other in (("gc", "gc-update"), ("gc-conv", "gc-conv-update")):
+        pair = presets.method(one), presets.method(other)
+        assert equivalent(*pair, optimizer) == same
+    assert not equivalent(presets.method("gc"), presets.method("gc-conv-update"), optimizer)
+    assert not equivalent(presets.method("gc"), presets.method("gc-update"), Optimizer("sgdw"))
+
+
+def test_equivalent_methods_are_trained_once() -> None:
+    study = Study(methods=("plain", "gc-update", "gc"), optimizers=("sgd", "adamw"))
+    assert study.trained_methods("sgd") == ("plain", "gc-update")
+    assert study.trained_methods("adamw") == ("plain", "gc-update", "gc")
