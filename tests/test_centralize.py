@@ -543,6 +543,33 @@ def test_decay_of_unknown_kind_must_be_told() -> None:
     torch.testing.assert_close(all_means(model), before)
 
 
+class FlaggedOtherwise(Unknown):
+    """Its flag means something that zeromean cannot know."""
+
+    def __init__(self, params: Any, flag: bool) -> None:
+        super().__init__(params, weight_decay=0.1, decoupled_weight_decay=flag)
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_the_flag_of_an_unknown_optimizer_is_not_trusted(flag: bool) -> None:
+    model = network()
+    optimizer = FlaggedOtherwise(model.parameters(), flag)
+    with pytest.raises(zeromean.ZeromeanError, match=r"FlaggedOtherwise has weight_decay=0\.1"):
+        zeromean.centralize(optimizer, model)
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning")
+@pytest.mark.parametrize("at", ["gradient", "backward"])
+def test_gradients_with_a_graph_are_refused(at: Any) -> None:
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model, at=at)
+    loss = model(torch.randn(5, 4)).square().sum()
+    with pytest.raises(zeromean.ZeromeanError, match=r"has a graph \(create_graph=True\)"):  # noqa: PT012
+        torch.autograd.backward(loss, create_graph=True, inputs=[model.weight])
+        optimizer.step()
+
+
 def test_no_decay_needs_no_word_and_a_subclass_is_what_its_parent_was() -> None:
     model = network()
     zeromean.centralize(Unknown(model.parameters()), model)
@@ -568,13 +595,13 @@ def refusals() -> dict[str, tuple[Callable[[], object], str]]:
         return lambda: zeromean.centralize(*(subjects or (sgd, model)), **options)
 
     return {
-        "at": (attach(at="forward"), r"at='forward'.*'gradient', 'update'"),
-        "layers": (attach(layers="convs"), r"layers='convs'"),
+        "at": (attach(at="forward"), r'at="forward" is not one of "gradient", "update"'),
+        "layers": (attach(layers="convs"), r'layers="convs"'),
         "layers class": (attach(layers=nn.Linear), r"layers=<class"),
-        "scope": (attach(scope="row"), r"scope='row'"),
-        "embeddings": (attach(embeddings="yes"), r"embeddings='yes'"),
-        "weight_decay": (attach(weight_decay="l2"), r"weight_decay='l2'"),
-        "project_state": (attach(project_state="yes"), r"project_state='yes'"),
+        "scope": (attach(scope="row"), r'scope="row"'),
+        "embeddings": (attach(embeddings="yes"), r'embeddings="yes"'),
+        "weight_decay": (attach(weight_decay="l2"), r'weight_decay="l2"'),
+        "project_state": (attach(project_state="yes"), r'project_state="yes"'),
         "swapped": (attach(model, sgd), r"Sequential as the optimizer.*optimizer first"),
         "not a model": (attach(sgd, [1]), r"list as the model"),
         "other model": (attach(sgd, network()), r"share no parameter"),
@@ -582,8 +609,11 @@ def refusals() -> dict[str, tuple[Callable[[], object], str]]:
         "LBFGS": (attach(lbfgs, model, at="update"), r"curvature"),
         "decay at update": (attach(at="update", weight_decay="coupled"), r"leave weight_decay out"),
         "state at update": (attach(at="update", project_state=True), r"leave project_state out"),
-        "predicate": (attach(sgd, layers=lambda n, m: True), r"predicate without a model"),
-        "shape embeddings": (attach(sgd, embeddings=True), r"embeddings=True without a model"),
+        "predicate": (
+            attach(sgd, layers=lambda n, m: True),
+            r"predicate of modules, but there is no model",
+        ),
+        "shape embeddings": (attach(sgd, embeddings=True), r"embeddings=True needs the model"),
     }
 
 
@@ -639,13 +669,13 @@ def test_an_expanded_gradient_is_refused() -> None:
 
 def test_a_plan_that_centers_nothing_warns() -> None:
     model = nn.BatchNorm1d(3)
-    with pytest.warns(zeromean.ZeromeanWarning, match="nothing is centered"):
+    with pytest.warns(zeromean.ZeromeanWarning, match="Nothing is centered"):
         zeromean.centralize(SGD(model.parameters(), lr=0.1), model)
 
 
 def test_warnings_point_at_the_caller() -> None:
     model = network()
-    with pytest.warns(zeromean.ZeromeanWarning, match="without a model") as caught:
+    with pytest.warns(zeromean.ZeromeanWarning, match="Without a model") as caught:
         zeromean.centralize(SGD(model.parameters(), lr=0.1))
     assert caught[0].filename == __file__
 

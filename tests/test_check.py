@@ -164,9 +164,9 @@ def test_keyword_inputs_and_embeddings() -> None:
 def test_a_model_s_plan_without_the_model() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.warns(zeromean.ZeromeanWarning, match="without a model"):
+    with pytest.warns(zeromean.ZeromeanWarning, match="Without a model"):
         zeromean.centralize(optimizer)
-    with pytest.warns(zeromean.ZeromeanWarning, match="without a model"):
+    with pytest.warns(zeromean.ZeromeanWarning, match="Without a model"):
         assert check(optimizer, model, (torch.randn(8, 6) + 1, torch.randn(8, 3))).ok
 
 

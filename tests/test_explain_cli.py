@@ -162,7 +162,7 @@ def test_a_timm_that_is_not_there_is_said_in_one_line(monkeypatch: pytest.Monkey
         (("--model", "nowhere.pt"), "nowhere.pt, which is no file"),
         (("--model", "nowhere.safetensors"), "nowhere.safetensors, which cannot be read"),
         (("--model", "my_models.py"), "cannot be read safely"),
-        (("--model", "my_models:small", "--layers", "some"), "layers='some'"),
+        (("--model", "my_models:small", "--layers", "some"), 'layers="some"'),
         (("--model", "my_models.py", "--embeddings"), "do not tell an embedding"),
         (("--model", "my_models:small", "--yaml"), "No such option: --yaml"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -71,7 +73,7 @@ def test_a_module_used_twice_is_one_row() -> None:
     assert centered(nn.ModuleList([layer, layer])) == {"0.weight": (1,)}
 
 
-def test_parameters_of_a_module_that_nobody_described_are_left_alone() -> None:
+def test_parameters_of_an_undescribed_module_are_left_alone() -> None:
     class ClassToken(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -108,9 +110,20 @@ def test_a_parametrization_that_changes_the_shape_is_left_alone() -> None:
     parametrize.register_parametrization(layer, "weight", Doubled(), unsafe=True)
     (row,) = zeromean.explain(layer)
     assert not row.centered
-    assert "does not keep" in row.reason
-    split = zeromean.explain(parametrizations.weight_norm(nn.Linear(3, 4, bias=False)))
-    assert [row.centered for row in split] == [False, False]
+    assert "changes its shape" in row.reason
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("weight_norm", [parametrizations.weight_norm, nn.utils.weight_norm])
+def test_weight_norm_of_torch_names_from_torch(weight_norm: Any) -> None:
+    layer = weight_norm(nn.Linear(3, 4))
+    rows = [row for row in zeromean.explain(layer) if row.name != "bias"]
+    assert len(rows) == 2
+    assert not any(row.centered for row in rows)
+    assert all("torch's weight_norm computes weight" in row.reason for row in rows)
+    assert all("zeromean.reparam.from_torch(model)" in row.reason for row in rows)
+    zeromean.reparam.from_torch(layer)
+    assert len(zeromean.explain(layer).centered) == 1
 
 
 def test_a_parametrization_that_cannot_be_tried_is_left_alone() -> None:
@@ -151,9 +164,64 @@ def test_explain_refuses_what_it_cannot_read() -> None:
     model = nn.Linear(3, 2)
     handle = zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)
     assert [row.name for row in zeromean.explain(handle).centered] == ["weight"]
-    with pytest.raises(zeromean.ZeromeanError, match="layers together with a handle"):
+    with pytest.raises(
+        zeromean.ZeromeanError, match="explain received layers together with a handle"
+    ):
         zeromean.explain(handle, layers="conv")
-    with pytest.raises(zeromean.ZeromeanError, match="dict to explain"):
+    with pytest.raises(zeromean.ZeromeanError, match="explain received a dict"):
         zeromean.explain({})  # type: ignore[arg-type]
-    with pytest.raises(zeromean.ZeromeanError, match="layers='convs'"):
+    with pytest.raises(zeromean.ZeromeanError, match='layers="convs"'):
         zeromean.explain(model, layers="convs")  # type: ignore[arg-type]
+
+
+class Raw(nn.Module):
+    """A layer without a rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 6))
+
+
+class OwnLinear(Raw):
+    pass
+
+
+def test_most_entries_without_a_rule_are_reported_with_their_modules() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), Raw(), OwnLinear(), nn.LayerNorm(6))
+    (report,) = {
+        zeromean.explain(model).undescribed(),
+        str(zeromean.explain(model)).split("\n")[-1],
+    }
+    assert report.startswith("71% of the matrix entries")  # 60 of 84
+    assert "Raw (1.weight), OwnLinear (2.weight)" in report
+    assert "zeromean.fan_in.register" in report
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(zeromean.ZeromeanWarning, match="71% of the matrix entries"):
+        zeromean.centralize(optimizer, model)
+    # Only what the optimizer holds counts, and a half is not most of it.
+    zeromean.centralize(torch.optim.SGD(model[0].parameters(), lr=0.1), model)
+    half = nn.Sequential(nn.Linear(6, 5), Raw())
+    assert zeromean.explain(half).undescribed() == ""
+    zeromean.centralize(torch.optim.SGD(half.parameters(), lr=0.1), half)
+
+
+def test_an_optimizer_of_unknown_modules_alone_warns_once() -> None:
+    model = Raw()
+    with pytest.warns(zeromean.ZeromeanWarning, match=r"Nothing is centered\. 100%.*Raw") as caught:
+        zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    assert len(caught) == 1
+
+
+def test_nothing_to_center_after_cwn_says_why() -> None:
+    model = nn.Linear(6, 5)
+    zeromean.reparametrize(model, "cwn")
+    with pytest.warns(zeromean.ZeromeanWarning, match=r"its gradient is zero-mean already"):
+        zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)
+
+
+def test_the_repr_is_one_line_and_html_is_escaped() -> None:
+    plan = zeromean.explain(nn.Linear(3, 2))
+    assert repr(plan) == "Plan(centered: 1 of 2 parameters, 6 of 8 entries)"
+    assert plan._repr_html_().count("<tr>") == 3
+    odd = nn.ModuleDict({"<b>": nn.Linear(3, 2)})
+    assert "&lt;b&gt;.weight" in zeromean.explain(odd)._repr_html_()

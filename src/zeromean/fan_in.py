@@ -1,9 +1,9 @@
-"""Fan-in axes: over which axes of a parameter one output unit's weight vector extends.
+"""Fan-in axes: the axes of a parameter that one output unit's weight vector extends over.
 
-The axes follow from the layer, never from the shape alone, so each layer declares them: a rule is
-a function from a module to ``{parameter name: FanIn}``. Rules are found by the qualified names of
-the classes in a module's MRO. Nothing is imported to know a layer, and a subclass, a parametrized
-or a sharded module is what it was.
+The axes follow from the layer, never from the shape alone. Each layer declares them by a rule, a
+function from a module to ``{parameter name: FanIn}``. Rules are found by the qualified names of the
+classes in a module's MRO, so no framework is imported to know a layer, and a subclass follows the
+rule of its parent.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeVar, get_args
 from zeromean.class_lookup import nearest, qualified_name
 from zeromean.errors import ZeromeanError
 
+__all__ = ["FanIn", "register"]
+
 Role = Literal["conv", "linear", "embedding"]
 
 
@@ -24,20 +26,21 @@ Role = Literal["conv", "linear", "embedding"]
 class FanIn:
     """The fan-in axes of one parameter.
 
-    A weight vector holds the ``M`` numbers that multiply inputs to make one output unit;
-    ``M`` is the product of the sizes of its axes (of one group only, where there are groups).
+    A weight vector holds the ``M`` numbers that multiply inputs to make one output unit. ``M`` is
+    the product of the sizes of its axes, divided by ``groups``.
 
     Args:
-        axes: Axes of the parameter that a weight vector extends over, from 0.
-        groups: How many blocks axis 0 splits into, each with weight vectors of its own: the groups
-            of a transposed convolution. Needs axis 0 among ``axes``.
-        role: What ``layers=`` and ``embeddings=`` select by.
-        padding_idx: An index along axis 0 that is no input: it is neither averaged nor changed.
-        zero_mean: Whether gradients have no mean over these axes to begin with, because the
-            parameter is a proxy that a re-parametrization takes the mean of away.
+        axes: Axes of the parameter that a weight vector extends over, counted from 0.
+        groups: Number of blocks that axis 0 splits into, each with its own weight vectors, such as
+            the groups of a transposed convolution. More than 1 requires axis 0 in ``axes``.
+        role: Kind of layer that ``layers=`` and ``embeddings=`` select by.
+        padding_idx: Index along axis 0 that is not an input. It is neither averaged nor changed.
+        zero_mean: Whether the gradient already has zero mean over these axes, because a
+            re-parametrization subtracts the mean from the parameter.
 
     Raises:
-        ZeromeanError: The axes are empty, negative or repeated, or ``groups`` does not fit them.
+        ZeromeanError: The axes are empty, negative or repeated, or ``groups``, ``role`` or
+            ``padding_idx`` does not match them.
 
     Example:
         >>> from zeromean.fan_in import FanIn
@@ -62,31 +65,32 @@ class FanIn:
             or len(set(self.axes)) != len(self.axes)
         ):
             raise ZeromeanError(
-                f"FanIn axes {self.axes!r}",
-                "a tuple of one or more different axes, counted from 0",
-                "name each axis that an output unit's weights extend over, once",
+                f"FanIn(axes={self.axes!r}) is not a tuple of different axes, counted from 0",
+                "Name each axis that an output unit's weights extend over once",
             )
         if self.groups < 1 or (self.groups > 1 and 0 not in self.axes):
             raise ZeromeanError(
-                f"FanIn groups {self.groups!r} with axes {self.axes!r}",
-                "groups >= 1, and axis 0 among the axes when there is more than one",
-                "leave groups at 1 unless axis 0 splits into blocks that are averaged apart",
+                f"FanIn(axes={self.axes!r}, groups={self.groups!r}) has groups, but groups split"
+                " axis 0, which is not among the axes"
+                if self.groups > 1
+                else f"FanIn(groups={self.groups!r}) is below 1",
+                "Leave groups at 1 unless axis 0 splits into separate blocks",
             )
         if self.role not in get_args(Role):
+            roles = ", ".join(f'"{role}"' for role in get_args(Role))
             raise ZeromeanError(
-                f"FanIn role {self.role!r}",
-                " or ".join(map(repr, get_args(Role))),
-                "take the role that layers= should select this parameter by",
+                f"FanIn(role={self.role!r}) is not one of {roles}",
+                "Use the role by which layers= selects this parameter",
             )
         if self.padding_idx is not None and (0 not in self.axes or self.groups > 1):
             raise ZeromeanError(
-                f"FanIn padding_idx {self.padding_idx!r} with axes {self.axes!r}",
-                "axis 0 among the axes, and no groups",
-                "leave padding_idx out where axis 0 is not the input",
+                f"FanIn(axes={self.axes!r}, groups={self.groups!r},"
+                f" padding_idx={self.padding_idx!r}) has no single axis 0 to leave an index out of",
+                "Leave padding_idx out unless axis 0 is the input",
             )
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether a parameter of this shape has these axes, and a first axis that splits."""
+        """Return whether a parameter of this shape has these axes, groups and padding index."""
         if max(self.axes) >= len(shape):
             return False
         if self.padding_idx is not None and not 0 <= self.padding_idx < shape[0]:
@@ -94,14 +98,14 @@ class FanIn:
         return shape[0] % self.groups == 0
 
     def size(self, shape: Sequence[int]) -> int:
-        """M, the number of entries of one weight vector of a parameter of this shape."""
+        """Return M, the number of entries of one weight vector of a parameter of this shape."""
         entries = math.prod([shape[axis] for axis in self.axes]) // self.groups
         if self.padding_idx is not None:
             entries -= entries // shape[0]
         return entries
 
     def over_tensor(self, shape: Sequence[int]) -> FanIn:
-        """The same parameter taken as one vector: the ``scope="tensor"`` ablation."""
+        """Return axes that treat the parameter as one vector, the ``scope="tensor"`` ablation."""
         return replace(self, axes=tuple(range(len(shape))), groups=1)
 
 
@@ -115,23 +119,24 @@ _rules: dict[type | str, Rule] = {}
 
 
 def register(module_class: type | str) -> Callable[[_AnyRule], _AnyRule]:
-    """Teach zeromean the fan-in axes of a module class and its subclasses.
+    """Declare the fan-in axes of a module class and its subclasses.
 
     Args:
-        module_class: The class, or its qualified name (``"package.module.Class"``) so that it need
+        module_class: Module class, or its qualified name (``"package.module.Class"``) if it should
             not be imported. A later registration replaces an earlier one.
 
     Returns:
         A decorator for the rule: a function from a module of that class to a mapping
-        {parameter name: :class:`FanIn`, or None (or a reason, as text) to leave it alone}. Names
-        are those of the module's own parameters; those of its submodules belong to the submodules.
+        {parameter name: :class:`FanIn`, or None or a reason (text) to leave it alone}. A dotted
+        name, such as ``"proj.weight"``, means a parameter of a PyTorch submodule, and replaces what
+        the submodule's own rule says: the parent uses that weight differently.
 
     Raises:
         ZeromeanError: ``module_class`` is neither a class nor a qualified name.
 
     Example:
         >>> import torch, zeromean
-        >>> class Experts(torch.nn.Module):  # one (in, out) matrix an expert
+        >>> class Experts(torch.nn.Module):  # one (in, out) matrix per expert
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.w = torch.nn.Parameter(torch.randn(8, 16, 32))
@@ -145,9 +150,8 @@ def register(module_class: type | str) -> Callable[[_AnyRule], _AnyRule]:
         isinstance(module_class, str) and "." in module_class
     ):
         raise ZeromeanError(
-            f"register({module_class!r})",
-            "a module class or its qualified name",
-            "decorate the rule with @register(MyModule)",
+            f"register({module_class!r}) needs a module class or its qualified name",
+            "Decorate the rule with @register(MyModule)",
         )
 
     def add(rule: _AnyRule) -> _AnyRule:
@@ -158,53 +162,58 @@ def register(module_class: type | str) -> Callable[[_AnyRule], _AnyRule]:
 
 
 def rule_for(module_class: type) -> Rule | None:
-    """The rule of the nearest class in the MRO that has one."""
+    """Return the rule of the nearest class in the MRO that has one."""
     return nearest(_rules, module_class)
 
 
 def describe(module: Any, known: Collection[str]) -> Description | None:
-    """What the rule of a module says, or None where nobody described its class.
+    """Return what the rule of a module says, or None if no rule describes its class.
 
     Args:
-        module: Of any framework.
-        known: The names that a rule may name.
+        module: Module of any framework.
+        known: Parameter names that a rule may use.
 
     Raises:
-        ZeromeanError: The rule returns something else, or names what the module does not have.
+        ZeromeanError: The rule returns something else, or names a parameter that does not exist.
     """
     rule = rule_for(type(module))
+    if rule is None and _is_stacked_experts(module):
+        rule = _stacked_experts
     if rule is None:
         return None
     description = rule(module)
-    fix = f"mend the rule registered for {type(module).__name__}"
+    kind = type(module).__name__
+    fix = f"Correct the rule that is registered for {kind}"
     if not isinstance(description, Mapping):
         raise ZeromeanError(
-            f"a fan-in rule that returns {description!r}", "{parameter name: FanIn or None}", fix
+            f"the fan-in rule for {kind} returned {description!r}, not a mapping"
+            " {parameter name: FanIn or None}",
+            fix,
         )
-    for name, told in description.items():
+    for name, entry in description.items():
         if name not in known:
             raise ZeromeanError(
-                f"a fan-in rule for {name!r}, which {qualified_name(type(module))} does not have",
-                "a rule that names parameters of its module",
+                f"the fan-in rule for {kind} names {name!r}, which {qualified_name(type(module))}"
+                " does not have",
                 fix,
             )
-        if not (told is None or isinstance(told, FanIn | str)):
+        if not (entry is None or isinstance(entry, FanIn | str)):
             raise ZeromeanError(
-                f"a fan-in rule that says {told!r} of {name!r}",
-                "a FanIn, such as FanIn(axes=(1,)); or None, or a reason as text",
+                f"the fan-in rule for {kind} returned {entry!r} for {name!r}, which is not a FanIn"
+                " such as FanIn(axes=(1,)), None, or a reason as text",
                 fix,
             )
     return description
 
 
 def look_up(kind: str, name: str, description: Description | None) -> FanIn | str:
-    """The fan-in axes of one parameter of a module of this kind, or the reason why it has none."""
+    """Return the fan-in axes of one parameter of a module of this kind, or why it has none."""
     if description is None:
-        return f"nobody described {kind}: zeromean.fan_in.register can"
+        return f"no rule describes {kind}; zeromean.fan_in.register adds one"
     if name not in description:
         is_bias = "bias" in name or name in ("b", "offset")  # Haiku's names
-        return "a bias has no fan-in" if is_bias else f"{kind}'s rule leaves it out"
-    return description[name] or f"{kind}'s rule leaves it alone"
+        return "a bias has no fan-in" if is_bias else f"the rule for {kind} leaves it out"
+    return description[name] or f"the rule for {kind} leaves it alone"
 
 
 # --- PyTorch --------------------------------------------------------------------------------------
@@ -260,22 +269,23 @@ def _prelu(module: Any) -> Description:
     return _weight(module, "a slope multiplies one input")
 
 
-def _weight(module: Any, told: FanIn | str) -> Description:
-    """``weight``, where the module trains it, also under pruning's name for its original.
+def _weight(module: Any, entry: FanIn | str) -> Description:
+    """Describe ``weight``, also under the name that pruning gives to its original.
 
-    A subclass may have made something else of it: a buffer, a product of other parameters.
+    A subclass may have replaced the parameter by a buffer or a product of other parameters; then
+    the description is empty.
     """
-    return {name: told for name in _tensor_names(module) if name in ("weight", "weight_orig")}
+    return {name: entry for name in _tensor_names(module) if name in ("weight", "weight_orig")}
 
 
 def _tensor_names(module: Any) -> list[str]:
-    """The module's own parameters that are set, under the names they had before parametrization."""
+    """Return the names of the module's own parameters, as they were before parametrization."""
     names = [name for name, value in module._parameters.items() if value is not None]
     return names + list(getattr(module, "parametrizations", ()))
 
 
 # --- Re-parametrizations --------------------------------------------------------------------------
-# The rule of a parametrization describes the originals that torch keeps for it.
+# The rule of a parametrization describes the original tensors that torch keeps for it.
 
 
 @register("zeromean.reparam.parametrization.Normalized")
@@ -301,6 +311,59 @@ def _hf_conv1d(module: Any) -> Description:
     return {"weight": FanIn(axes=(0,))}
 
 
+def _is_stacked_experts(module: Any) -> bool:
+    """Return whether transformers' ``use_experts_implementation`` decorates the module's class.
+
+    The decorator leaves no base class behind, but sets these attributes on every instance.
+    """
+    return {"has_gate", "has_bias", "is_transposed"} <= getattr(module, "__dict__", {}).keys()
+
+
+def _stacked_experts(module: Any) -> Description:  # (experts, out, in), or (experts, in, out)
+    axes = (1,) if module.is_transposed else (2,)
+    return {
+        name: FanIn(axes) if value.ndim == 3 else "a bias has no fan-in"
+        for name in _tensor_names(module)
+        if (value := _stored(module, name)) is not None
+    }
+
+
+def _stored(module: Any, name: str) -> Any:
+    """Return a parameter, or the original tensor that a parametrization computes it from."""
+    value = module._parameters.get(name)
+    return value if value is not None else getattr(module.parametrizations[name], "original", None)
+
+
+@register("peft.tuners.lora.layer.ParamWrapper")  # LoRA of a parameter, such as stacked experts
+def _lora_of_parameter(module: Any) -> Description:
+    base = module.get_base_layer()
+    rule = _stacked_experts if _is_stacked_experts(base) else rule_for(type(base))
+    described = rule(base).get(module.parameter_name) if rule else None
+    kind = f"{type(base).__name__}.{module.parameter_name}"
+    left_alone = {}
+    # PEFT stores A as (rank * experts, in), if it assumes the right layout of the parameter.
+    axes = (2,) if module._did_swap_in_out_features else (1,)
+    if not (isinstance(described, FanIn) and described.axes == axes):
+        reason = f"it adapts {kind}, whose layout is unknown or not the one that PEFT assumes"
+        left_alone = {"lora_A": reason, "lora_B": reason}
+    elif module.num_experts > 1:  # B is (out, rank * experts), rank by rank: no FanIn splits axis 1
+        reason = f"it adapts {kind}, and its columns belong to {module.num_experts} experts in turn"
+        left_alone = {"lora_B": reason}
+    return {
+        f"{factor}.{adapter}.weight": reason
+        for factor, reason in left_alone.items()
+        for adapter in getattr(module, factor)
+    }
+
+
+@register("peft.tuners.lily.layer.LilyLayer")  # B is (bases * rank, out), although a Linear
+def _lily(module: Any) -> Description:
+    return {
+        f"lily_B.{adapter}.weight": FanIn(axes=(0,), groups=module.num_B[adapter])
+        for adapter in module.lily_B
+    }
+
+
 _quantized: dict[type | str, str] = {
     name: f"quantized by {name.partition('.')[0]}: its entries are codes"
     for name in (
@@ -312,5 +375,5 @@ _quantized: dict[type | str, str] = {
 
 
 def quantized(tensor_class: type) -> str | None:
-    """Why the entries of a tensor subclass cannot be averaged, or None where they can."""
+    """Return why the entries of a tensor subclass cannot be averaged, or None if they can."""
     return nearest(_quantized, tensor_class)

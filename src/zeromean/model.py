@@ -1,4 +1,4 @@
-"""A torch model's plan: who owns each parameter, and what the owner's rule says of it."""
+"""The plan of a torch model: the owners of each parameter, and what their rules say."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
 
 from zeromean.centralization import fsdp1
+from zeromean.class_lookup import is_a
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import Description, FanIn, describe, look_up, quantized
 from zeromean.plan import Layers, Owner, Plan, Scope, make_plan
 
+__all__ = ["explain"]
+
+_TORCH_WEIGHT_NORM = "torch.nn.utils.parametrizations._WeightNorm"
+
 
 class HasPlan(Protocol):
-    """What has been planned already, such as a :class:`zeromean.Handle`."""
+    """An object that has a plan already, such as a :class:`zeromean.Handle`."""
 
     @property
     def plan(self) -> Plan:
-        """The plan that is in force."""
+        """The current plan."""
 
 
 def explain(
@@ -32,19 +38,19 @@ def explain(
     embeddings: bool | None = None,
     scope: Scope | None = None,
 ) -> Plan:
-    """Tell for every parameter whether it is centered, over which axes, and why.
+    """Show for every parameter whether it is centered, over which axes, and why.
 
     Args:
-        subject: A model, to see what :func:`zeromean.centralize` would do with it; or a handle, to
-            see what it does.
-        layers, embeddings, scope: As in :func:`zeromean.centralize`, and with its defaults; a
-            handle has its own.
+        subject: A model, to see what :func:`zeromean.centralize` would do with it; or a handle or a
+            drop-in optimizer of :mod:`zeromean.optim`, to see what it does.
+        layers, embeddings, scope: Options of :func:`zeromean.centralize`, with its defaults. A
+            handle or optimizer has its own.
 
     Returns:
         A :class:`zeromean.Plan`: a sequence of rows that prints as a table.
 
     Raises:
-        ZeromeanError: ``subject`` is neither, or options were given with a handle.
+        ZeromeanError: ``subject`` is none of these, or options were given with a handle.
 
     Example:
         >>> import torch, zeromean
@@ -63,58 +69,79 @@ def explain(
     options: Any = {name: value for name, value in given.items() if value is not None}
     if isinstance(subject, nn.Module):
         return make_plan(owners(subject), **options)
-    if not isinstance(getattr(subject, "plan", None), Plan):
+    plan = getattr(subject, "plan", None)
+    if not isinstance(plan, Plan):
         raise ZeromeanError(
-            f"{type(subject).__name__} to explain",
-            "a torch.nn.Module, or the handle that centralize returned",
-            "call explain(model) or explain(handle)",
+            f"explain received a {type(subject).__name__}, which is neither a torch.nn.Module nor"
+            " the handle that centralize returned",
+            "Call explain(model) or explain(handle)",
         )
     if options:
         raise ZeromeanError(
-            f"{', '.join(options)} together with a handle",
-            "a handle alone, which has its own options",
-            "leave the options out, or pass the model",
+            f"explain received {', '.join(options)} together with a handle, which has its own"
+            " options",
+            "Leave the options out, or pass the model",
         )
-    return subject.plan
+    return plan
 
 
 def owners(model: nn.Module) -> Iterator[Owner]:
-    """Every parameter of the model under every module that holds it, in the model's own order.
+    """Yield every parameter under every module that holds it, in the model's own order.
 
     Raises:
-        ZeromeanError: A parameter has no shape yet (a lazy module before its first forward), a
-            rule names a parameter that its module does not have, or a module is TorchScript.
+        ZeromeanError: A parameter has no shape yet (a lazy module before its first forward pass), a
+            rule names a parameter that does not exist, or a module is TorchScript.
     """
     origins = fsdp1.origins(model)
-    parametrizations: set[int] = set()
-    for module_name, module in model.named_modules():
+    modules = dict(model.named_modules())
+    # The rule of a parametrization describes the originals, which the module below owns.
+    parametrizations = {
+        id(parametrization)
+        for module in modules.values()
+        if isinstance(module, parametrize.ParametrizationList)
+        for parametrization in module
+    }
+    descriptions: dict[int, Description] = {}
+    overrides: dict[int, dict[str, FanIn | str | None]] = {}
+    for module in modules.values():
+        if id(module) in parametrizations or isinstance(module, torch.jit.ScriptModule):
+            continue
+        if (description := _describe(module)) is None:
+            continue
+        descriptions[id(module)] = description
+        for full_name, entry in description.items():
+            path, _, name = full_name.rpartition(".")
+            if path:  # the module uses the weight of a submodule in its own way
+                overrides.setdefault(id(module.get_submodule(path)), {})[name] = entry
+    for module_name, module in modules.items():
         if isinstance(module, torch.jit.ScriptModule):
             if next(module.parameters(recurse=False), None) is None:
                 continue
             raise ZeromeanError(
-                f"{module_name or 'a model'} in TorchScript, where a layer's class is lost",
-                "the torch.nn.Module that it was made of",
-                "pass the model before torch.jit.script or torch.jit.trace",
+                f"{module_name or 'the model'} is TorchScript, which does not keep a layer's class",
+                "Pass the torch.nn.Module before torch.jit.script or torch.jit.trace",
             )
         if isinstance(module, parametrize.ParametrizationList):
-            parametrizations.update(map(id, module))
             continue  # its originals belong to the module that they parametrize
-        # What a parametrization's rule describes is not its own.
-        description = None if id(module) in parametrizations else _describe(module)
+        description = descriptions.get(id(module))
+        if id(module) in overrides:
+            description = {**(description or {}), **overrides[id(module)]}
         for name, original, full_name, parameter in _own_parameters(module, module_name):
             if is_lazy(parameter):
                 raise ZeromeanError(
-                    f"{full_name}, a lazy parameter that has no shape yet",
-                    "a model whose parameters have their shapes",
-                    "run one forward pass before centralizing",
+                    f"{full_name} is a lazy parameter and has no shape yet",
+                    "Run one forward pass before centralizing",
                 )
             fan_in, reason = _look_up(module, name, original, parameter, description)
             shape = origins[parameter].shape if parameter in origins else tuple(parameter.shape)
-            yield Owner(full_name, parameter, shape, module_name, module, fan_in, reason)
+            undescribed = "" if description is not None else type(module).__name__
+            yield Owner(
+                full_name, parameter, shape, module_name, module, fan_in, reason, undescribed
+            )
 
 
 def owners_by_shape(named: Iterable[tuple[str, Tensor]]) -> Iterator[Owner]:
-    """The published rule, for parameters without a model: dimensions 1.. of two or more."""
+    """Yield parameters without a model, by the published rule: dimensions 1.. of two or more."""
     for name, parameter in named:
         fan_in, reason = None, "fewer than two dimensions"
         if parameter.ndim >= 2:
@@ -125,18 +152,17 @@ def owners_by_shape(named: Iterable[tuple[str, Tensor]]) -> Iterator[Owner]:
 
 
 def _describe(module: nn.Module) -> Description | None:
-    # Looked up by hand: reading a parametrized attribute would evaluate its parametrization.
-    return describe(
-        module, {*module._parameters, *vars(module), *getattr(module, "parametrizations", ())}
-    )
+    # Reading a parametrized attribute would evaluate its parametrization, so names are compared.
+    names = {*module._parameters, *vars(module), *getattr(module, "parametrizations", ())}
+    return describe(module, names.union(name for name, _ in module.named_parameters()))
 
 
 def _own_parameters(
     module: nn.Module, module_name: str
 ) -> Iterator[tuple[str, str | None, str, Tensor]]:
-    """(name in the module, original's name, full name, parameter) of each.
+    """Yield (name in the module, name of the original, full name, parameter).
 
-    A parametrized one is there by its originals; others have no original's name.
+    A parametrized tensor appears as its originals. Other parameters have no original.
     """
     prefix = f"{module_name}." if module_name else ""
     for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -157,34 +183,53 @@ def _look_up(
 ) -> tuple[FanIn | None, str]:
     kind = type(module).__name__
     described = False
+    if (normed := _weight_norm_of_torch(module, name, original)) is not None:
+        return None, (
+            f"torch's weight_norm computes {normed} from it;"
+            " zeromean.reparam.from_torch(model) converts it"
+        )
     if original is not None:
-        # The first of the parametrizations computes with the originals, and may describe them.
+        # The first parametrization computes with the originals, and a rule may describe them.
         parametrizations: Any = module.parametrizations[name]  # type: ignore[index]
         first = parametrizations[0]
-        its_own = describe(first, dict(parametrizations.named_parameters(recurse=False)))
-        described = its_own is not None
+        own = describe(first, dict(parametrizations.named_parameters(recurse=False)))
+        described = own is not None
         if described:
             owner = parametrize.type_before_parametrizations(module).__name__
             kind = f"{type(first).__name__} of {owner}"
-            name, description = original, its_own
-    told = look_up(kind, name, description)
-    if not isinstance(told, FanIn):
-        return None, told
+            name, description = original, own
+    entry = look_up(kind, name, description)
+    if not isinstance(entry, FanIn):
+        return None, entry
     if reason := quantized(type(parameter)):
         return None, reason
     if not (parameter.is_floating_point() or parameter.is_complex()):
         return None, f"{parameter.dtype} entries have no mean"
     if original is not None and not described and not _keeps_shape(module, name):
-        return None, f"the parametrization of {kind}'s {name} does not keep one tensor's shape"
-    return told, kind
+        return (
+            None,
+            f"the parametrization of {name} in {kind} changes its shape or has several tensors",
+        )
+    return entry, kind
+
+
+def _weight_norm_of_torch(module: nn.Module, name: str, original: str | None) -> str | None:
+    """Return the weight that either form of torch's weight_norm computes from a parameter."""
+    if original is not None:
+        first = module.parametrizations[name][0]  # type: ignore[index]
+        return name if is_a(type(first), _TORCH_WEIGHT_NORM) else None
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNormHook) and name in (f"{hook.name}_g", f"{hook.name}_v"):
+            return hook.name
+    return None
 
 
 def _keeps_shape(module: nn.Module, name: str) -> bool:
-    """Whether one original of the same shape stands behind a parametrized tensor."""
+    """Return whether a parametrized tensor is computed from one original of the same shape."""
     parametrizations: Any = module.parametrizations[name]  # type: ignore[index]
     if not parametrizations.is_tensor:
         return False
-    # A copy in eval mode: some parametrizations move their buffers whenever they are evaluated.
+    # A copy in eval mode, because some parametrizations change their buffers when evaluated.
     try:
         with torch.no_grad():
             value = copy.deepcopy(parametrizations).eval()()

@@ -1,10 +1,11 @@
 """The plan: which parameters are centered, over which axes, and why the others are not.
 
-Knows no framework. An adapter says who owns each parameter; this file decides.
+This module knows no framework. An adapter lists the owners of each parameter; this module decides.
 """
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,22 +15,25 @@ from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.tables import Table
 
+__all__ = ["Layers", "Owner", "Plan", "Row", "Scope", "make_plan"]
+
 Layers = Literal["all", "conv", "linear"] | Callable[[str, Any], bool]
 Scope = Literal["vector", "tensor"]
 
 
 @dataclass(frozen=True)
 class Owner:
-    """One parameter as one module holds it; a tied parameter has several owners.
+    """One parameter as one module holds it. A tied parameter has several owners.
 
     Args:
-        name: The parameter's full name in the model.
+        name: Full name of the parameter in the model.
         parameter: The framework's own parameter.
-        shape: Its shape.
-        module_name: The full name of the module that holds it.
-        module: That module, or None where only shapes are known.
-        fan_in: What the module's rule says, or None for no fan-in axes.
-        reason: Why there are none, or what the module is.
+        shape: Shape of the whole parameter.
+        module_name: Full name of the module that holds it.
+        module: That module, or None if only shapes are known.
+        fan_in: Fan-in axes according to the module's rule, or None for no fan-in axes.
+        reason: Reason for having no fan-in axes, or else the kind of module.
+        undescribed: Class name of the module if no rule describes it, else empty.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Owner:
     module: Any
     fan_in: FanIn | None
     reason: str
+    undescribed: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,13 @@ class Row:
     """One parameter of a :class:`Plan`.
 
     Args:
-        name: Its full name in the model; a tied parameter's first name.
-        shape: Its shape.
-        fan_in: Its fan-in axes where they are known, whether or not it is centered.
-        centered: Whether the mean over those axes is taken away.
-        reason: Why, or why not.
+        name: Full name of the parameter in the model; the first name of a tied parameter.
+        shape: Shape of the parameter.
+        fan_in: Fan-in axes if they are known, whether or not the parameter is centered.
+        centered: Whether the mean over those axes is subtracted.
+        reason: Reason for this decision.
         parameter: The framework's own parameter.
+        undescribed: Class name of the module if no rule describes it, else empty.
     """
 
     name: str
@@ -60,36 +66,37 @@ class Row:
     centered: bool
     reason: str
     parameter: Any = field(repr=False, compare=False)
+    undescribed: str = field(default="", repr=False)
 
     @property
     def role(self) -> str:
-        """The layer's kind: "conv", "linear" or "embedding"; "-" without fan-in axes."""
+        """The kind of layer: "conv", "linear" or "embedding"; "-" without fan-in axes."""
         return self.fan_in.role if self.fan_in else "-"
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The fan-in axes; empty where there are none."""
+        """The fan-in axes; empty if there are none."""
         return self.fan_in.axes if self.fan_in else ()
 
     @property
     def groups(self) -> int:
-        """How many blocks axis 0 splits into."""
+        """The number of blocks that axis 0 splits into."""
         return self.fan_in.groups if self.fan_in else 1
 
     @property
-    def described(self) -> tuple[str, str, str, str]:
-        """Its name, shape, role and axes as text, as tables show them."""
+    def cells(self) -> tuple[str, str, str, str]:
+        """The name, shape, role and axes as text for a table."""
         axes = ",".join(map(str, self.axes)) or "-"
         if self.groups > 1:
             axes = f"{axes} in {self.groups} groups"
         return self.name, "x".join(map(str, self.shape)) or "scalar", self.role, axes
 
     def left_alone(self, reason: str) -> Row:
-        """The same parameter, not centered, and why."""
+        """Return the same parameter, not centered for this reason."""
         return replace(self, centered=False, reason=reason)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan(Sequence[Row]):
     """Which parameters are centered, over which axes, and why: a sequence of :class:`Row`.
 
@@ -98,6 +105,8 @@ class Plan(Sequence[Row]):
     Example:
         >>> import torch, zeromean
         >>> plan = zeromean.explain(torch.nn.Linear(4, 2))
+        >>> plan
+        Plan(centered: 1 of 2 parameters, 8 of 10 entries)
         >>> [row.name for row in plan if row.centered]
         ['weight']
         >>> print(plan)
@@ -132,21 +141,52 @@ class Plan(Sequence[Row]):
         header = ("parameter", "shape", "role", "axes", "centered", "reason")
         return Table(
             header,
-            [(*row.described, "yes" if row.centered else "no", row.reason) for row in self],
+            [(*row.cells, "yes" if row.centered else "no", row.reason) for row in self],
             left=len(header),
         )
 
     def total(self) -> str:
-        """How much of the model is centered, in one line."""
-        entries = [math.prod(row.shape) for row in self.rows]
-        centered = sum(math.prod(row.shape) for row in self.centered)
+        """Return one line that says how much of the model is centered."""
         return (
             f"centered: {len(self.centered)} of {len(self)} parameters,"
-            f" {centered:,} of {sum(entries):,} entries"
+            f" {_entries(self.centered):,} of {_entries(self.rows):,} entries"
+        )
+
+    def undescribed(self) -> str:
+        """Return a sentence that names the modules without a rule if they hold most of the model.
+
+        "Most" is more than half of the entries of matrices, which are parameters with at least two
+        dimensions larger than 1. The sentence is empty otherwise.
+        """
+        matrices = [row for row in self.rows if sum(size > 1 for size in row.shape) > 1]
+        unknown = [row for row in matrices if row.undescribed]
+        if 2 * _entries(unknown) <= _entries(matrices):
+            return ""
+        first = {row.undescribed: row.name for row in reversed(unknown)}
+        examples = ", ".join(f"{kind} ({name})" for kind, name in reversed([*first.items()][-3:]))
+        more = f" and {len(first) - 3} more" if len(first) > 3 else ""
+        return (
+            f"{_entries(unknown) / _entries(matrices):.0%} of the matrix entries belong to modules"
+            f" that no rule describes and are not centered: {examples}{more}. Describe these"
+            " classes with zeromean.fan_in.register"
         )
 
     def __str__(self) -> str:
-        return f"{self.table()}\n{self.total()}"
+        lines = [str(self.table()), self.total(), self.undescribed()]
+        return "\n".join(filter(None, lines))
+
+    def __repr__(self) -> str:
+        return f"Plan({self.total()})"
+
+    def _repr_html_(self) -> str:
+        notes = "".join(
+            f"<p>{html.escape(note)}</p>" for note in (self.total(), self.undescribed()) if note
+        )
+        return f"{self.table().html()}{notes}"
+
+
+def _entries(rows: Iterable[Row]) -> int:
+    return sum(math.prod(row.shape) for row in rows)
 
 
 def make_plan(
@@ -160,22 +200,27 @@ def make_plan(
 
     Args:
         owners: Every (parameter, owner) pair of the model.
-        layers: "all"; "conv", every convolution; "linear", everything else that has fan-in axes;
-            or a predicate of a module's full name and the module.
+        layers: "all"; "conv" for every convolution; "linear" for everything else that has fan-in
+            axes; or a predicate of a module's full name and the module.
         embeddings: Whether embeddings are centered, over their tokens.
-        scope: "vector", or "tensor" for the ablation that takes a tensor as one vector.
+        scope: "vector", or "tensor" for the ablation that treats a tensor as one vector.
 
     Raises:
-        ZeromeanError: An option has a value that does not exist.
+        ZeromeanError: An option has an unknown value.
     """
-    is_predicate = callable(layers) and not isinstance(layers, type)
-    check_option("layers", layers, ("all", "conv", "linear"), is_predicate)
-    check_option("embeddings", embeddings, (True, False))
-    check_option("scope", scope, ("vector", "tensor"))
+    check_selection(layers, embeddings, scope)
     by_parameter: dict[int, list[Owner]] = {}
     for owner in owners:
         by_parameter.setdefault(id(owner.parameter), []).append(owner)
     return Plan(tuple(_decide(tied, layers, embeddings, scope) for tied in by_parameter.values()))
+
+
+def check_selection(layers: Layers, embeddings: bool, scope: Scope) -> None:
+    """Raise if one of the options that select parameters has an unknown value."""
+    is_predicate = callable(layers) and not isinstance(layers, type)
+    check_option("layers", layers, ("all", "conv", "linear"), is_predicate)
+    check_option("embeddings", embeddings, (True, False))
+    check_option("scope", scope, ("vector", "tensor"))
 
 
 def check_option(
@@ -184,30 +229,32 @@ def check_option(
     """Raise unless ``value`` is one of ``allowed``, or is allowed ``otherwise``."""
     if otherwise or any(value is choice or value == choice for choice in allowed):
         return
-    choices = ", ".join(map(repr, allowed))
-    raise ZeromeanError(f"{name}={value!r}", f"one of {choices}", f"pass one of these as {name}")
+    choices = [f'"{choice}"' if isinstance(choice, str) else repr(choice) for choice in allowed]
+    given = f'"{value}"' if isinstance(value, str) else repr(value)
+    raise ZeromeanError(
+        f"{name}={given} is not one of {', '.join(choices)}", f"Use {name}={choices[0]}"
+    )
 
 
 def check_without_model(layers: Layers, embeddings: bool) -> None:
-    """Refuse options that would have no effect where only shapes are known."""
+    """Raise if an option would have no effect because only shapes are known."""
     if callable(layers):
         raise ZeromeanError(
-            "a layers predicate without a model",
-            "the model whose modules it chooses from",
-            "call centralize(optimizer, model, layers=...)",
+            "layers= is a predicate of modules, but there is no model",
+            "Pass the model, as in centralize(optimizer, model, layers=...)",
         )
     if embeddings:
         raise ZeromeanError(
-            "embeddings=True without a model",
-            "the model, because a shape alone does not tell an embedding",
-            "call centralize(optimizer, model, embeddings=True)",
+            "embeddings=True needs the model, because a shape does not identify an embedding",
+            "Pass the model, as in centralize(optimizer, model, embeddings=True)",
         )
 
 
 def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope) -> Row:
     first = owners[0]
     fan_in = first.fan_in
-    row = Row(first.name, first.shape, fan_in, False, first.reason, first.parameter)
+    undescribed = first.undescribed if fan_in is None else ""
+    row = Row(first.name, first.shape, fan_in, False, first.reason, first.parameter, undescribed)
     if any(owner.fan_in != fan_in for owner in owners):
         claims = ", ".join(
             f"{owner.name} {f'has axes {owner.fan_in.axes}' if owner.fan_in else 'has none'}"
@@ -224,9 +271,11 @@ def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope)
     if size == 1:
         return row.left_alone("fan-in 1: centering would make its gradient zero and freeze it")
     if math.prod(first.shape) == 0:
-        return row.left_alone("it is empty")
+        return row.left_alone("it has no entries")
     if fan_in.role == "embedding" and not embeddings:
-        return row.left_alone("an embedding, off by default: embeddings=True centers its tokens")
+        return row.left_alone(
+            "an embedding, off by default: embeddings=True centers it over its tokens"
+        )
     if fan_in.zero_mean:
         return row.left_alone(f"{first.reason}: its gradient is zero-mean already")
     unselected = [owner.module_name for owner in owners if not _selected(owner, fan_in, layers)]

@@ -220,8 +220,8 @@ class Tupled(nn.Linear):
     [
         (nn.Linear(3, 2), {"layers": ["head"]}, "layer 'head'; wanted weight"),
         (nn.Linear(3, 2), {"layers": []}, "no layer"),
-        (nn.Linear(3, 2), {"likelihood": "poisson"}, "likelihood='poisson'"),
-        (nn.Linear(3, 2), {"method": "kfac"}, "method='kfac'"),
+        (nn.Linear(3, 2), {"likelihood": "poisson"}, 'likelihood="poisson"'),
+        (nn.Linear(3, 2), {"method": "kfac"}, 'method="kfac"'),
         (nn.Linear(3, 2), {"threshold": 0.0}, "threshold=0.0"),
         (nn.Linear(3, 2), {"damping": -1.0}, "damping=-1.0"),
         (nn.Linear(3, 2).half(), {}, "weight in float16"),

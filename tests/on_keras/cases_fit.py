@@ -305,11 +305,11 @@ def test_attaching_to_a_run_asks_for_a_new_compile() -> None:
     [
         (lambda m: zeromean.keras.centralize("sgd", m), r"keras\.optimizers\.Optimizer"),
         (lambda m: zeromean.keras.centralize(O.SGD(), "m"), "a Keras model or layer"),
-        (lambda m: zeromean.keras.centralize(O.SGD(), m, at="backward"), "at='backward'"),
-        (lambda m: zeromean.keras.centralize(O.SGD(), m, layers="convs"), "layers='convs'"),
-        (lambda m: zeromean.keras.centralize(O.SGD(), m, scope="all"), "scope='all'"),
-        (lambda m: zeromean.keras.centralize(O.SGD(), embeddings=True), "without a model"),
-        (lambda m: zeromean.keras.centralize(O.SGD(), layers=lambda *a: True), "without a model"),
+        (lambda m: zeromean.keras.centralize(O.SGD(), m, at="backward"), 'at="backward"'),
+        (lambda m: zeromean.keras.centralize(O.SGD(), m, layers="convs"), 'layers="convs"'),
+        (lambda m: zeromean.keras.centralize(O.SGD(), m, scope="all"), 'scope="all"'),
+        (lambda m: zeromean.keras.centralize(O.SGD(), embeddings=True), "needs the model"),
+        (lambda m: zeromean.keras.centralize(O.SGD(), layers=lambda *a: True), "there is no model"),
         (lambda m: zeromean.keras.centralize(O.Ftrl(), m, at="update"), "sums of gradients"),
         (
             lambda m: zeromean.keras.centralize(O.ScheduleFreeAdamW(), m, at="update"),

@@ -176,7 +176,7 @@ def test_slopes_and_unknown_layers_are_left_alone_with_the_reason() -> None:
 
     layer = built(Mixing(), (None, 4))
     (row,) = zeromean.keras.explain(layer)
-    assert "nobody described Mixing" in row.reason
+    assert "no rule describes Mixing" in row.reason
     try:
         register(Mixing)(lambda layer: {"table": FanIn((0,))})  # by attribute: it has no name
         (row,) = zeromean.keras.explain(layer)

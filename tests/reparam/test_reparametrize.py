@@ -222,9 +222,9 @@ def test_an_assigned_weight_is_not_trained_itself(scale: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "cnw"}, "one of 'wn', 'cwn', 'ws', 'nnn'"),
-        ({"method": "cwn", "init": "zero"}, "'preserve', 'unit'"),
-        ({"method": "cwn", "mean": "lose"}, "'drop', 'keep'"),
+        ({"method": "cnw"}, 'one of "wn", "cwn", "ws", "nnn"'),
+        ({"method": "cwn", "init": "zero"}, '"preserve", "unit"'),
+        ({"method": "cwn", "mean": "lose"}, '"drop", "keep"'),
         ({"method": "cwn", "scale": "fixed"}, "positive number"),
         ({"method": "cwn", "scale": 0.0}, "positive number"),
         ({"method": "cwn", "scale": True}, "positive number"),
@@ -239,7 +239,7 @@ def test_an_assigned_weight_is_not_trained_itself(scale: Any) -> None:
         ({"method": "nnn", "scale": "learned"}, "leave scale out"),
         ({"method": "nnn", "init": "unit"}, "leave init out"),
         ({"method": "nnn", "mean": "keep"}, "leave mean out"),
-        ({"method": "cwn", "layers": "dense"}, "'all', 'conv', 'linear'"),
+        ({"method": "cwn", "layers": "dense"}, '"all", "conv", "linear"'),
     ],
     ids=str,
 )

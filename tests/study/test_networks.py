@@ -249,7 +249,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 def test_every_weight_is_described_and_every_layer_centered(name: str) -> None:
     network = outline(name)
     rows = {row.name: row for row in zeromean.explain(network)}
-    assert not [row.name for row in rows.values() if "nobody" in row.reason]
+    assert not [row.name for row in rows.values() if "no rule" in row.reason]
     layers = {
         f"{one}.weight": module
         for one, module in network.named_modules()

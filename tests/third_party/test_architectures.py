@@ -160,7 +160,7 @@ ARCHITECTURES: dict[
         IMAGES,
         {"vit.embeddings.patch_embeddings.projection.weight": Conv2d, "classifier.weight": Linear}
         | within("vit.layers.{}", linear(*ATTENTION, "mlp.fc1", "mlp.fc2")),
-        {"vit.embeddings.cls_token": "nobody", "vit.embeddings.position_embeddings": "nobody"},
+        {"vit.embeddings.cls_token": "no rule", "vit.embeddings.position_embeddings": "no rule"},
     ),
     "transformers ConvNeXt V2": (
         convnextv2,
@@ -174,7 +174,7 @@ ARCHITECTURES: dict[
         {
             f"convnextv2.encoder.stages.{n}.layers.0.grn.{name}": reason
             for n in (0, 1)
-            for name, reason in (("weight", "nobody"), ("bias", "nobody"))
+            for name, reason in (("weight", "no rule"), ("bias", "no rule"))
         },
     ),
     "transformers ConvNeXt, layer scales": (
@@ -199,7 +199,7 @@ ARCHITECTURES: dict[
         | within("swin.encoder.layers.{}.blocks.0", linear(*ATTENTION, "mlp.fc1", "mlp.fc2")),
         {
             f"swin.encoder.layers.{n}.blocks.0.attention.relative_position_bias"
-            ".relative_position_bias_table": "nobody"
+            ".relative_position_bias_table": "no rule"
             for n in (0, 1)
         },
     ),
@@ -334,25 +334,64 @@ def test_a_training_step_is_what_centering_each_vector_gives(
     )
 
 
-def test_stacked_experts_can_be_described() -> None:
-    config = transformers.MixtralConfig(
-        **SMALL, num_key_value_heads=1, vocab_size=11, num_local_experts=3
-    )
-    model = transformers.MixtralForCausalLM(config)
-    experts = {
-        f"model.layers.{n}.mlp.experts.{x}" for n in (0, 1) for x in ("gate_up_proj", "down_proj")
+def mixture(transposed: bool) -> nn.Module:
+    """Stacked experts whose two weights are (experts, out, in) or (experts, in, out)."""
+    if transposed:
+        config = transformers.GptOssConfig(
+            hidden_size=8, intermediate_size=12, num_local_experts=3, num_hidden_layers=1
+        )
+        config._experts_implementation = "eager"
+        experts = transformers.models.gpt_oss.modeling_gpt_oss.GptOssExperts(config)
+    else:
+        config = transformers.MixtralConfig(
+            hidden_size=8, intermediate_size=12, num_local_experts=3
+        )
+        config._experts_implementation = "eager"
+        experts = transformers.models.mixtral.modeling_mixtral.MixtralExperts(config)
+    for parameter in experts.parameters():
+        nn.init.normal_(parameter)
+    return experts
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_stacked_experts_have_the_fan_in_of_what_they_compute(
+    transposed: bool, supports: Callable[..., None]
+) -> None:
+    model = mixture(transposed).double()
+    axes = (1,) if transposed else (2,)
+    rows = {row.name: row for row in zeromean.explain(model)}
+    assert {row.name: row.axes for row in rows.values() if row.centered} == {
+        "gate_up_proj": axes,
+        "down_proj": axes,
     }
+    # A shift of all inputs by c changes a unit by c times the sum of its weight vector, which is
+    # its fan-in times its mean: centered gate and up weights do not see the shift.
+    with torch.no_grad():
+        weight = model.gate_up_proj
+        weight.copy_(zeromean.center(weight, rows["gate_up_proj"].axes))
+    x = torch.randn(4, 8).double()
+    chosen = torch.tensor([[0], [1], [2], [1]])
+    weights = torch.ones(4, 1).double()
+    torch.testing.assert_close(model(x + 3, chosen, weights), model(x, chosen, weights))
+    kind = "in, out" if transposed else "out, in"
+    supports("Layer", f"transformers experts ({kind})", "-", "axes, by a shift of the inputs")
+
+
+def test_a_mixture_of_experts_is_described_throughout() -> None:
+    config = transformers.MixtralConfig(**SMALL, vocab_size=11, num_local_experts=3)
+    model = transformers.MixtralForCausalLM(config)
+    assert zeromean.explain(model).undescribed() == ""
+    assert {row.axes for row in zeromean.explain(model).centered if "experts" in row.name} == {(2,)}
+
+
+def test_a_registered_rule_replaces_the_one_for_experts() -> None:
     saved = dict(_rules)
     try:
-        _rules.pop("transformers.models.mixtral.modeling_mixtral.MixtralExperts", None)
-        rows = {row.name: row for row in zeromean.explain(model)}
-        assert not any(rows[name].centered for name in experts)
-        # (experts, out, in)
-        rule = {name: FanIn(axes=(2,)) for name in ("gate_up_proj", "down_proj")}
-        register("transformers.models.mixtral.modeling_mixtral.MixtralExperts")(lambda module: rule)
-        rows = {row.name: row for row in zeromean.explain(model)}
+        register("transformers.models.mixtral.modeling_mixtral.MixtralExperts")(
+            lambda module: {"gate_up_proj": FanIn(axes=(2,)), "down_proj": None}
+        )
+        plan = zeromean.explain(mixture(transposed=False))
     finally:
         _rules.clear()
         _rules.update(saved)
-    assert {rows[name].axes for name in experts} == {(2,)}
-    assert all(rows[name].centered for name in experts)
+    assert [row.name for row in plan.centered] == ["gate_up_proj"]

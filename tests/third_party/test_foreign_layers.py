@@ -65,6 +65,74 @@ def test_lora_of_rank_one_leaves_b_alone() -> None:
     assert trained(model) == {"base_model.model.head.lora_A.default.weight": (1,)}
 
 
+class Mixture(nn.Module):
+    """The experts of a transformers model."""
+
+    def __init__(self, transposed: bool) -> None:
+        super().__init__()
+        models = transformers.models
+        if transposed:
+            config = transformers.GptOssConfig(
+                hidden_size=8, intermediate_size=12, num_local_experts=3
+            )
+            self.experts = models.gpt_oss.modeling_gpt_oss.GptOssExperts(config)
+        else:
+            config = transformers.MixtralConfig(
+                hidden_size=8, intermediate_size=12, num_local_experts=3
+            )
+            self.experts = models.mixtral.modeling_mixtral.MixtralExperts(config)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_lora_of_experts_centers_a_and_leaves_b_alone(transposed: bool, supports: Say) -> None:
+    adapted = peft.get_peft_model(
+        Mixture(transposed), peft.LoraConfig(r=2, target_parameters=["experts.gate_up_proj"])
+    )
+    prefix = "base_model.model.experts"
+    assert trained(adapted) == {f"{prefix}.lora_A.default.weight": (1,)}
+    (b,) = (row for row in zeromean.explain(adapted) if "lora_B" in row.name)
+    assert "3 experts in turn" in b.reason
+    report = zeromean.reparametrize(adapted, "wn", layers=lambda name, module: "lora" in name)
+    assert [change.row.name for change in report if change.done] == [
+        f"{prefix}.lora_A.default.weight"
+    ]
+    supports("Layer", "PEFT LoRA of stacked experts", "-", "A centered; B left alone")
+
+
+def test_lora_of_a_parameter_of_unknown_layout_is_left_alone() -> None:
+    class Raw(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 5, 4))
+
+    model = nn.ModuleDict({"raw": Raw(), "known": nn.Linear(4, 4)})
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_parameters=["raw.weight"]))
+    rows = [row for row in zeromean.explain(adapted) if "lora" in row.name]
+    assert len(rows) == 2
+    assert not any(row.centered for row in rows)
+    assert all("Raw.weight" in row.reason for row in rows)
+
+
+def test_lora_of_the_weight_of_a_linear_is_centered() -> None:
+    adapted = peft.get_peft_model(
+        WithConvolution(), peft.LoraConfig(r=2, target_parameters=["head.weight"])
+    )
+    assert trained(adapted) == {
+        f"base_model.model.head.lora_{factor}.default.weight": (1,) for factor in "AB"
+    }
+
+
+def test_lily_stores_b_transposed() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    adapted = peft.get_peft_model(
+        model, peft.LilyConfig(r=3, num_B=2, stride_A=1, target_modules=["0", "1"])
+    )
+    rows = {row.name: row for row in zeromean.explain(adapted) if "lily" in row.name}
+    for name, row in rows.items():
+        assert (row.axes, row.groups) == (((0,), 2) if "lily_B" in name else ((1,), 1))
+        assert row.centered
+
+
 def test_weights_that_bitsandbytes_quantized_are_left_alone(supports: Say) -> None:
     model = nn.Sequential(
         bitsandbytes.nn.Linear4bit(8, 4),

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from zeromean.centralization import fsdp1
-from zeromean.centralization.at_gradient import warn_of_momentum
+from zeromean.centralization.at_gradient import refuse_graph, warn_of_momentum
 from zeromean.centralization.optimizer_traits import WeightDecay, coupled_decay
 from zeromean.centralization.targets import Targets
 from zeromean.errors import ZeromeanError
@@ -102,6 +102,7 @@ class AtBackward:
         if parameter.grad is not None:
             if self.watch is not None:
                 self.watch(parameter, fan_in)
+            refuse_graph([parameter.grad])
             center_([parameter.grad], [fan_in])
 
 

@@ -71,6 +71,7 @@ class AtGradient:
         if id(None) in map(id, gradients):
             gradients = [gradient_of(target.parameter, target.fan_in) for target in targets]
             present = [n for n, gradient in enumerate(gradients) if gradient is not None]
+        refuse_graph(gradients)
         # The optimizer adds lambda w later: the mean of that is taken away now. A fused optimizer
         # under a gradient scaler sees scaled gradients, s g, so there it is s lambda w that decays.
         decays = [coupled_decay(optimizer, g, self._weight_decay) for g in optimizer.param_groups]
@@ -110,6 +111,17 @@ class AtGradient:
                 "memory of its own for each entry, because centering writes into it",
                 "assign a clone, or use zeromean.optim, which writes into no gradient",
             )
+
+
+def refuse_graph(gradients: Sequence[Tensor | None]) -> None:
+    """Raise if a gradient has a graph, which would not follow what is written into it."""
+    if any(gradient is not None and gradient.requires_grad for gradient in gradients):
+        raise ZeromeanError(
+            "a gradient has a graph (create_graph=True), and centering in place would change its"
+            " value but not its graph",
+            "Center it yourself by zeromean.center, which autograd follows, or detach the gradients"
+            " before step",
+        )
 
 
 class _Ready(NamedTuple):

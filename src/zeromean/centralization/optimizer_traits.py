@@ -23,22 +23,23 @@ class OptimizerTraits:
             applied to the weights beside it ("decoupled").
         momentum: State keys of running means of the gradient, which are linear in it.
         refuses_update: Why at="update" cannot be right, or "".
-        decouples_by: Key of a flag in the param groups that decouples the decay.
+        decouples_by: Key of a flag in the param groups that decouples the decay, or "".
     """
 
     decay: WeightDecay = "decoupled"
     momentum: tuple[str, ...] = ()
     refuses_update: str = ""
-    decouples_by: str = "decoupled_weight_decay"
+    decouples_by: str = ""
 
 
+_torch_adam = OptimizerTraits("coupled", ("exp_avg",), decouples_by="decoupled_weight_decay")
 _traits: dict[type | str, OptimizerTraits] = {
     "torch.optim.sgd.SGD": OptimizerTraits("coupled", ("momentum_buffer",)),
-    "torch.optim.adam.Adam": OptimizerTraits("coupled", ("exp_avg",)),
-    "torch.optim.adamw.AdamW": OptimizerTraits("decoupled", ("exp_avg",)),
+    "torch.optim.adam.Adam": _torch_adam,
+    "torch.optim.adamw.AdamW": replace(_torch_adam, decay="decoupled"),
     "torch.optim.adamax.Adamax": OptimizerTraits("coupled", ("exp_avg",)),
-    "torch.optim.nadam.NAdam": OptimizerTraits("coupled", ("exp_avg",)),
-    "torch.optim.radam.RAdam": OptimizerTraits("coupled", ("exp_avg",)),
+    "torch.optim.nadam.NAdam": _torch_adam,
+    "torch.optim.radam.RAdam": _torch_adam,
     "torch.optim.sparse_adam.SparseAdam": OptimizerTraits(momentum=("exp_avg",)),
     "torch.optim.adagrad.Adagrad": OptimizerTraits("coupled"),
     "torch.optim.adadelta.Adadelta": OptimizerTraits("coupled"),
@@ -151,14 +152,13 @@ def coupled_decay(
 
 def _decay_kind(optimizer: Optimizer, group: Mapping[str, Any]) -> WeightDecay:
     traits = traits_of(optimizer)
-    flag = traits.decouples_by if traits else "decoupled_weight_decay"
-    if flag in group:
-        return "decoupled" if group[flag] else "coupled"
-    if traits is None:
+    if traits is None:  # a flag of an unknown class may mean anything
         raise ZeromeanError(
-            f"{type(optimizer).__name__} with weight_decay={group['weight_decay']}, an optimizer"
-            " that zeromean does not know",
-            "to know whether its decay is added to the gradient or applied to the weights",
-            'pass weight_decay="coupled" (added to the gradient) or weight_decay="decoupled"',
+            f"{type(optimizer).__name__} has weight_decay={group['weight_decay']}, and zeromean"
+            " does not know whether this optimizer adds its decay to the gradient",
+            'Pass weight_decay="coupled" if it is added to the gradient before anything else, or'
+            ' weight_decay="decoupled" if it is applied to the weights or after preconditioning',
         )
+    if traits.decouples_by and traits.decouples_by in group:
+        return "decoupled" if group[traits.decouples_by] else "coupled"
     return traits.decay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import chain
 from operator import is_
@@ -52,15 +53,24 @@ class Targets:
         self.plan = self._make_plan(optimizer)
 
     def warn_of_doubt(self) -> None:
-        """Warn of a plan made from shapes alone, and of one that centers nothing."""
+        """Warn if the plan is made from shapes alone, centers nothing or knows few modules."""
         if self.model is None:
             warn(
-                "without a model only shapes are known: transposed convolutions, embeddings,"
-                " position embeddings and tied weights may be centered over the wrong axes; pass"
-                " the model"
+                "Without a model only shapes are known: transposed convolutions, embeddings,"
+                " position embeddings and tied weights may be centered over the wrong axes. Pass"
+                " the model."
             )
-        if not self.plan.centered:
-            warn("nothing is centered: print the plan, which tells why for each parameter")
+        plan = Plan(tuple(row for row in self.plan if row.parameter in self._fan_ins))
+        undescribed = plan.undescribed()
+        if not plan.centered:
+            largest = max(plan, key=lambda row: math.prod(row.shape))
+            why = undescribed or f"The largest parameter is {largest.name} ({largest.reason})"
+            warn(
+                f"Nothing is centered. {why}. print(zeromean.explain(model)) shows the reason for"
+                " each parameter."
+            )
+        elif undescribed:
+            warn(f"{undescribed}.")
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Plan again at the first step: ``fully_shard`` and the like replace parameters."""

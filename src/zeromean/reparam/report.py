@@ -74,7 +74,7 @@ class Report(Sequence[Change]):
         for change in self:
             moved = _percent(change.moved) if change.done else "-"
             done = "yes" if change.done else "no"
-            table.append((*change.row.described, done, moved, change.row.reason))
+            table.append((*change.row.cells, done, moved, change.row.reason))
         entries = [math.prod(change.row.shape) for change in self]
         done_entries = sum(math.prod(change.row.shape) for change in self.done)
         last = (
