@@ -1,29 +1,22 @@
-"""Layers with centered weight normalization, in the place of torch's."""
+"""Layers with centered weight normalization that replace torch's layers."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn, rule_for
 from zeromean.plan import check_option
-from zeromean.reparam.parametrization import (
-    CenteredWeightNorm,
-    assign,
-    parametrized_by,
-    register,
-)
-from zeromean.reparam.refusals import refuse_options
+from zeromean.reparam.parametrization import CenteredWeightNorm, register
+from zeromean.reparam.preconditions import check_scale
 
 __all__ = ["CWNConv1d", "CWNConv2d", "CWNConv3d", "CWNConvTranspose2d", "CWNLinear"]
 
 
 class _CWN(nn.Module):
-    """Centres and normalizes the weight of the layer that it is mixed into."""
+    """Centers and normalizes the weight of the layer that it is mixed into."""
 
     _folds_to: ClassVar[type[nn.Module]]
     weight: Tensor
@@ -37,12 +30,12 @@ class _CWN(nn.Module):
     ) -> None:
         super().__init__(*args, **kwargs)
         check_option("init", init, ("unit", "preserve"))
-        refuse_options(self, "cwn", scale, "preserve", "drop", None, None)
+        check_scale(scale)
         if scale != "learned" and init == "preserve":
             raise ZeromeanError(
-                f"init='preserve' with scale={scale!r}",
-                "a learned gain to start from the weight's length",
-                "leave init or scale out",
+                f'init="preserve" has no effect with scale={scale!r}, because there is no learned'
+                " gain",
+                "Leave init or scale out",
             )
         rule = rule_for(type(self))
         fan_in = rule(self)["weight"] if rule else None
@@ -50,43 +43,31 @@ class _CWN(nn.Module):
         shape = tuple(self.weight.shape)
         if fan_in.size(shape) == 1:
             raise ZeromeanError(
-                f"{type(self).__name__} with a weight of shape {shape}, whose fan-in is 1",
-                "weight vectors of two or more entries: one entry less its mean is 0",
-                f"use torch.nn.{self._folds_to.__name__}",
+                f"{type(self).__name__} has a weight of shape {shape} with fan-in 1, and one entry"
+                " minus its mean is 0",
+                f"Use torch.nn.{self._folds_to.__name__}",
             )
-        self.init = init
         fixed = None if scale == "learned" else scale
         register(self, "weight", fan_in, CenteredWeightNorm, scale=fixed, init=init)
 
-    def reset_parameters(self) -> None:
-        """Start anew from torch's own initialization of the plain layer."""
-        reset: Any = super()
-        if not parametrized_by(self):
-            reset.reset_parameters()
-            return
-        with torch.no_grad(), parametrize.cached():
-            reset.reset_parameters()  # writes into the weight that is cached
-            weight = self.weight.clone()
-        assign(self, "weight", weight, init=self.init)
-
 
 class CWNLinear(_CWN, nn.Linear):
-    r"""A linear layer whose weight vectors have no mean and the length g.
+    r"""A linear layer whose weight vectors have zero mean and length g.
 
     .. math::
         y = W x + b, \quad w = g \, (v - \bar v) / \lVert v - \bar v \rVert
 
-    v and g are trained in the place of w: they are ``parametrizations.weight.original1`` and
-    ``original0``. In everything else the layer is torch's; :func:`zeromean.fold` makes it that.
+    v and g are trained in place of w: they are ``parametrizations.weight.original1`` and
+    ``original0``. Otherwise the layer is torch's; :func:`zeromean.fold` turns it into that.
 
     Args:
-        args, kwargs: As torch's layer has them.
-        scale: "learned" (default), or a number that g is fixed to.
+        args, kwargs: Arguments of torch's layer.
+        scale: "learned" (default), or a fixed number for g.
         init: "unit" (default) starts from g = 1, as the paper does; "preserve" from the length that
-            torch's own initialization gives each weight vector less its mean.
+            torch's initialization gives each centered weight vector.
 
     Raises:
-        ZeromeanError: The fan-in is 1, or an option does not exist or has no effect.
+        ZeromeanError: The fan-in is 1, or an option is unknown or has no effect.
 
     Example:
         >>> import torch, zeromean
@@ -105,10 +86,9 @@ class CWNLinear(_CWN, nn.Linear):
 
 
 class CWNConv1d(_CWN, nn.Conv1d):
-    """``torch.nn.Conv1d`` whose output channels' kernels have no mean and the length g.
+    """``torch.nn.Conv1d`` whose kernels have zero mean and length g per output channel.
 
-    Arguments, errors and reference as for :class:`CWNLinear`; a vector is one output channel's
-    whole kernel.
+    Arguments, errors and reference: see :class:`CWNLinear`.
 
     Example:
         >>> import zeromean
@@ -121,10 +101,9 @@ class CWNConv1d(_CWN, nn.Conv1d):
 
 
 class CWNConv2d(_CWN, nn.Conv2d):
-    """``torch.nn.Conv2d`` whose output channels' kernels have no mean and the length g.
+    """``torch.nn.Conv2d`` whose kernels have zero mean and length g per output channel.
 
-    Arguments, errors and reference as for :class:`CWNLinear`; a vector is one output channel's
-    whole kernel.
+    Arguments, errors and reference: see :class:`CWNLinear`.
 
     Example:
         >>> import zeromean
@@ -137,10 +116,9 @@ class CWNConv2d(_CWN, nn.Conv2d):
 
 
 class CWNConv3d(_CWN, nn.Conv3d):
-    """``torch.nn.Conv3d`` whose output channels' kernels have no mean and the length g.
+    """``torch.nn.Conv3d`` whose kernels have zero mean and length g per output channel.
 
-    Arguments, errors and reference as for :class:`CWNLinear`; a vector is one output channel's
-    whole kernel.
+    Arguments, errors and reference: see :class:`CWNLinear`.
 
     Example:
         >>> import zeromean
@@ -153,10 +131,10 @@ class CWNConv3d(_CWN, nn.Conv3d):
 
 
 class CWNConvTranspose2d(_CWN, nn.ConvTranspose2d):
-    """``torch.nn.ConvTranspose2d`` whose output channels' kernels have no mean and the length g.
+    """``torch.nn.ConvTranspose2d`` whose kernels have zero mean and length g per output channel.
 
-    Arguments, errors and reference as for :class:`CWNLinear`; a vector is one output channel's
-    whole kernel, over the inputs of its group.
+    A weight vector spans the inputs of its group. Arguments, errors and reference: see
+    :class:`CWNLinear`.
 
     Example:
         >>> import zeromean

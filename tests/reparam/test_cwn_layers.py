@@ -1,4 +1,4 @@
-"""zeromean.nn: drop-ins for torch's layers."""
+"""``zeromean.nn``: layers that replace torch's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def both(name: str, **options: Any) -> tuple[nn.Module, nn.Module, Tensor]:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_drop_in_for_torchs_layer(name: str, supports: Say) -> None:
+def test_layer_equals_torch_s_with_its_weight(name: str, supports: Say) -> None:
     layer, plain, x = both(name)
     assert isinstance(layer, type(plain))
     torch.testing.assert_close(layer(x), plain(x))
@@ -51,7 +51,7 @@ def test_a_drop_in_for_torchs_layer(name: str, supports: Say) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_fold_gives_torchs_own_layer(name: str) -> None:
+def test_fold_returns_torch_s_layer(name: str) -> None:
     layer, plain, x = both(name)
     before, weight = layer(x), layer.weight.detach().clone()
     assert zeromean.fold(layer) is layer
@@ -61,7 +61,7 @@ def test_fold_gives_torchs_own_layer(name: str) -> None:
     assert repr(layer) == repr(plain)
 
 
-def test_fold_leaves_a_users_class_what_it_is() -> None:
+def test_fold_keeps_a_user_s_class() -> None:
     class Doubled(zeromean.nn.CWNLinear):
         def forward(self, input: Tensor) -> Tensor:
             return 2 * super().forward(input)
@@ -92,7 +92,7 @@ def test_scale_and_init() -> None:
 
 
 @pytest.mark.parametrize("init", ["unit", "preserve"])
-def test_reset_parameters_starts_anew(init: Any) -> None:
+def test_reset_parameters_starts_again(init: Any) -> None:
     layer, plain = zeromean.nn.CWNLinear(6, 4, init=init), nn.Linear(6, 4)
     with torch.no_grad():
         for p in layer.parameters():
@@ -108,24 +108,24 @@ def test_reset_parameters_starts_anew(init: Any) -> None:
     zeromean.fold(layer).reset_parameters()
 
 
-def test_what_cannot_be() -> None:
+def test_invalid_arguments_raise() -> None:
     for make in (
         lambda: zeromean.nn.CWNLinear(1, 4),
         lambda: zeromean.nn.CWNConv2d(4, 4, 1, groups=4),
     ):
-        with pytest.raises(zeromean.ZeromeanError, match=r"fan-in is 1.*torch\.nn\."):
+        with pytest.raises(zeromean.ZeromeanError, match=r"fan-in 1.*torch\.nn\."):
             make()
-    with pytest.raises(zeromean.ZeromeanError, match="'learned' or a positive number"):
+    with pytest.raises(zeromean.ZeromeanError, match='neither "learned" nor a positive number'):
         zeromean.nn.CWNLinear(4, 4, scale="fixed")
-    with pytest.raises(zeromean.ZeromeanError, match="'unit', 'preserve'"):
+    with pytest.raises(zeromean.ZeromeanError, match=r"unit.*preserve"):
         zeromean.nn.CWNLinear(4, 4, init="zero")
-    with pytest.raises(zeromean.ZeromeanError, match="leave init or scale out"):
+    with pytest.raises(zeromean.ZeromeanError, match="Leave init or scale out"):
         zeromean.nn.CWNLinear(4, 4, init="preserve", scale=1.0)
     with pytest.raises(TypeError, match="unexpected keyword"):
         zeromean.nn.CWNLinear(4, 4, biased=False)
 
 
-def test_the_layer_is_one_that_centralize_knows() -> None:
+def test_plan_of_a_cwn_layer() -> None:
     layer = zeromean.nn.CWNConvTranspose2d(8, 6, 3, groups=2)
     row = next(row for row in zeromean.explain(layer) if row.name.endswith("original1"))
     assert (row.axes, row.groups, row.centered) == ((0, 2, 3), 2, False)

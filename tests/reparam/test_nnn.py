@@ -25,7 +25,7 @@ def inputs(rows: int = 64) -> torch.Tensor:
     return 3 + torch.randn(rows, 6, dtype=torch.float64) @ mixing
 
 
-def test_the_function_is_the_same_at_conversion_and_at_each_estimate(supports: Say) -> None:
+def test_conversion_and_estimates_keep_the_function(supports: Say) -> None:
     model, x = network(), inputs()
     before = model(x)
     zeromean.reparametrize(model, "nnn", every=2)
@@ -58,7 +58,7 @@ def test_the_estimate_whitens_the_inputs() -> None:
     assert (whitened.T.cov(correction=0) - torch.eye(5)).abs().max() < 1e-3
 
 
-def test_the_ridge_is_added_to_the_variances() -> None:
+def test_eps_is_added_to_the_variances() -> None:
     model, x = network(), inputs(500)
     zeromean.reparametrize(model, "nnn", eps=0.5)
     model(x)
@@ -67,7 +67,7 @@ def test_the_ridge_is_added_to_the_variances() -> None:
     torch.testing.assert_close(whitening @ covariance @ whitening, torch.eye(6).double())
 
 
-def test_an_update_moves_the_weight_along_the_natural_direction() -> None:
+def test_update_follows_the_natural_gradient() -> None:
     """dW = -lr dL/dW U^2 (of the centered inputs), by hand on one layer."""
     layer, x = nn.Sequential(nn.Linear(6, 2)).double(), inputs()
     zeromean.reparametrize(layer, "nnn")
@@ -83,7 +83,7 @@ def test_an_update_moves_the_weight_along_the_natural_direction() -> None:
     torch.testing.assert_close(layer[0].weight.detach(), expected)
 
 
-def test_only_updates_count() -> None:
+def test_forward_passes_without_update_do_not_count() -> None:
     """Accumulation, two forwards a step, evaluation and checkpointing do not."""
     model, x = network(), inputs()
     zeromean.reparametrize(model, "nnn", every=3)
@@ -107,7 +107,7 @@ def test_only_updates_count() -> None:
         assert torch.equal(model[0].U, whitening) == (step < 2)
 
 
-def test_checkpoints_and_copies_go_on() -> None:
+def test_checkpoint_and_copy_continue_training() -> None:
     model = network()
     zeromean.reparametrize(model, "nnn", every=4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -127,7 +127,7 @@ def test_checkpoints_and_copies_go_on() -> None:
     ]
 
 
-def test_a_batch_that_is_not_finite_leaves_the_estimate() -> None:
+def test_nonfinite_batch_is_not_estimated_from() -> None:
     model = network()
     zeromean.reparametrize(model, "nnn")
     assert model(torch.full((4, 6), float("nan")).double()).isnan().all()
@@ -171,7 +171,7 @@ def test_a_layer_under_two_names_of_one_module_stays_one() -> None:
     assert model[0] is model[2]
 
 
-def test_inputs_that_the_plain_layer_would_not_take_are_refused() -> None:
+def test_input_of_another_width_raises() -> None:
     model = network()
     zeromean.reparametrize(model, "nnn", every=1)
     model(inputs())
@@ -186,11 +186,11 @@ def test_inputs_that_the_plain_layer_would_not_take_are_refused() -> None:
     assert (model[0].in_features, model[0].out_features) == (6, 5)
 
 
-def test_fold_refuses_to_lose_hooks() -> None:
+def test_fold_of_a_layer_with_hooks_raises() -> None:
     model = network()
     zeromean.reparametrize(model, "nnn")
     handle = model[2].register_forward_hook(lambda *_: None)
-    with pytest.raises(zeromean.ZeromeanError, match=r"2, which has hooks.*remove them first"):
+    with pytest.raises(zeromean.ZeromeanError, match=r"2 has hooks.*Remove the hooks"):
         zeromean.fold(model)
     assert isinstance(model[0], NaturalLinear)
     handle.remove()
@@ -202,7 +202,7 @@ def test_a_single_layer_folds_in_its_own_mode() -> None:
 
 
 @pytest.mark.parametrize("how", ["assign", "to_empty"])
-def test_parameters_that_were_made_anew_are_its_own(how: str) -> None:
+def test_replaced_parameters_are_adopted(how: str) -> None:
     trained = network()
     zeromean.reparametrize(trained, "nnn", every=1)
     trained(inputs())
@@ -219,7 +219,7 @@ def test_parameters_that_were_made_anew_are_its_own(how: str) -> None:
     torch.testing.assert_close(model(x), trained.eval()(x))
 
 
-def test_twice_is_left_alone() -> None:
+def test_second_call_is_left_alone() -> None:
     model = network()
     zeromean.reparametrize(model, "nnn")
     for method in ("nnn", "cwn"):
@@ -229,7 +229,7 @@ def test_twice_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_layers_whose_weights_others_read(batch_first: bool) -> None:
+def test_layers_whose_weights_are_read_by_others(batch_first: bool) -> None:
     """A transformer's fast path reads linear1.weight instead of calling the layer."""
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=batch_first).eval()
     x = torch.randn(3, 4, 8)
@@ -251,7 +251,7 @@ def test_centralize_on_top() -> None:
     assert not rows["0.d"].centered
 
 
-def test_another_v_than_its_own_is_refused() -> None:
+def test_replaced_v_raises() -> None:
     """fully_shard puts gathered copies in its place, where an estimate would be lost."""
     layer = NaturalLinear(nn.Linear(4, 3))
     layer = copy.deepcopy(layer)

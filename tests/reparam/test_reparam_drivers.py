@@ -1,4 +1,4 @@
-"""Re-parametrized models under what people train and ship them with."""
+"""Re-parametrized models with the tools that people train and export them with."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def assert_same(a: nn.Module, b: nn.Module, **tolerance: float) -> None:
 @pytest.mark.usefixtures("_fresh")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
-def test_compiled_training_is_the_same(method: str, compiler: str, supports: Say) -> None:
+def test_compiled_training_equals_eager(method: str, compiler: str, supports: Say) -> None:
     model = network(method)
     twin = copy.deepcopy(model)
     train(torch.compile(model, backend=compiler, fullgraph=True), model.parameters())
@@ -70,7 +70,7 @@ def test_compiled_training_is_the_same(method: str, compiler: str, supports: Say
 
 
 @pytest.mark.usefixtures("_fresh")
-def test_inductor_is_the_same(supports: Say) -> None:
+def test_inductor_equals_eager(supports: Say) -> None:
     model = network()
     twin = copy.deepcopy(model)
     train(torch.compile(model), model.parameters())
@@ -81,7 +81,7 @@ def test_inductor_is_the_same(supports: Say) -> None:
 
 @pytest.mark.usefixtures("_fresh")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_compiled_nnn_is_the_same(supports: Say) -> None:
+def test_compiled_nnn_equals_eager(supports: Say) -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)).double()
     zeromean.reparametrize(model, "nnn", every=2)
     twin = copy.deepcopy(model)
@@ -132,7 +132,7 @@ def test_autocast_computes_the_weight_in_float32(method: str, dtype: Any, suppor
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_half_precision_model(method: str, dtype: Any) -> None:
+def test_half_precision_model_trains_and_folds(method: str, dtype: Any) -> None:
     model = network(method, scale="learned").to(dtype)
     output = model(batch().to(dtype))
     output.float().square().mean().backward()
@@ -151,7 +151,7 @@ def test_a_half_precision_model(method: str, dtype: Any) -> None:
 
 @pytest.mark.parametrize("average", ["mean", "exponential"])
 @pytest.mark.parametrize("method", METHODS)
-def test_averages_are_of_the_proxies(method: str, average: str, supports: Say) -> None:
+def test_swa_and_ema_average_the_proxies(method: str, average: str, supports: Say) -> None:
     model = network(method)
     how = {"mean": None, "exponential": swa_utils.get_ema_multi_avg_fn(0.9)}[average]
     averaged = swa_utils.AveragedModel(model, multi_avg_fn=how)
@@ -178,7 +178,7 @@ def test_averages_are_of_the_proxies(method: str, average: str, supports: Say) -
 
 @pytest.mark.parametrize("options", [{}, {"scale": 1.5}, {"mean": "keep"}], ids=str)
 @pytest.mark.parametrize("method", ["cwn", "ws"])
-def test_copies_and_checkpoints(method: str, options: Any, supports: Say) -> None:
+def test_copy_and_state_dict_continue_training(method: str, options: Any, supports: Say) -> None:
     model = network(method, **options)
     train(model, model.parameters())
     copied = copy.deepcopy(model)
@@ -197,7 +197,7 @@ def test_copies_and_checkpoints(method: str, options: Any, supports: Say) -> Non
     supports("Weights", f"{method}, deepcopy and state_dict", "-", "equal outputs and steps after")
 
 
-def test_remove_parametrizations_works_too() -> None:
+def test_torch_remove_parametrizations_keeps_the_weights() -> None:
     model = network()
     before = model(batch())
     for layer in (model[0], model[2], model[4]):
@@ -207,8 +207,8 @@ def test_remove_parametrizations_works_too() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_forwards_a_step(method: str, supports: Say) -> None:
-    """With and without torch's cache, the gradient is that of the plain sum."""
+def test_two_forward_passes_per_step(method: str, supports: Say) -> None:
+    """The gradient is the sum of both, with and without torch's cache."""
     model = network(method)
     apart = [gradient(copy.deepcopy(model), number) for number in range(2)]
     expected = [a + b for a, b in zip(*apart, strict=True)]
@@ -218,7 +218,10 @@ def test_two_forwards_a_step(method: str, supports: Say) -> None:
             (model(batch(0)).square().mean() + model(batch(1)).square().mean()).backward()
         torch.testing.assert_close([p.grad for p in model.parameters()], expected)
     supports(
-        "Weights", f"{method}, two forwards a step, parametrize.cached", "-", "sum of gradients"
+        "Weights",
+        f"{method}, two forward passes per step, parametrize.cached",
+        "-",
+        "sum of gradients",
     )
 
 
@@ -280,8 +283,8 @@ def test_onnx_after_fold(supports: Say) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_of_the_weights_size_is_kept(method: str, backend: str) -> None:
-    """For the way back: the proxy itself, which is there anyway, and numbers for each vector."""
+def test_backward_stores_nothing_of_the_weight_s_size(method: str, backend: str) -> None:
+    """Backward needs the proxy, which exists anyway, and a few numbers per weight vector."""
     layer = nn.Linear(64, 32, bias=False)
     zeromean.reparametrize(layer, method, scale="learned")
     kept: list[Tensor] = []
@@ -303,7 +306,7 @@ def test_wrapped_and_sharded_models_are_refused() -> None:
             self.module = module
 
     wrapped = DistributedDataParallel(nn.Linear(4, 3))
-    with pytest.raises(zeromean.ZeromeanError, match="call reparametrize first, then wrap it"):
+    with pytest.raises(zeromean.ZeromeanError, match="Call reparametrize first, then wrap it"):
         zeromean.reparametrize(wrapped, "cwn")
-    with pytest.raises(zeromean.ZeromeanError, match="call fold first, then wrap it"):
+    with pytest.raises(zeromean.ZeromeanError, match="Call fold first, then wrap it"):
         zeromean.fold(wrapped)

@@ -56,7 +56,7 @@ def check_against_autograd(
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("gain", [1.0, -0.3, 20.0])
-def test_value_and_gradient_are_those_of_the_formula(
+def test_value_and_gradient_equal_the_formula(
     name: str, method: str, gain: float, backend: str, supports: Say
 ) -> None:
     check_against_autograd(*LAYERS[name], method, gain)
@@ -65,7 +65,7 @@ def test_value_and_gradient_are_those_of_the_formula(
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("method", ["cwn", "ws"])
-def test_a_kept_mean_is_an_offset(name: str, method: str, backend: str) -> None:
+def test_mean_keep_is_an_offset(name: str, method: str, backend: str) -> None:
     check_against_autograd(*LAYERS[name], method, 1.5, keep=True)
 
 
@@ -161,10 +161,10 @@ def test_proposition_2_the_gradient_has_no_mean_and_is_orthogonal(layer: Any, se
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(6, 40), (9, 4, 3, 3)], ids=str)
-def test_low_precision_is_computed_wide(
+def test_low_precision_is_computed_in_float32(
     shape: tuple[int, ...], method: str, dtype: torch.dtype, backend: str, supports: Say
 ) -> None:
-    """One rounding at the end, so as near to float64 on the same numbers as the type allows."""
+    """The result is rounded once, so it is as close to float64 as the type allows."""
     fan_in = FanIn(tuple(range(1, len(shape))))
     v, grad = (3 + torch.randn(shape)).to(dtype), torch.randn(shape).to(dtype)
     g = torch.rand(shape[0], *(1 for _ in shape[1:])).to(dtype)
@@ -188,7 +188,7 @@ def test_low_precision_is_computed_wide(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e4, 1e-30])
 @pytest.mark.parametrize("shape", [(3, 7), (3, 1000), (3, 5, 3, 3)], ids=str)
-def test_a_vector_without_direction_gives_finite_weights_and_gradients(
+def test_undirected_vector_has_finite_weight_and_gradient(
     shape: tuple[int, ...], value: float, dtype: torch.dtype, method: str, backend: str
 ) -> None:
     fan_in = FanIn(tuple(range(1, len(shape))))
@@ -211,7 +211,7 @@ def test_a_vector_without_direction_gives_finite_weights_and_gradients(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_proxy_far_from_zero_keeps_its_direction(method: str, backend: str) -> None:
+def test_proxy_with_large_mean_keeps_its_direction(method: str, backend: str) -> None:
     """A mean a thousand times the deviation costs three digits, no more."""
     x = torch.randn(4, 256, dtype=torch.float64)
     v = (x + 1000).float()
@@ -221,7 +221,7 @@ def test_a_proxy_far_from_zero_keeps_its_direction(method: str, backend: str) ->
 
 
 @pytest.mark.parametrize("layout", ["strided", "transposed", "expanded"])
-def test_gradients_of_any_layout_come_through(layout: str, backend: str) -> None:
+def test_gradients_of_any_memory_layout(layout: str, backend: str) -> None:
     v = torch.randn(6, 6, requires_grad=True)
     grad = {
         "strided": torch.randn(6, 12)[:, ::2],
@@ -239,7 +239,7 @@ def test_gradients_of_any_layout_come_through(layout: str, backend: str) -> None
 @pytest.mark.parametrize(
     ("train_v", "train_g"), [(True, True), (True, False), (False, True), (False, False)]
 )
-def test_what_is_frozen_gets_no_gradient(train_v: bool, train_g: bool, backend: str) -> None:
+def test_frozen_originals_get_no_gradient(train_v: bool, train_g: bool, backend: str) -> None:
     v = torch.randn(4, 6, requires_grad=train_v)
     g = torch.ones(4, 1, requires_grad=train_g)
     weight = Normalization(FORMULAS["cwn"], FanIn((1,)))(v, g)
@@ -253,7 +253,7 @@ def test_what_is_frozen_gets_no_gradient(train_v: bool, train_g: bool, backend: 
 # Forward-mode derivatives let torch compile some of its own formulas.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("method", METHODS)
-def test_function_transforms_go_through(method: str, supports: Say) -> None:
+def test_function_transforms(method: str, supports: Say) -> None:
     v = torch.randn(3, 4, 5, dtype=torch.float64)
     g = torch.rand(4, 1, dtype=torch.float64)
 
@@ -272,8 +272,8 @@ def test_function_transforms_go_through(method: str, supports: Say) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_default_device_is_none_of_the_weights(method: str, backend: str) -> None:
-    """The memory that a kernel writes to is where the weight is."""
+def test_default_device_does_not_matter(method: str, backend: str) -> None:
+    """Kernels write to memory on the weight's device."""
     layer = nn.Linear(6, 4)
     zeromean.reparametrize(layer, method)
     with torch.device("meta"):

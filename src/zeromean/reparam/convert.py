@@ -1,4 +1,4 @@
-"""One verb that re-parametrizes a whole model."""
+"""``reparametrize``: re-parametrizes the weights of a whole model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from zeromean.fan_in import FanIn
 from zeromean.model import owners
 from zeromean.plan import Layers, Owner, Row, make_plan
 from zeromean.projection import center
-from zeromean.reparam.formulas import undirected
-from zeromean.reparam.nnn import NaturalLinear, replace_module, why_not
+from zeromean.reparam.changes import Change, Report
+from zeromean.reparam.formulas import count_undirected
+from zeromean.reparam.nnn import NaturalLinear, leave_unwrappable, replace_module
 from zeromean.reparam.parametrization import KINDS, Normalized, formula_of, register
-from zeromean.reparam.refusals import refuse_distributed, refuse_gains_too_large, refuse_options
-from zeromean.reparam.report import Change, Report
+from zeromean.reparam.preconditions import check_gains, check_options, check_undistributed
 
 
 def reparametrize(
@@ -32,43 +32,45 @@ def reparametrize(
     eps: float | None = None,
     every: int | None = None,
 ) -> Report:
-    r"""Re-parametrize a model's weights, in place: a proxy v is trained, the weight w follows.
+    r"""Re-parametrize a model's weights in place: a proxy v is trained and yields the weight w.
 
-    One weight vector at a time, over each layer's own fan-in axes:
+    Each weight vector is computed from its own proxy, over the layer's fan-in axes:
 
     - "wn": :math:`w = g \, v / \lVert v \rVert`,
     - "cwn": :math:`w = g \, (v - \bar v) / \lVert v - \bar v \rVert`,
     - "ws": :math:`w = g \, (v - \bar v) / \sqrt{\operatorname{var} v + \epsilon}`,
-    - "nnn": a linear layer's :math:`v U (x - c) + d`, where U whitens the layer's inputs and c is
-      their mean, both estimated anew now and then without changing the function.
+    - "nnn": a linear layer computes :math:`v U (x - c) + d`, where U whitens the layer's inputs and
+      c is their mean. Both are estimated again every few updates without changing the function.
 
-    The first three are parametrizations of ``torch.nn.utils.parametrize``. Make the optimizer
-    after this call: the parameters are others. A vector without direction (v = 0, or constant
-    where the mean is taken away) gives the weight 0 and a finite gradient.
+    The first three use ``torch.nn.utils.parametrize``. Create the optimizer after this call,
+    because it replaces parameters. A vector without direction (v = 0, or a constant v under "cwn")
+    gives the weight 0 and a finite gradient. ``reset_parameters`` of a converted layer starts the
+    proxy again from the layer's own initialization, and ``load_state_dict`` accepts a checkpoint
+    of the plain model.
 
     Args:
-        model: The model; a single layer is one too.
+        model: Model or single layer.
         method: "wn", "cwn", "ws" or "nnn".
         layers: "all" (default), "conv", "linear", or a predicate of a module's full name and the
             module, as in :func:`zeromean.centralize`.
-        scale: "learned" for one trained gain g a weight vector, or a number for all. Default:
-            "learned"; 1 for "ws", as in its paper.
-        init: "preserve" (default) starts from g such that the function is unchanged as far as the
-            method can represent it: "wn" and "nnn" can up to rounding; "cwn" and "ws" lose the mean
-            of each weight vector, and the report says how much that is. "unit" starts from g = 1.
-        mean: "drop" (default), or "keep" to add the mean that is lost as a fixed offset.
-        eps: Added to the variance by "ws" (default 1e-5), and to each variance of the inputs that
-            "nnn" whitens (default 0.1).
-        every: With "nnn", after how many updates the inputs are estimated anew (default 100).
+        scale: "learned" for one trained gain g per weight vector, or one number for all vectors.
+            The default is "learned", and 1 for "ws", as in its paper.
+        init: "preserve" (default) sets g so that the function changes as little as the method
+            allows: "wn" and "nnn" keep it up to rounding; "cwn" and "ws" lose the mean of each
+            weight vector, and the report says how much that is. "unit" starts from g = 1.
+        mean: "drop" (default), or "keep" to add the lost mean as a fixed offset.
+        eps: Number added to the variance of v by "ws" (default 1e-5), or to each variance of the
+            inputs that "nnn" whitens (default 0.1).
+        every: Number of updates between two estimates of "nnn" (default 100).
 
     Returns:
-        A :class:`zeromean.reparam.Report`, which tells for each parameter what was done and why,
-        and prints as a table. Fan-in 1, tied parameters, those with gradient hooks and modules that
-        nobody described are left alone.
+        A :class:`zeromean.reparam.Report`, which lists what happened to each parameter and why, and
+        prints as a table. Parameters with fan-in 1, tied parameters, parameters with gradient hooks
+        and those of modules without a fan-in rule are left alone.
 
     Raises:
-        ZeromeanError: An option does not exist or has no effect; the model is wrapped or sharded
-            already, or has lazy parameters, or float16 weights longer than a float16 gain can be.
+        ZeromeanError: An option is unknown or has no effect; the model is wrapped or sharded, or
+            has lazy parameters; or float16 weights are longer than a float16 gain can represent.
 
     Example:
         >>> import torch, zeromean
@@ -78,23 +80,26 @@ def reparametrize(
         ['0.weight']
         >>> torch.allclose(model[0].weight.mean((1, 2, 3)), torch.zeros(8), atol=1e-6)
         True
-        >>> model = zeromean.fold(model)  # plain weights again, of the same values
+        >>> model = zeromean.fold(model)  # plain weights with the same values
 
     Reference:
         Salimans and Kingma 2016 (wn); Huang et al., ICCV 2017 (cwn); Qiao et al. 2019 (ws);
         Desjardins et al. 2015 (nnn).
     """
-    refuse_options(model, method, scale, init, mean, eps, every)
-    refuse_distributed(model)
-    owned: dict[int, list[Owner]] = {}
+    check_options(model, method, scale, init, mean, eps, every)
+    check_undistributed(model, "reparametrize")
+    owners_of: dict[int, list[Owner]] = {}
     for owner in owners(model):
-        owned.setdefault(id(owner.parameter), []).append(owner)
-    plan = make_plan((owner for tied in owned.values() for owner in tied), layers=layers)
-    rows = [_left_alone(row, owned[id(row.parameter)]) if row.centered else row for row in plan]
+        owners_of.setdefault(id(owner.parameter), []).append(owner)
+    plan = make_plan((owner for tied in owners_of.values() for owner in tied), layers=layers)
+    rows = [
+        _leave_unsuitable(row, owners_of[id(row.parameter)]) if row.centered else row
+        for row in plan
+    ]
 
     convert: Callable[[Row, Owner, FanIn], Change]
     if method == "nnn":
-        rows = [why_not(model, row, owned[id(row.parameter)][0].module) for row in rows]
+        rows = [leave_unwrappable(model, row, owners_of[id(row.parameter)][0]) for row in rows]
 
         def convert(row: Row, owner: Owner, fan_in: FanIn) -> Change:
             natural = NaturalLinear(owner.module, every=every or 100, eps=eps or 0.1)
@@ -105,69 +110,71 @@ def reparametrize(
         kind = KINDS[method]
         fixed = kind.default_scale if scale is None else None if scale == "learned" else scale
         if fixed is None and init == "preserve":
-            formula = formula_of(kind, eps)
             for row in rows:
                 if row.centered and row.fan_in:
-                    refuse_gains_too_large(row.name, row.parameter, formula, row.fan_in)
+                    check_gains(row.name, row.parameter, formula_of(kind, eps), row.fan_in)
 
         def convert(row: Row, owner: Owner, fan_in: FanIn) -> Change:
             before = row.parameter.detach().clone()
+            name = _attribute(owner)
             register(
-                owner.module, _attribute(owner), fan_in, kind,
+                owner.module, name, fan_in, kind,
                 scale=fixed, eps=eps, init=init, keep_mean=mean == "keep",
             )  # fmt: skip
             if fixed is None and init == "preserve":
-                _warn_of_jumps(row, owner.module.parametrizations[_attribute(owner)][0], before)
-            after = getattr(owner.module, _attribute(owner)).detach()
+                _warn_of_undirected(row, owner.module.parametrizations[name][0], before)
+            after = getattr(owner.module, name).detach()
             return _compare(row, before, after, fan_in, kind, mean)
 
     changes = [
-        convert(row, owned[id(row.parameter)][0], row.fan_in)
+        convert(row, owners_of[id(row.parameter)][0], row.fan_in)
         if row.centered and row.fan_in
         else Change(row)
         for row in rows
     ]
     report = Report(method, tuple(changes))
     if not report.done:
-        warn("nothing is re-parametrized: print the report, which tells why for each parameter")
+        warn("nothing is re-parametrized; print the report to see why for each parameter")
     return report
 
 
-def _left_alone(row: Row, tied: list[Owner]) -> Row:
-    """The row, left alone where a proxy cannot stand in for this parameter."""
+def _leave_unsuitable(row: Row, tied: list[Owner]) -> Row:
+    """Return the row, marked as left alone if a proxy cannot replace this parameter."""
+    owner = tied[0]
     if len(tied) > 1:
         names = ", ".join(owner.name for owner in tied)
-        return row.left_alone(f"tied: {names} would each get a proxy of its own")
-    if "." in _attribute(tied[0]):
-        return row.left_alone(f"it is parametrized already: {tied[0].reason}")
-    if isinstance(tied[0].module, NaturalLinear):
-        return row.left_alone("nnn re-parametrized it already")
-    if prune.is_pruned(tied[0].module):
-        return row.left_alone("it is pruned: prune.remove makes that permanent")
+        return row.left_alone(f"tied: {names} would each get a separate proxy")
+    if "." in _attribute(owner):
+        return row.left_alone(f"it is already parametrized: {owner.reason}")
+    if isinstance(owner.module, NaturalLinear):
+        return row.left_alone("it is already re-parametrized by nnn")
+    if prune.is_pruned(owner.module):
+        return row.left_alone("it is pruned: call torch.nn.utils.prune.remove first")
     if row.parameter.is_complex():
-        return row.left_alone("complex weights have no such length")
+        return row.left_alone("complex weights are not supported")
     if row.fan_in and row.fan_in.padding_idx is not None:
         return row.left_alone("its padding row would be normalized with the others")
     hooks: Any = row.parameter
     if hooks._backward_hooks or hooks._post_accumulate_grad_hooks:
-        return row.left_alone("it has gradient hooks: register them after this, on its proxy")
+        return row.left_alone("it has gradient hooks: register them on its proxy afterwards")
     return row
 
 
 def _attribute(owner: Owner) -> str:
+    """Return the parameter's name within its module."""
     return owner.name[len(owner.module_name) + 1 :] if owner.module_name else owner.name
 
 
-def _warn_of_jumps(row: Row, parametrization: Normalized, weight: Tensor) -> None:
+def _warn_of_undirected(row: Row, parametrization: Normalized, weight: Tensor) -> None:
     if weight.device.type == "meta":
         return
-    vectors = undirected(weight, parametrization.formula, parametrization.fan_in)
-    if vectors:
-        what = "constant" if parametrization.centers else "zero"
+    count = count_undirected(weight, parametrization.formula, parametrization.fan_in)
+    if count:
+        state = "constant" if parametrization.formula.centers else "zero"
         warn(
-            f"{row.name}: {vectors} of its weight vectors are {what} and have no direction; the"
-            " first step, however small, makes them g = 1 long: leave layers that start from zero"
-            " out with layers="
+            f"{row.name}: {count} of its weight vectors are {state} and have no direction; their"
+            " first step, however small, gives them the length g = 1. Leave layers that start from"
+            " zero out with layers="
         )
 
 

@@ -1,4 +1,4 @@
-"""Plain weights again, for inference and export."""
+"""``fold``: turns computed weights back into plain parameters, for inference and export."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from torch.nn.utils import parametrize
 from zeromean.errors import ZeromeanError
 from zeromean.reparam.nnn import NaturalLinear, has_hooks, replace_module
 from zeromean.reparam.parametrization import parametrized_by, unregister
-from zeromean.reparam.refusals import refuse_distributed, refuse_no_module, refuse_others_too
+from zeromean.reparam.preconditions import (
+    check_module,
+    check_only_parametrization,
+    check_undistributed,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def fold(model: Model) -> Model:
-    """Make the weights that :func:`zeromean.reparametrize` computes plain parameters, in place.
+    """Turn the weights computed by :func:`zeromean.reparametrize` into plain parameters, in place.
 
-    Each weight is bit for bit what the layer last computed with, so outputs are the same and cost
-    nothing more; state_dict, pickling and every export are those of the plain model. A
-    ``zeromean.nn`` layer becomes the torch layer that it stands in for; a subclass of your own
-    keeps its class. What was folded is trained as plain weights from then on: make the optimizer
-    anew.
+    Each weight is bit for bit the one that the layer last computed with, so outputs stay the same
+    and the computation disappears. state_dict, pickling and export are those of the plain model. A
+    ``zeromean.nn`` layer becomes the torch layer that it replaces; a user's subclass keeps its
+    class. Create a new optimizer if training continues.
 
     Args:
-        model: A model, re-parametrized in whole, in part or not at all.
+        model: Model of which all, some or no weights are re-parametrized.
 
     Returns:
-        The model itself; or the plain layer, where the model is a single "nnn" layer.
+        The model itself, or the plain layer if the model is a single "nnn" layer.
 
     Raises:
-        ZeromeanError: The model is wrapped or sharded; or a weight has other parametrizations
-            besides; or an "nnn" layer has hooks, which the plain layer would lose.
+        ZeromeanError: The model is wrapped or sharded; a weight has other parametrizations too; or
+            an "nnn" layer has hooks, which its replacement would lose.
 
     Example:
         >>> import torch, zeromean
@@ -43,23 +46,23 @@ def fold(model: Model) -> Model:
         >>> type(layer).__name__, torch.equal(layer(x), before)
         ('Linear', True)
     """
-    refuse_no_module(model)
-    refuse_distributed(model, "fold")
-    found = [(name, module) for name, module in model.named_modules() if parametrized_by(module)]
-    for name, module in found:
-        refuse_others_too(name, module)
+    check_module(model)
+    check_undistributed(model, "fold")
+    parametrized = [(name, m) for name, m in model.named_modules() if parametrized_by(m)]
+    for name, module in parametrized:
+        check_only_parametrization(name, module)
     natural = {name: m for name, m in model.named_modules() if isinstance(m, NaturalLinear)}
     for name, module in natural.items():
         if has_hooks(module):
             raise ZeromeanError(
-                f"{name or 'a NaturalLinear'}, which has hooks",
-                "a layer without hooks, because another takes its place",
-                "remove them first, and register them again on the plain layer",
+                f"{name or 'the NaturalLinear'} has hooks, which the plain layer that replaces it"
+                " would lose",
+                "Remove the hooks, fold, and register them on the plain layer",
             )
-    for _, module in found:
+    for _, module in parametrized:
         for tensor in parametrized_by(module):
             unregister(module, tensor)
-        # A layer of zeromean.nn itself: a user's subclass of one stays what it is.
+        # Only the classes of zeromean.nn themselves: a user's subclass keeps its class.
         plain = vars(type(module)).get("_folds_to")
         if plain is not None and not parametrize.is_parametrized(module):
             module.__class__ = plain

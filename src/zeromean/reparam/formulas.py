@@ -1,7 +1,7 @@
-"""The formulas w = g x / n of weight normalization and its kin, and their closed-form gradients.
+"""The formula w = g x / n of the normalizations, and its closed-form gradients.
 
-Of a proxy v, one weight vector at a time: x is v, or v less its mean; n is the length of x, or its
-standard deviation. This is the readable twin of what ``kernels/normalized.h`` computes.
+For each weight vector with proxy v, x is v or v minus its mean, and n is the length of x or its
+standard deviation. This is the readable twin of ``kernels/normalized.h``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ Method = Literal["wn", "cwn", "ws"]
 
 @dataclass(frozen=True)
 class Formula:
-    """How a weight vector follows from its proxy.
+    """The formula by which a weight vector follows from its proxy.
 
     Args:
-        method: Its name.
-        centers: Whether the proxy's mean is taken away.
-        eps: None where n is the length of x; else n is ``sqrt(var x + eps)``, the variance biased.
+        method: "wn", "cwn" or "ws".
+        centers: Whether the proxy's mean is subtracted.
+        eps: None if n is the length of x; otherwise n is ``sqrt(var x + eps)`` with the biased
+            variance.
     """
 
     method: Method
@@ -35,7 +36,7 @@ class Formula:
 
 
 class Parts(NamedTuple):
-    """What a proxy is made of, split by groups: x = v - m, the mean m and the divisor n."""
+    """The parts of a proxy, split by groups: x = v - m, the mean m and the divisor n."""
 
     x: Tensor
     mean: Tensor
@@ -43,9 +44,9 @@ class Parts(NamedTuple):
 
 
 def take_apart(v: Tensor, formula: Formula, fan_in: FanIn) -> Parts:
-    """x, m and n of each weight vector, in at least float32.
+    """Return x, m and n of each weight vector, in at least float32.
 
-    A vector whose x is no longer than rounding has no direction: its n is 1, so that its weights
+    A vector whose x is no longer than rounding has no direction. Its n is 1, so that its weights
     are 0 and its gradient is that of ``g x``, both finite.
     """
     axes, size = split_axes(fan_in), fan_in.size(v.shape)
@@ -53,7 +54,9 @@ def take_apart(v: Tensor, formula: Formula, fan_in: FanIn) -> Parts:
     if formula.centers:
         mean = x.mean(axes, keepdim=True)
         x = x - mean
-        x = x - x.mean(axes, keepdim=True)  # what rounding left of a mean far larger than x
+        x = x - x.mean(
+            axes, keepdim=True
+        )  # removes the rounding error of a mean that is far larger than x
     length = torch.linalg.vector_norm(x, dim=axes, keepdim=True)
     if not formula.centers:
         mean = torch.zeros_like(length)
@@ -63,8 +66,8 @@ def take_apart(v: Tensor, formula: Formula, fan_in: FanIn) -> Parts:
     return Parts(x, mean, torch.where(_is_rounding(length, mean, size), 1.0, length))
 
 
-def undirected(v: Tensor, formula: Formula, fan_in: FanIn) -> int:
-    """How many vectors have no direction, so that their first step gives them the length g."""
+def count_undirected(v: Tensor, formula: Formula, fan_in: FanIn) -> int:
+    """Return the number of vectors without direction; their first step gives them the length g."""
     if formula.eps is not None:
         return 0
     x, mean, _ = take_apart(v, formula, fan_in)
@@ -78,7 +81,7 @@ def _is_rounding(length: Tensor, mean: Tensor, size: int) -> Tensor:
 
 
 def weight_of(v: Tensor, g: Tensor | float, offset: Tensor | None, parts: Parts) -> Tensor:
-    """The weight ``g x / n + offset``, shaped and typed as ``v``; autograd goes through."""
+    """Return the weight ``g x / n + offset`` in the shape and type of ``v``, differentiably."""
     w = parts.x * (wide(g, parts) / parts.norm)
     if offset is not None:
         w = w + wide(offset, parts)
@@ -88,13 +91,13 @@ def weight_of(v: Tensor, g: Tensor | float, offset: Tensor | None, parts: Parts)
 def gradients(
     grad: Tensor, g: Tensor | float, parts: Parts, formula: Formula, fan_in: FanIn
 ) -> tuple[Tensor, Tensor]:
-    r"""What reaches v and g of the gradient G of the weight, split by groups and wide.
+    r"""Return the gradients of v and g for a gradient G of the weight, split by groups.
 
     .. math::
         \frac{\partial L}{\partial v} = \frac{g}{n} \left[ G - (G \cdot u) u
         - \operatorname{mean}(G) 1 \right], \quad \frac{\partial L}{\partial g} = G \cdot u
 
-    with :math:`u = x / n`, the mean only where x has lost its own. Where n is the standard
+    with :math:`u = x / n`. The mean is subtracted only if the formula centers. If n is the standard
     deviation, :math:`(G \cdot u) u` is divided by the number of entries.
     """
     x, _, norm = parts
@@ -109,10 +112,10 @@ def gradients(
 
 
 def by_group(x: Tensor, fan_in: FanIn) -> Tensor:
-    """``x`` with its first axis split where there are groups."""
+    """Split the first axis of ``x`` if there are groups."""
     return x if fan_in.groups == 1 else split(x, fan_in.groups)
 
 
-def wide(one_each: Tensor | float, parts: Parts) -> Tensor | float:
-    """Gains or offsets in the type that is computed with."""
-    return one_each.to(parts.x.dtype) if isinstance(one_each, Tensor) else one_each
+def wide(values: Tensor | float, parts: Parts) -> Tensor | float:
+    """Convert gains or offsets to the type of the computation."""
+    return values.to(parts.x.dtype) if isinstance(values, Tensor) else values

@@ -1,4 +1,4 @@
-"""The natural re-parametrization of a linear layer: its inputs are whitened now and then."""
+"""The natural re-parametrization of a linear layer, whose inputs are whitened."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zeromean.errors import ZeromeanError
-from zeromean.plan import Row
+from zeromean.plan import Owner, Row
 
 
 class NaturalLinear(nn.Module):
     r"""A linear layer computed as :math:`v U (x - c) + d`; v and d are trained.
 
     U whitens the layer's inputs, :math:`U (\operatorname{cov} x + \epsilon I) U = I`, and c is
-    their mean. Both are estimated from the last inputs at the first update and every so many
-    updates from then on; v and d change with them so that the function does not:
+    their mean. Both are estimated from the latest inputs at the first update and then at fixed
+    intervals; v and d change with them so that the function stays the same:
     :math:`v \leftarrow v U U'^{-1}`, :math:`d \leftarrow d + v U (c' - c)`.
 
-    An update is counted by the next forward pass in training that finds v changed, so gradient
-    accumulation, several forward passes a step and recomputed ones count once. ``weight`` and
-    ``bias`` are those of the plain layer.
+    A training forward pass that finds v changed counts one update, so gradient accumulation,
+    several forward passes per step and recomputed passes count once. ``weight`` and ``bias`` are
+    those of the plain layer. A checkpoint of the plain layer can be loaded.
 
     Args:
-        linear: The layer, which has a bias.
-        every: After how many updates U and c are estimated anew.
-        eps: The ridge, added to each variance of the inputs.
-        samples: How many of the last inputs are kept to estimate from.
+        linear: Linear layer with a bias.
+        every: Number of updates between two estimates of U and c (default 100).
+        eps: Ridge added to each variance of the inputs (default 0.1).
+        samples: Number of the latest inputs to estimate from (default 1000).
+
+    Raises:
+        ZeromeanError: An input has another number of features, or v is sharded or replaced.
 
     Reference:
         Desjardins et al., Natural Neural Networks, NeurIPS 2015, Algorithm 1.
@@ -50,36 +53,36 @@ class NaturalLinear(nn.Module):
         eye = torch.eye(self.in_features, dtype=weight.dtype, device=weight.device)
         self.register_buffer("U", eye)
         self.register_buffer("c", weight.new_zeros(weight.shape[1]))
-        # Since the last estimate; from the start it is due.
+        # Updates since the last estimate; the first estimate is due at once.
         self.register_buffer("updates", torch.tensor(every, device=weight.device))
         self.every, self.eps, self.samples = every, eps, samples
-        self._own = [self.v]  # a list, so that it is no second name of the parameter
+        self._own = [self.v]  # in a list, so that torch does not register it again
         self._seen = self.v._version
         self._inputs: list[Tensor] = []
 
     @property
     def weight(self) -> Tensor:
-        """The plain layer's weight, v U."""
+        """Return the plain layer's weight, v U."""
         return self.v @ self.U
 
     @property
     def bias(self) -> Tensor:
-        """The plain layer's bias, d - v U c."""
+        """Return the plain layer's bias, d - v U c."""
         return self.d - self.weight @ self.c
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1:] != self.c.shape:  # x - c would broadcast
             raise ZeromeanError(
-                f"inputs of shape {tuple(x.shape)}",
-                f"{self.in_features} features, along the last axis",
-                "pass what the plain layer would take",
+                f"an input of shape {tuple(x.shape)} does not have {self.in_features} features"
+                " along its last axis",
+                "Pass the input that the plain layer takes",
             )
         if self.training and torch.is_grad_enabled():
             self._observe(x.detach())
         return F.linear(F.linear(x - self.c, self.U), self.v, self.d)
 
     def linear(self) -> nn.Linear:
-        """The plain layer of the same function."""
+        """Return the plain layer with the same function."""
         plain = nn.Linear(self.in_features, self.out_features, device="meta")
         plain.weight = nn.Parameter(self.weight.detach(), self.v.requires_grad)
         plain.bias = nn.Parameter(self.bias.detach(), self.d.requires_grad)
@@ -93,22 +96,32 @@ class NaturalLinear(nn.Module):
 
     def _apply(self, *args: Any, **kwargs: Any) -> NaturalLinear:
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._own = [self.v]  # to_empty and the like make it anew
+        self._own = [self.v]  # to_empty and others replace it
         return self
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._own = [self.v]  # assign=True takes the checkpoint's own
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        if f"{prefix}weight" in state_dict and f"{prefix}v" not in state_dict:
+            # A plain layer's checkpoint: nothing is whitened yet, and an estimate is due.
+            weight = state_dict[f"{prefix}v"] = state_dict.pop(f"{prefix}weight")
+            if f"{prefix}bias" in state_dict:
+                state_dict[f"{prefix}d"] = state_dict.pop(f"{prefix}bias")
+            eye = torch.eye(self.in_features, dtype=weight.dtype, device=weight.device)
+            state_dict[f"{prefix}U"], state_dict[f"{prefix}c"] = eye, torch.zeros_like(eye[0])
+            state_dict[f"{prefix}updates"] = torch.tensor(self.every, device=weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._own = [self.v]  # assign=True replaces it by the checkpoint's tensor
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         if self.v is not self._own[0]:
             raise ZeromeanError(
-                "a NaturalLinear in training whose v is not its own parameter",
-                "v itself, because it changes with the estimate of the inputs",
-                "do not shard it with fully_shard or call it through torch.func; another method,"
-                " such as 'cwn', can be",
+                "v of a NaturalLinear has been replaced, but each estimate of the inputs has to"
+                " change it in place",
+                'Do not use "nnn" with fully_shard or torch.func; another method, such as "cwn",'
+                " supports both",
             )
         x = x.reshape(-1, x.shape[-1])[-self.samples :].clone()
         self._inputs.append(x)
@@ -120,13 +133,13 @@ class NaturalLinear(nn.Module):
         elif self.updates != self.every:
             return
         if self.updates >= self.every:
-            # From before the model moved there may be some that lie elsewhere.
+            # Inputs from before the model moved may be on another device.
             self._estimate(torch.cat([kept.to(x) for kept in self._inputs])[-self.samples :])
             self.updates.zero_()
             self._seen = self.v._version
 
     def _estimate(self, x: Tensor) -> None:
-        """Whiten these inputs from now on, in float64, without changing the function."""
+        """Whiten these inputs from now on without changing the function; computed in float64."""
         weight = self.v.double() @ self.U.double()
         bias = self.d.double() - weight @ self.c.double()
         x = x.double()
@@ -138,9 +151,9 @@ class NaturalLinear(nn.Module):
         mean = moments[1 : 1 + size] / count
         covariance = moments[1 + size :].view(size, size) / count - mean.outer(mean)
         if not covariance.isfinite().all():
-            return  # training has diverged, and shows it
+            return  # training has diverged
         variances, axes = torch.linalg.eigh(covariance)
-        if many:  # to the last bit the same everywhere
+        if many:  # the same bits on every rank
             dist.broadcast(axes, 0)
             dist.broadcast(variances, 0)
         deviations = (variances.clamp(min=0) + self.eps).sqrt()
@@ -150,23 +163,24 @@ class NaturalLinear(nn.Module):
         self.d.copy_(bias + weight @ mean)
 
 
-def why_not(model: nn.Module, row: Row, module: nn.Module) -> Row:
-    """The row, left alone where its layer cannot be wrapped."""
+def leave_unwrappable(model: nn.Module, row: Row, owner: Owner) -> Row:
+    """Return the row, marked as left alone if its layer cannot be replaced by a NaturalLinear."""
+    module = owner.module
     if not row.centered:
         return row
     if type(module) is not nn.Linear:
-        return row.left_alone(f"nnn whitens the inputs of torch.nn.Linear, not {row.reason}")
+        return row.left_alone(f"nnn whitens the inputs of torch.nn.Linear, not of {row.reason}")
     if module.bias is None:
-        return row.left_alone("nnn needs a bias, into which the inputs' mean goes")
+        return row.left_alone("nnn needs a bias, which takes up the inputs' mean")
     if module is model:
-        return row.left_alone("nnn wraps layers, and this is the model itself")
+        return row.left_alone("nnn replaces layers of a model, and this layer is the model itself")
     if has_hooks(module):
-        return row.left_alone("it has hooks, which a wrapper would lose")
+        return row.left_alone("it has hooks, which its replacement would lose")
     return row
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something is called with the module's passes."""
+    """Return whether the module has forward or backward hooks."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -176,7 +190,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a module in the place of another, under each name that the model holds it by."""
+    """Replace a module under every name that the model holds it by."""
     new.train(old.training)
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):

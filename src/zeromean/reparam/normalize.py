@@ -1,4 +1,4 @@
-"""The weight from its proxy as one step of autograd, which keeps but two numbers a vector."""
+"""The weight from its proxy as one autograd function that stores two numbers per weight vector."""
 
 from __future__ import annotations
 
@@ -8,51 +8,74 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
+from zeromean.errors import warn
 from zeromean.fan_in import FanIn
 from zeromean.kernels import weight_norm
 from zeromean.reparam.formulas import Formula, gradients, take_apart, weight_of
 
 
 class Normalization:
-    """The weight ``g x / n + offset`` of a proxy, in its type, computed in at least float32.
+    """Computes the weight ``g x / n + offset`` of a proxy in its type, in at least float32 inside.
 
     Args:
-        formula: What x and n are.
-        fan_in: The axes of a weight vector.
+        formula: Formula of x and n.
+        fan_in: Axes of a weight vector.
     """
 
     def __init__(self, formula: Formula, fan_in: FanIn) -> None:
         self.formula = formula
         self.fan_in = fan_in
-        self._ready: weight_norm.Normalize | None = None
+        self._kernels: weight_norm.Normalize | None = None
+        self._last: Tensor | None = None
 
     def __call__(self, v: Tensor, g: Tensor | float, offset: Tensor | None = None) -> Tensor:
-        """The weight.
+        """Return the weight.
 
         Args:
-            v: The proxy, of any shape.
-            g: The gains, one a weight vector, shaped to broadcast to ``v`` split by groups; or one
-                number for all.
-            offset: What is added to each weight vector, shaped as the gains (default None).
+            v: Proxy, of any shape.
+            g: Gains, one per weight vector, shaped to broadcast to ``v`` split by groups; or one
+                number for all vectors.
+            offset: Number added to each weight vector, shaped as the gains (default None).
         """
-        if _is_followed(v):
+        if _needs_plain_operations(v):
             return weight_of(v, g, offset, take_apart(v, self.formula, self.fan_in))
+        self._warn_of_writes()
         weight: Tensor = _Normalize.apply(v, g, offset, self)  # type: ignore[no-untyped-call]
+        if not weight.is_inference():
+            # An empty tensor that shares the weight's version counter but none of its memory.
+            self._last = weight.detach()
+            self._last.data = weight.new_empty(0)
         return weight
 
-    def by_library(
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_kernels": None, "_last": None}  # a copy shares no memory
+
+    def forget(self) -> None:
+        """Forget the last weight, so that writes to it cause no warning."""
+        self._last = None
+
+    def prepared_kernels(
         self, v: Tensor, g: Tensor | float, offset: Tensor | None
     ) -> weight_norm.Normalize | None:
-        """The native kernels, ready for such tensors, or None where they do not serve them."""
-        ready = self._ready
-        if ready is None or not ready.is_valid(v, g, offset):
+        """Return the native kernels prepared for such tensors, or None if they do not apply."""
+        kernels = self._kernels
+        if kernels is None or not kernels.is_valid(v, g, offset):
             centers, eps = self.formula.centers, self.formula.eps
-            ready = self._ready = weight_norm.prepare(v, g, offset, centers, eps, self.fan_in)
-        return ready
+            kernels = self._kernels = weight_norm.prepare(v, g, offset, centers, eps, self.fan_in)
+        return kernels
+
+    def _warn_of_writes(self) -> None:
+        if self._last is not None and self._last._version > 0:
+            self._last = None
+            warn(
+                "an in-place write to a re-parametrized weight (by torch.nn.init, for example) had"
+                " no effect, because the weight is computed from its proxy; initialize before"
+                " reparametrize, call layer.reset_parameters(), or assign with layer.weight = w"
+            )
 
 
-def _is_followed(v: Tensor) -> bool:
-    """Whether a compiler, a transform or a mode has to see the plain operations."""
+def _needs_plain_operations(v: Tensor) -> bool:
+    """Return whether a compiler, a transform or a mode has to see torch's own operations."""
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
@@ -63,37 +86,37 @@ def _is_followed(v: Tensor) -> bool:
 
 
 class _Normalize(torch.autograd.Function):
-    """Keeps v and g, which are there anyway, and a mean and an n for each vector."""
+    """Stores v and g, which exist anyway, and a mean and a divisor per vector."""
 
     @staticmethod
     def forward(
-        ctx: Any, v: Tensor, g: Tensor | float, offset: Tensor | None, how: Normalization
+        ctx: Any, v: Tensor, g: Tensor | float, offset: Tensor | None, owner: Normalization
     ) -> Tensor:
-        library, kept = how.by_library(v, g, offset), None
-        if library is not None:
-            w, kept = library.forward(v, g, offset)
+        kernels, saved = owner.prepared_kernels(v, g, offset), None
+        if kernels is not None:
+            w, saved = kernels.forward(v, g, offset)
         else:
-            w = weight_of(v, g, offset, take_apart(v, how.formula, how.fan_in))
+            w = weight_of(v, g, offset, take_apart(v, owner.formula, owner.fan_in))
         learned = isinstance(g, Tensor)
-        ctx.how = how, library, None if learned else g
-        ctx.save_for_backward(v, kept, g if learned else None)
+        ctx.setup = owner, kernels, None if learned else g
+        ctx.save_for_backward(v, saved, g if learned else None)
         return w
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        how, library, scale = ctx.how
-        v, kept, gain = ctx.saved_tensors
+        owner, kernels, scale = ctx.setup
+        v, saved, gain = ctx.saved_tensors
         g = scale if gain is None else gain
-        # A second derivative follows m and n back to v.
+        # A second derivative needs torch's own operations from v.
         if (
-            library is not None
+            kernels is not None
             and not torch.is_grad_enabled()
-            and library.is_valid_backward(grad, v)
+            and kernels.is_valid_backward(grad, v)
         ):
-            grad_v, grad_g = library.backward(grad, v, g, kept, ctx.needs_input_grad)
+            grad_v, grad_g = kernels.backward(grad, v, g, saved, ctx.needs_input_grad)
             return grad_v, grad_g, None, None
-        parts = take_apart(v, how.formula, how.fan_in)
-        grad_v, grad_g = gradients(grad, g, parts, how.formula, how.fan_in)
+        parts = take_apart(v, owner.formula, owner.fan_in)
+        grad_v, grad_g = gradients(grad, g, parts, owner.formula, owner.fan_in)
         return (
             grad_v.reshape(v.shape).to(v.dtype),
             None if gain is None else grad_g.to(gain.dtype),

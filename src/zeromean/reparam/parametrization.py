@@ -1,4 +1,4 @@
-"""Weight normalization and its kin as parametrizations of torch's own kind."""
+"""Weight normalization and its relatives as parametrizations of ``torch.nn.utils.parametrize``."""
 
 from __future__ import annotations
 
@@ -9,33 +9,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from zeromean.errors import warn
 from zeromean.fan_in import FanIn
 from zeromean.projection import one_each
 from zeromean.reparam.formulas import Formula, Method, take_apart
 from zeromean.reparam.normalize import Normalization
+from zeromean.sharded import is_sharded
 
 
 class Normalized(nn.Module):
     r"""Computes a weight from its proxy v: :math:`w = g \, x / n`, plus an offset if it keeps one.
 
-    torch stores the originals: the gains g as ``original0`` and v as ``original1``, named and
-    shaped as by ``torch.nn.utils.parametrizations.weight_norm``; or v alone as ``original`` where
-    g is a fixed number. A weight that is assigned is preserved as far as the formula allows.
-
-    ``order`` names the module's parameters in the order that folding restores.
+    torch stores the originals: the gains g as ``original0`` and v as ``original1``, with the names
+    and shapes of ``torch.nn.utils.parametrizations.weight_norm``; or v alone as ``original`` if g
+    is a fixed number. Assigning a weight preserves it as far as the formula allows.
 
     Args:
-        fan_in: The axes of the weight's vectors.
-        weight: The weight, for its shape and type.
-        formula: How the weight follows from its proxy.
-        scale: None for learned gains, or g.
-        keep_mean: Whether a weight's mean is carried along as a fixed offset, the buffer ``mean``.
+        fan_in: Axes of the weight's vectors.
+        weight: Weight, for its shape and type.
+        formula: Formula by which the weight follows from its proxy.
+        scale: Fixed gain, or None for learned gains.
+        init: "preserve" or "unit": how ``reset_parameters`` sets learned gains.
+        keep_mean: Whether a weight's mean is kept as a fixed offset, the buffer ``mean``.
     """
 
     method: ClassVar[Method]
     centers: ClassVar[bool]
     default_eps: ClassVar[float | None] = None
     default_scale: ClassVar[float | None] = None
+
+    mean: Tensor | None
 
     def __init__(
         self,
@@ -44,47 +47,49 @@ class Normalized(nn.Module):
         formula: Formula,
         *,
         scale: float | None,
+        init: str,
         keep_mean: bool,
     ) -> None:
         super().__init__()
         self.fan_in = fan_in
         self.scale = scale
         self.formula = formula
+        self.init = init
         self._weight = Normalization(formula, fan_in)
+        # Names of the module's parameters in the order that folding restores.
         self.order: tuple[str, ...] = ()
         mean = weight.new_zeros(one_each(weight.shape, fan_in)) if keep_mean else None
         self.register_buffer("mean", mean)
 
-    mean: Tensor | None
-
     def forward(self, *originals: Tensor) -> Tensor:
-        """The weight of (g, v), or of (v,) where g is fixed."""
+        """Return the weight for (g, v), or for (v,) if g is fixed."""
         if self.scale is not None:
             return self._weight(originals[0], self.scale, self.mean)
         g, v = originals
         return self._weight(v, g, self.mean)
 
     def right_inverse(self, weight: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Originals whose weight is this one, as nearly as there are such."""
+        """Return originals whose weight is as close to this one as the formula allows."""
+        self._weight.forget()
         parts = take_apart(weight, self.formula, self.fan_in)
         if self.mean is not None:
             self.mean.copy_(parts.mean)
-        v = weight.clone()  # torch keeps what is returned, and trains it
+        v = weight.clone()  # torch keeps and trains what is returned
         if self.scale is not None:
             return v
         return parts.norm.to(weight.dtype), v
 
     def extra_repr(self) -> str:
-        told = [f"axes={self.fan_in.axes}"]
+        options = [f"axes={self.fan_in.axes}"]
         if self.fan_in.groups > 1:
-            told.append(f"groups={self.fan_in.groups}")
+            options.append(f"groups={self.fan_in.groups}")
         if self.scale is not None:
-            told.append(f"scale={self.scale:g}")
+            options.append(f"scale={self.scale:g}")
         if self.formula.eps is not None:
-            told.append(f"eps={self.formula.eps:g}")
+            options.append(f"eps={self.formula.eps:g}")
         if self.mean is not None:
-            told.append("mean='keep'")
-        return ", ".join(told)
+            options.append("mean='keep'")
+        return ", ".join(options)
 
 
 class WeightNorm(Normalized):
@@ -131,7 +136,7 @@ KINDS: dict[str, type[Normalized]] = {
 
 
 def formula_of(kind: type[Normalized], eps: float | None = None) -> Formula:
-    """The formula of a kind, with its own eps unless another is given."""
+    """Return the formula of a kind, with its default eps unless another is given."""
     return Formula(kind.method, kind.centers, kind.default_eps if eps is None else eps)
 
 
@@ -146,49 +151,89 @@ def register(
     init: str = "preserve",
     keep_mean: bool = False,
 ) -> None:
-    """Let a parameter of a module be computed from a proxy."""
-    weight = getattr(module, name)
-    formula = formula_of(kind, eps)
-    parametrization = kind(fan_in, weight, formula, scale=scale, keep_mean=keep_mean)
+    """Compute a parameter of a module from a proxy from now on."""
+    parametrization = kind(
+        fan_in, getattr(module, name), formula_of(kind, eps),
+        scale=scale, init=init, keep_mean=keep_mean,
+    )  # fmt: skip
     others = parametrized_by(module).values()
     parametrization.order = next((p.order for p in others), tuple(module._parameters))
     parametrize.register_parametrization(module, name, parametrization, unsafe=True)
-    if "_flat_weights" in vars(module) and "__deepcopy__" in vars(type(module)):
-        setattr(type(module), "__deepcopy__", _deepcopy_rnn)  # noqa: B010
-    _start_gains(module, name, init)
-    if load_old_names not in _pre_hooks(module):
-        hooked: Any = module
-        hooked.register_load_state_dict_pre_hook(load_old_names)
-
-
-def assign(module: nn.Module, name: str, weight: Tensor, *, init: str) -> None:
-    """Let a proxy start from this weight."""
-    setattr(module, name, weight)
-    _start_gains(module, name, init)
+    # torch gives each parametrized module a class of its own, which can hold methods.
+    own_class: Any = type(module)
+    if "_flat_weights" in vars(module) and "__deepcopy__" in vars(own_class):
+        own_class.__deepcopy__ = _deepcopy_rnn
+    if hasattr(own_class, "reset_parameters"):
+        own_class.reset_parameters = _reset_parameters
+    elif hasattr(own_class, "_reset_parameters"):  # torch.nn.MultiheadAttention
+        own_class._reset_parameters = _reset_parameters
+    _start_gains(module, name)
+    if load_other_forms not in _state_dict_hooks(module):
+        module.register_load_state_dict_pre_hook(load_other_forms)  # type: ignore[no-untyped-call]
 
 
 def parametrized_by(module: nn.Module) -> dict[str, Normalized]:
-    """The parameters of a module that are computed from a proxy, and by what."""
+    """Return the names of a module's computed parameters with their parametrizations."""
     if not parametrize.is_parametrized(module):
         return {}
     lists: Any = module.parametrizations
     return {name: found[0] for name, found in lists.items() if isinstance(found[0], Normalized)}
 
 
-def load_old_names(
+def load_other_forms(
     module: nn.Module, state_dict: dict[str, Any], prefix: str, *_unused: object
 ) -> None:
-    """Let a checkpoint of torch's older weight_norm, with weight_g and weight_v, be loaded."""
+    """Convert entries of a checkpoint to the originals of a module's computed weights.
+
+    Converts plain weights, as :func:`zeromean.reparametrize` would, and the ``weight_g`` and
+    ``weight_v`` of torch's older weight_norm.
+
+    Args:
+        module: Module that is about to load the checkpoint.
+        state_dict: The checkpoint, changed in place.
+        prefix: Prefix of the module's entries.
+    """
     for name, parametrization in parametrized_by(module).items():
+        home = f"{prefix}parametrizations.{name}."
         old = [f"{prefix}{name}_{letter}" for letter in "gv"]
+        plain = state_dict.get(f"{prefix}{name}")
         if isinstance(parametrization, WeightNorm) and all(key in state_dict for key in old):
             for number, key in enumerate(old):
-                new = f"{prefix}parametrizations.{name}.original{number}"
-                state_dict[new] = state_dict.pop(key)
+                state_dict[f"{home}original{number}"] = state_dict.pop(key)
+        elif isinstance(plain, Tensor) and not any(key.startswith(home) for key in state_dict):
+            lists: Any = module.parametrizations
+            if len(lists[name]) == 1 and not is_sharded(plain):  # others have other inverses
+                proxy = _proxy(module, name)
+                del state_dict[f"{prefix}{name}"]
+                state_dict.update(_converted(parametrization, plain, proxy, home))
+
+
+@torch.no_grad()
+def _converted(
+    parametrization: Normalized, weight: Tensor, proxy: Tensor, home: str
+) -> dict[str, Tensor]:
+    """Return the state_dict entries whose weight is closest to a plain one."""
+    names = ["original0", "original1"] if parametrization.scale is None else ["original"]
+    if weight.shape != proxy.shape:
+        return {home + names[-1]: weight}  # torch reports the size mismatch
+    twin = copy.deepcopy(parametrization).to(weight)
+    inverse = twin.right_inverse(weight)
+    originals = inverse if isinstance(inverse, tuple) else (inverse,)
+    moved = (twin(*originals) - weight).float().norm() / weight.float().norm()
+    if moved > max(1e-3, 2 * torch.finfo(weight.dtype).eps):
+        warn(
+            "plain weights were loaded into re-parametrized layers that cannot represent them"
+            " exactly, so the function has changed; to keep it, load the checkpoint into the plain"
+            ' model first and then call reparametrize(..., mean="keep")'
+        )
+    entries = {home + name: value for name, value in zip(names, originals, strict=True)}
+    if twin.mean is not None:
+        entries[f"{home}0.mean"] = twin.mean
+    return entries
 
 
 def unregister(module: nn.Module, name: str) -> None:
-    """Make a computed parameter a plain one, of the value it has."""
+    """Replace a computed parameter by a plain one with the same value."""
     originals: Any = module.parametrizations[name]  # type: ignore[index]
     order = originals[0].order
     trained = any(original.requires_grad for original in originals.parameters(recurse=False))
@@ -199,25 +244,48 @@ def unregister(module: nn.Module, name: str) -> None:
             module._parameters[key] = module._parameters.pop(key)
     if not parametrized_by(module):
         for key, hook in list(module._load_state_dict_pre_hooks.items()):
-            if getattr(hook, "hook", None) is load_old_names:
+            if getattr(hook, "hook", None) is load_other_forms:
                 del module._load_state_dict_pre_hooks[key]
 
 
 def remove_parametrizations(module: nn.Module, name: str, trained: bool) -> None:
-    """Leave a plain parameter in the place of a parametrized one."""
+    """Replace a parametrized tensor by a plain parameter."""
     # torch keeps the property on a class that deep copies share, and deletes it there.
     shared = type(module)
     module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
     parametrize.remove_parametrizations(module, name)
     weight: Any = getattr(module, name)
-    if not isinstance(weight, nn.Parameter):  # torch makes a buffer of what is not trained
+    if not isinstance(weight, nn.Parameter):  # torch makes a buffer of a frozen tensor
         delattr(module, name)
         module.register_parameter(name, nn.Parameter(weight.detach()))
     getattr(module, name).requires_grad_(trained)
 
 
+def _reset_parameters(module: nn.Module) -> None:
+    """Run the plain class's own initialization and start the proxies from its result."""
+    plain: Any = parametrize.type_before_parametrizations(module)
+    reset = getattr(plain, "reset_parameters", None) or plain._reset_parameters
+    names = list(parametrized_by(module))
+    with torch.no_grad(), parametrize.cached():
+        weights = {name: getattr(module, name) for name in names}
+        versions = {name: weight._version for name, weight in weights.items()}
+        reset(module)  # writes into the cached weights, or, in an RNN, into every parameter
+        for name, weight in weights.items():
+            written = weight._version != versions[name]
+            weights[name] = (weight if written else _proxy(module, name)).detach().clone()
+    for name, weight in weights.items():
+        setattr(module, name, weight)
+        _start_gains(module, name)
+
+
+def _proxy(module: nn.Module, name: str) -> Tensor:
+    originals: Any = module.parametrizations[name]  # type: ignore[index]
+    proxy: Tensor = originals.original if originals.is_tensor else originals.original1
+    return proxy
+
+
 def _deepcopy_rnn(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A copy of an RNN, which keeps the weights it last computed with, a graph behind them."""
+    """Copy an RNN, which holds the weights that it last computed with and their graph."""
     flat: Any = module._flat_weights
     memo.update({id(w): w.detach() for w in flat if w is not None and w.grad_fn is not None})
     replica = memo[id(module)] = module.__new__(type(module))
@@ -225,13 +293,13 @@ def _deepcopy_rnn(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return replica
 
 
-def _pre_hooks(module: nn.Module) -> list[object]:
+def _state_dict_hooks(module: nn.Module) -> list[object]:
     hooks = module._load_state_dict_pre_hooks.values()
     return [getattr(hook, "hook", None) for hook in hooks]
 
 
-def _start_gains(module: nn.Module, name: str, init: str) -> None:
+def _start_gains(module: nn.Module, name: str) -> None:
     originals: Any = module.parametrizations[name]  # type: ignore[index]
-    if init == "unit" and not originals.is_tensor:
+    if originals[0].init == "unit" and not originals.is_tensor:
         with torch.no_grad():
             originals.original0.fill_(1.0)

@@ -1,4 +1,4 @@
-"""From torch's own weight_norm, in either of its forms, and back."""
+"""Conversion of torch's weight_norm, in both of its forms, to "wn" and back."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.model import owners
 from zeromean.plan import Row, make_plan
+from zeromean.reparam.changes import Change, Report
 from zeromean.reparam.parametrization import (
     WeightNorm,
     parametrized_by,
@@ -23,12 +24,15 @@ from zeromean.reparam.parametrization import (
     remove_parametrizations,
     unregister,
 )
-from zeromean.reparam.refusals import refuse_distributed, refuse_no_module, refuse_others_too
-from zeromean.reparam.report import Change, Report
+from zeromean.reparam.preconditions import (
+    check_module,
+    check_only_parametrization,
+    check_undistributed,
+)
 
 
 class _Normed(NamedTuple):
-    """A weight that torch's weight_norm computes; dim -1 is one norm for the whole tensor."""
+    """A weight computed by torch's weight_norm; dim -1 means one norm for the whole tensor."""
 
     module_name: str
     module: nn.Module
@@ -40,19 +44,20 @@ class _Normed(NamedTuple):
 
 
 def from_torch(model: nn.Module) -> Report:
-    """Turn every weight that torch's weight_norm computes into zeromean's "wn", in place.
+    """Convert every weight computed by torch's weight_norm to zeromean's "wn", in place.
 
-    Both ``torch.nn.utils.weight_norm`` (a hook) and ``torch.nn.utils.parametrizations.weight_norm``
-    are known. Where torch's norm goes over the fan-in axes, g and v stay what they are and training
-    goes on as it would have. Where it goes over others (``dim=0`` of a transposed convolution, or
-    ``dim=None``), v becomes the weight and g the lengths of its vectors: the function is the same,
-    training is not. Make the optimizer after this call.
+    Converts both ``torch.nn.utils.weight_norm`` (a hook) and
+    ``torch.nn.utils.parametrizations.weight_norm``. If torch's norm is over the fan-in axes, g and
+    v stay the same and training continues as before. If it is over other axes (``dim=0`` of a
+    transposed convolution, or ``dim=None``), v becomes the weight and g the lengths of its
+    vectors: the function stays the same, but training differs. Create the optimizer after this
+    call.
 
     Args:
-        model: The model.
+        model: Model with weights computed by torch's weight_norm.
 
     Returns:
-        A report like that of :func:`zeromean.reparametrize`, of these weights alone.
+        A report like that of :func:`zeromean.reparametrize`, for these weights only.
 
     Raises:
         ZeromeanError: The model is wrapped or sharded.
@@ -64,8 +69,8 @@ def from_torch(model: nn.Module) -> Report:
         >>> [change.done for change in from_torch(model)]
         [True]
     """
-    refuse_no_module(model)
-    refuse_distributed(model, "from_torch")
+    check_module(model)
+    check_undistributed(model, "from_torch")
     changes = []
     for normed in list(_normed(model)):
         row = _plan(normed)
@@ -87,17 +92,17 @@ def from_torch(model: nn.Module) -> Report:
         changes.append(Change(row, done=True, moved=moved))
     report = Report("wn", tuple(changes))
     if not report.done:
-        warn("no weight is converted: the report tells why, where torch's weight_norm computes any")
+        warn("no weight of torch's weight_norm is converted; print the report to see why")
     return report
 
 
 def to_torch(model: nn.Module, *, hook: bool = False) -> nn.Module:
-    """Turn every "wn" weight of :func:`zeromean.reparametrize` into torch's own, in place.
+    """Convert every "wn" weight of :func:`zeromean.reparametrize` to torch's own, in place.
 
-    g and v stay what they are. Parameters get torch's names.
+    g and v stay the same. Parameters get torch's names.
 
     Args:
-        model: The model.
+        model: Model with "wn" weights.
         hook: False (default) for ``torch.nn.utils.parametrizations.weight_norm``; True for the
             deprecated ``torch.nn.utils.weight_norm``, with weight_g and weight_v.
 
@@ -105,8 +110,8 @@ def to_torch(model: nn.Module, *, hook: bool = False) -> nn.Module:
         The model.
 
     Raises:
-        ZeromeanError: A weight has gains that torch's cannot have: a fixed scale, or several groups
-            of a transposed convolution; or it has other parametrizations besides.
+        ZeromeanError: A weight has a fixed scale or the groups of a transposed convolution, which
+            torch's weight_norm does not support; or it has other parametrizations too.
 
     Example:
         >>> import torch, zeromean
@@ -116,8 +121,8 @@ def to_torch(model: nn.Module, *, hook: bool = False) -> nn.Module:
         >>> to_torch(model).parametrizations.weight[0]
         _WeightNorm()
     """
-    refuse_no_module(model)
-    refuse_distributed(model, "to_torch")
+    check_module(model)
+    check_undistributed(model, "to_torch")
     found = [
         (f"{module_name}.{name}" if module_name else name, module, name, parametrization)
         for module_name, module in model.named_modules()
@@ -125,12 +130,12 @@ def to_torch(model: nn.Module, *, hook: bool = False) -> nn.Module:
         if isinstance(parametrization, WeightNorm)
     ]
     for full_name, module, _, parametrization in found:
-        refuse_others_too(full_name.rpartition(".")[0], module)
+        check_only_parametrization(full_name.rpartition(".")[0], module)
         if parametrization.scale is not None or parametrization.fan_in.groups > 1:
             raise ZeromeanError(
-                f"{full_name}, {parametrization.extra_repr()}",
-                "one learned gain for each index of one axis, as torch's weight_norm has it",
-                "fold it to a plain weight first: zeromean.fold(layer)",
+                f"{full_name} ({parametrization.extra_repr()}) does not have one learned gain per"
+                " index of one axis, as torch's weight_norm requires",
+                "Turn it into a plain weight first with zeromean.fold(layer)",
             )
     for _, module, name, parametrization in found:
         lists: Any = module.parametrizations
@@ -139,7 +144,7 @@ def to_torch(model: nn.Module, *, hook: bool = False) -> nn.Module:
         assert dim is not None
         unregister(module, name)
         if hook:
-            with warnings.catch_warnings():  # torch's own advice against its older form
+            with warnings.catch_warnings():  # torch deprecates its older form
                 warnings.simplefilter("ignore", FutureWarning)
                 old_weight_norm(module, name, dim)
             _put(module, f"{name}_g", g)
@@ -155,16 +160,17 @@ def to_torch(model: nn.Module, *, hook: bool = False) -> nn.Module:
 
 
 def old_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint of weight_norm, torch's or zeromean's, under the names of the older form.
+    """Rename the entries of a weight_norm checkpoint to those of torch's older form.
 
-    ``x.parametrizations.weight.original0`` becomes ``x.weight_g``, ``original1`` ``x.weight_v``.
-    The way back needs nothing: both torch's and zeromean's parametrizations load the older names.
+    ``x.parametrizations.weight.original0`` becomes ``x.weight_g`` and ``original1`` becomes
+    ``x.weight_v``. Renaming back is not needed: torch's and zeromean's parametrizations load the
+    older names.
 
     Args:
-        state_dict: A model's ``state_dict()``.
+        state_dict: State dict of a model with torch's weight_norm or zeromean's "wn".
 
     Returns:
-        A new dict; the values are not copied.
+        A new dictionary with the same values.
 
     Example:
         >>> import torch, zeromean
@@ -201,11 +207,11 @@ def _normed(model: nn.Module) -> Iterator[_Normed]:
 
 
 def _plan(normed: _Normed) -> Row:
-    """What is known of the weight, as if it were plain."""
+    """Return the plan's row for the weight as if it were plain."""
     kind: Any = parametrize.type_before_parametrizations(normed.module)
     alone: nn.Module = kind.__new__(kind)
     alone.__dict__.update(normed.module.__dict__, _parameters={}, _modules={})
-    alone.__dict__.pop(normed.name, None)  # a hook leaves its value there
+    alone.__dict__.pop(normed.name, None)  # a hook leaves the weight there
     weight = nn.Parameter(normed.v.detach(), requires_grad=False)
     alone.register_parameter(normed.name, weight)
     (row,) = make_plan(owners(alone))
@@ -214,13 +220,13 @@ def _plan(normed: _Normed) -> Row:
 
 
 def _dim(fan_in: FanIn, ndim: int) -> int | None:
-    """Torch's ``dim`` for these axes: the one that is left, if there is one."""
+    """Return torch's ``dim`` for these axes: the only other axis, or None if there is no such."""
     left = [axis for axis in range(ndim) if axis not in fan_in.axes]
     return left[0] if len(left) == 1 and fan_in.groups == 1 else None
 
 
 def _remove(normed: _Normed) -> None:
-    """Leave a plain weight."""
+    """Replace torch's weight_norm by a plain weight."""
     if normed.hook is None:
         trained = normed.v.requires_grad or normed.g.requires_grad
         remove_parametrizations(normed.module, normed.name, trained)
@@ -232,7 +238,7 @@ def _remove(normed: _Normed) -> None:
 
 
 def _adopt(normed: _Normed, fan_in: FanIn) -> None:
-    """Register "wn" with torch's own g and v, the same parameters."""
+    """Register "wn" with the same parameters g and v."""
     register(normed.module, normed.name, fan_in, WeightNorm, scale=None)
     lists: Any = normed.module.parametrizations
     _put(lists[normed.name], "original0", normed.g)
@@ -240,6 +246,6 @@ def _adopt(normed: _Normed, fan_in: FanIn) -> None:
 
 
 def _put(module: nn.Module, name: str, parameter: Tensor) -> None:
-    """Let a module hold this very parameter, which an optimizer may know."""
+    """Make a module hold this same parameter, which an optimizer may hold too."""
     assert isinstance(parameter, nn.Parameter)
     module._parameters[name] = parameter
