@@ -602,13 +602,13 @@ def refusals() -> dict[str, tuple[Callable[[], object], str]]:
         "embeddings": (attach(embeddings="yes"), r'embeddings="yes"'),
         "weight_decay": (attach(weight_decay="l2"), r'weight_decay="l2"'),
         "project_state": (attach(project_state="yes"), r'project_state="yes"'),
-        "swapped": (attach(model, sgd), r"Sequential as the optimizer.*optimizer first"),
-        "not a model": (attach(sgd, [1]), r"list as the model"),
+        "swapped": (attach(model, sgd), r"Sequential, which is a model.*optimizer first"),
+        "not a model": (attach(sgd, [1]), r"model is of type list"),
         "other model": (attach(sgd, network()), r"share no parameter"),
         "two-step": (attach(TwoStep(model.parameters()), model), r"optimizer\.base_optimizer"),
         "LBFGS": (attach(lbfgs, model, at="update"), r"curvature"),
-        "decay at update": (attach(at="update", weight_decay="coupled"), r"leave weight_decay out"),
-        "state at update": (attach(at="update", project_state=True), r"leave project_state out"),
+        "decay at update": (attach(at="update", weight_decay="coupled"), r"Leave weight_decay out"),
+        "state at update": (attach(at="update", project_state=True), r"Leave project_state out"),
         "predicate": (
             attach(sgd, layers=lambda n, m: True),
             r"predicate of modules, but there is no model",
@@ -663,7 +663,7 @@ def test_an_expanded_gradient_is_refused() -> None:
     optimizer = SGD(model.parameters(), lr=0.1)
     zeromean.centralize(optimizer, model)
     model.weight.grad = torch.randn(2, 1).expand(2, 3)
-    with pytest.raises(zeromean.ZeromeanError, match=r"expanded gradient of weight.*clone"):
+    with pytest.raises(zeromean.ZeromeanError, match=r"gradient of weight is expanded.*clone"):
         optimizer.step()
 
 

@@ -197,7 +197,7 @@ def test_other_types(dtype: torch.dtype) -> None:
         ({"model": None}, "no model to check"),
         ({"batch": torch.ones(3)}, "a batch of type Tensor"),
         ({"batch": (1, 2, 3)}, "a batch of type tuple"),
-        ({"optimizer": 3}, "int as the optimizer"),
+        ({"optimizer": 3}, "the optimizer is of type int, not"),
         ({"model": nn.Linear(2, 2)}, "share no parameter"),
     ],
 )
@@ -234,7 +234,7 @@ def test_a_step_that_overflows_is_not_called_uncentered() -> None:
     ("loss", "frozen", "words"),
     [
         (lambda output, _: output, False, r"shape \(8, 3\)"),
-        (lambda output, _: output.detach().sum(), False, "without a graph"),
+        (lambda output, _: output.detach().sum(), False, "no graph"),
         (lambda output, _: 1.0, False, "float"),
         (nn.functional.mse_loss, True, "all is frozen"),
     ],

@@ -500,9 +500,9 @@ def test_capturable_takes_the_triton_kernels(name: str, backend: str) -> None:
 
 def test_options_that_need_a_model_are_refused_without() -> None:
     parameters = list(network().parameters())
-    with pytest.raises(zeromean.ZeromeanError, match="without a model"):
+    with pytest.raises(zeromean.ZeromeanError, match="needs the model"):
         optim.AdamW(parameters, embeddings=True)
-    with pytest.raises(zeromean.ZeromeanError, match="without a model"):
+    with pytest.raises(zeromean.ZeromeanError, match="there is no model"):
         optim.AdamW(parameters, layers=lambda name, module: True)
 
 
@@ -546,4 +546,4 @@ def test_the_status_tells_of_a_checkpoint_centralized_otherwise() -> None:
         optimizer.load_state_dict(theirs.state_dict())
         status = zeromean.status(optimizer)
         assert status.as_remembered == same
-        assert ("come from one with at=update" in str(status)) != same
+        assert ("come from an optimizer with at=update" in str(status)) != same

@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean.centralization.centering import centering_of, targets_without_centering
-from zeromean.centralization.centralize import centralize, handle_of
-from zeromean.centralization.targets import Target
-from zeromean.centralization.validate import refuse_loss, refuse_subjects
+from zeromean.centralization.centering import CenteredParameter, Centering
+from zeromean.centralization.centralize import attach, centering_of, handle_of
+from zeromean.centralization.validate import check_subjects, refuse_loss
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
+from zeromean.gc_options import GCOptions
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import is_sharded
 from zeromean.tables import Table
@@ -166,11 +166,11 @@ def check(
     Reference:
         Yong et al., Gradient Centralization, ECCV 2020, eq. 3 and Algorithms 1 and 2.
     """
-    refuse_subjects(optimizer, model)
+    kind = type(optimizer).__name__
+    optimizer = check_subjects(optimizer, model)
     _refuse(model, batch)
-    plain = targets_without_centering(optimizer, model)
-    at, targets = centering_of(optimizer, plain)
-    chosen = targets.of(optimizer)
+    centering = centering_of(optimizer)
+    chosen = (centering or Centering(optimizer, model, GCOptions())).parameters(optimizer)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     known = [target for target in chosen if id(target.parameter) in names]
     step = partial(_step_on_a_copy, optimizer, model, known, batch, loss)
@@ -180,7 +180,7 @@ def check(
         _compare(names[id(target.parameter)], target.fan_in, *weights)
         for target, *weights in zip(known, before, plainly, shifted, strict=True)
     ]
-    return Check(type(optimizer).__name__, at, tuple(layers))
+    return Check(kind, centering.options.at if centering else None, tuple(layers))
 
 
 def _refuse(model: object, batch: object) -> None:
@@ -205,7 +205,7 @@ def _refuse(model: object, batch: object) -> None:
 def _step_on_a_copy(
     optimizer: Optimizer,
     model: nn.Module,
-    targets: Sequence[Target],
+    targets: Sequence[CenteredParameter],
     batch: Sequence[Any],
     loss: Callable[[Any, Any], Tensor],
     *,
@@ -241,7 +241,7 @@ def _step_on_a_copy(
 
 
 def _copies(
-    optimizer: Optimizer, model: nn.Module, targets: Sequence[Target]
+    optimizer: Optimizer, model: nn.Module, targets: Sequence[CenteredParameter]
 ) -> tuple[nn.Module, Optimizer, list[Tensor]]:
     together = model, optimizer, [target.parameter for target in targets]
     memo: dict[int, Any] = {}
@@ -261,8 +261,9 @@ def _copies(
         ) from error
     handle = handle_of(optimizer)
     if handle is not None:  # a copy has lost its hooks
-        with_model = handle._targets.model is not None
-        centralize(copied[1], copied[0] if with_model else None, **handle.options)
+        with_model = handle.centering.model is not None
+        options = replace(handle.options, project_state=False)  # it was projected already
+        attach(copied[1], copied[0] if with_model else None, options)
     return copied
 
 

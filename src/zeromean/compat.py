@@ -1,10 +1,11 @@
-"""The names and keywords of the published code, for programs written for it.
+"""The names and keywords of the published code, for programs that were written for it.
 
-It knew shapes only: dimensions 1.. of every parameter with two or more, "conv" meaning four or
-more. These classes keep that rule, without a warning; new programs pass their model to
-:mod:`zeromean.optim`. Elsewhere torch's semantics hold, also where the published code differs:
+The published code knew shapes only: it centered dimensions 1.. of every parameter with two or more,
+and "conv" meant four or more. These classes keep that rule, without a warning. New programs should
+pass their model to :mod:`zeromean.optim`. Otherwise torch's semantics hold, even if the published
+code differs:
 
-- AdamW's decay is ``lr * weight_decay``; the published one scaled it by the bias correction.
+- AdamW's decay is ``lr * weight_decay``; the published code scaled it by the bias correction.
 - A fan-in of 1 is left alone; the published code froze it.
 
 Reference:
@@ -18,13 +19,67 @@ from torch.optim.optimizer import ParamsT
 
 from zeromean import optim
 from zeromean.errors import ZeromeanError
+from zeromean.gc_options import GCOptions
 from zeromean.kernels.step_spec import At
 from zeromean.optim.centered import Centered
 from zeromean.plan import Layers
+from zeromean.projection import center
+
+__all__ = [
+    "SGD",
+    "SGDW",
+    "SGDW_GC",
+    "SGDW_GCC",
+    "SGD_GC",
+    "SGD_GCC",
+    "Adagrad_GC",
+    "Adagrad_GCC",
+    "Adam",
+    "AdamW",
+    "AdamW_GC",
+    "AdamW_GC2",
+    "AdamW_GCC",
+    "AdamW_GCC2",
+    "Adam_GC",
+    "Adam_GC2",
+    "Adam_GCC",
+    "Adam_GCC2",
+    "Ranger",
+    "centralized_gradient",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def centralized_gradient(x: Tensor, use_gc: bool = True, gc_conv_only: bool = False) -> Tensor:
+    r"""Center a gradient in place over dimensions 1.., as the published function does.
+
+    :math:`x \leftarrow x - \operatorname{mean}(x)` over dimensions 1..
+
+    Args:
+        x: Gradient of any shape; it is changed.
+        use_gc: Whether anything is centered (default True).
+        gc_conv_only: Whether only tensors of four or more dimensions are (default False).
+
+    Returns:
+        The same tensor.
+
+    Example:
+        >>> import torch
+        >>> from zeromean.compat import centralized_gradient
+        >>> centralized_gradient(torch.tensor([[1.0, 2.0, 6.0]]))
+        tensor([[-2., -1.,  3.]])
+    """
+    axes = tuple(range(1, x.ndim))
+    if use_gc and x.ndim > (3 if gc_conv_only else 1) and x[0].numel() > 1:
+        x.copy_(center(x, axes))
+    return x
 
 
 class _Published(Centered):
-    """Centers by shape alone and says no word of it."""
+    """A drop-in that centers by shape alone, without a warning."""
 
     _use_gc = True
     _conv_only = False
@@ -35,85 +90,85 @@ class _Published(Centered):
     ) -> None:
         if (model, at, layers, embeddings) != (None, "gradient", "all", False):
             raise ZeromeanError(
-                f"a model, at, layers or embeddings for compat.{type(self).__name__}",
-                "what the published class took: parameters and its own keywords",
-                "take the class of zeromean.optim",
+                f"compat.{type(self).__name__} takes parameters and the published keywords, not a"
+                " model, at, layers or embeddings",
+                "Use the class of zeromean.optim",
             )
         self._at = self._acts
         if self._use_gc:
-            self._plan_for(None, "conv" if self._conv_only else "all", False)
+            self._plan_for(None, GCOptions(self._acts, "conv" if self._conv_only else "all"))
 
 
 class SGD_GC(_Published, optim.SGD):
-    """SGD, every layer."""
+    """SGD that centers every layer."""
 
 
 class SGD_GCC(SGD_GC):
-    """SGD, convolutions."""
+    """SGD that centers convolutions."""
 
     _conv_only = True
 
 
 class SGDW_GC(_Published, optim.SGDW):
-    """SGD with decoupled decay, every layer."""
+    """SGD with decoupled decay that centers every layer."""
 
 
 class SGDW_GCC(SGDW_GC):
-    """SGD with decoupled decay, convolutions."""
+    """SGD with decoupled decay that centers convolutions."""
 
     _conv_only = True
 
 
 class Adam_GC(_Published, optim.Adam):
-    """Adam, every layer."""
+    """Adam that centers every layer."""
 
 
 class Adam_GCC(Adam_GC):
-    """Adam, convolutions."""
+    """Adam that centers convolutions."""
 
     _conv_only = True
 
 
 class Adam_GC2(Adam_GC):
-    """Adam, every layer, the whole update."""
+    """Adam that centers the whole update of every layer."""
 
     _acts = "update"
 
 
 class Adam_GCC2(Adam_GCC):
-    """Adam, convolutions, the whole update."""
+    """Adam that centers the whole update of convolutions."""
 
     _acts = "update"
 
 
 class AdamW_GC(_Published, optim.AdamW):
-    """AdamW, every layer."""
+    """AdamW that centers every layer."""
 
 
 class AdamW_GCC(AdamW_GC):
-    """AdamW, convolutions."""
+    """AdamW that centers convolutions."""
 
     _conv_only = True
 
 
 class AdamW_GC2(AdamW_GC):
-    """AdamW, every layer, the whole update."""
+    """AdamW that centers the whole update of every layer."""
 
     _acts = "update"
 
 
 class AdamW_GCC2(AdamW_GCC):
-    """AdamW, convolutions, the whole update."""
+    """AdamW that centers the whole update of convolutions."""
 
     _acts = "update"
 
 
 class Adagrad_GC(_Published, optim.Adagrad):
-    """Adagrad, every layer."""
+    """Adagrad that centers every layer."""
 
 
 class Adagrad_GCC(Adagrad_GC):
-    """Adagrad, convolutions."""
+    """Adagrad that centers convolutions."""
 
     _conv_only = True
 
@@ -122,9 +177,9 @@ class SGD(_Published, optim.SGD):
     """SGD with the published keywords.
 
     Args:
-        params, lr, momentum, dampening, weight_decay, nesterov: As in ``torch.optim.SGD``.
+        params, lr, momentum, dampening, weight_decay, nesterov: Arguments of ``torch.optim.SGD``.
         use_gc: Whether anything is centered (default False).
-        gc_conv_only: Whether convolutions alone are (default False).
+        gc_conv_only: Whether only convolutions are centered (default False).
 
     Example:
         >>> import torch
@@ -151,8 +206,9 @@ class SGDW(_Published, optim.SGDW):
     """SGD with decoupled decay and the published keywords.
 
     Args:
-        params, lr, momentum, dampening, weight_decay, nesterov: As in ``zeromean.optim.SGDW``.
-        use_gc, gc_conv_only: As in :class:`SGD`.
+        params, lr, momentum, dampening, weight_decay, nesterov: Arguments of
+            ``zeromean.optim.SGDW``.
+        use_gc, gc_conv_only: Arguments of :class:`SGD`.
 
     Example:
         >>> import torch
@@ -179,9 +235,9 @@ class Adam(_Published, optim.Adam):
     """Adam with the published keywords.
 
     Args:
-        params, lr, betas, eps, weight_decay, amsgrad: As in ``torch.optim.Adam``.
-        use_gc, gc_conv_only: As in :class:`SGD`.
-        gc_loc: Whether the gradient is centered; else the whole update is (default False).
+        params, lr, betas, eps, weight_decay, amsgrad: Arguments of ``torch.optim.Adam``.
+        use_gc, gc_conv_only: Arguments of :class:`SGD`.
+        gc_loc: Whether the gradient is centered instead of the whole update (default False).
 
     Example:
         >>> import torch
@@ -210,8 +266,8 @@ class AdamW(_Published, optim.AdamW):
     """AdamW with the published keywords.
 
     Args:
-        params, lr, betas, eps, weight_decay, amsgrad: As in ``torch.optim.AdamW``.
-        use_gc, gc_conv_only, gc_loc: As in :class:`Adam`.
+        params, lr, betas, eps, weight_decay, amsgrad: Arguments of ``torch.optim.AdamW``.
+        use_gc, gc_conv_only, gc_loc: Arguments of :class:`Adam`.
 
     Example:
         >>> import torch
@@ -234,3 +290,60 @@ class AdamW(_Published, optim.AdamW):
         self._use_gc, self._conv_only = use_gc, gc_conv_only
         self._acts = "gradient" if gc_loc else "update"
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad)
+
+
+class _RAdam(_Published, optim.RAdam):
+    def __init__(
+        self, params: ParamsT, use_gc: bool, conv_only: bool, acts: At, **keywords: object
+    ):
+        self._use_gc, self._conv_only, self._acts = use_gc, conv_only, acts
+        super().__init__(params, **keywords)  # type: ignore[arg-type]
+
+
+class Ranger(optim.Lookahead):
+    """Ranger (RAdam with Lookahead and Gradient Centralization) with the published keywords.
+
+    RAdam is torch's, and its decay is ``lr * weight_decay``, applied to the weights.
+
+    Args:
+        params, lr, betas, eps, weight_decay: Arguments of ``torch.optim.RAdam``.
+        alpha, k: Arguments of :class:`zeromean.optim.Lookahead`.
+        N_sma_threshhold: Length of the moving average from which RAdam rectifies. Only 5, the
+            value in torch, is supported.
+        use_gc, gc_conv_only: Arguments of :class:`SGD`; ``use_gc`` is True by default.
+        gc_loc: Whether the gradient is centered instead of the whole update (default True).
+
+    Raises:
+        ZeromeanError: ``N_sma_threshhold`` is not 5.
+
+    Example:
+        >>> import torch
+        >>> from zeromean import compat
+        >>> optimizer = compat.Ranger(torch.nn.Linear(3, 2).parameters())
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        alpha: float = 0.5,
+        k: int = 6,
+        N_sma_threshhold: int = 5,  # noqa: N803  # the published spelling
+        betas: tuple[float, float] = (0.95, 0.999),
+        eps: float = 1e-5,
+        weight_decay: float = 0,
+        use_gc: bool = True,
+        gc_conv_only: bool = False,
+        gc_loc: bool = True,
+    ) -> None:
+        if N_sma_threshhold != 5:
+            raise ZeromeanError(
+                f"N_sma_threshhold is {N_sma_threshhold!r}; torch's RAdam rectifies above 5",
+                "Leave N_sma_threshhold out",
+            )
+        acts: At = "gradient" if gc_loc else "update"
+        inner = _RAdam(
+            params, use_gc, gc_conv_only, acts,
+            lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, decoupled_weight_decay=True,
+        )  # fmt: skip
+        super().__init__(inner, k, alpha)

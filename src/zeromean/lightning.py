@@ -9,25 +9,27 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from zeromean.centralization.centralize import Handle, centralize
-from zeromean.centralization.fingerprint import describe
-from zeromean.centralization.optimizer_traits import WeightDecay
+from zeromean.centralization.centralize import Handle, attach
+from zeromean.gc_options import GCOptions, WeightDecay
 from zeromean.plan import Layers, Scope
+
+__all__ = ["Centralize"]
 
 
 class Centralize(Callback):
-    r"""Centralize every optimizer of a Lightning trainer, for each ``fit``, resumed ones too.
+    r"""Centralize every optimizer of a Lightning trainer in each ``fit``, resumed or not.
 
     :math:`P g = g - \operatorname{mean}(g)` at the place that ``at`` names: see
-    :func:`zeromean.centralize`. The trainer's own gradient clipping comes first, as published.
-    Checkpoints name the callback, so that Lightning itself warns when a run is resumed without it.
+    :func:`zeromean.centralize`. The trainer clips gradients first, as in the published code.
+    Checkpoints name the callback, so Lightning warns if a run is resumed without it.
 
     Args:
-        at, layers, embeddings, scope, weight_decay, project_state: As in
-            :func:`zeromean.centralize`, for all of the trainer's optimizers alike.
+        at, layers, embeddings, scope, weight_decay, project_state: Options of
+            :func:`zeromean.centralize`, for all of the trainer's optimizers.
 
     Raises:
-        ZeromeanError: At the start of training, whatever :func:`zeromean.centralize` refuses.
+        ZeromeanError: An option has an unknown value or no effect; or, at the start of training,
+            :func:`zeromean.centralize` refuses the optimizer or the module.
 
     Example:
         >>> import zeromean.lightning
@@ -48,24 +50,16 @@ class Centralize(Callback):
         weight_decay: Literal["auto"] | WeightDecay = "auto",
         project_state: bool = False,
     ) -> None:
-        self._options: dict[str, Any] = {
-            "at": at,
-            "layers": layers,
-            "embeddings": embeddings,
-            "scope": scope,
-            "weight_decay": weight_decay,
-            "project_state": project_state,
-        }
+        self.options = GCOptions(at, layers, embeddings, scope, weight_decay, project_state)
         self.handles: list[Handle] = []
 
     @property
     def state_key(self) -> str:
-        """What the checkpoint calls this callback."""
-        chosen = {name: self._options[name] for name in ("at", "layers", "embeddings", "scope")}
-        return f"zeromean.Centralize({describe(**chosen)})"
+        """The name of this callback in checkpoints."""
+        return f"zeromean.Centralize({self.options.describe()})"
 
     def state_dict(self) -> dict[str, Any]:
-        """Not empty, so that Lightning notes the callback in checkpoints."""
+        """Return something that is not empty, so that Lightning saves the callback's name."""
         return {"optimizers": len(self.handles)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,5 +67,5 @@ class Centralize(Callback):
         for handle in self.handles:
             handle.remove()
         self.handles = [
-            centralize(optimizer, pl_module, **self._options) for optimizer in trainer.optimizers
+            attach(optimizer, pl_module, self.options) for optimizer in trainer.optimizers
         ]

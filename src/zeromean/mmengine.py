@@ -1,17 +1,17 @@
-"""MMEngine: Gradient Centralization from a config, for MMDetection and its kin.
+"""MMEngine: Gradient Centralization from a config, for MMDetection and similar projects.
 
-Importing this registers
+Importing this module registers
 
-- as optimizers, the published classes of :mod:`zeromean.compat` (``SGD_GC``, ``Adam_GCC2``, ...);
-- ``Centralized``, an optimizer-wrapper constructor that centralizes whatever optimizer is
-  configured, by the model's layers.
+- the published classes of :mod:`zeromean.compat` (``SGD_GC``, ``Adam_GCC2``, ...) as optimizers;
+- ``Centralized``, an optimizer-wrapper constructor that centralizes the configured optimizer by the
+  model's layers.
 
 In a config::
 
     custom_imports = dict(imports=["zeromean.mmengine"])
     optim_wrapper = dict(
         constructor="Centralized",
-        centralize=dict(at="update"),  # options of zeromean.centralize; may be left out
+        centralize=dict(at="update"),  # options of zeromean.centralize; optional
         optimizer=dict(type="AdamW", lr=1e-4, weight_decay=0.05),
     )
 """
@@ -25,29 +25,29 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 from torch import nn
 
 from zeromean import compat
-from zeromean.centralization.centralize import centralize
-from zeromean.errors import ZeromeanError
+from zeromean.centralization.centralize import attach
+from zeromean.gc_options import GCOptions
 
 __all__ = ["Centralized"]
 
-# SGD, Adam, ... of the published code have the names of torch's own and stay unregistered.
-for _name, _class in vars(compat).items():
+# SGD, Adam, ... of the published code have the names of torch's classes and are not registered.
+for _name in compat.__all__:
     if "_GC" in _name:
-        OPTIMIZERS.register_module(name=_name, module=_class)
+        OPTIMIZERS.register_module(name=_name, module=getattr(compat, _name))
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class Centralized:
-    """Builds an optimizer wrapper as another constructor does, then centralizes its optimizer.
+    """Build an optimizer wrapper by another constructor, then centralize its optimizer.
 
     Args:
-        optim_wrapper_cfg: As for MMEngine's ``DefaultOptimWrapperConstructor``. Its ``centralize``,
-            a dict, holds options of :func:`zeromean.centralize` and may name, as ``constructor``,
-            the constructor that builds (default: MMEngine's own).
-        paramwise_cfg: Handed to that constructor.
+        optim_wrapper_cfg: Config of MMEngine's ``DefaultOptimWrapperConstructor``. Its
+            ``centralize``, a dict, holds options of :func:`zeromean.centralize`, and optionally
+            ``constructor``, the name of the constructor to use (default: MMEngine's own).
+        paramwise_cfg: Config that is passed to that constructor.
 
     Raises:
-        ZeromeanError: ``centralize`` is no dict, or has an option that does not exist.
+        ZeromeanError: ``centralize`` is not a dict, or has an unknown option.
 
     Example:
         >>> import torch
@@ -62,28 +62,20 @@ class Centralized:
     def __init__(
         self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None
     ) -> None:
-        rest = dict(optim_wrapper_cfg)
-        options = rest.pop("centralize", {})
-        known = {"constructor", "at", "layers", "embeddings", "scope", "weight_decay"}
-        known |= {"project_state"}
-        if not isinstance(options, dict) or set(options) - known:
-            raise ZeromeanError(
-                f"centralize={options!r} in optim_wrapper",
-                f"a dict of {', '.join(sorted(known))}",
-                'write centralize=dict(at="update"), or leave it out',
-            )
-        self._options = dict(options)
-        self._builds = OPTIM_WRAPPER_CONSTRUCTORS.build(
-            {
-                "type": self._options.pop("constructor", "DefaultOptimWrapperConstructor"),
-                "optim_wrapper_cfg": rest,
-                "paramwise_cfg": paramwise_cfg,
-            }
+        config = dict(optim_wrapper_cfg)
+        options = config.pop("centralize", {})
+        constructor = "DefaultOptimWrapperConstructor"
+        if isinstance(options, dict):
+            options = dict(options)
+            constructor = options.pop("constructor", constructor)
+        self._options = GCOptions.from_mapping(options, "centralize in optim_wrapper")
+        self._constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(
+            {"type": constructor, "optim_wrapper_cfg": config, "paramwise_cfg": paramwise_cfg}
         )
 
     def __call__(self, model: nn.Module) -> OptimWrapper | OptimWrapperDict:
-        """The optimizer wrapper of this model."""
-        wrapper = self._builds(model)
+        """Return the optimizer wrapper of this model."""
+        wrapper = self._constructor(model)
         for one in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,):
-            centralize(one.optimizer, model, **self._options)
+            attach(one.optimizer, model, self._options)
         return wrapper

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
 
-from zeromean.centralization import fsdp1
+from zeromean import fsdp1
 from zeromean.class_lookup import is_a
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import Description, FanIn, describe, look_up, quantized

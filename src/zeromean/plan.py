@@ -241,12 +241,12 @@ def check_without_model(layers: Layers, embeddings: bool) -> None:
     if callable(layers):
         raise ZeromeanError(
             "layers= is a predicate of modules, but there is no model",
-            "Pass the model, as in centralize(optimizer, model, layers=...)",
+            "Pass the model",
         )
     if embeddings:
         raise ZeromeanError(
             "embeddings=True needs the model, because a shape does not identify an embedding",
-            "Pass the model, as in centralize(optimizer, model, embeddings=True)",
+            "Pass the model",
         )
 
 

@@ -399,8 +399,8 @@ def test_gradients_that_are_not_finite_are_told_of() -> None:
     ("frozen", "loss", "words"),
     [
         (True, None, "no weight that is centered requires a gradient"),
-        (False, lambda output, _: output, "a loss of shape"),
-        (False, lambda output, _: output.sum().item(), "a loss of float"),
+        (False, lambda output, _: output, "the loss has shape"),
+        (False, lambda output, _: output.sum().item(), "the loss is a float"),
     ],
 )
 def test_what_has_no_gradient_is_refused(

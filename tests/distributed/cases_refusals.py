@@ -46,10 +46,10 @@ def made_before_sharding() -> None:
     zeromean.centralize(optimizer, model)
     shard(model)
     loss_of(model, my_part(next(batches()))).backward()
-    refuses(optimizer.step, "make the optimizer after", "fully_shard")
+    refuses(optimizer.step, "create the optimizer after", "fully_shard")
     refuses(
         partial(zeromean.centralize, torch.optim.SGD(list(Network().parameters())), model),
-        "make the optimizer after",
+        "create the optimizer after",
     )
 
 

@@ -232,11 +232,17 @@ def test_a_second_fit_centralizes_its_own_optimizers(tmp_path: Path) -> None:
     torch.testing.assert_close(vector_means(module), before)
 
 
-def test_lightnings_own_wrapper_names_the_optimizer_inside() -> None:
+def test_lightnings_own_wrapper_stands_for_the_optimizer_inside() -> None:
     module = Module()
-    wrapper: Any = LightningOptimizer(module.configure_optimizers())
-    with pytest.raises(zeromean.ZeromeanError, match=r"LightningAdamW.*pass optimizer\.optimizer"):
-        zeromean.centralize(wrapper, module)
+    inner = module.configure_optimizers()
+    wrapper: Any = LightningOptimizer(inner)
+    handle = zeromean.centralize(wrapper, module)
+    assert zeromean.status(inner).attached == handle.how == zeromean.status(wrapper).attached
+
+
+def test_unknown_options_are_refused_at_construction() -> None:
+    with pytest.raises(zeromean.ZeromeanError, match='at="updates" is not one of'):
+        Centralize(at="updates")  # type: ignore[arg-type]
 
 
 def test_gradients_centered_during_the_backward_pass(tmp_path: Path, supports: Say) -> None:

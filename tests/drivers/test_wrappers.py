@@ -56,19 +56,18 @@ def accelerator() -> Iterator[Accelerator]:
     AcceleratorState._reset_state(True)
 
 
-def test_the_accelerated_optimizer_names_the_one_inside(
-    accelerator: Accelerator, supports: Say
-) -> None:
+def test_the_accelerated_optimizer_stands_for_the_one_inside(accelerator: Accelerator) -> None:
     model = network()
     prepared: Any = accelerator.prepare(AdamW(model.parameters()))
-    for call in (lambda: zeromean.centralize(prepared, model), lambda: zeromean.status(prepared)):
-        with pytest.raises(zeromean.ZeromeanError, match=r"AcceleratedOptimizer.*optimizer\.optim"):
-            call()
-    supports("Driver", "accelerate, its AcceleratedOptimizer", "-", "refused, names .optimizer")
+    handle = zeromean.centralize(prepared, model)
+    assert zeromean.status(prepared).attached == handle.how
+    assert zeromean.status(prepared.optimizer).attached == handle.how
+    with pytest.raises(zeromean.ZeromeanError, match="centralized already"):
+        zeromean.centralize(prepared.optimizer, model)
 
 
 @pytest.mark.parametrize("at", AT)
-@pytest.mark.parametrize("when", ["before prepare", "after prepare"])
+@pytest.mark.parametrize("when", ["before prepare", "after prepare", "after prepare, inside"])
 def test_accelerate(accelerator: Accelerator, at: Any, when: str, supports: Say) -> None:
     model = network()
     reference = copy.deepcopy(model)
@@ -79,6 +78,8 @@ def test_accelerate(accelerator: Accelerator, at: Any, when: str, supports: Say)
         zeromean.centralize(inner, model, at=at)
     net, optimizer = accelerator.prepare(model, inner)
     if when == "after prepare":
+        zeromean.centralize(optimizer, net, at=at)
+    elif when == "after prepare, inside":
         zeromean.centralize(optimizer.optimizer, net, at=at)
     for step in range(4):
         optimizer.zero_grad()
@@ -123,7 +124,7 @@ class SAM(Optimizer):
 def test_sharpness_aware_minimization(at: Any, supports: Say) -> None:
     model = network()
     optimizer = SAM(SGD(model.parameters(), lr=0.1, momentum=0.9))
-    with pytest.raises(zeromean.ZeromeanError, match=r"SAM.*pass optimizer\.base_optimizer"):
+    with pytest.raises(zeromean.ZeromeanError, match=r"SAM.*Pass optimizer\.base_optimizer"):
         zeromean.centralize(optimizer, model)
     zeromean.centralize(optimizer.base_optimizer, model, at=at)
     before, start = means(model), copy.deepcopy(model)
@@ -148,8 +149,35 @@ def test_wrappers_of_others_name_the_one_inside() -> None:
         schedulefree.ScheduleFreeWrapper(SGD(model.parameters(), lr=0.1)),
     ]
     for wrapper in wrappers:
-        with pytest.raises(zeromean.ZeromeanError, match=r"pass optimizer\.(base_?)?(optimizer)?$"):
+        with pytest.raises(
+            zeromean.ZeromeanError, match=r"Pass optimizer\.(base_?)?(optimizer)?\.$"
+        ):
             zeromean.centralize(wrapper, model)
+
+
+def test_wsam_asks_for_the_form_that_is_its_base_optimizer_alone() -> None:
+    """Its decoupled form adds an update of its own, which nobody would center."""
+    model = network()
+    wrapper = pytorch_optimizer.WSAM(model, model.parameters(), SGD, lr=0.1)
+    with pytest.raises(
+        zeromean.ZeromeanError,
+        match=r"because decouple=True.*decouple=False and pass optimizer\.base",
+    ):
+        zeromean.centralize(wrapper, model)
+    coupled: Any = pytorch_optimizer.WSAM(model, model.parameters(), SGD, decouple=False, lr=0.1)
+    with pytest.raises(zeromean.ZeromeanError, match=r"Pass optimizer\.base_optimizer\.$"):
+        zeromean.centralize(coupled, model)
+    zeromean.centralize(coupled.base_optimizer, model)
+    before, start = means(model), copy.deepcopy(model)
+    for step in range(3):
+        coupled.zero_grad()
+        loss_of(model, step).backward()
+        coupled.first_step(zero_grad=True)
+        loss_of(model, step).backward()
+        coupled.second_step()
+    assert not torch.equal(model[0].weight, start[0].weight)
+    drift = max(float((a - b).abs().max()) for a, b in zip(means(model), before, strict=True))
+    assert drift < 1e-6, drift
 
 
 @pytest.mark.parametrize("at", AT)

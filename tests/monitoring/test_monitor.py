@@ -455,7 +455,7 @@ def test_a_sample_prints_as_a_table_and_flattens() -> None:
         ({"to": "numbers.txt"}, "ends in .csv or .jsonl"),
         ({"to": "nowhere/at/all.csv"}, "cannot be written"),
         ({"model": None}, "no model to monitor"),
-        ({"optimizer": 3}, "int as the optimizer"),
+        ({"optimizer": 3}, "the optimizer is of type int, not"),
         ({"model": nn.Linear(2, 2)}, "share no parameter"),
     ],
 )

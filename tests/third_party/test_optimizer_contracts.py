@@ -383,14 +383,15 @@ def test_gradients_that_are_cleared_inside_the_step(at: Any) -> None:
 def test_the_iterate_behind_schedule_free_would_drift() -> None:
     """Why at="update" is refused there: what is evaluated follows z, which nobody projects."""
     from zeromean.centralization.at_update import AtUpdate
+    from zeromean.centralization.centering import Centering
     from zeromean.centralization.centralize import Handle
-    from zeromean.centralization.targets import Targets
+    from zeromean.gc_options import GCOptions
 
     case = CASES["schedulefree AdamWScheduleFree"]
     model = layers(case)
     optimizer: Any = build(case, model, 0.0)
-    targets = Targets(optimizer, model, "all", False, "vector")
-    Handle(optimizer, targets, AtUpdate(targets), "forced", {})
+    centering = Centering(optimizer, model, GCOptions(at="update"))
+    Handle(optimizer, centering, AtUpdate(centering))
     before = means(model)
     run(model, optimizer, range(20))
     torch.testing.assert_close(means(model), before)

@@ -1,1 +1,1 @@
-"""Gradient Centralization of any torch optimizer, by hooks: ``centralize`` and what it rests on."""
+"""Gradient Centralization of any torch optimizer by hooks."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 from weakref import finalize
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from zeromean.centralization import fsdp1
+from zeromean import fsdp1
 from zeromean.centralization.at_gradient import refuse_graph, warn_of_momentum
-from zeromean.centralization.optimizer_traits import WeightDecay, coupled_decay
-from zeromean.centralization.targets import Targets
+from zeromean.centralization.centering import Centering
+from zeromean.centralization.optimizer_traits import OptimizerTraits
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.kernels import center_
@@ -23,74 +23,71 @@ from zeromean.sharded import gradient_of
 
 
 class AtBackward:
-    """Centers gradients in hooks of the parameters, for an optimizer that steps in backward.
+    """Centers gradients in hooks of the parameters, for an optimizer that steps during backward.
 
-    Right under accumulation and averaging, because P is linear: P(P(a) + b) = P(a + b). Gradients
-    are centered before they are clipped.
+    This is correct under accumulation and averaging because P is linear: P(P(a) + b) = P(a + b).
+    Gradients are centered before they are clipped.
 
     Args:
-        targets: What to center.
-        optimizer: Whose parameters get hooks. It is not kept.
-        weight_decay: "auto", or how the optimizer's decay acts.
+        centering: How the optimizer is centered.
+        optimizer: The optimizer whose parameters get hooks. No reference to it is kept.
     """
 
-    def __init__(
-        self,
-        targets: Targets,
-        optimizer: Optimizer,
-        weight_decay: Literal["auto"] | WeightDecay,
-    ) -> None:
-        self._targets = targets
-        self._weight_decay = weight_decay
+    def __init__(self, centering: Centering, optimizer: Optimizer) -> None:
+        self._centering = centering
         self._hooks: dict[Tensor, RemovableHandle] = {}
         self._origins: dict[Tensor, fsdp1.Origin] = {}
-        # Is told of each parameter whose gradient is about to be centered, where somebody asks.
+        # Called with each parameter whose gradient is about to be centered, if it is set.
         self.watch: Callable[[Tensor, FanIn], None] | None = None
         self._hook_new(optimizer)
-        # Hooks of parameters outlive an optimizer that is dropped: the next one is not centralized.
+        # Hooks of parameters outlive an optimizer that is deleted, but must not center for another.
         finalize(optimizer, self.remove).atexit = False
 
     @torch.no_grad()
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        """Center the gradients that came before their hooks."""
         self._hook_new(optimizer)
-        # A gradient may have come before its hook: the parameter is new, or a hook that steps was
-        # registered earlier. P P = P for all others. FSDP1's shards have no rows left to center.
+        # A gradient may precede its hook if the parameter is new, or if a hook that steps was
+        # registered earlier. For all others P P = P. FSDP1's shards have no rows left to center.
         found = [
             (gradient, fan_in)
-            for _, parameter, fan_in in self._targets.of(optimizer)
+            for _, parameter, fan_in in self._centering.parameters(optimizer)
             if parameter not in self._origins
             and (gradient := gradient_of(parameter, fan_in)) is not None
         ]
+        refuse_graph([gradient for gradient, _ in found])
         center_([gradient for gradient, _ in found], [fan_in for _, fan_in in found])
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
     def after_load(self, optimizer: Optimizer) -> None:
-        warn_of_momentum(optimizer, self._targets)
+        """Warn if the loaded momentum is not zero-mean."""
+        warn_of_momentum(optimizer, self._centering)
 
     def remove(self) -> None:
+        """Remove the hooks from the parameters."""
         for hook in self._hooks.values():
             hook.remove()
         self._hooks.clear()
 
     def _hook_new(self, optimizer: Optimizer) -> None:
         new = []
-        targets = self._targets.of(optimizer)
-        for gone in self._hooks.keys() - {target.parameter for target in targets}:
+        centered = self._centering.parameters(optimizer)
+        for gone in self._hooks.keys() - {entry.parameter for entry in centered}:
             self._hooks.pop(gone).remove()
-        for group, parameter, fan_in in targets:
-            refuse_decay_inside(optimizer, optimizer.param_groups[group], self._weight_decay)
+        for group, parameter, fan_in in centered:
+            refuse_coupled_decay(self._centering.traits, optimizer, optimizer.param_groups[group])
             if parameter not in self._hooks and parameter.requires_grad:
                 new.append((parameter, fan_in))
-        if new and self._targets.model is not None:
-            self._origins = fsdp1.origins(self._targets.model)
+        if new and self._centering.model is not None:
+            self._origins = fsdp1.origins(self._centering.model)
         for parameter, fan_in in new:
             origin = self._origins.get(parameter)
             self._hooks[parameter] = (
-                origin.hook_gradient(fan_in)
+                _hook_whole_gradient(origin, fan_in)
                 if origin
                 else parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                     partial(self._center_gradient, fan_in=fan_in)
@@ -106,14 +103,29 @@ class AtBackward:
             center_([parameter.grad], [fan_in])
 
 
-def refuse_decay_inside(
-    optimizer: Optimizer, group: dict[str, Any], weight_decay: Literal["auto"] | WeightDecay
+def _hook_whole_gradient(origin: fsdp1.Origin, fan_in: FanIn) -> RemovableHandle:
+    """Center FSDP1's whole gradient in every backward pass, before it is reduced and sharded."""
+
+    def center(gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.preserve_format)
+        center_([gradient], [fan_in])
+        return gradient
+
+    def before_forward(unit: nn.Module, args: Any) -> None:
+        whole: Tensor = getattr(origin.module, origin.name)  # a view made for this pass
+        if whole.requires_grad:
+            whole.register_hook(center)  # type: ignore[no-untyped-call]
+
+    return origin.unit.register_forward_pre_hook(before_forward)
+
+
+def refuse_coupled_decay(
+    traits: OptimizerTraits, optimizer: Optimizer, group: dict[str, Any]
 ) -> None:
-    """Raise where coupled decay belongs inside the projection: backward comes too early for it."""
-    if coupled_decay(optimizer, group, weight_decay):
+    """Raise if the decay is coupled: backward comes too early to put it inside the projection."""
+    if traits.coupled_decay(optimizer, group):
         raise ZeromeanError(
-            f'at="backward" with {type(optimizer).__name__} and coupled'
-            f" weight_decay={group['weight_decay']}",
-            "no decay, or decoupled decay: the optimizer adds this one after the projection",
-            'at="gradient", or an optimizer with decoupled decay such as AdamW',
+            f'at="backward" cannot center coupled weight decay, which {type(optimizer).__name__}'
+            f" adds later (weight_decay={group['weight_decay']})",
+            'Use at="gradient", or an optimizer with decoupled decay such as AdamW',
         )

@@ -1,17 +1,17 @@
-"""at="gradient": the optimizer sees P(g), or P(g + lambda w) where its decay is coupled."""
+"""at="gradient": the optimizer sees P(g), or P(g + lambda w) if its decay is coupled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from zeromean.centralization.optimizer_traits import WeightDecay, coupled_decay, traits_of, unwrap
-from zeromean.centralization.targets import Target, Targets
+from zeromean.centralization.centering import CenteredParameter, Centering
+from zeromean.centralization.optimizer_traits import unwrap
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.kernels import Entry, center_, prepare_center
@@ -23,23 +23,22 @@ Closure = Callable[[], Any]
 
 
 class AtGradient:
-    """Centers every gradient before the optimizer reads it, in place.
+    """Centers every gradient in place before the optimizer reads it.
 
     Args:
-        targets: What to center.
-        weight_decay: "auto", or how the optimizer's decay acts.
+        centering: How the optimizer is centered.
     """
 
-    def __init__(self, targets: Targets, weight_decay: Literal["auto"] | WeightDecay) -> None:
-        self._targets = targets
-        self._weight_decay = weight_decay
+    def __init__(self, centering: Centering) -> None:
+        self._centering = centering
         self._ready: _Ready | None = None
 
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        # A closure makes the gradients inside step, so they are centered when it returns. Where
-        # super().step() fires the hooks again the closure is wrapped twice; P P = P.
+        """Center the gradients, or wrap the closure that computes them."""
+        # A closure computes the gradients inside step, so they are centered when it returns. If
+        # super().step() runs the hooks again, the closure is wrapped twice, and P P = P.
         if len(args) > 1 and args[1] is not None:
             return (args[0], partial(self._run_closure, optimizer, args[1]), *args[2:]), kwargs
         if kwargs.get("closure") is not None:
@@ -49,12 +48,14 @@ class AtGradient:
         return None
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
     def after_load(self, optimizer: Optimizer) -> None:
-        warn_of_momentum(optimizer, self._targets)
+        """Warn if the loaded momentum is not zero-mean."""
+        warn_of_momentum(optimizer, self._centering)
 
     def remove(self) -> None:
+        """Forget what was prepared."""
         self._ready = None
 
     def _run_closure(self, optimizer: Optimizer, closure: Closure) -> Any:
@@ -65,32 +66,33 @@ class AtGradient:
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def _center_gradients(self, optimizer: Optimizer) -> None:
-        targets = self._targets.of(optimizer)
-        gradients: list[Any] = [target.parameter.grad for target in targets]
-        present: Sequence[int] = range(len(targets))
+        centered = self._centering.parameters(optimizer)
+        gradients: list[Any] = [entry.parameter.grad for entry in centered]
+        present: Sequence[int] = range(len(centered))
         if id(None) in map(id, gradients):
-            gradients = [gradient_of(target.parameter, target.fan_in) for target in targets]
+            gradients = [gradient_of(entry.parameter, entry.fan_in) for entry in centered]
             present = [n for n, gradient in enumerate(gradients) if gradient is not None]
         refuse_graph(gradients)
-        # The optimizer adds lambda w later: the mean of that is taken away now. A fused optimizer
-        # under a gradient scaler sees scaled gradients, s g, so there it is s lambda w that decays.
-        decays = [coupled_decay(optimizer, g, self._weight_decay) for g in optimizer.param_groups]
+        # The optimizer adds lambda w later, so the mean of lambda w is subtracted now. With a
+        # gradient scaler a fused optimizer sees s g, so s lambda takes the place of lambda.
+        traits = self._centering.traits
+        decays = [traits.coupled_decay(optimizer, group) for group in optimizer.param_groups]
         decayed = any(decays)
-        if self._ready is None or not self._ready.is_valid(targets, present, decayed, gradients):
-            self._refuse_shared([(targets[n].parameter, gradients[n]) for n in present])
+        if self._ready is None or not self._ready.is_valid(centered, present, decayed, gradients):
+            self._refuse_shared([(centered[n].parameter, gradients[n]) for n in present])
             entries = [
-                Entry(targets[n].parameter, targets[n].fan_in, {}, targets[n].group)
+                Entry(centered[n].parameter, centered[n].fan_in, {}, centered[n].group)
                 for n in present
             ]
             parts = prepare_center(entries, [gradients[n] for n in present], decayed)
-            self._ready = _Ready(targets, present, decayed, parts)
+            self._ready = _Ready(centered, present, decayed, parts)
         scale = getattr(optimizer, "grad_scale", None)
         factors = [decay * scale if decay and scale is not None else decay for decay in decays]
         for center, found in self._ready.of(gradients):
             center.run(found, factors)
 
     def _refuse_shared(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        """Raise where what is written for one entry of a gradient would be read for another."""
+        """Raise if two entries of a gradient, or two gradients, share memory."""
         first: dict[int, Tensor] = {}
         for parameter, gradient in pairs:
             other = first.setdefault(id(gradient), parameter)
@@ -101,100 +103,101 @@ class AtGradient:
             if other is parameter and not shared:
                 continue
             name, name_of_other = (
-                next(row.name for row in self._targets.plan if row.parameter is p)
+                next(row.name for row in self._centering.plan if row.parameter is p)
                 for p in (parameter, other)
             )
             raise ZeromeanError(
-                f"an expanded gradient of {name}, whose entries share memory"
+                f"the gradient of {name} is expanded, so its entries share memory, and centering"
+                " in place would write to them repeatedly"
                 if other is parameter
-                else f"one tensor as the gradient of {name_of_other} and {name}",
-                "memory of its own for each entry, because centering writes into it",
-                "assign a clone, or use zeromean.optim, which writes into no gradient",
+                else f"one tensor is the gradient of both {name_of_other} and {name}, and centering"
+                " in place would write to it twice",
+                "Assign a clone, or use zeromean.optim, which never writes to gradients",
             )
 
 
 def refuse_graph(gradients: Sequence[Tensor | None]) -> None:
-    """Raise if a gradient has a graph, which would not follow what is written into it."""
+    """Raise if a gradient has a graph, which in-place centering would make wrong."""
     if any(gradient is not None and gradient.requires_grad for gradient in gradients):
         raise ZeromeanError(
             "a gradient has a graph (create_graph=True), and centering in place would change its"
             " value but not its graph",
-            "Center it yourself by zeromean.center, which autograd follows, or detach the gradients"
-            " before step",
+            "Apply zeromean.center yourself, which autograd follows, or detach the gradients before"
+            " step",
         )
 
 
 class _Ready(NamedTuple):
-    """A centering made ready, and for what: targets, and which of them have a gradient."""
+    """A prepared centering, and the parameters and present gradients that it is valid for."""
 
-    targets: list[Target]
+    centered: list[CenteredParameter]
     present: Sequence[int]
     decayed: bool
     parts: list[CenterPart]
 
     def is_valid(
         self,
-        targets: list[Target],
+        centered: list[CenteredParameter],
         present: Sequence[int],
         decayed: bool,
         gradients: list[Any],
     ) -> bool:
         return (
-            targets is self.targets
+            centered is self.centered
             and present == self.present
             and decayed == self.decayed
-            # Each a tensor of its own; None may stand for many.
+            # All gradients are different tensors; None may occur several times.
             and len({*map(id, gradients)}) == len(present) + (len(present) < len(gradients))
             and all(center.is_valid(found) for center, found in self.of(gradients))
         )
 
     def of(self, gradients: list[Any]) -> list[tuple[Center, list[Tensor]]]:
-        """Each part's own of the gradients of all targets."""
+        """Return the gradients of each part."""
         here = [gradients[n] for n in self.present]
         return [(center, [here[n] for n in indices]) for center, indices in self.parts]
 
 
 @torch.no_grad()
-def project_momentum(optimizer: Optimizer, targets: Targets) -> None:
-    """Project the running means of gradients from before, once.
+def project_momentum(optimizer: Optimizer, centering: Centering) -> None:
+    """Project the momentum buffers of earlier steps once.
 
     Raises:
-        ZeromeanError: The optimizer has state, and nobody knows which of it is momentum.
+        ZeromeanError: The optimizer has state, and its momentum buffers are not known.
     """
     state_of = unwrap(optimizer).state
-    if traits_of(optimizer) is None and state_of:
+    if not centering.traits.known and state_of:
         keys = sorted({key for state in state_of.values() for key in state})
         raise ZeromeanError(
-            f"project_state=True with {type(optimizer).__name__}, an optimizer that zeromean does"
-            f" not know, and its state {', '.join(keys)}",
-            "to know which of its buffers are running means of the gradient",
-            "project those with zeromean.center, or start the optimizer anew",
+            f"project_state=True needs to know which state of {type(optimizer).__name__}"
+            f" ({', '.join(keys)}) is a running mean of the gradient, and zeromean does not know"
+            " this optimizer",
+            "Project those buffers with zeromean.center, or start with a new optimizer",
         )
-    center_(*_momentum(optimizer, targets))
+    center_(*_momentum(optimizer, centering))
 
 
 @torch.no_grad()
-def warn_of_momentum(optimizer: Optimizer, targets: Targets) -> None:
-    """Warn where running means of gradients from before are not zero-mean."""
-    buffers, fan_ins = _momentum(optimizer, targets)
+def warn_of_momentum(optimizer: Optimizer, centering: Centering) -> None:
+    """Warn if momentum buffers of earlier steps are not zero-mean."""
+    buffers, fan_ins = _momentum(optimizer, centering)
     for buffer, means in zip(buffers, vector_means(buffers, fan_ins), strict=True):
-        # Rounding leaves about eps of the largest entry; a mean from before is far above.
+        # Rounding leaves about eps of the largest entry; the mean of earlier steps is far above.
         here = local_part(buffer)
         if here.numel() and means.abs().max() > 16 * torch.finfo(here.dtype).eps * here.abs().max():
             warn(
-                "momentum from before is not zero-mean and leaks into the steps for a while;"
-                " centralize(..., project_state=True), after handle.remove() where the optimizer is"
-                " centralized already, projects it once"
+                "The momentum of earlier steps is not zero-mean and leaks into the next steps."
+                " centralize(..., project_state=True) projects it once; call handle.remove() first"
+                " if the optimizer is centralized already."
             )
             return
 
 
-def _momentum(optimizer: Optimizer, targets: Targets) -> tuple[list[Tensor], list[FanIn]]:
-    traits, state_of = traits_of(optimizer), unwrap(optimizer).state
+def _momentum(optimizer: Optimizer, centering: Centering) -> tuple[list[Tensor], list[FanIn]]:
+    state_of = unwrap(optimizer).state
     found = [
         (buffer, fan_in)
-        for _, parameter, fan_in in targets.of(optimizer)
-        for key in (traits.momentum if traits else ())
+        for _, parameter, fan_in in centering.parameters(optimizer)
+        for key in centering.traits.momentum
         if (buffer := state_of.get(parameter, {}).get(key)) is not None
     ]
     return [buffer for buffer, _ in found], [fan_in for _, fan_in in found]

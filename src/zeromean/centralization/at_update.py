@@ -8,26 +8,26 @@ from typing import Any, NamedTuple
 import torch
 from torch.optim import Optimizer
 
-from zeromean.centralization.targets import Target, Targets
+from zeromean.centralization.centering import CenteredParameter, Centering
 from zeromean.kernels import Entry, prepare_mean_keeper
 from zeromean.kernels.backends import MeanKeeper
 from zeromean.kernels.residuals import Residuals
 
 
 class AtUpdate:
-    """Puts back, after each step, the mean that every weight vector had before it.
+    """Restores, after each step, the mean that every weight vector had before it.
 
-    This is w - P(delta) for any optimizer, whatever delta is made of. Every target is treated
-    alike, with a gradient or without: one that did not move differs by exactly 0.
+    This is w - P(delta) for any optimizer, whatever delta contains. Parameters with and without a
+    gradient are treated alike: for one that did not move the difference is exactly 0.
 
     Args:
-        targets: Whose means are kept.
+        centering: How the optimizer is centered.
     """
 
-    def __init__(self, targets: Targets) -> None:
-        self._targets = targets
-        # A stack, because super().step() fires the hooks again inside. A step that raises leaves
-        # its entry behind; the bound, deeper than any such chain, lets those fall off the end.
+    def __init__(self, centering: Centering) -> None:
+        self._centering = centering
+        # A stack, because super().step() runs the hooks again inside a step. A step that raises
+        # leaves its entry behind; the maximal length, deeper than any such chain, discards it.
         self._entered: deque[list[tuple[MeanKeeper, Any]]] = deque(maxlen=8)
         self._residuals = Residuals()
         self._ready: _Ready | None = None
@@ -36,31 +36,35 @@ class AtUpdate:
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        targets = self._targets.of(optimizer)
+        """Record the means."""
+        centered = self._centering.parameters(optimizer)
         ready = self._ready
         if (
             ready is None
-            or targets is not ready.targets
-            or not all(keep.is_valid() for keep in ready.keeps)
+            or centered is not ready.centered
+            or not all(keeper.is_valid() for keeper in ready.keepers)
         ):
             entries = [
                 Entry(weight, fan_in, {}, group, self._residuals.of(weight, fan_in))
-                for group, weight, fan_in in targets
+                for group, weight, fan_in in centered
             ]
-            ready = self._ready = _Ready(targets, prepare_mean_keeper(entries))
-        self._entered.append([(keep, keep.record()) for keep in ready.keeps])
+            ready = self._ready = _Ready(centered, prepare_mean_keeper(entries))
+        self._entered.append([(keeper, keeper.record()) for keeper in ready.keepers])
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:
+        """Restore the means."""
         if not self._entered:
-            return  # attached while this step was under way: the next one is the first
-        for keep, noted in self._entered.pop():
-            keep.restore(noted)
+            return  # attached during this step; the next one is the first
+        for keeper, record in self._entered.pop():
+            keeper.restore(record)
 
     def after_load(self, optimizer: Optimizer) -> None:
-        self._forget()  # what was lost by weights that the checkpoint has replaced
+        """Forget the rounding errors of weights that the checkpoint has replaced."""
+        self._forget()
 
     def remove(self) -> None:
+        """Forget everything that was recorded."""
         self._entered.clear()
         self._forget()
 
@@ -70,7 +74,7 @@ class AtUpdate:
 
 
 class _Ready(NamedTuple):
-    """What keeps the means of these targets."""
+    """The mean keepers of these parameters."""
 
-    targets: list[Target]
-    keeps: list[MeanKeeper]
+    centered: list[CenteredParameter]
+    keepers: list[MeanKeeper]

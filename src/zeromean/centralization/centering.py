@@ -1,48 +1,164 @@
-"""How an optimizer centers, whoever makes it: hooks of its own, its own step, or nobody."""
+"""How one optimizer is centered: its options, its traits and its plan, kept up to date."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+import math
+from collections.abc import Iterator
+from itertools import chain
+from operator import is_
+from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean.centralization.centralize import handle_of
-from zeromean.centralization.targets import Targets
-from zeromean.class_lookup import is_a
-
-_DROP_IN = "zeromean.optim.centered.Centered"
-
-
-class Centering(NamedTuple):
-    """What is centered and where.
-
-    Args:
-        at: "gradient", "update" or "backward"; None where nothing centers this optimizer.
-        targets: What is centered, or would be.
-    """
-
-    at: str | None
-    targets: Targets
+from zeromean.centralization.optimizer_traits import traits_of
+from zeromean.errors import ZeromeanError, warn
+from zeromean.fan_in import FanIn
+from zeromean.gc_options import GCOptions
+from zeromean.model import owners, owners_by_shape
+from zeromean.plan import Plan, Row, make_plan
+from zeromean.sharded import reshard
 
 
-def centering_of(optimizer: Optimizer, otherwise: Targets) -> Centering:
-    """How an optimizer centers now.
+class CenteredParameter(NamedTuple):
+    """A centered parameter, its fan-in axes, and the number of its param group."""
+
+    group: int
+    parameter: Tensor
+    fan_in: FanIn
+
+
+class Centering:
+    """How one optimizer is centered. It plans again when the optimizer holds a new parameter.
 
     Args:
-        optimizer: A centralized one, a drop-in, or any other.
-        otherwise: The targets to tell of where it does not center.
+        optimizer: The optimizer. No reference to it is kept; hooks pass it in.
+        model: The model whose layers define the axes, or None to use shapes alone.
+        options: The options of :func:`zeromean.centralize`.
     """
-    handle = handle_of(optimizer)
-    if handle is not None:
-        return Centering(handle.options["at"], handle._targets)
-    if is_a(type(optimizer), _DROP_IN):
-        drop_in = cast(Any, optimizer)
-        if drop_in._targets is not None:
-            return Centering(drop_in._at, drop_in._targets)
-    return Centering(None, otherwise)
+
+    def __init__(self, optimizer: Optimizer, model: nn.Module | None, options: GCOptions) -> None:
+        self.model = model
+        self.options = options
+        self.traits = traits_of(optimizer, options.weight_decay)
+        self._strangers: set[int] = set()
+        self._stepped = False
+        self._found: _Found | None
+        self.plan = self._make_plan(optimizer)
+
+    @property
+    def how(self) -> str:
+        """The place and the options in one line."""
+        return self.options.describe(axes="shapes" if self.model is None else "model")
+
+    def warn_of_doubt(self) -> None:
+        """Warn if the plan is made from shapes alone, centers nothing or knows few modules."""
+        if self.model is None:
+            warn(
+                "Without a model only shapes are known: transposed convolutions, embeddings,"
+                " position embeddings and tied weights may be centered over the wrong axes. Pass"
+                " the model."
+            )
+        plan = Plan(tuple(row for row in self.plan if row.parameter in self._fan_ins))
+        undescribed = plan.undescribed()
+        if not plan.centered:
+            largest = max(plan, key=lambda row: math.prod(row.shape))
+            why = undescribed or f"The largest parameter is {largest.name} ({largest.reason})"
+            warn(
+                f"Nothing is centered. {why}. print(zeromean.explain(model)) shows the reason for"
+                " each parameter."
+            )
+        elif undescribed:
+            warn(f"{undescribed}.")
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Plan again at the first step, because ``fully_shard`` and others replace parameters."""
+        if not self._stepped:
+            self._stepped = True
+            self.plan = self._make_plan(optimizer)
+
+    def parameters(self, optimizer: Optimizer) -> list[CenteredParameter]:
+        """Return what is centered now: the same list object until something changes."""
+        held = [group["params"] for group in optimizer.param_groups]
+        parameters = [*chain.from_iterable(held)]
+        lengths = [len(group) for group in held]
+        found = self._found
+        if (
+            found is None
+            or lengths != found.lengths
+            or not all(map(is_, parameters, found.parameters))
+        ):
+            if any(parameter not in self._fan_ins for parameter in parameters):
+                self.plan = self._make_plan(optimizer)
+            found = self._found = _Found(lengths, parameters, self._find(held))
+        return found.centered
+
+    def _find(self, held: list[list[Tensor]]) -> list[CenteredParameter]:
+        found: dict[int, CenteredParameter] = {}  # torch allows a parameter to be listed twice
+        for group, parameters in enumerate(held):
+            for parameter in parameters:
+                fan_in = self._fan_ins[parameter]
+                if fan_in is not None:
+                    found.setdefault(id(parameter), CenteredParameter(group, parameter, fan_in))
+        return [*found.values()]
+
+    def _make_plan(self, optimizer: Optimizer) -> Plan:
+        named = list(_named_parameters(optimizer))
+        held = {id(parameter) for _, parameter in named}
+        if self.model is not None and not held <= {id(p) for p in self.model.parameters()}:
+            reshard(self.model)
+        plan = make_plan(
+            owners_by_shape(named) if self.model is None else owners(self.model),
+            layers=self.options.layers,
+            embeddings=self.options.embeddings,
+            scope=self.options.scope,
+        )
+        rows = [
+            row.left_alone("not a parameter of this optimizer")
+            if row.centered and id(row.parameter) not in held
+            else row
+            for row in plan
+        ]
+        owned = {id(row.parameter) for row in rows}
+        strangers = [
+            Row(name, tuple(p.shape), None, False, "not a parameter of the model", p)
+            for name, p in named
+            if id(p) not in owned
+        ]
+        if named and len(strangers) == len(named):
+            raise ZeromeanError(
+                "the optimizer and the model share no parameter",
+                "Pass the model whose parameters the optimizer updates, and create the optimizer"
+                " after moving or wrapping the model: fully_shard replaces its parameters, and"
+                " DeepSpeed ZeRO by flat partitions (use fully_shard, FSDP2, instead)",
+            )
+        if {id(row.parameter) for row in strangers} - self._strangers:
+            self._strangers = {id(row.parameter) for row in strangers}
+            warn(
+                f"{len(strangers)} of the optimizer's parameters ({strangers[0].name} first) do not"
+                " belong to the model and are not centered. Pass the model that holds all of them."
+            )
+        rows += strangers
+        # The model's other parameters may be added to the optimizer later, and are planned then.
+        self._fan_ins = {
+            row.parameter: row.fan_in if row.centered else None
+            for row in rows
+            if id(row.parameter) in held
+        }
+        self._found = None
+        return Plan(tuple(rows))
 
 
-def targets_without_centering(optimizer: Optimizer, model: nn.Module) -> Targets:
-    """What :func:`zeromean.centralize` would center, by its defaults."""
-    return Targets(optimizer, model, "all", False, "vector")
+class _Found(NamedTuple):
+    """The centered ones among these parameters, with the length of each param group."""
+
+    lengths: list[int]
+    parameters: list[Tensor]
+    centered: list[CenteredParameter]
+
+
+def _named_parameters(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for number, group in enumerate(optimizer.param_groups):
+        names = group.get("param_names")
+        for index, parameter in enumerate(group["params"]):
+            yield (names[index] if names else f"group {number}, parameter {index}"), parameter

@@ -1,4 +1,4 @@
-"""One line that centralizes any torch optimizer: hooks around its step, nothing else touched."""
+"""``centralize``: hooks around the step of any torch optimizer; nothing else is changed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from torch.utils.hooks import RemovableHandle
 from zeromean.centralization.at_backward import AtBackward
 from zeromean.centralization.at_gradient import AtGradient, project_momentum, warn_of_momentum
 from zeromean.centralization.at_update import AtUpdate
-from zeromean.centralization.fingerprint import describe, erase, stamp, warn_of_another
-from zeromean.centralization.optimizer_traits import WeightDecay, unwrap
-from zeromean.centralization.targets import Targets
-from zeromean.centralization.validate import (
-    refuse_model,
-    refuse_optimizer,
-    refuse_subjects,
-    refuse_without_effect,
-)
+from zeromean.centralization.centering import Centering
+from zeromean.centralization.fingerprint import erase, stamp, warn_of_other_options
+from zeromean.centralization.optimizer_traits import unwrap
+from zeromean.centralization.validate import check_subjects, refuse_model, refuse_optimizer
+from zeromean.class_lookup import is_a
 from zeromean.errors import ZeromeanError
-from zeromean.plan import Layers, Plan, Scope, check_option
+from zeromean.gc_options import GCOptions, WeightDecay
+from zeromean.plan import Layers, Plan, Scope
+
+_DROP_IN = "zeromean.optim.centered.Centered"
 
 
 def centralize(
@@ -37,11 +36,11 @@ def centralize(
     weight_decay: Literal["auto"] | WeightDecay = "auto",
     project_state: bool = False,
 ) -> Handle:
-    r"""Centralize an optimizer: from now on each step is zero-mean over every fan-in.
+    r"""Center the gradients, or the updates, of an optimizer from now on.
 
     With :math:`P g = g - \operatorname{mean}(g)` over each weight vector's fan-in axes,
 
-    - ``at="gradient"`` lets the optimizer see :math:`P(g)`, or :math:`P(g + \lambda w)` where its
+    - ``at="gradient"`` lets the optimizer see :math:`P(g)`, or :math:`P(g + \lambda w)` if its
       weight decay is coupled. This writes into ``.grad`` during ``step``.
     - ``at="update"`` projects the whole change of the weights, decay included:
       :math:`w \leftarrow w - P(\Delta)`. Each weight vector keeps the mean it had before the step.
@@ -49,34 +48,36 @@ def centralize(
       during the backward pass. Gradients are centered before they are clipped, and coupled weight
       decay is refused.
 
-    For SGD the first two agree; for adaptive methods the authors advise the second. The optimizer's
-    class and state stay as they were; its param groups, and with them its checkpoints, get one line
-    of text that lets :func:`zeromean.status` tell when a copy or a resumed run forgot to centralize
-    again. Parameters added later are planned when first seen.
+    For SGD the first two agree; for adaptive methods the authors recommend the second. The
+    optimizer's class and state do not change. Its param groups, and therefore its checkpoints, get
+    one line of text by which :func:`zeromean.status` detects a copy or a resumed run that was not
+    centralized again. Parameters that are added later are included.
 
     Args:
-        optimizer: Any ``torch.optim.Optimizer``.
-        model: The model whose layers tell the fan-in axes. Without it only shapes are known
+        optimizer: Any ``torch.optim.Optimizer``; inside accelerate's or Lightning's wrapper, or
+            :class:`zeromean.optim.Lookahead`, the optimizer in it is centralized.
+        model: The model whose layers define the fan-in axes. Without it only shapes are known
             (dimensions 1.. of every parameter with two or more), and a warning says so.
         at: "gradient" (default), "update" or "backward".
-        layers: "all" (default); "conv", every convolution, transposed ones and Conv1d too;
-            "linear", everything else that has fan-in axes; or a predicate of a module's full name
-            and the module. Without a model "conv" means four or more dimensions.
+        layers: "all" (default); "conv" for every convolution, including transposed ones and Conv1d;
+            "linear" for everything else that has fan-in axes; or a predicate of a module's full
+            name and the module. Without a model "conv" means four or more dimensions.
         embeddings: Whether embeddings are centered too, over their tokens without the
             ``padding_idx`` row (default False).
-        scope: "vector" (default), or "tensor", an ablation that takes the mean of the whole tensor.
-        weight_decay: "auto" (default) reads from the param groups and a table of known optimizers
-            whether decay is added to the gradient ("coupled") or applied beside it ("decoupled").
-        project_state: Project momentum buffers once, for attaching in the middle of a run
-            (default False).
+        scope: "vector" (default), or "tensor", an ablation that subtracts the mean of the whole
+            tensor.
+        weight_decay: Kind of weight decay: added to the gradient ("coupled") or not ("decoupled").
+            "auto" (default) looks it up in a table of known optimizers and their flags.
+        project_state: Whether momentum buffers are projected once, for attaching in the middle of a
+            run (default False).
 
     Returns:
-        A handle that detaches by ``remove()`` or as a context manager.
+        A :class:`zeromean.Handle`, which detaches by ``remove()`` or as a context manager.
 
     Raises:
-        ZeromeanError: An option has an unknown value or no effect; the optimizer is centralized
-            already, owns another optimizer, has weight decay of unknown kind, cannot be right at
-            this place, or shares no parameter with the model.
+        ZeromeanError: An option has an unknown value or no effect; or the optimizer is centralized
+            already, steps through another optimizer, has weight decay of unknown kind, cannot be
+            correct at this place, or shares no parameter with the model.
 
     Example:
         >>> import torch, zeromean
@@ -91,58 +92,43 @@ def centralize(
         >>> handle.remove()
 
     Reference:
-        Yong et al., Gradient Centralization, ECCV 2020, Algorithms 1 and 2. The mean is taken over
-        each layer's own fan-in axes and fan-in 1 is left alone, unlike in the published code.
+        Yong et al., Gradient Centralization, ECCV 2020, Algorithms 1 and 2. Unlike in the published
+        code, the mean is taken over each layer's own fan-in axes, and fan-in 1 is left alone.
     """
-    refuse_subjects(optimizer, model)
-    check_option("at", at, ("gradient", "update", "backward"))
-    check_option("weight_decay", weight_decay, ("auto", "coupled", "decoupled"))
-    check_option("project_state", project_state, (True, False))
-    refuse_without_effect(at, model, layers, embeddings, weight_decay, project_state)
-    refuse_optimizer(optimizer, at, weight_decay)
-    refuse_model(optimizer, model, at)
+    options = GCOptions(at, layers, embeddings, scope, weight_decay, project_state)
+    return attach(optimizer, model, options)
+
+
+def attach(optimizer: Optimizer, model: nn.Module | None, options: GCOptions) -> Handle:
+    """Centralize an optimizer with options that were validated before."""
+    optimizer = check_subjects(optimizer, model)
     if handle_of(optimizer) is not None:
         raise ZeromeanError(
-            f"{type(optimizer).__name__}, which is centralized already",
-            "an optimizer that is not",
-            "keep the first handle, or call its remove() before attaching again",
+            f"this {type(optimizer).__name__} is centralized already",
+            "Keep the first handle, or call its remove() before attaching again",
         )
-    targets = Targets(optimizer, model, layers, embeddings, scope)
-    targets.warn_of_doubt()
-    how = describe(
-        at,
-        layers=layers,
-        embeddings=embeddings,
-        scope=scope,
-        axes="model" if model is not None else "shapes",
-        **({} if weight_decay == "auto" else {"weight_decay": weight_decay}),
-    )
-    options = {
-        "at": at,
-        "layers": layers,
-        "embeddings": embeddings,
-        "scope": scope,
-        "weight_decay": weight_decay,
-    }
-    if at == "update":
-        return Handle(optimizer, targets, AtUpdate(targets), how, options)
-    if project_state:
-        project_momentum(optimizer, targets)
+    refuse_optimizer(optimizer, options)
+    refuse_model(optimizer, model, options)
+    centering = Centering(optimizer, model, options)
+    centering.warn_of_doubt()
+    if options.at == "update":
+        return Handle(optimizer, centering, AtUpdate(centering))
+    if options.project_state:
+        project_momentum(optimizer, centering)
     else:
-        warn_of_momentum(optimizer, targets)
-    if at == "backward":
-        place = AtBackward(targets, optimizer, weight_decay)
-        return Handle(optimizer, targets, place, how, options)
-    return Handle(optimizer, targets, AtGradient(targets, weight_decay), how, options)
+        warn_of_momentum(optimizer, centering)
+    if options.at == "backward":
+        return Handle(optimizer, centering, AtBackward(centering, optimizer))
+    return Handle(optimizer, centering, AtGradient(centering))
 
 
 class Place(Protocol):
-    """Where centering acts: what is done before and after each step of the optimizer."""
+    """Where centering acts: what happens before and after each step of the optimizer."""
 
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Act before the step; may return its arguments changed."""
+        """Act before the step; may return changed arguments."""
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Act after the step."""
@@ -151,14 +137,11 @@ class Place(Protocol):
         """Act after a checkpoint was loaded into the optimizer."""
 
     def remove(self) -> None:
-        """Take back what was left at the parameters, and forget what was remembered."""
+        """Remove hooks from the parameters, and forget everything that was recorded."""
 
 
 class Handle:
     """An optimizer centralized by :func:`centralize`; detaches by ``remove()`` or as a context.
-
-    ``how`` tells the place and the options in one line; ``options`` are those of
-    :func:`centralize`, to do the same with another optimizer.
 
     Example:
         >>> import torch, zeromean
@@ -167,23 +150,17 @@ class Handle:
         >>> with zeromean.centralize(optimizer, model) as handle:
         ...     [row.name for row in handle.plan.centered]
         ['weight']
+        >>> handle
+        <Handle of SGD, removed>
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        targets: Targets,
-        place: Place,
-        how: str,
-        options: dict[str, Any],
-    ) -> None:
-        self.how = how
-        self.options = options
-        self._targets = targets
+    def __init__(self, optimizer: Optimizer, centering: Centering, place: Place) -> None:
+        self.centering = centering
         self._place = place
         self._optimizer = ref(optimizer)
-        warn_of_another(optimizer, how)
-        stamp(optimizer, how)
+        self._kind = type(optimizer).__name__
+        warn_of_other_options(optimizer, self.how)
+        stamp(optimizer, self.how)
         self._hooks: tuple[RemovableHandle, ...] = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -193,18 +170,28 @@ class Handle:
 
     @property
     def plan(self) -> Plan:
-        """Every parameter of the model and of the optimizer, and what is done with it."""
-        return self._targets.plan
+        """Every parameter of the model and of the optimizer, and whether it is centered."""
+        return self.centering.plan
+
+    @property
+    def options(self) -> GCOptions:
+        """The options that :func:`centralize` was called with."""
+        return self.centering.options
+
+    @property
+    def how(self) -> str:
+        """The place and the options in one line."""
+        return self.centering.how
 
     def remove(self) -> None:
-        """Detach: the optimizer steps as it did before. A second call does nothing."""
+        """Detach, so that the optimizer steps as before. A second call does nothing."""
         for hook in self._hooks:
             hook.remove()
         self._place.remove()
         optimizer = self._optimizer()
         if optimizer is not None and handle_of(optimizer) is None:
             erase(optimizer)
-            erase(unwrap(optimizer))  # which some outer ones copy their groups from
+            erase(unwrap(optimizer))  # some outer optimizers copy their groups from it
 
     def __enter__(self) -> Handle:
         return self
@@ -212,13 +199,19 @@ class Handle:
     def __exit__(self, *error: object) -> None:
         self.remove()
 
-    # Bound methods, so that the hooks that really run tell whether an optimizer is centralized.
-    # A compiled step compiles around them.
+    def __repr__(self) -> str:
+        optimizer = self._optimizer()
+        if optimizer is None or handle_of(optimizer) is not self:
+            return f"<Handle of {self._kind}, removed>"
+        return f"<Handle of {self._kind}: {self.how}; {self.plan.total()}>"
+
+    # These are bound methods, so that an optimizer's hooks lead to its handle. A compiled step
+    # compiles around them.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._targets.before_step(optimizer)
+        self.centering.before_step(optimizer)
         return self._place.before_step(optimizer, args, kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -231,15 +224,27 @@ class Handle:
         stamp(optimizer, self.how)  # groups may have been added since
 
     def _after_load(self, optimizer: Optimizer) -> None:
-        warn_of_another(optimizer, self.how)
+        warn_of_other_options(optimizer, self.how)
         stamp(optimizer, self.how)
         self._place.after_load(optimizer)
 
 
 def handle_of(optimizer: Optimizer) -> Handle | None:
-    """The handle that centralizes this optimizer now, or None."""
+    """Return the handle that centralizes this optimizer now, or None."""
     for hook in optimizer._optimizer_step_pre_hooks.values():
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, Handle):
             return owner
+    return None
+
+
+def centering_of(optimizer: Optimizer) -> Centering | None:
+    """Return how an optimizer is centered now, by hooks or by its own step, or None."""
+    handle = handle_of(optimizer)
+    if handle is not None:
+        return handle.centering
+    if is_a(type(optimizer), _DROP_IN):
+        drop_in: Any = optimizer
+        found: Centering | None = drop_in.centering
+        return found
     return None

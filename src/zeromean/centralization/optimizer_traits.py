@@ -1,4 +1,4 @@
-"""What has to be known of an optimizer that zeromean did not write, declared as data."""
+"""What zeromean has to know about optimizers that it did not write, declared as data."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from torch.optim import Optimizer
 
 from zeromean.class_lookup import nearest
 from zeromean.errors import ZeromeanError
-
-WeightDecay = Literal["coupled", "decoupled"]
+from zeromean.gc_options import WeightDecay
 
 
 @dataclass(frozen=True)
@@ -19,18 +18,65 @@ class OptimizerTraits:
     """What one optimizer class does with gradients and weights.
 
     Args:
-        decay: Where ``weight_decay`` acts: added to the gradient ("coupled", the L2 penalty) or
-            applied to the weights beside it ("decoupled").
+        decay: "coupled" if ``weight_decay`` is added to the gradient before anything else (the L2
+            penalty), "decoupled" if it is applied to the weights or added later, None if unknown.
         momentum: State keys of running means of the gradient, which are linear in it.
-        refuses_update: Why at="update" cannot be right, or "".
-        decouples_by: Key of a flag in the param groups that decouples the decay, or "".
+        refuses_update: Reason why at="update" cannot be correct, or "".
+        decouples_by: Param-group key of a flag that decouples the decay, or "".
+        centers_by: Name of the option by which the optimizer centers gradients itself, "always" if
+            nothing turns that off, or "".
+        known: Whether zeromean knows the class.
     """
 
-    decay: WeightDecay = "decoupled"
+    decay: WeightDecay | None = "decoupled"
     momentum: tuple[str, ...] = ()
     refuses_update: str = ""
     decouples_by: str = ""
+    centers_by: str = ""
+    known: bool = True
 
+    def coupled_decay(self, optimizer: Optimizer, group: Mapping[str, Any]) -> float:
+        """Return the signed lambda whose ``lambda * w`` belongs inside the projection.
+
+        The optimizer steps along ``grad + lambda * w``. With ``maximize`` it steps along
+        ``-grad + lambda * w``, which changes the sign of lambda relative to ``.grad``.
+
+        Args:
+            optimizer: The optimizer.
+            group: One of its param groups.
+
+        Raises:
+            ZeromeanError: The group has weight decay, and its kind is unknown.
+        """
+        weight_decay: float = group.get("weight_decay", 0)
+        if not weight_decay:
+            return 0.0
+        decay = self.decay
+        if self.decouples_by and self.decouples_by in group:
+            decay = "decoupled" if group[self.decouples_by] else "coupled"
+        if decay is None:  # even a flag of an unknown class may mean anything
+            raise ZeromeanError(
+                f"{type(optimizer).__name__} has weight_decay={weight_decay}, and zeromean does not"
+                " know whether this optimizer adds its decay to the gradient",
+                'Pass weight_decay="coupled" if it is added to the gradient before anything else,'
+                ' or weight_decay="decoupled" if it is applied to the weights or added later',
+            )
+        if decay == "decoupled":
+            return 0.0
+        # Some classes store the choice on the optimizer instead of the param group.
+        maximizes = group.get("maximize", getattr(optimizer, "maximize", False))
+        return -weight_decay if maximizes else weight_decay
+
+    def centers_itself(self, optimizer: Optimizer) -> str:
+        """Return how the optimizer centers gradients itself, such as "use_gc=True", or ""."""
+        if self.centers_by in ("", "always"):
+            return self.centers_by
+        values = [getattr(optimizer, self.centers_by, False)]
+        values += [group.get(self.centers_by, False) for group in optimizer.param_groups]
+        return f"{self.centers_by}=True" if any(values) else ""
+
+
+_UNKNOWN = OptimizerTraits(decay=None, known=False)
 
 _torch_adam = OptimizerTraits("coupled", ("exp_avg",), decouples_by="decoupled_weight_decay")
 _traits: dict[type | str, OptimizerTraits] = {
@@ -53,9 +99,9 @@ _traits: dict[type | str, OptimizerTraits] = {
     ),
 }
 
-# Schedule-free: decay acts at the point that the parameters hold, y.
+# Schedule-free: decay acts at the point y, which the parameters hold.
 _schedule_free = OptimizerTraits(
-    refuses_update="it owns another iterate, z, whose mean moves all the same"
+    refuses_update="it stores another iterate, z, whose mean would still move"
 )
 _schedule_free_l2 = replace(_schedule_free, decay="coupled")
 _traits |= {
@@ -70,23 +116,37 @@ _traits |= {
     "pytorch_optimizer.optimizer.schedulefree.ScheduleFreeRAdam": _schedule_free,
 }
 
-# pytorch-optimizer: only those whose ``weight_decouple`` was seen to mean what it says. Adan's does
-# not: without it the weights are divided, which is beside the gradient too.
+# pytorch-optimizer: only classes in whose source ``weight_decouple=False`` adds the decay to the
+# gradient. In Adan it divides the weights instead, and in Ranger21 it drops the decay.
 _flagged = OptimizerTraits("coupled", ("exp_avg",), decouples_by="weight_decouple")
+_flagged_gc = replace(_flagged, centers_by="use_gc")
 _traits |= {
     "pytorch_optimizer.optimizer.adabelief.AdaBelief": _flagged,
+    "pytorch_optimizer.optimizer.adamp.AdamP": _flagged_gc,
     "pytorch_optimizer.optimizer.ademamix.AdEMAMix": replace(
         _flagged, momentum=("exp_avg", "exp_avg_slow")
     ),
     "pytorch_optimizer.optimizer.adamw.StableAdamW": _flagged,
     "pytorch_optimizer.optimizer.adan.Adan": OptimizerTraits(
-        momentum=("exp_avg", "exp_avg_diff", "previous_grad")
+        momentum=("exp_avg", "exp_avg_diff", "previous_grad"), centers_by="use_gc"
     ),
     "pytorch_optimizer.optimizer.adopt.ADOPT": replace(_flagged, momentum=()),
     "pytorch_optimizer.optimizer.came.CAME": replace(_flagged, momentum=()),
-    "pytorch_optimizer.optimizer.lion.Lion": _flagged,
+    "pytorch_optimizer.optimizer.lion.Lion": _flagged_gc,
+    "pytorch_optimizer.optimizer.ranger.Ranger": _flagged_gc,
+    "pytorch_optimizer.optimizer.ranger21.Ranger21": OptimizerTraits(
+        momentum=("grad_ma", "neg_grad_ma"), centers_by="centralize_gradients"
+    ),
     "pytorch_optimizer.optimizer.soap.SOAP": OptimizerTraits(momentum=("exp_avg",)),
     "pytorch_optimizer.optimizer.tiger.Tiger": _flagged,
+}
+
+# The original Ranger and Ranger21. This Ranger centers even with use_gc=False.
+_traits |= {
+    "ranger.ranger.Ranger": OptimizerTraits(momentum=("exp_avg",), centers_by="always"),
+    "ranger21.ranger21.Ranger21": OptimizerTraits(
+        momentum=("grad_ma", "neg_grad_ma", "s"), centers_by="use_gc"
+    ),
 }
 
 # bitsandbytes: its Adam decays as AdamW does. State may be 8-bit, so none is known as momentum.
@@ -108,57 +168,78 @@ _traits |= {
     for bits in ("8bit", "4bit", "Fp8")
 }
 
+# timm. Lamb, Kron and NvNovoGrad add decay that is not decoupled after their preconditioner, where
+# it is outside the projection too. Lars adds it to the gradient and scales both by its trust ratio.
+_decoupled = OptimizerTraits("decoupled", ("exp_avg",))
+_timm_flagged = OptimizerTraits("coupled", ("exp_avg",), decouples_by="decoupled_decay")
+_traits |= {
+    f"timm.optim.{name}": traits
+    for name, traits in {
+        "adabelief.AdaBelief": _timm_flagged,
+        "adafactor.Adafactor": replace(_decoupled, momentum=()),
+        "adafactor_bv.AdafactorBigVision": replace(_decoupled, momentum=()),
+        "adahessian.Adahessian": _decoupled,
+        "adamp.AdamP": _decoupled,
+        "adamw.AdamWLegacy": _decoupled,
+        "adan.Adan": replace(_decoupled, momentum=("exp_avg", "exp_avg_diff", "neg_pre_grad")),
+        "adopt.Adopt": OptimizerTraits("coupled", decouples_by="decoupled"),
+        "kron.Kron": replace(_decoupled, momentum=("momentum_buffer",)),
+        "lamb.Lamb": _decoupled,
+        "laprop.LaProp": replace(_decoupled, momentum=()),
+        "lars.Lars": OptimizerTraits("coupled", ("momentum_buffer",)),
+        "lion.Lion": _decoupled,
+        "madgrad.MADGRAD": replace(_timm_flagged, momentum=("s",)),
+        "mars.Mars": replace(_decoupled, momentum=()),
+        "muon.Muon": replace(_decoupled, momentum=("momentum_buffer", "exp_avg")),
+        "nadam.NAdamLegacy": OptimizerTraits("coupled", ("exp_avg",)),
+        "nadamw.NAdamW": _decoupled,
+        "nvnovograd.NvNovoGrad": replace(_decoupled, momentum=()),
+        "radam.RAdamLegacy": _decoupled,
+        "rmsprop_tf.RMSpropTF": replace(_timm_flagged, momentum=("grad_avg",)),
+        "sgdp.SGDP": replace(_decoupled, momentum=("momentum",)),
+        "sgdw.SGDW": replace(_decoupled, momentum=("momentum_buffer",)),
+    }.items()
+}
 
-# Optimizers whose step is that of another one that they own, on parameters and gradients as they
-# are: hooks around the outer step are right, traits and state are the inner one's.
-_steps_by: dict[type | str, str] = {
+
+# Optimizers whose step is that of another one that they own, on the same parameters and gradients:
+# hooks around the outer step are correct, and traits and state are those of the inner one.
+_STEPS_BY: dict[type | str, str] = {
     "torch.distributed.optim.zero_redundancy_optimizer.ZeroRedundancyOptimizer": "optim",
+}
+
+# Wrappers that call the step of the optimizer inside: hooks belong to that one.
+_WRAPS: dict[type | str, str] = {
+    "accelerate.optimizer.AcceleratedOptimizer": "optimizer",
+    "lightning.pytorch.core.optimizer.LightningOptimizer": "optimizer",
+    "pytorch_lightning.core.optimizer.LightningOptimizer": "optimizer",
+    "zeromean.optim.lookahead.Lookahead": "optimizer",
 }
 
 
 def unwrap(optimizer: Optimizer) -> Optimizer:
-    """The optimizer that makes the step: itself, but for those that are known to own it."""
-    attribute = nearest(_steps_by, type(optimizer))
+    """Return the optimizer that makes the step: itself, or the one that it is known to step by."""
+    attribute = nearest(_STEPS_BY, type(optimizer))
     return optimizer if attribute is None else getattr(optimizer, attribute)
 
 
-def traits_of(optimizer: Optimizer) -> OptimizerTraits | None:
-    """The traits of the nearest known class in the optimizer's MRO, so a subclass of SGD is SGD."""
-    return nearest(_traits, type(unwrap(optimizer)))
+def strip_wrapper(optimizer: Any) -> Any:
+    """Return the optimizer inside known wrappers, whose own step is the one to hook."""
+    while attribute := nearest(_WRAPS, type(optimizer)):
+        optimizer = getattr(optimizer, attribute)
+    return optimizer
 
 
-def coupled_decay(
-    optimizer: Optimizer, group: Mapping[str, Any], told: WeightDecay | Literal["auto"]
-) -> float:
-    """The signed lambda of one param group whose ``lambda * w`` belongs inside the projection.
+def traits_of(
+    optimizer: Optimizer, weight_decay: Literal["auto"] | WeightDecay = "auto"
+) -> OptimizerTraits:
+    """Return the traits of the nearest known class in the MRO, so that a subclass of SGD is SGD.
 
-    The optimizer steps along ``grad + lambda * w``, or, with ``maximize``, along
-    ``-grad + lambda * w``, which turns the sign of lambda as seen from ``.grad``.
-
-    Raises:
-        ZeromeanError: The group decays and nobody said how.
+    Args:
+        optimizer: The optimizer.
+        weight_decay: "auto", or the kind of decay that replaces the declared one.
     """
-    weight_decay: float = group.get("weight_decay", 0)
-    if not weight_decay:
-        return 0.0
-    if told == "auto":
-        told = _decay_kind(optimizer, group)
-    if told == "decoupled":
-        return 0.0
-    # Some keep the choice on the optimizer instead of the param group.
-    maximizes = group.get("maximize", getattr(optimizer, "maximize", False))
-    return -weight_decay if maximizes else weight_decay
-
-
-def _decay_kind(optimizer: Optimizer, group: Mapping[str, Any]) -> WeightDecay:
-    traits = traits_of(optimizer)
-    if traits is None:  # a flag of an unknown class may mean anything
-        raise ZeromeanError(
-            f"{type(optimizer).__name__} has weight_decay={group['weight_decay']}, and zeromean"
-            " does not know whether this optimizer adds its decay to the gradient",
-            'Pass weight_decay="coupled" if it is added to the gradient before anything else, or'
-            ' weight_decay="decoupled" if it is applied to the weights or after preconditioning',
-        )
-    if traits.decouples_by and traits.decouples_by in group:
-        return "decoupled" if group[traits.decouples_by] else "coupled"
-    return traits.decay
+    traits = nearest(_traits, type(unwrap(optimizer))) or _UNKNOWN
+    if weight_decay == "auto":
+        return traits
+    return replace(traits, decay=weight_decay, decouples_by="")

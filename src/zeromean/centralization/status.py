@@ -1,27 +1,32 @@
-"""Whether an optimizer is centralized now, and whether the one it comes from was."""
+"""Whether an optimizer is centralized now, and whether the one that it comes from was."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 
+from torch import nn
 from torch.optim import Optimizer
 
-from zeromean.centralization.centralize import handle_of
+from zeromean.centralization.centralize import centering_of
 from zeromean.centralization.fingerprint import read
-from zeromean.centralization.validate import refuse_wrapper
-from zeromean.optim.centered import Centered
+from zeromean.centralization.optimizer_traits import traits_of
+from zeromean.centralization.validate import check_optimizer
+from zeromean.errors import ZeromeanError
 
 
 @dataclass(frozen=True)
 class Status:
-    """What :func:`zeromean.status` found; printing it gives a sentence.
+    """The result of :func:`zeromean.status`; printing it gives a sentence.
 
     Args:
-        optimizer: The optimizer's class.
+        optimizer: Class name of the optimizer.
         attached: How it is centralized now, or None if it is not.
         remembered: How the optimizer that its param groups come from was centralized, or None.
-        centered: How many of its parameters are centered.
-        parameters: How many parameters it has.
+        centered: Number of its parameters that are centered.
+        parameters: Number of its parameters.
+        centers_itself: Option by which an optimizer of another library centers gradients itself,
+            such as "use_gc=True", or "".
     """
 
     optimizer: str
@@ -29,39 +34,47 @@ class Status:
     remembered: str | None
     centered: int
     parameters: int
+    centers_itself: str = ""
 
     @property
     def as_remembered(self) -> bool:
-        """Whether it is centralized as its param groups say; true where they say nothing."""
+        """Whether it is centralized as its param groups say, or they say nothing."""
         return self.remembered in (None, self.attached)
 
     def __str__(self) -> str:
         if self.attached is None and self.remembered is None:
-            return f"{self.optimizer} is not centralized"
-        if self.attached is None:
-            return (
-                f"{self.optimizer} is NOT centralized, but its param groups come from one that was,"
-                f" with {self.remembered}: call zeromean.centralize again"
+            text = f"{self.optimizer} is not centralized"
+        elif self.attached is None:
+            text = (
+                f"{self.optimizer} is NOT centralized, but its param groups come from an optimizer"
+                f" that was, with {self.remembered}: call zeromean.centralize again"
             )
-        text = (
-            f"{self.optimizer} is centralized with {self.attached}:"
-            f" {self.centered} of {self.parameters} parameters"
-        )
-        if self.as_remembered:
-            return text
-        return f"{text}; its param groups come from one with {self.remembered}"
+        else:
+            text = (
+                f"{self.optimizer} is centralized with {self.attached}:"
+                f" {self.centered} of {self.parameters} parameters"
+            )
+            if not self.as_remembered:
+                text += f"; its param groups come from an optimizer with {self.remembered}"
+        if self.centers_itself:
+            text += f"; it centers gradients itself ({self.centers_itself}), by shape alone"
+        return text
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(str(self))}</p>"
 
 
 def status(optimizer: Optimizer) -> Status:
-    """Tell what centralizes an optimizer now, and what its param groups remember.
+    """Report what centralizes an optimizer now, and what its param groups remember.
 
-    A copied or unpickled optimizer has lost its hooks, and so has a fresh one that a checkpoint is
-    loaded into: both remember in their param groups, under the key ``"zeromean"``, how the
-    optimizer that they come from was centralized.
+    A copied or unpickled optimizer has lost its hooks, and a new optimizer that a checkpoint was
+    loaded into never had any. Both remember in their param groups, under the key ``"zeromean"``,
+    how the optimizer that they come from was centralized.
 
     Args:
-        optimizer: Any ``torch.optim.Optimizer``; a drop-in of :mod:`zeromean.optim` remembers
-            nothing, because it centers by itself.
+        optimizer: Any ``torch.optim.Optimizer``. A drop-in of :mod:`zeromean.optim` remembers
+            nothing, because it centers by itself. Inside accelerate's or Lightning's wrapper, or
+            :class:`zeromean.optim.Lookahead`, the optimizer in it is reported.
 
     Returns:
         A :class:`Status`, which prints as a sentence.
@@ -81,14 +94,22 @@ def status(optimizer: Optimizer) -> Status:
         >>> zeromean.status(copy.deepcopy(optimizer)).as_remembered
         False
     """
-    refuse_wrapper(optimizer)
-    by = optimizer if isinstance(optimizer, Centered) else handle_of(optimizer)
+    if isinstance(optimizer, nn.Module):
+        raise ZeromeanError(
+            f"status received a {type(optimizer).__name__}, which is a model",
+            "Pass the optimizer, as in status(optimizer); explain(model) shows a model's plan",
+        )
+    kind = type(optimizer).__name__
+    optimizer = check_optimizer(optimizer)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    centered = by.plan.centered if by else ()
+    centering = centering_of(optimizer)
     return Status(
-        optimizer=type(optimizer).__name__,
-        attached=by.how if by else None,
+        optimizer=kind,
+        attached=centering.how if centering else None,
         remembered=read(optimizer),
-        centered=sum(id(row.parameter) in held for row in centered),
+        centered=sum(id(row.parameter) in held for row in centering.plan.centered)
+        if centering
+        else 0,
         parameters=len(held),
+        centers_itself=traits_of(optimizer).centers_itself(optimizer),
     )

@@ -1,145 +1,144 @@
-"""What cannot be right, refused with the reason and the way out."""
+"""Validate optimizers and models: invalid combinations raise an error that names the fix."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean.centralization import fsdp1
-from zeromean.centralization.at_backward import refuse_decay_inside
-from zeromean.centralization.optimizer_traits import WeightDecay, coupled_decay, traits_of, unwrap
-from zeromean.class_lookup import is_a
-from zeromean.errors import ZeromeanError
-from zeromean.plan import Layers, check_without_model
+from zeromean import fsdp1
+from zeromean.centralization.at_backward import refuse_coupled_decay
+from zeromean.centralization.optimizer_traits import strip_wrapper, traits_of, unwrap
+from zeromean.class_lookup import is_a, nearest
+from zeromean.errors import ZeromeanError, warn
+from zeromean.gc_options import GCOptions
+from zeromean.plan import check_without_model
 
 _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
 _DEEPSPEED = "deepspeed.runtime.base_optimizer.DeepSpeedOptimizer"
 _DROP_IN = "zeromean.optim.centered.Centered"
 
+# Wrappers that change the weights beyond the step of the optimizer inside, if this option is true.
+_STEPS_BESIDES: dict[type | str, str] = {"pytorch_optimizer.optimizer.sam.WSAM": "decouple"}
 
-def refuse_subjects(optimizer: object, model: object) -> None:
-    """Raise unless these are an optimizer that acts, and a model or None."""
-    refuse_wrapper(optimizer)
+
+def check_subjects(optimizer: object, model: object) -> Optimizer:
+    """Return the optimizer to hook, and raise unless ``model`` is a model or None."""
+    found = check_optimizer(optimizer)
     if model is not None and not isinstance(model, nn.Module):
         raise ZeromeanError(
-            f"{type(model).__name__} as the model",
-            "a torch.nn.Module, or None to go by shapes alone",
-            "call centralize(optimizer, model)",
+            f"model is of type {type(model).__name__}, not torch.nn.Module",
+            "Pass the model after the optimizer, or None to use shapes alone",
         )
+    return found
 
 
-def refuse_wrapper(optimizer: object) -> None:
-    """Raise unless this is an optimizer, and one that applies the gradients itself."""
+def check_optimizer(optimizer: object) -> Optimizer:
+    """Return the optimizer inside known wrappers, and raise unless it applies gradients itself."""
+    optimizer = strip_wrapper(optimizer)
     kind = type(optimizer).__name__
     if is_a(type(optimizer), _DEEPSPEED):
-        raise _partitions(f"DeepSpeed's {kind}")
+        raise _flat_partitions(f"DeepSpeed's {kind}")
+    if isinstance(optimizer, nn.Module):
+        raise ZeromeanError(
+            f"the optimizer is a {kind}, which is a model", "Pass the optimizer first"
+        )
     for name, inner in getattr(optimizer, "__dict__", {}).items():
         if not isinstance(inner, Optimizer) or not _share_parameters(optimizer, inner):
             continue
         if not isinstance(optimizer, Optimizer) or inner is not unwrap(optimizer):
             public = name.lstrip("_")
+            attribute = public if getattr(optimizer, public, None) is inner else name
+            option = nearest(_STEPS_BESIDES, type(optimizer))
+            also = (
+                f", and adds an update of its own because {option}=True"
+                if option and getattr(optimizer, option)
+                else ""
+            )
             raise ZeromeanError(
-                f"{kind}, which steps through its .{name} ({type(inner).__name__})",
-                "the optimizer that applies the gradients itself",
-                f"pass optimizer.{public if getattr(optimizer, public, None) is inner else name}",
+                f"{kind} steps through its .{name} ({type(inner).__name__}){also}",
+                f"Create it with {option}=False and pass optimizer.{attribute}"
+                if also
+                else f"Pass optimizer.{attribute}",
             )
     if not isinstance(optimizer, Optimizer):
         raise ZeromeanError(
-            f"{kind} as the optimizer",
-            "a torch.optim.Optimizer",
-            "call centralize(optimizer, model), the optimizer first",
+            f"the optimizer is of type {kind}, not torch.optim.Optimizer",
+            "Pass the optimizer first",
         )
+    return optimizer
 
 
 def refuse_loss(value: object) -> None:
     """Raise unless a loss is one number that can be differentiated."""
     if isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad:
         return
-    got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    without = isinstance(value, Tensor) and not value.requires_grad
+    got = f"is a {type(value).__name__}"
+    if isinstance(value, Tensor):
+        graph = "a" if value.requires_grad else "no"
+        got = f"has shape {tuple(value.shape)} and {graph} graph"
     raise ZeromeanError(
-        f"a loss of {got}{' without a graph' if without else ''}",
-        "one number a batch, which depends on parameters that require a gradient",
-        "reduce it by mean(), keep its graph, and call model.requires_grad_() if all is frozen",
+        f"the loss {got}; it must be one number that depends on parameters that require a gradient",
+        "Reduce it by mean(), keep its graph, and call model.requires_grad_() if all is frozen",
     )
 
 
-def refuse_without_effect(
-    at: str,
-    model: nn.Module | None,
-    layers: Layers,
-    embeddings: bool,
-    weight_decay: str,
-    project_state: bool,
-) -> None:
-    """Refuse options that would have no effect, rather than ignore them."""
-    if at == "update" and weight_decay != "auto":
-        raise ZeromeanError(
-            f'weight_decay={weight_decay!r} with at="update"',
-            "no word on decay, because the whole change of the weights is projected",
-            "leave weight_decay out",
-        )
-    if at == "update" and project_state:
-        raise ZeromeanError(
-            'project_state=True with at="update"',
-            "no word on momentum, because the whole change of the weights is projected",
-            "leave project_state out",
-        )
-    if model is None:
-        check_without_model(layers, embeddings)
-
-
-def refuse_optimizer(
-    optimizer: Optimizer, at: str, weight_decay: Literal["auto"] | WeightDecay
-) -> None:
-    """Raise where hooks around the step cannot be right, or its decay is of unknown kind."""
+def refuse_optimizer(optimizer: Optimizer, options: GCOptions) -> None:
+    """Raise if hooks around the step cannot be correct, or if the kind of decay is unknown."""
     kind = type(optimizer).__name__
     if is_a(type(optimizer), _DROP_IN):
         raise ZeromeanError(
-            f"zeromean's {kind}, which centers inside its step",
-            "an optimizer that does not",
-            "leave centralize out, or make an optimizer of torch",
+            f"zeromean's {kind} centers inside its step already",
+            "Leave centralize out, or use an optimizer of torch",
         )
     if getattr(optimizer, "_overlap_with_ddp", False):  # ZeroRedundancyOptimizer
         raise ZeromeanError(
-            f"{kind} with overlap_with_ddp=True, which steps inside DDP's communication hook",
-            "a step that fires the optimizer's hooks",
-            "overlap_with_ddp=False",
+            f"{kind} with overlap_with_ddp=True steps inside DDP's communication hook, which runs"
+            " no step hooks",
+            "Use overlap_with_ddp=False",
         )
-    traits = traits_of(optimizer)
-    if at == "update" and traits is not None and traits.refuses_update:
+    traits = traits_of(optimizer, options.weight_decay)
+    if options.at == "update" and traits.refuses_update:
         raise ZeromeanError(
-            f'at="update" with {kind}', f"another place: {traits.refuses_update}", 'at="gradient"'
+            f'at="update" is not correct for {kind}: {traits.refuses_update}', 'Use at="gradient"'
         )
     for group in optimizer.param_groups:
         if group.get("differentiable"):
             raise ZeromeanError(
-                f"{kind} with differentiable=True",
-                "a step that autograd need not follow, because hooks act outside its graph",
-                "differentiable=False, or zeromean.center on the gradients: autograd follows that",
+                f"{kind} has differentiable=True, but hooks act outside the graph of autograd",
+                "Use differentiable=False, or apply zeromean.center to the gradients, which"
+                " autograd follows",
             )
-        if at == "gradient":
-            coupled_decay(optimizer, group, weight_decay)
-        elif at == "backward":
-            refuse_decay_inside(optimizer, group, weight_decay)
+        if options.at == "gradient":
+            traits.coupled_decay(optimizer, group)
+        elif options.at == "backward":
+            refuse_coupled_decay(traits, optimizer, group)
+    if own := traits.centers_itself(optimizer):
+        instead = "another optimizer" if own == "always" else own.replace("True", "False")
+        warn(
+            f"{kind} centers gradients itself ({own}), by shape alone. Use {instead} to leave"
+            " centering to zeromean."
+        )
 
 
-def refuse_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None:
-    """Raise where sharding or replication hides what has to be averaged."""
+def refuse_model(optimizer: Optimizer, model: nn.Module | None, options: GCOptions) -> None:
+    """Raise if an option needs a model, or if sharding or replication hides weight vectors."""
+    if model is None:
+        check_without_model(options.layers, options.embeddings)
     held = [p for group in optimizer.param_groups for p in group["params"]]
     owned = held if model is None else [*held, *model.parameters()]
-    if any(hasattr(parameter, "ds_id") for parameter in owned):  # stage 3 has taken them apart
-        raise _partitions("parameters of DeepSpeed ZeRO")
+    if any(hasattr(parameter, "ds_id") for parameter in owned):  # taken apart by stage 3
+        raise _flat_partitions("DeepSpeed ZeRO")
+    at = options.at
     if any(map(fsdp1.is_flat, held)) and (
         at != "backward" or model is None or not fsdp1.origins(model)
     ):
         raise ZeromeanError(
-            f'at="{at}" with FullyShardedDataParallel (FSDP1), whose flat shards have no rows',
-            "whole rows: those of FSDP2, or of the gradients before FSDP1 cuts them",
-            "shard with fully_shard (FSDP2), or wrap with use_orig_params=True, pass the wrapped"
-            ' model and at="backward"',
+            f'at="{at}" needs whole rows, but FullyShardedDataParallel (FSDP1) gives the optimizer'
+            " flat shards",
+            "Shard with fully_shard (FSDP2), or wrap with use_orig_params=True, pass the wrapped"
+            ' model and use at="backward"',
         )
     if (
         at == "backward"
@@ -148,17 +147,16 @@ def refuse_model(optimizer: Optimizer, model: nn.Module | None, at: str) -> None
         and not _holds_all(optimizer, model)
     ):
         raise ZeromeanError(
-            'at="backward" under DistributedDataParallel, whose parameters it holds in part',
-            "all of them on every rank, because each rank centers before gradients are averaged",
-            'at="gradient", which centers the average',
+            'at="backward" under DistributedDataParallel needs an optimizer that holds all'
+            " parameters on every rank, because each rank centers before gradients are averaged",
+            'Use at="gradient", which centers the averaged gradient',
         )
 
 
-def _partitions(what: str) -> ZeromeanError:
+def _flat_partitions(what: str) -> ZeromeanError:
     return ZeromeanError(
-        f"{what}, whose flat partitions have no rows",
-        "whole rows, or shards that tell which rows they hold",
-        "shard with fully_shard (FSDP2) instead",
+        f"{what} gives the optimizer flat partitions, which have no rows",
+        "Shard with fully_shard (FSDP2) instead",
     )
 
 

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from zeromean.centralization.centering import Centering
 from zeromean.centralization.centralize import handle_of
-from zeromean.centralization.targets import Targets
 from zeromean.centralization.validate import refuse_loss
 from zeromean.diagnose.batches import Batches, Loss, pairs, run
 from zeromean.diagnose.layers import refuse_model, unchanged, weights_of
 from zeromean.diagnose.result import Diagnostic, layer_axis, number
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
+from zeromean.gc_options import GCOptions
 from zeromean.plan import Layers, Row
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import is_sharded
@@ -325,9 +326,9 @@ def _rows(
     handle = handle_of(optimizer)
     if handle is not None and layers == "all" and not embeddings:
         return handle.plan.centered
-    targets = Targets(optimizer, None, layers, embeddings, "vector")
-    targets.warn_of_doubt()
-    return targets.plan.centered
+    centering = Centering(optimizer, None, GCOptions(layers=layers, embeddings=embeddings))
+    centering.warn_of_doubt()
+    return centering.plan.centered
 
 
 def _fan_in(row: Row) -> FanIn:

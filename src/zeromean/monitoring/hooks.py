@@ -13,12 +13,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean.centralization import fsdp1
+from zeromean import fsdp1
 from zeromean.centralization.at_backward import AtBackward
-from zeromean.centralization.centering import centering_of, targets_without_centering
-from zeromean.centralization.centralize import handle_of
-from zeromean.centralization.validate import refuse_subjects
+from zeromean.centralization.centering import Centering
+from zeromean.centralization.centralize import centering_of, handle_of
+from zeromean.centralization.validate import check_subjects
 from zeromean.errors import ZeromeanError, warn
+from zeromean.gc_options import GCOptions
 from zeromean.monitoring.backward import Taken
 from zeromean.monitoring.measurement import Measurement, means_of
 from zeromean.monitoring.sample import Sample
@@ -78,7 +79,7 @@ def monitor(
     Reference:
         Yong et al., Gradient Centralization, ECCV 2020, Figs. 3 and 4.
     """
-    refuse_subjects(optimizer, model)
+    optimizer = check_subjects(optimizer, model)
     if not isinstance(model, nn.Module):
         raise ZeromeanError(
             "no model to monitor", "the model that is trained", "call monitor(optimizer, model)"
@@ -116,8 +117,8 @@ class Monitor:
         self._next = first_step
         self._write = write
         self._optimizer = ref(optimizer)
-        self._plain = targets_without_centering(optimizer, model)
-        if not centering_of(optimizer, self._plain).targets.plan.centered:
+        self._plain = Centering(optimizer, model, GCOptions())
+        if not (centering_of(optimizer) or self._plain).plan.centered:
             warn(
                 "nothing of this optimizer is or would be centered, so samples hold no layer: print"
                 " zeromean.explain(model), which tells why for each parameter"
@@ -211,7 +212,7 @@ class Monitor:
 
     @torch.no_grad()
     def _note_start(self, optimizer: Optimizer) -> None:
-        targets = centering_of(optimizer, self._plain).targets.of(optimizer)
+        targets = (centering_of(optimizer) or self._plain).parameters(optimizer)
         new = [target for target in targets if target.parameter not in self._start]
         for target, means in zip(new, means_of(new), strict=True):
             self._start[target.parameter] = means
@@ -220,12 +221,13 @@ class Monitor:
 class _Step:
     """One sampled step under way."""
 
-    def __init__(self, optimizer: Optimizer, plain: Any, taken: Taken) -> None:
-        self.at, targets = centering_of(optimizer, plain)
+    def __init__(self, optimizer: Optimizer, plain: Centering, taken: Taken) -> None:
+        centering = centering_of(optimizer)
+        self.at = centering.options.at if centering else None
         self.seen = False
         self._taken = taken
         with torch.no_grad():
-            self._measurement = Measurement(targets.of(optimizer))
+            self._measurement = Measurement((centering or plain).parameters(optimizer))
 
     @torch.no_grad()
     def see_gradients(self, optimizer: Optimizer) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zeromean.centralization.targets import Target
+from zeromean.centralization.centering import CenteredParameter
 from zeromean.fan_in import FanIn
 from zeromean.monitoring.sample import Layer
 from zeromean.projection import shift_, vector_means
@@ -27,7 +27,7 @@ class Measurement:
         targets: What is centered, or would be.
     """
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    def __init__(self, targets: Sequence[CenteredParameter]) -> None:
         self._targets = targets
         self._before = [local_part(target.parameter).detach().clone() for target in targets]
         self._gradients: _Gradients | None = None
@@ -132,7 +132,7 @@ class _Gradients(NamedTuple):
         return [self.sum, self.squares, self.sum_rest, self.squares_rest, self.energies]
 
 
-def means_of(targets: Sequence[Target]) -> list[Tensor]:
+def means_of(targets: Sequence[CenteredParameter]) -> list[Tensor]:
     """The weight vectors' means of many parameters."""
     return vector_means(
         [target.parameter.detach() for target in targets], [target.fan_in for target in targets]
@@ -196,7 +196,7 @@ def _matrix(columns: Sequence[Sequence[Tensor]]) -> Tensor:
     return rows.contiguous()
 
 
-def _layer(name: str, target: Target, row: Sequence[float], unknown: bool) -> Layer:
+def _layer(name: str, target: CenteredParameter, row: Sequence[float], unknown: bool) -> Layer:
     (g, g2, rest, rest2, taken2, mean2, drift2, step2, weight2, largest, largest_rest) = row
     if unknown:
         g = g2 = taken2 = largest = math.nan

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from zeromean.centralization.fingerprint import describe
-from zeromean.centralization.targets import Targets
+from zeromean.centralization.centering import Centering
 from zeromean.centralization.validate import refuse_model
 from zeromean.errors import ZeromeanError
+from zeromean.gc_options import GCOptions
 from zeromean.kernels.step_spec import At
 from zeromean.plan import Layers, Plan, check_option
 
@@ -25,41 +25,32 @@ class Centered(Optimizer):
     """
 
     _at: At = "gradient"
-    _targets: Targets | None = None  # None: nothing is centered
-    how: str | None = None  # place and options in one line, as of a Handle
+    centering: Centering | None = None  # None: nothing is centered
 
     def _centralize(
         self, model: nn.Module | None, at: At, layers: Layers, embeddings: bool
     ) -> None:
         check_option("at", at, ("gradient", "update"))
-        if model is None and (callable(layers) or embeddings):
-            raise ZeromeanError(
-                f"{'embeddings=True' if embeddings else 'a layers predicate'} without a model",
-                "the model, because shapes alone do not tell which layer a parameter belongs to",
-                f"call {type(self).__name__}(model, ...), or pass model= beside the param groups",
-            )
-        refuse_model(self, model, at)
         self._at = at
-        self._plan_for(model, layers, embeddings).warn_of_doubt()
+        self._plan_for(model, GCOptions(at, layers, embeddings)).warn_of_doubt()
 
-    def _plan_for(self, model: nn.Module | None, layers: Layers, embeddings: bool) -> Targets:
-        self._targets = Targets(self, model, layers, embeddings, "vector")
-        self.how = describe(
-            self._at,
-            layers=layers,
-            embeddings=embeddings,
-            scope="vector",
-            axes="model" if model is not None else "shapes",
-        )
-        return self._targets
+    def _plan_for(self, model: nn.Module | None, options: GCOptions) -> Centering:
+        refuse_model(self, model, options)
+        self.centering = Centering(self, model, options)
+        return self.centering
+
+    @property
+    def how(self) -> str | None:
+        """The place and the options in one line, as of a Handle."""
+        return None if self.centering is None else self.centering.how
 
     @property
     def plan(self) -> Plan:
         """Every parameter, and what is done with it."""
-        return Plan(()) if self._targets is None else self._targets.plan
+        return Plan(()) if self.centering is None else self.centering.plan
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_at": self._at, "_targets": self._targets, "how": self.how}
+        own = {"_at": self._at, "centering": self.centering}
         return super().__getstate__() | own  # torch's keeps nothing but its own
 
 

@@ -93,10 +93,10 @@ class Fused(Centered):
             )
 
     def _fan_ins(self) -> dict[Tensor, FanIn]:
-        if self._targets is None:
+        if self.centering is None:
             return {}
-        self._targets.before_step(self)
-        return {parameter: fan_in for _, parameter, fan_in in self._targets.of(self)}
+        self.centering.before_step(self)
+        return {parameter: fan_in for _, parameter, fan_in in self.centering.parameters(self)}
 
     def _prepare(
         self,

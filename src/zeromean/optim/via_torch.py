@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from zeromean.centralization.at_update import AtUpdate
-from zeromean.centralization.optimizer_traits import coupled_decay
-from zeromean.centralization.targets import Targets
+from zeromean.centralization.centering import Centering
 from zeromean.kernels import center_
 from zeromean.optim.centered import Centered, refuse
 from zeromean.sharded import gradient_of
@@ -40,19 +39,19 @@ class Copying(Centered):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._targets is None:
+        if self.centering is None:
             self._step_of_torch()
             return loss
-        self._targets.before_step(self)
+        self.centering.before_step(self)
         if self._at == "gradient":
-            self._copies = self._centered_copies(self._targets)
+            self._copies = self._centered_copies(self.centering)
             try:
                 self._step_of_torch()
             finally:
                 self._copies = MappingProxyType({})
         else:
             if self._place is None:
-                self._place = AtUpdate(self._targets)
+                self._place = AtUpdate(self.centering)
             self._place.before_step(self, (), {})
             self._step_of_torch()
             self._place.after_step(self)
@@ -64,12 +63,12 @@ class Copying(Centered):
         (step.__wrapped__ if getattr(step, "hooked", False) else step)(self)
 
     @torch.no_grad()
-    def _centered_copies(self, targets: Targets) -> dict[Tensor, Tensor]:
+    def _centered_copies(self, centering: Centering) -> dict[Tensor, Tensor]:
         """The gradients of all groups, centered: ranks that share vectors send one message."""
-        decays = [coupled_decay(self, group, "auto") for group in self.param_groups]
+        decays = [centering.traits.coupled_decay(self, group) for group in self.param_groups]
         found = [
             (target, gradient)
-            for target in targets.of(self)
+            for target in centering.parameters(self)
             if (gradient := gradient_of(target.parameter, target.fan_in)) is not None
         ]
         copies = [torch.empty_like(gradient) for _, gradient in found]
