@@ -28,8 +28,8 @@ from zeromean.recipes.cost import MOST_STEPS, measured
 from zeromean.recipes.recipe import Recipe
 from zeromean.study.engine import train
 from zeromean.study.engine.units import MEMBERS
-from zeromean.study.results import Facts
-from zeromean.study.task import Task
+from zeromean.study.engine.results import Facts
+from zeromean.study.spec.task import ImageTask as Task
 from zeromean.study.tasks.images import image_problem
 
 # Settings of the real data alone.
@@ -76,7 +76,7 @@ def main() -> None:
             stacked = Facts.of(study, task, problem).stacked
             steps = {
                 name: measured(study, problem, name, members=MEMBERS if name in stacked else 1).step
-                for name in study.methods
+                for name in study.method_labels
             }
         except ZeromeanError as error:
             print(f"# {recipe.name}: {error}", flush=True)

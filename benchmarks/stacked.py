@@ -19,7 +19,7 @@ import torch
 from zeromean.study import declare
 from zeromean.study.engine import train
 from zeromean.study.engine.stacked import Stack
-from zeromean.study.run import Candidate, Key
+from zeromean.study.spec.records import Candidate, Key
 from zeromean.study.tasks.load import load
 
 RATE, MEMBERS, EPOCHS = 0.05, 4, 2
@@ -55,7 +55,7 @@ def main() -> None:
         seconds = sum(epoch.seconds for one in trainings for epoch in one.epochs)
         return 1e6 * seconds / (EPOCHS * MEMBERS * problem.steps(task.batch_size))
 
-    for method in study.methods:
+    for method in study.method_labels:
         pairs = [
             (microseconds(method, False), microseconds(method, True))
             for _ in range(arguments.rounds)

@@ -17,12 +17,12 @@ import torch
 from torch.nn import functional as F
 
 from zeromean.study.engine.train import Training
-from zeromean.study.metric import ACCURACY
+from zeromean.study.spec.metric import ACCURACY
 from zeromean.study.networks.build import NETWORKS, build
-from zeromean.study.problem import Examples, Problem
-from zeromean.study.run import Candidate, Key
-from zeromean.study.study import Study
-from zeromean.study.task import Task
+from zeromean.study.tasks.problem import Examples, Problem
+from zeromean.study.spec.records import Candidate, Key
+from zeromean.study.spec.study import Study
+from zeromean.study.spec.task import ImageTask as Task
 
 IMAGES, BATCH = 512, 128
 

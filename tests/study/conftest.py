@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import pytest
 import torch
 from study_files import write_npz
 
-from zeromean.study.study import Study
-from zeromean.study.task import Task
+from zeromean.study import ImageTask, Study
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -32,17 +30,5 @@ def archive(tmp_path: Path) -> Path:
 @pytest.fixture
 def study(archive: Path) -> Study:
     """A study that takes a fraction of a second."""
-    task = Task(data=f"npz:{archive}", model="mlp", epochs=3, batch_size=8)
+    task = ImageTask(data=f"npz:{archive}", model="mlp", epochs=3, batch_size=8)
     return Study(tasks=(task,), seeds=2)
-
-
-@pytest.fixture
-def large(study: Study) -> Study:
-    """The same study with a network whose runs train one by one."""
-    return dataclasses.replace(study, tasks=(dataclasses.replace(study.tasks[0], model="cnn"),))
-
-
-@pytest.fixture(params=["small", "large"])
-def either(request: pytest.FixtureRequest, study: Study, large: Study) -> Study:
-    """A study whose runs train together, and one whose runs do not."""
-    return study if request.param == "small" else large

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from zeromean.study.facts import Facts
-from zeromean.study.metric import ACCURACY, Metric
-from zeromean.study.results import Results
-from zeromean.study.run import Candidate, Epoch, Key, Run
-from zeromean.study.study import Study
-from zeromean.study.task import Task
+from zeromean.study import ImageTask, Method, Study
+from zeromean.study.engine.results import Results
+from zeromean.study.spec import presets
+from zeromean.study.spec.metric import ACCURACY, Metric
+from zeromean.study.spec.records import Candidate, Epoch, Key, Run
+from zeromean.study.tasks.interface import TaskInfo
 
 Curves = Sequence[Sequence[float]]
 
@@ -26,12 +26,12 @@ def make_run(
 ) -> Run:
     """A run with the given score after each epoch; a diverged one ends in a NaN loss."""
     epochs = [
-        Epoch(number, 1 / number, 2 / number, score, seconds)
+        Epoch(number, _metrics(1 / number, 2 / number, score), seconds)
         for number, score in enumerate(scores, start=1)
     ]
     last = scores[-1]
     if diverged:
-        epochs[-1] = Epoch(len(epochs), math.nan, math.nan, last, seconds)
+        epochs[-1] = Epoch(len(epochs), _metrics(math.nan, math.nan, last), seconds)
     end = (None, None, None) if diverged else (last + 0.05, epochs[-1].loss, last)
     return Run(Key(task, "sgd", method, seed), Candidate(0.05), tuple(epochs), *end)
 
@@ -54,7 +54,7 @@ def make_results(
     """
     curves = tasks[0]
     epochs = max(len(scores) for seeds in curves.values() for scores in seeds)
-    declared = [Task(data=f"digits{number or ''}", epochs=epochs) for number in range(len(tasks))]
+    declared = [ImageTask(data=f"digits{number or ''}", epochs=epochs) for number in range(len(tasks))]
     runs = tuple(
         make_run(
             method,
@@ -68,14 +68,28 @@ def make_results(
         for method, seeds in methods.items()
         for seed, scores in enumerate(seeds)
     )
-    study = Study(tasks=tuple(declared), methods=tuple(curves), seeds=len(curves["plain"]))
-    facts = Facts("12 images", "its own", "as bytes", "test", metric.name, 10, "-")
+    study = Study(tasks=tuple(declared), methods=tuple(map(_method, curves)), seeds=len(curves["plain"]))
+    info = TaskInfo("12 images", "its own", "as bytes", "test", metric, 10, "-")
     return Results(
         study=study,
         out=out,
         runs=runs,
-        facts={task.label: facts for task in declared},
+        infos={task.label: info for task in declared},
         sessions=({"torch": "2"},),
         command=study.command(out),
         threads=1,
     )
+
+
+def _metrics(train_loss: float, loss: float, score: float) -> dict[str, float]:
+    return {
+        "train_loss": train_loss, "train_score": score, "loss": loss, "score": score,
+        "learning_rate": 0.05,
+    }  # fmt: skip
+
+
+def _method(label: str) -> Method:
+    """Return the method of a label; labels that are no short names stand for some method."""
+    if label in presets.METHOD_NAMES:
+        return presets.method(label)
+    return Method(label, clip_norm=1.0 + hash(label) % 10_000)

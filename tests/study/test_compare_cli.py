@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 from zeromean.cli import app
 from zeromean.study.engine.train import Training
 from zeromean.study.report.table import NOTHING
-from zeromean.study.store import Store
-from zeromean.study.study import Study
-from zeromean.study.task import Task
+from zeromean.study.engine.store import Store
+from zeromean.study import Study
+from zeromean.study import ImageTask
 from zeromean.study.watchers import display
 from zeromean.study.watchers.display import LiveProgress
 
@@ -105,7 +105,7 @@ def test_a_path_that_reads_like_markup_is_a_path(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # the bar is for terminals
     monkeypatch.setenv("COLUMNS", "200")
-    study = Study(tasks=(Task(data="npz:a[/bold].npz", model="mlp"),))
+    study = Study(tasks=(ImageTask(data="npz:a[/bold].npz", model="mlp"),))
     with LiveProgress(study, []):
         pass
     assert "reading npz:a[/bold].npz" in capsys.readouterr().err

@@ -30,11 +30,11 @@ from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.disk_images import DiskImages, map_file, split
 from zeromean.study.data.image_files import Album, ImageTransform
 from zeromean.study.data.load import load_dataset
-from zeromean.study.study import Study
-from zeromean.study.task import Task
+from zeromean.study import Study
+from zeromean.study import ImageTask
 from zeromean.study.tasks.load import load as load_task
-from zeromean.study.tasks.preparation import channel_moments
-from zeromean.study.tuning import Tuning
+from zeromean.study.tasks.preprocessing import channel_moments
+from zeromean.study import Tuning
 
 GIGANTIC = "1000"
 
@@ -187,7 +187,7 @@ def test_a_batch_reaches_the_gpu_without_being_waited_for(cache: Path, tmp_path:
 
 
 def a_study(tmp_path: Path, **changes: object) -> Study:
-    task = Task(
+    task = ImageTask(
         data=a_folder(tmp_path),
         model="cnn",
         resize=12,
@@ -196,7 +196,7 @@ def a_study(tmp_path: Path, **changes: object) -> Study:
         epochs=2,
         batch_size=8,
     )
-    task = dataclasses.replace(task, **changes)  # type: ignore[arg-type]
+    task = replace(task, **changes)  # type: ignore[arg-type]
     return Study(tasks=(task,), seeds=1, threads=1)
 
 
@@ -220,11 +220,11 @@ def test_a_study_ends_the_same_wherever_its_images_are(
 ) -> None:
     study = a_study(tmp_path, **changes)
     if tuned:
-        study = dataclasses.replace(study, tuning=Tuning(rates=(0.01, 0.1), validation=0.25))
+        study = replace(study, tuning=Tuning(rates=(0.01, 0.1), validation=0.25))
     monkeypatch.setenv(MEMORY, GIGANTIC)
-    in_memory = study.run(tmp_path / "memory")
+    in_memory = run(study, tmp_path / "memory")
     monkeypatch.setenv(MEMORY, "0")
-    in_file = study.run(tmp_path / "file")
+    in_file = run(study, tmp_path / "file")
     assert [*cache.glob("*/images.bin")]
     assert records(in_file) == records(in_memory)
     assert in_file.facts == in_memory.facts  # the digest among them
@@ -235,11 +235,11 @@ def test_a_study_begun_in_memory_goes_on_in_a_file_and_in_several_processes(
 ) -> None:
     study = dataclasses.replace(a_study(tmp_path), seeds=2)
     monkeypatch.setenv(MEMORY, GIGANTIC)
-    uncut = study.run(tmp_path / "uncut")
+    uncut = run(study, tmp_path / "uncut")
     with pytest.raises(RuntimeError, match="power cut"):
-        study.run(tmp_path / "cut", watcher=PowerCut(2))
+        run(study, tmp_path / "cut", watcher=PowerCut(2))
     monkeypatch.setenv(MEMORY, "0")
-    assert records(study.run(tmp_path / "cut", jobs=2)) == records(uncut)
+    assert records(run(study, tmp_path / "cut", jobs=2)) == records(uncut)
 
 
 @pytest.mark.parametrize("make", [a_folder, an_archive, mini])
@@ -288,19 +288,19 @@ def test_changed_files_are_decoded_anew_and_their_study_is_refused(
 ) -> None:
     study = a_study(tmp_path)
     with pytest.raises(RuntimeError, match="power cut"):
-        study.run(tmp_path / "out", watcher=PowerCut(1))
+        run(study, tmp_path / "out", watcher=PowerCut(1))
     change(tmp_path / "files")
     with pytest.raises(ZeromeanError, match="with other data than the study began with"):
-        study.run(tmp_path / "out")
+        run(study, tmp_path / "out")
     assert len([*cache.glob("*/images.bin")]) == 1  # in the place of the old ones
 
 
 def test_files_that_were_only_touched_go_on(tmp_path: Path, cache: Path) -> None:
     study = a_study(tmp_path)
     with pytest.raises(RuntimeError, match="power cut"):
-        study.run(tmp_path / "out", watcher=PowerCut(1))
+        run(study, tmp_path / "out", watcher=PowerCut(1))
     (tmp_path / "files/train/n01/0003.JPEG").touch()
-    assert records(study.run(tmp_path / "out")) == records(study.run(tmp_path / "anew"))
+    assert records(run(study, tmp_path / "out")) == records(run(study, tmp_path / "anew"))
 
 
 def cut_short(file: Path) -> None:
@@ -358,7 +358,7 @@ def program(text: str, side: int = 12, before: str = "") -> subprocess.Popen[str
 HALFWAY = """
 import time
 from zeromean.study.data.cache import Cache
-Cache._check_room = lambda self, total, written: time.sleep(600 if written > total / 2 else 0)
+Cache._check_room = lambda self, total, format_number: time.sleep(600 if format_number > total / 2 else 0)
 """
 
 
@@ -367,7 +367,7 @@ def test_a_killed_decode_leaves_nothing_that_is_taken_for_whole(
 ) -> None:
     text = a_folder(tmp_path)
     process = program(text, 64, before=HALFWAY)
-    half = 30 * 3 * 64**2 - 2**16  # but for what is not written out yet
+    half = 30 * 3 * 64**2 - 2**16  # but for what is not format_number out yet
     while process.poll() is None:
         if any(one.stat().st_size >= half for one in cache.glob("*.begun/images.bin")):
             break
@@ -457,7 +457,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told(tmp_path: Path, cache: Path) -> 
         line = refused("--data", text, "--resize", "12", "--out", str(tmp_path / "out"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "which cannot be written to ([Errno 27] File too large); wanted a folder with" in line
+    assert "which cannot be format_number to ([Errno 27] File too large); wanted a folder with" in line
     assert [one.suffix for one in cache.iterdir()] == [".lock"]
 
 
@@ -467,7 +467,7 @@ def test_a_place_that_cannot_be_written_to_is_told(
     text = a_folder(tmp_path)
     cache.write_text("a file")
     line = refused("--data", text, "--resize", "12", "--out", str(tmp_path / "out"))
-    assert f"{cache}, which cannot be written to" in line
+    assert f"{cache}, which cannot be format_number to" in line
     assert line.endswith("fix: set ZEROMEAN_CACHE to one")
     monkeypatch.setenv(MEMORY, GIGANTIC)  # nobody asks for it then
     assert len(load_dataset(text, ImageTransform(12)).train_labels) == 48
@@ -509,4 +509,4 @@ def test_a_task_in_a_file_reads_none_of_it_to_be_told_apart(
     problem = load_task(study, study.tasks[0])
     monkeypatch.delattr(DiskImages, "_read")
     assert len(problem.digest()) == 64
-    assert callable(problem.prepare)  # which is fitted by then
+    assert callable(problem.preprocess)  # which is fitted by then

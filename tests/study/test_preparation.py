@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
-from zeromean.study import declare
+from zeromean.study.spec import toml
 from zeromean.study.data.load import load_dataset as load_data
-from zeromean.study.problem import Problem
-from zeromean.study.study import Study
-from zeromean.study.task import Task
+from zeromean.study.tasks.problem import Problem
+from zeromean.study import Study
+from zeromean.study import ImageTask
 from zeromean.study.tasks.augment import crop_flip
 from zeromean.study.tasks.load import load
-from zeromean.study.tasks.preparation import (
+from zeromean.study.tasks.preprocessing import (
     PREPARATIONS,
     ZCA_RIDGE,
     contrast_normalized,
@@ -51,7 +51,7 @@ def color(tmp_path: Path) -> Path:
 
 
 def problem_of(data: Path, **changes: object) -> Problem:
-    task = dataclasses.replace(Task(data=f"npz:{data}", model="mlp", batch_size=8), **changes)  # type: ignore[arg-type]
+    task = dataclasses.replace(ImageTask(data=f"npz:{data}", model="mlp", batch_size=8), **changes)  # type: ignore[arg-type]
     return load(Study(tasks=(task,)), task)
 
 
@@ -151,27 +151,27 @@ def test_gray_images_go_through_the_whole_study(color: Path, tmp_path: Path) -> 
 
 
 def test_a_file_says_how_images_are_prepared(tmp_path: Path) -> None:
-    study = Study(tasks=(Task(model="mlp", prepare="zca", gray=True, schedule="drops=3,9"),))
+    study = Study(tasks=(ImageTask(model="mlp", prepare="zca", gray=True, schedule="drops=3,9"),))
     file = tmp_path / "study.toml"
-    file.write_text(declare.as_toml(study))
-    assert declare.read(file) == study
+    file.write_text(toml.to_toml(study))
+    assert toml.read(file) == study
     assert study.tasks[0].label == "digits/mlp prepare=zca gray=True schedule=drops=3,9"
     file.write_text("[[tasks]]\ngray = 1\n")
     with pytest.raises(ZeromeanError, match="line 2: gray = 1; wanted true or false"):
-        declare.read(file)
+        toml.read(file)
 
 
 def test_what_cannot_be_prepared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ZeromeanError, match="prepare 'noise'; wanted channel, pixel, zca"):
-        Task(prepare="noise")
+        ImageTask(prepare="noise")
     with pytest.raises(ZeromeanError, match="gray True for text; wanted images"):
-        Task(data="text", model="lstm", gray=True)
+        ImageTask(data="text", model="lstm", gray=True)
     with pytest.raises(
         ZeromeanError,
         match="with data, model, augment, prepare, gray, resize, crop, test_per_class or split",
     ):
-        Task(function="a:b", prepare="pixel")
-    task = Task(gray=True)
+        ImageTask(function="a:b", prepare="pixel")
+    task = ImageTask(gray=True)
     with pytest.raises(ZeromeanError, match="gray with digits, whose images are; wanted colored"):
         load(Study(tasks=(task,)), task)
     images = np.zeros((12, 112, 112), np.uint8)

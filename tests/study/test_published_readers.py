@@ -32,8 +32,8 @@ from zeromean.study.data import plain_pickle
 from zeromean.study.data.image_files import ImageTransform
 from zeromean.study.data.load import load_dataset
 from zeromean.study.data.plain_pickle import ByteArray
-from zeromean.study.study import Study
-from zeromean.study.task import Task
+from zeromean.study import Study
+from zeromean.study import ImageTask
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**31), 2**31 - 1),
@@ -288,21 +288,21 @@ def test_84_pixels_become_224_by_the_task_alone(tmp_path: Path) -> None:
 def test_sizes_that_cannot_be_are_refused(tmp_path: Path) -> None:
     for field in ("resize", "crop"):
         with pytest.raises(ZeromeanError, match=f"{field} = 0; wanted 1 or more"):
-            Task(**{field: 0})  # type: ignore[arg-type]
+            ImageTask(**{field: 0})  # type: ignore[arg-type]
     with pytest.raises(ZeromeanError, match="crop = 512 with resize = 448"):
-        Task(resize=448, crop=512)
+        ImageTask(resize=448, crop=512)
     with pytest.raises(ZeromeanError, match="resize 8 for text"):
-        Task(data="text", model="lstm", resize=8)
+        ImageTask(data="text", model="lstm", resize=8)
     with pytest.raises(ZeromeanError, match="resize or crop with digits, whose images come in one"):
         load_dataset("digits", ImageTransform(resize=16))
-    task = dataclasses.replace(Task(), resize=512, crop=448)
+    task = dataclasses.replace(ImageTask(), resize=512, crop=448)
     assert task.label == "digits/cnn resize=512 crop=448"
     Study(tasks=(task,))
 
 
 def test_cifar_is_trained_on(tmp_path: Path) -> None:
     write_cifar(tmp_path / "cifar", each=30)
-    task = Task(
+    task = ImageTask(
         data=f"cifar:{tmp_path / 'cifar'}",
         model="cnn",
         epochs=1,

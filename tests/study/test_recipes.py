@@ -29,9 +29,9 @@ from zeromean.study.methods import BASELINE
 from zeromean.study.optimizers import OptimizerChoice
 from zeromean.study.report.table import NOTHING
 from zeromean.study.schedules import Schedule
-from zeromean.study.study import Study
-from zeromean.study.task import Task
-from zeromean.study.tuning import Tuning
+from zeromean.study import Study
+from zeromean.study import ImageTask
+from zeromean.study import Tuning
 
 RECIPES = catalog.recipes()
 GC = published.read("gradient_centralization")
@@ -379,19 +379,19 @@ def test_shorter_training_shortens_everything_alike(recipe: Recipe, scale: float
     else:
         assert task.schedule == full.schedule
     # Nothing else changes.
-    back = dataclasses.replace(task, epochs=full.epochs, schedule=full.schedule)
+    back = replace(task, epochs=full.epochs, schedule=full.schedule)
     assert dataclasses.replace(short, tasks=(back,)) == recipe.study
 
 
 def test_tuning_is_shortened_too() -> None:
-    study = Study(tasks=(Task(epochs=100),), tuning=Tuning(rates=(0.1,), epochs=30))
+    study = Study(tasks=(ImageTask(epochs=100),), tuning=Tuning(rates=(0.1,), epochs=30))
     short = shortened(study, 0.1)
     assert short.tuning == Tuning(rates=(0.1,), epochs=3)
     assert shortened(study, 1.0) is study
 
 
 def test_a_scale_that_leaves_no_room_is_refused() -> None:
-    study = Study(tasks=(Task(epochs=100, schedule="drops=50,80"),))
+    study = Study(tasks=(ImageTask(epochs=100, schedule="drops=50,80"),))
     for scale in (0.01, 0.0, 1.5, float("nan")):
         with pytest.raises(ZeromeanError, match="scale = "):
             shortened(study, scale)
@@ -409,7 +409,7 @@ def test_a_shorter_schedule_falls_as_often_or_names_a_scale_at_which_it_does(
 ) -> None:
     schedule = f"every={first}" if kind == "every" else f"drops={first},{first + gap}"
     assume(epochs > (first if kind == "every" else first + gap))
-    study = Study(tasks=(Task(epochs=epochs, schedule=schedule),))
+    study = Study(tasks=(ImageTask(epochs=epochs, schedule=schedule),))
 
     def falls(some: Study) -> int:
         (task,) = some.tasks

@@ -22,7 +22,7 @@ from zeromean.study import report
 from zeromean.study.methods import PARTS
 from zeromean.study.report import profile
 from zeromean.study.report.styles import Style, styles
-from zeromean.study.results import Results
+from zeromean.study.engine.results import Results
 
 CURVES = {
     "plain": ((0.4, 0.7, 0.7), (0.5, 0.8, 0.8)),
@@ -169,7 +169,7 @@ def test_what_has_to_be_known_of_a_study_is_said_first(results: Results) -> None
 
 def test_names_from_outside_are_escaped(results: Results) -> None:
     (task,) = results.study.tasks
-    named = dataclasses.replace(task, data="npz:<script>alert(1)</script>.npz")
+    named = replace(task, data="npz:<script>alert(1)</script>.npz")
     study = dataclasses.replace(results.study, tasks=(named,))
     runs = tuple(
         dataclasses.replace(run, key=run.key._replace(task=named.label)) for run in results.runs
@@ -275,6 +275,6 @@ def test_poor_results_make_a_page_too(
 def test_a_folder_that_vanished_is_told_with_where_the_results_are(results: Results) -> None:
     shutil.rmtree(results.out)
     with pytest.raises(
-        ZeromeanError, match=r"cannot be written.*all results are in .*study.sqlite"
+        ZeromeanError, match=r"cannot be format_number.*all results are in .*study.sqlite"
     ):
         report.write(results)

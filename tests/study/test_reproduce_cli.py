@@ -42,12 +42,12 @@ from zeromean.study import declare, report, results
 from zeromean.study.data.disk_images import Images
 from zeromean.study.engine.train import Training
 from zeromean.study.methods import Method
-from zeromean.study.metric import MINUS
+from zeromean.study.spec.metric import MINUS
 from zeromean.study.networks.build import NETWORKS
 from zeromean.study.networks.from_timm import is_of_timm
 from zeromean.study.report.table import NOTHING
-from zeromean.study.settings import SettingError
-from zeromean.study.study import Study
+from zeromean.study.spec.validation import SettingError
+from zeromean.study import Study
 from zeromean.study.tasks.load import load
 
 RECIPES = catalog.recipes()
@@ -159,14 +159,14 @@ def tiny(recipe: Recipe) -> Recipe:
         tuning = dataclasses.replace(tuning, rates=(1e-3,), seeds=1, validation=0.25)
     # A step of the deep network of CIFAR takes long whatever the batch.
     batch_size = 25 if recipe.data.form == "cifar:DIR" else 4
-    task = dataclasses.replace(task, batch_size=batch_size)
+    task = replace(task, batch_size=batch_size)
     if recipe.task.model in LARGE and task.schedule == "every=60":
-        task = dataclasses.replace(task, epochs=100)  # one fall, for which two epochs are enough
+        task = replace(task, epochs=100)  # one fall, for which two epochs are enough
     if task.schedule.startswith("halve="):
         # A run has few steps, but two or more, of which the second has half the rate.
-        task = dataclasses.replace(task, schedule="halve=60", batch_size=12)
+        task = replace(task, schedule="halve=60", batch_size=12)
     return dataclasses.replace(
-        recipe, study=dataclasses.replace(study, tasks=(task,), tuning=tuning, seeds=1)
+        recipe, study=replace(study, tasks=(task,), tuning=tuning, seeds=1)
     )
 
 
@@ -561,11 +561,11 @@ def test_the_recipe_as_a_file_can_be_changed_and_run(small: Recipe, tmp_path: Pa
     arguments = (small.name, "--data", data, "--scale", "0.01", "--study-file", "mine.toml")
     code, stdout, stderr = invoke(*arguments)
     assert (code, stdout, stderr) == (0, "mine.toml\n", "")
-    assert declare.read(Path("mine.toml")) == shortened(small.on(data), 0.01)
+    assert toml.read(Path("mine.toml")) == shortened(small.on(data), 0.01)
     # Nothing that is there is lost.
     code, _, stderr = invoke(*arguments)
     assert (code, stderr.count("\n")) == (2, 1)
-    assert "--study-file mine.toml, which cannot be written" in stderr
+    assert "--study-file mine.toml, which cannot be format_number" in stderr
 
 
 def test_of_a_file_that_a_full_disk_cuts_off_nothing_is_left(small: Recipe, tmp_path: Path) -> None:
@@ -576,7 +576,7 @@ def test_of_a_file_that_a_full_disk_cuts_off_nothing_is_left(small: Recipe, tmp_
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert (code, stderr.count("\n")) == (2, 1)
-    assert "mine.toml, which cannot be written ([Errno 27] File too large)" in stderr
+    assert "mine.toml, which cannot be format_number ([Errno 27] File too large)" in stderr
     assert not Path("mine.toml").exists()
 
 
@@ -587,7 +587,7 @@ def test_a_study_file_that_cannot_be_is_refused_in_a_line(
     Path("a-file").touch()
     code, _, stderr = invoke(small.name, "--data", "svhn:x", "--study-file", place)
     assert (code, stderr.count("\n")) == (2, 1)
-    assert f"--study-file {place}, which cannot be written" in stderr
+    assert f"--study-file {place}, which cannot be format_number" in stderr
 
 
 def test_what_is_held_against_the_papers_is_kept_where_the_report_cannot_be(
@@ -619,7 +619,7 @@ def test_a_cost_is_of_what_is_left(small: Recipe, tmp_path: Path) -> None:
     study = dataclasses.replace(
         small.on(write_svhn(tmp_path)), methods=("plain", "cwn-unit"), seeds=2
     )
-    study = dataclasses.replace(study, tasks=(dataclasses.replace(study.tasks[0], epochs=3),))
+    study = replace(study, tasks=(replace(study.tasks[0], epochs=3),))
     problem = load(study, study.tasks[0])
     whole = cost.cost(study, problem, tmp_path / "out")
     assert (whole.runs, whole.epochs, whole.steps) == (2 + 4, 18, 7)
@@ -630,7 +630,7 @@ def test_a_cost_is_of_what_is_left(small: Recipe, tmp_path: Path) -> None:
     other = speeds["cwn-unit"]
     scored += 9 * other.example * 10 + 2 * other.example * (30 + 40)
     assert math.isclose(whole.seconds, steps + scored + 9 * 7 * other.step)
-    study.run(tmp_path / "out")
+    run(study, tmp_path / "out")
     assert cost.cost(study, problem, tmp_path / "out").runs == 0
 
 
@@ -643,7 +643,7 @@ def test_the_cost_fits_what_is_done_to_images_once(small: Recipe, tmp_path: Path
         fitted.append(len(inputs))
         return problem.fit(inputs)
 
-    counted = dataclasses.replace(problem, fit=fit)
+    counted = replace(problem, fit=fit)
     assert len(cost.cost(study, counted, tmp_path / "out").speeds) == 3
     assert len(fitted) == 1
 

@@ -10,7 +10,7 @@ from scipy.stats import binom
 from synthetic import make_results
 
 from zeromean.study import statistics
-from zeromean.study.results import Results
+from zeromean.study.engine.results import Results
 from zeromean.study.statistics import LEVEL, paired
 from zeromean.study.summary import summarize
 

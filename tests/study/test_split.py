@@ -12,15 +12,15 @@ from torch import Tensor
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.facts import Facts
-from zeromean.study.problem import Problem
-from zeromean.study.study import Study
-from zeromean.study.task import Task
+from zeromean.study.tasks.problem import Problem
+from zeromean.study import Study
+from zeromean.study import ImageTask
 from zeromean.study.tasks.load import load
-from zeromean.study.tuning import Tuning
+from zeromean.study import Tuning
 
 
 def with_task(study: Study, **changes: object) -> Study:
-    return dataclasses.replace(study, tasks=(dataclasses.replace(study.tasks[0], **changes),))  # type: ignore[arg-type]
+    return replace(study, tasks=(replace(study.tasks[0], **changes),))  # type: ignore[arg-type]
 
 
 def loaded(study: Study) -> Problem:
@@ -80,8 +80,8 @@ def test_a_study_of_seeds_with_their_own_splits_trains_as_one_by_one(
     study: Study, tmp_path: Path
 ) -> None:
     study = with_task(study, split="seed", test_per_class=5)
-    together = study.run(tmp_path / "together")
-    alone = dataclasses.replace(study, precision="bfloat16").run(tmp_path / "alone")
+    together = run(study, tmp_path / "together")
+    alone = replace(study, precision="bfloat16").run(tmp_path / "alone")
     for results in (together, alone):
         assert len(results.runs) == 4
         assert all(run.test_score is not None for run in results.runs)
@@ -95,7 +95,7 @@ def test_a_study_of_seeds_with_their_own_splits_trains_as_one_by_one(
 def test_data_with_a_test_set_keep_it(tmp_path: Path) -> None:
     write_idx(tmp_path)
     for change in ({"split": "seed"}, {"test_per_class": 2}):
-        task = Task(data=f"idx:{tmp_path}", model="mlp", **change)  # type: ignore[arg-type]
+        task = ImageTask(data=f"idx:{tmp_path}", model="mlp", **change)  # type: ignore[arg-type]
         with pytest.raises(ZeromeanError, match="which has a test set of its own"):
             loaded(Study(tasks=(task,)))
 
@@ -104,8 +104,8 @@ def test_what_cannot_be_held_out_is_refused(study: Study) -> None:
     with pytest.raises(ZeromeanError, match="at least 21 a class, since 20 are held out"):
         loaded(with_task(study, test_per_class=20))
     with pytest.raises(ZeromeanError, match="split 'random'; wanted fixed, seed"):
-        Task(split="random")
+        ImageTask(split="random")
     with pytest.raises(ZeromeanError, match="test_per_class = 0; wanted 1 or more"):
-        Task(test_per_class=0)
+        ImageTask(test_per_class=0)
     with pytest.raises(ZeromeanError, match="split seed for text"):
-        Task(data="text", model="lstm", split="seed")
+        ImageTask(data="text", model="lstm", split="seed")

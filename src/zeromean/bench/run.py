@@ -21,7 +21,7 @@ from zeromean.bench.timing import Duel, duel
 from zeromean.bench.training import training_step
 from zeromean.bench.work import OPTIMIZERS, Work
 from zeromean.errors import ZeromeanError
-from zeromean.study import environment
+from zeromean.study.engine import environment
 
 IN_CACHE = 1_000_000  # numbers; a set of fewer tells nothing about memory
 

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from zeromean.cli.options import Device, Gain, Jobs, Precision, Ray, Shard, TensorBoard, Threads
+from zeromean.cli.options import Device, Gain, Jobs, Precision, Ray, TensorBoard, Threads
 from zeromean.cli.run_study import Ways, run_study
 from zeromean.errors import ZeromeanError
-from zeromean.study.study import Study
-from zeromean.study.task import Task
-from zeromean.study.tuning import Tuning
+from zeromean.study.spec.study import Study
+from zeromean.study.spec.task import make_task
+from zeromean.study.spec.tuning import Tuning
 
 
 def compare(
@@ -22,15 +22,15 @@ def compare(
             help="digits, idx:DIR, npz:FILE, cifar:DIR, svhn:DIR, imagefolder:DIR[.tar.xz],"
             " miniimagenet:DIR, hf:NAME, text, text:FILE"
         ),
-    ] = Task.data,
+    ] = "digits",
     model: Annotated[
         str,
         typer.Option(help="such as cnn, resnet20, timm:NAME; of text lstm, transformer"),
-    ] = Task.model,
+    ] = "cnn",
     task: Annotated[
         str | None,
         typer.Option(help="module:function of your own model, data and loss, instead of those."),
-    ] = Task.function,
+    ] = None,
     optimizer: Annotated[
         str,
         typer.Option(
@@ -45,52 +45,52 @@ def compare(
             " clip-norm=C, norm=batch|group|none, init=torch|lecun|xavier|he, with commas; joined"
             " by + where they act together"
         ),
-    ] = ",".join(Study.methods),
+    ] = "plain,gc",
     lr: Annotated[
         float | None,
         typer.Option(
             help="Peak learning rate.", show_default="the optimizer's usual for the model"
         ),
-    ] = Study.lr,
-    epochs: Annotated[int, typer.Option(help="Passes over the training examples.")] = Task.epochs,
-    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = Task.batch_size,
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training examples.")] = 12,
+    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 64,
     train_size: Annotated[
         int | None, typer.Option(help="How many training examples are kept.", show_default="all")
-    ] = Task.train_size,
+    ] = None,
     imbalance: Annotated[
         float, typer.Option(help="How many times more examples the first class has than the last.")
-    ] = Task.imbalance,
+    ] = 1.0,
     augment: Annotated[
         str, typer.Option(help="none, crop-flip, affine or resized-crop-flip")
-    ] = Task.augment,
-    prepare: Annotated[
+    ] = "none",
+    preprocess: Annotated[
         str, typer.Option(help="channel or pixel (standardized), or zca (whitened)")
-    ] = Task.prepare,
-    gray: Annotated[bool, typer.Option("--gray", help="Make colored images gray.")] = Task.gray,
+    ] = "channel",
+    gray: Annotated[bool, typer.Option("--gray", help="Make colored images gray.")] = False,
     resize: Annotated[
         int | None,
         typer.Option(help="Side that image files are scaled to.", show_default="as they are"),
-    ] = Task.resize,
+    ] = None,
     crop: Annotated[
         int | None,
         typer.Option(
             help="Side of their middle, which is kept, or of random crops.", show_default="all"
         ),
-    ] = Task.crop,
+    ] = None,
     test_per_class: Annotated[
         int | None,
         typer.Option(help="Images of each class for the test, of data without a test set."),
-    ] = Task.test_per_class,
+    ] = None,
     split: Annotated[
         str, typer.Option(help="fixed, or seed: of such data, a test set for each seed")
-    ] = Task.split,
+    ] = "fixed",
     schedule: Annotated[
         str,
         typer.Option(
             help="Of the learning rate: cosine, constant, every=EPOCHS, drops=EPOCH,EPOCH (times"
             " 0.1), halve=STEPS or exponential=SHARE"
         ),
-    ] = Task.schedule,
+    ] = "cosine",
     tune: Annotated[
         str | None,
         typer.Option(
@@ -103,14 +103,13 @@ def compare(
     ] = None,
     seeds: Annotated[
         int, typer.Option(help="How many; more than OUT was finished with adds those it lacks.")
-    ] = Study.seeds,
-    precision: Precision = Study.precision,
+    ] = 5,
+    precision: Precision = "float32",
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("zeromean-compare"),
-    device: Device = Study.device,
-    threads: Threads = Study.threads,
+    device: Device = "cpu",
+    threads: Threads = None,
     jobs: Jobs = 1,
     ray: Ray = None,
-    shard: Shard = False,
     tensorboard: TensorBoard = False,
     gain: Gain = None,
 ) -> None:
@@ -120,26 +119,18 @@ def compare(
     table, OUT/report.html, OUT/curves.png and OUT/study.sqlite. The same command goes on where it
     was interrupted.
     """
+    settings = dict(epochs=epochs, batch_size=batch_size, train_size=train_size)
+    settings |= dict(imbalance=imbalance, schedule=_schedule(schedule))
+    images = dict(augment=augment, preprocess=preprocess, gray=gray, resize=resize, crop=crop)
+    images |= dict(test_per_class=test_per_class, split=split)
+    if task is not None:
+        settings["function"] = task
+    elif data == "text" or data.startswith("text:"):
+        settings |= dict(data=data, model=model)
+    else:
+        settings |= dict(data=data, model=model, **images)
     study = Study(
-        tasks=(
-            Task(
-                data=data,
-                model=model,
-                function=task,
-                epochs=epochs,
-                batch_size=batch_size,
-                train_size=train_size,
-                imbalance=imbalance,
-                augment=augment,
-                prepare=prepare,
-                gray=gray,
-                resize=resize,
-                crop=crop,
-                test_per_class=test_per_class,
-                split=split,
-                schedule=schedule,
-            ),
-        ),
+        tasks=(make_task(settings),),
         methods=_names(methods),
         optimizers=_names(optimizer),
         seeds=seeds,
@@ -149,7 +140,7 @@ def compare(
         device=device,
         threads=threads,
     )
-    run_study(study, out, Ways(jobs, ray, shard, tensorboard), gain)
+    run_study(study, out, Ways(jobs, ray, tensorboard), gain)
 
 
 def _tuning(rates: str | None, trials: int | None) -> Tuning | None:
@@ -168,3 +159,14 @@ def _tuning(rates: str | None, trials: int | None) -> Tuning | None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
+
+
+def _schedule(text: str) -> object:
+    kind, _, value = text.partition("=")
+    names = {"every": "step", "drops": "multistep"}
+    fields = {"every": "every", "drops": "milestones", "halve": "steps", "exponential": "end"}
+    if kind not in fields:
+        return text
+    numbers = [float(one) if kind == "exponential" else int(one) for one in value.split(",")]
+    found = numbers if kind == "drops" else numbers[0]
+    return {"kind": names.get(kind, kind), fields[kind]: found}

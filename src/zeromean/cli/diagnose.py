@@ -98,7 +98,7 @@ def _chosen(dataset: Dataset, samples: int) -> tuple[Tensor, Tensor]:
     import torch
 
     from zeromean.study.data.disk_images import split
-    from zeromean.study.tasks.preparation import channel_moments, standardize
+    from zeromean.study.tasks.preprocessing import channel_moments, standardize
 
     order = torch.randperm(len(dataset.train_labels), generator=torch.Generator().manual_seed(0))
     chosen = order[:samples]

@@ -16,9 +16,6 @@ Jobs = Annotated[int, typer.Option(help="Processes side by side.")]
 Ray = Annotated[
     str | None, typer.Option(help="HOST:PORT of a Ray cluster that trains the runs instead.")
 ]
-Shard = Annotated[
-    bool, typer.Option("--shard", help="Under torchrun: shards of a run's weights, not copies.")
-]
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as it goes.")
 ]

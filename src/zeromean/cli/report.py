@@ -21,7 +21,7 @@ def report(
 ) -> None:
     """Rebuild OUT/report.html and its pictures from OUT/study.sqlite, and print the tables."""
     show(out, gain)
-    from zeromean.study import results
+    from zeromean.study.engine import results
     from zeromean.study.report import export, write_markdown
 
     if csv:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zeromean.cli.app import typed
-from zeromean.cli.options import Device, Jobs, Precision, Ray, Shard, TensorBoard, Threads
+from zeromean.cli.options import Device, Jobs, Precision, Ray, TensorBoard, Threads
 from zeromean.cli.run_study import Ways, train_study
 from zeromean.errors import ZeromeanError
-from zeromean.study.settings import SettingError
-from zeromean.study.study import Study
+from zeromean.study.spec.study import Study
+from zeromean.study.spec.validation import SettingError
 
 if TYPE_CHECKING:
     from zeromean.recipes.conditions import Conditions
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Above this it asks first.
 LONG_SECONDS = 600.0
 # Options without a place in a study's file.
-OF_TRAINING = ("yes", "out", "jobs", "ray", "shard", "tensorboard")
+OF_TRAINING = ("yes", "out", "jobs", "ray", "tensorboard")
 
 
 def reproduce(
@@ -48,12 +48,11 @@ def reproduce(
         Path | None,
         typer.Option(help="Folder for the results.", show_default="NAME, with the scale"),
     ] = None,
-    precision: Precision = Study.precision,
-    device: Device = Study.device,
-    threads: Threads = Study.threads,
+    precision: Precision = "float32",
+    device: Device = "cpu",
+    threads: Threads = None,
     jobs: Jobs = 1,
     ray: Ray = None,
-    shard: Shard = False,
     tensorboard: TensorBoard = False,
     study_file: Annotated[
         Path | None,
@@ -65,7 +64,7 @@ def reproduce(
     The cost is told first. The same command goes on where it was interrupted. The results are
     OUT/published.md, OUT/report.html with the curves, OUT/outcome.json and OUT/study.sqlite.
     """
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from zeromean.recipes.catalog import find
     from zeromean.recipes.shorten import shortened
@@ -79,7 +78,7 @@ def reproduce(
             _write_study(study, study_file)
             return
         out = out or Path(name if scale == 1 else f"{name}-scale-{scale:g}")
-        ways = Ways(jobs, ray, shard, tensorboard)
+        ways = Ways(jobs, ray, tensorboard)
         conditions = _prepare(recipe, study, scale, out, ways, yes)
         train_study(conditions.noted(), out, ways, typed(context))
     show(conditions, out)
@@ -109,13 +108,13 @@ def _refuse_options_of_training(context: typer.Context) -> None:
 
 
 def _write_study(study: Study, file: Path) -> None:
-    from zeromean.study.declare import as_toml
+    from zeromean.study.spec.toml import to_toml
 
     try:
         stream = file.open("x", encoding="utf-8")
         try:
             with stream:
-                stream.write(as_toml(study))
+                stream.write(to_toml(study))
         except OSError:
             file.unlink()  # a part of it would be in the way of the next try
             raise
@@ -131,32 +130,28 @@ def _write_study(study: Study, file: Path) -> None:
 def _prepare(
     recipe: Recipe, study: Study, scale: float, out: Path, ways: Ways, yes: bool
 ) -> Conditions:
-    """Refuses what cannot be, tells under what conditions it will be done, what it costs, and asks.
-
-    Of several processes that train together, only the first one returns.
-    """
-    from dataclasses import replace
+    """Refuses what cannot be, tells under what conditions it will be done, what it costs, and asks."""
+    from msgspec.structs import replace
 
     from zeromean.recipes.conditions import Conditions
     from zeromean.recipes.cost import cost
-    from zeromean.study.engine.conduct import check_ways
-    from zeromean.study.engine.continuation import check_data, check_folder
-    from zeromean.study.engine.devices import leads, several
-    from zeromean.study.tasks.load import check_device, load, rehearse
+    from zeromean.study.engine.results import check_data
+    from zeromean.study.engine.resume import check_folder
+    from zeromean.study.engine.run import check_jobs
+    from zeromean.study.tasks.load import check_device, load
 
-    if not leads():
-        train_study(study, out, ways)
-    check_ways(ways.jobs, ways.ray, ways.shard)
+    check_jobs(ways.jobs, ways.ray)
     check_folder(replace(study, note=recipe.name), out)  # the whole note takes the data
     check_device(study.device)
     (task,) = study.tasks
-    problem = load(study, task)
-    check_data({task.label: problem}, out)
-    rehearse(study, task, problem)
+    loaded = load(study, task)
+    check_data({task.label: loaded.info}, out)
+    loaded.check(study.methods, study.optimizers)
+    problem = loaded.problem
     conditions = Conditions.of(recipe, study, problem, scale)
     print(conditions.introduction(), flush=True)
     found = cost(study, problem, out, ways.jobs)
-    alone = ", by this process alone" if ways.ray is not None or several() else ""
+    alone = ", by this process alone" if ways.ray is not None else ""
     print(f"{found.text(ways.jobs)}{alone}{conditions.mark}\n", flush=True)
     if found.seconds > LONG_SECONDS and not yes:
         _ask(recipe.name, found)
@@ -186,7 +181,8 @@ def show(conditions: Conditions, out: Path) -> None:
 
     from zeromean.recipes import outcome, side_by_side
     from zeromean.recipes.page import page
-    from zeromean.study import report, results
+    from zeromean.study import report
+    from zeromean.study.engine import results
 
     found = results.read(out)
     tables = side_by_side.tables(conditions.recipe, found, conditions.comparable, conditions.mark)

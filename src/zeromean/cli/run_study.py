@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from zeromean.study.study import Study
+from zeromean.study.spec.study import Study
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,6 @@ class Ways:
 
     jobs: int
     ray: str | None
-    shard: bool
     tensorboard: bool
 
 
@@ -33,42 +32,34 @@ def run_study(study: Study, out: Path, ways: Ways, gain: float | None) -> None:
 def train_study(study: Study, out: Path, ways: Ways, command: str | None = None) -> None:
     """Runs the study; Ctrl-C ends it with what is kept and how to go on.
 
-    Of several processes that train together, only the first one returns.
-
     Args:
         study, out, ways: What is trained, where it is kept, and how.
         command: What was typed, where that is more than the study.
     """
-    from zeromean.study.engine.continuation import check_folder
-    from zeromean.study.engine.devices import FirstEndedError, leads
-    from zeromean.study.results import kept, missing
+    from zeromean.study.engine.results import count_runs, missing_runs
+    from zeromean.study.engine.resume import check_folder
+    from zeromean.study.engine.run import run
+    from zeromean.study.engine.watcher import Watcher
     from zeromean.study.watchers.display import LiveProgress
-    from zeromean.study.watchers.progress import Watcher
 
-    if not leads():  # one process of several shows, and tells how it ended
-        try:
-            study.run(out, jobs=ways.jobs, ray=ways.ray, shard=ways.shard)
-        except (KeyboardInterrupt, FirstEndedError):
-            raise typer.Exit(1) from None
-        raise typer.Exit(0)
     check_folder(study, out)  # before it is asked what it holds
-    with LiveProgress(study, missing(study, out)) as progress:
+    with LiveProgress(study, missing_runs(study, out)) as progress:
         watcher: Watcher = progress
         if ways.tensorboard:
-            from zeromean.study.watchers.tensorboard import TensorBoard
+            from zeromean.study.engine.tensorboard import TensorBoard
 
             watcher = TensorBoard(out / "tensorboard", progress)
         try:
-            study.run(
+            run(
+                study,
                 out,
                 jobs=ways.jobs,
                 ray=ways.ray,
-                shard=ways.shard,
                 watcher=watcher,
                 command=command,
             )
         except KeyboardInterrupt:
-            runs, wanted = kept(study, out)
+            runs, wanted = count_runs(study, out)
             print(
                 f"zeromean: interrupted with {runs} of {wanted} runs kept in {out}; "
                 "the same command goes on",
@@ -81,7 +72,8 @@ def show(out: Path, gain: float | None) -> None:
     """Prints the tables and sentences of a finished study, and writes its report."""
     from rich.console import Console
 
-    from zeromean.study import report, results
+    from zeromean.study import report
+    from zeromean.study.engine import results
     from zeromean.study.watchers.display import show_table
 
     found = results.read(out)
@@ -92,7 +84,7 @@ def show(out: Path, gain: float | None) -> None:
     for section in report.sections(found, gain):
         if several:
             print(f"{section.comparison.name}\n")
-        show_table(section.table, found.study.methods, Console())
+        show_table(section.table, found.study.method_labels, Console())
         print()
         for sentence in section.conclusions:
             print(sentence)

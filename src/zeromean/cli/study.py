@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zeromean.cli.options import Gain, Jobs, Ray, Shard, TensorBoard
+from zeromean.cli.options import Gain, Jobs, Ray, TensorBoard
 from zeromean.cli.run_study import Ways, run_study
 
 
@@ -21,7 +21,6 @@ def study(
     ] = None,
     jobs: Jobs = 1,
     ray: Ray = None,
-    shard: Shard = False,
     tensorboard: TensorBoard = False,
     gain: Gain = None,
 ) -> None:
@@ -30,7 +29,7 @@ def study(
     Its keys are those of zeromean.study.Study, and each table of its array "tasks" has those of
     zeromean.study.Task. The same command goes on where it was interrupted.
     """
-    from zeromean.study import declare
+    from zeromean.study.spec.toml import read
 
-    ways = Ways(jobs, ray, shard, tensorboard)
-    run_study(declare.read(file), out or file.with_suffix(""), ways, gain)
+    ways = Ways(jobs, ray, tensorboard)
+    run_study(read(file), out or file.with_suffix(""), ways, gain)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from zeromean.recipes.recipe import Recipe
-from zeromean.study.problem import Problem
-from zeromean.study.study import Study
+from zeromean.study.spec.study import Study
+from zeromean.study.tasks.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Conditions:
             )
         if not self.published_data:
             parts.append(f"Other data than published: {self.data}, not {self.recipe.data.name}.")
-        if self.study.precision != Study.precision:
+        if self.study.precision != "float32":
             parts.append(f"Computed in {self.study.precision}.")
         return " ".join(parts)
 

@@ -11,15 +11,13 @@ from pathlib import Path
 
 import torch
 
-from zeromean.study.engine.stacked import Stack
-from zeromean.study.engine.train import Training
-from zeromean.study.engine.units import MEMBERS
-from zeromean.study.engine.work import use_threads
-from zeromean.study.facts import Facts
-from zeromean.study.problem import Examples, Problem
-from zeromean.study.results import missing
-from zeromean.study.run import FINAL, Candidate, Key
-from zeromean.study.study import Study
+from zeromean.study.engine.executors import with_threads
+from zeromean.study.engine.results import missing_runs
+from zeromean.study.spec.records import FINAL, Candidate, Key
+from zeromean.study.spec.study import Study
+from zeromean.study.tasks.interface import Job
+from zeromean.study.tasks.problem import Examples, Problem
+from zeromean.study.tasks.training import Training, TrainingTask
 
 # Steps are timed so many times, each time as many as take so long, but no more than that.
 TIMES = 3
@@ -85,13 +83,11 @@ def cost(study: Study, problem: Problem, out: Path, jobs: int = 1) -> Cost:
         jobs: Processes side by side, which share the work.
     """
     (task,) = study.tasks
-    left = missing(study, out)
-    stacked = Facts.of(study, task, problem).stacked if left else ()
+    left = missing_runs(study, out)
     few = _fitted_to_few(problem, task.batch_size) if left else problem
     speeds = {}
     for method in dict.fromkeys(key.method for key in left):
-        members = min(MEMBERS, study.seeds) if method in stacked else 1
-        speeds[method] = measured(study, few, method, jobs, members)
+        speeds[method] = measured(study, few, method, jobs)
     steps = problem.steps(task.batch_size)
     seconds = 0.0
     for key in left:
@@ -104,51 +100,44 @@ def cost(study: Study, problem: Problem, out: Path, jobs: int = 1) -> Cost:
     return Cost(len(left), epochs, steps, speeds, seconds / jobs)
 
 
-def measured(study: Study, problem: Problem, method: str, jobs: int = 1, members: int = 1) -> Speed:
+def measured(study: Study, problem: Problem, method: str, jobs: int = 1) -> Speed:
     """Real steps of a run, by the engine itself: the median of a few times.
 
     Args:
         study, problem, method: What is trained.
         jobs: Processes that share the processor.
-        members: Runs that train together; the time is a run's share.
     """
-    before = torch.get_num_threads()
-    use_threads(study.threads or max(1, before // jobs))
-    try:
-        one_by_one = _timed(study, problem, method, 1, members)
+    with with_threads(study.threads or max(1, torch.get_num_threads() // jobs)):
+        one_by_one = _timed(study, problem, method, 1)
         first = next(one_by_one)
         if first.step > SLOW_SECONDS:
             return first
         steps = int(ENOUGH_SECONDS / next(one_by_one).step)
         steps = max(1, min(MOST_STEPS, steps))
-        found = list(itertools.islice(_timed(study, problem, method, steps, members), TIMES))
-    finally:
-        use_threads(before)
+        found = list(itertools.islice(_timed(study, problem, method, steps), TIMES))
     return Speed(
         statistics.median(one.step for one in found),
         statistics.median(one.example for one in found),
     )
 
 
-def _timed(
-    study: Study, problem: Problem, method: str, steps: int, members: int
-) -> Iterator[Speed]:
+def _timed(study: Study, problem: Problem, method: str, steps: int) -> Iterator[Speed]:
     """Epochs of so many steps, one after the other, each scored on a batch."""
-    (task,), (optimizer,) = study.tasks, study.optimizers
-    scored = _first(problem.watched, task.batch_size)
+    (spec,), (optimizer,) = study.tasks, study.optimizers
+    scored = _first(problem.watched, spec.batch_size)
     part = replace(
-        problem, train=_first(problem.train, steps * task.batch_size), watched=scored, test=scored
+        problem, train=_first(problem.train, steps * spec.batch_size), watched=scored, test=scored
     )
-    keys = [Key(task.label, optimizer, method, seed) for seed in range(members)]
+    task = TrainingTask(study, spec, part)
+    key = Key(spec.label, optimizer.label, method, 0)
     while True:
-        stack = Stack(
-            [Training(part, study, key, Candidate(ANY_RATE)) for key in keys], members > 1
-        )
-        while not stack.ended:
+        job = Job(key, Candidate(ANY_RATE), study.method(method), optimizer, study.epochs(key))
+        training = Training(task, job)
+        while not training.ended:
             started = time.perf_counter()
-            step = stack.advance()[0].epochs[-1].seconds
-            rest = (time.perf_counter() - started) / members - step
-            yield Speed(step / part.steps(task.batch_size), rest / len(scored.targets))
+            step = training.advance().seconds
+            rest = time.perf_counter() - started - step
+            yield Speed(step / part.steps(spec.batch_size), rest / len(scored.targets))
 
 
 def _fitted_to_few(problem: Problem, count: int) -> Problem:

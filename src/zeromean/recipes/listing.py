@@ -9,7 +9,7 @@ from zeromean.recipes.catalog import Result
 from zeromean.recipes.cost import amount, duration
 from zeromean.recipes.outcome import kept
 from zeromean.recipes.recipe import Block, Recipe
-from zeromean.study.engine.units import units
+from zeromean.study.engine.scheduler import planned_keys
 
 # A level of indentation and a text.
 Line = tuple[int, str]
@@ -51,7 +51,7 @@ def _cost(recipe: Recipe) -> str:
 def planned(recipe: Recipe) -> tuple[int, int, int]:
     """Runs and epochs of all of it, tuning included, and steps of an epoch."""
     study = recipe.study
-    keys = [key for unit in units(study) for key in unit.keys]
+    keys = planned_keys(study)
     train = recipe.data.train
     if study.tuning is not None:
         train = round(train * (1 - study.tuning.validation))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zeromean.study.metric import written
-from zeromean.study.run import Run
+from zeromean.study.spec.metric import format_number
+from zeromean.study.spec.records import Run
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Measure:
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
     def number(self, value: float) -> str:
-        return written(value, f".{self.digits}f")
+        return format_number(value, f".{self.digits}f")
 
     def difference(self, value: float) -> str:
         """With its sign."""
-        return written(value, f"+.{self.digits}f")
+        return format_number(value, f"+.{self.digits}f")
 
 
 def _score(run: Run) -> float:

@@ -13,9 +13,8 @@ from pathlib import Path
 from zeromean.recipes.conditions import Conditions
 from zeromean.recipes.measures import MEASURES, Measure
 from zeromean.recipes.side_by_side import Table
+from zeromean.study.engine.results import Results
 from zeromean.study.report.table import NOTHING
-from zeromean.study.results import Results
-from zeromean.study.study import Study
 
 # Mean, standard deviation and number of runs that did not diverge.
 Measured = tuple[float | None, float | None, int]
@@ -100,7 +99,7 @@ class Outcome:
         parts = [f"{self.seeds} seed(s)", self.device]
         if self.scale != 1:
             parts.append(f"training shortened to {self.scale:g} of its length")
-        if self.precision != Study.precision:
+        if self.precision != "float32":
             parts.append(f"computed in {self.precision}")
         if not self.published_data:
             parts.append(f"on other data than published: {self.data}")

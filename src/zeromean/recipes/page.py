@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from zeromean.recipes.conditions import Conditions
 from zeromean.recipes.side_by_side import Table, explanation, markdown
+from zeromean.study.engine.results import Results
 from zeromean.study.report import sections
-from zeromean.study.results import Results
 
 
 def page(conditions: Conditions, results: Results, tables: Sequence[Table]) -> str:
     """Tables, how they came about, and what departs from what was published."""
     recipe, study = conditions.recipe, results.study
-    (facts,) = results.facts.values()
+    (facts,) = results.infos.values()
     (section,) = sections(results)
     shown = "".join(f"- {sentence}\n" for sentence in section.conclusions)
     notes = "".join(f"- {note}\n" for note in recipe.notes) + ("\n" if recipe.notes else "")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from zeromean.recipes import published
 from zeromean.recipes.published import Published
-from zeromean.study.declare import from_table
-from zeromean.study.study import Study
-from zeromean.study.task import Task
+from zeromean.study.spec.study import Study
+from zeromean.study.spec.task import ImageTask as Task
+from zeromean.study.spec.toml import from_table
 
 if sys.version_info >= (3, 11):
     import tomllib

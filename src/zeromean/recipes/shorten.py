@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.settings import SettingError
-from zeromean.study.study import Study
-from zeromean.study.task import Task
-
-# Schedules whose numbers are epochs or steps; the others go by the share of the way.
-IN_TIME = ("every", "drops", "halve")
+from zeromean.study.spec.schedule import Schedule
+from zeromean.study.spec.study import Study
+from zeromean.study.spec.task import ImageTask
+from zeromean.study.spec.validation import SettingError
 
 
 def shortened(study: Study, scale: float) -> Study:
@@ -35,7 +33,7 @@ def shortened(study: Study, scale: float) -> Study:
     return replace(study, tasks=tasks, tuning=tuning)
 
 
-def _task(task: Task, scale: float) -> Task:
+def _task(task: ImageTask, scale: float) -> ImageTask:
     short = _with_all_falls(task, scale)
     if short is not None:
         return short
@@ -43,13 +41,13 @@ def _task(task: Task, scale: float) -> Task:
     enough = next(one for one in shares if one > scale and _with_all_falls(task, one) is not None)
     raise ZeromeanError(
         f"scale = {scale:g}, {_count(task.epochs, scale)} of {task.epochs} epochs, in which the"
-        f" schedule {task.schedule} has no room",
+        f" schedule {task.schedule.label} has no room",
         "an epoch before, between and after all that it does",
         f"raise it, such as to {enough:g}",
     )
 
 
-def _with_all_falls(task: Task, scale: float) -> Task | None:
+def _with_all_falls(task: ImageTask, scale: float) -> ImageTask | None:
     """The shorter task; None where not every fall of the rate has an epoch of its own."""
     epochs, schedule = _count(task.epochs, scale), _schedule(task.schedule, scale)
     try:
@@ -59,19 +57,22 @@ def _with_all_falls(task: Task, scale: float) -> Task | None:
     return short if len(_falls(short)) == len(_falls(task)) else None
 
 
-def _falls(task: Task) -> list[int]:
+def _falls(task: ImageTask) -> list[int]:
     """The epochs after which the rate falls, of a schedule that counts them."""
-    kind, _, numbers = task.schedule.partition("=")
-    if kind == "every":
-        return [*range(int(numbers), task.epochs, int(numbers))]
-    return [*map(int, numbers.split(","))] if kind == "drops" else []
+    schedule = task.schedule
+    if schedule.every is not None:
+        return [*range(schedule.every, task.epochs, schedule.every)]
+    return [*schedule.milestones]
 
 
-def _schedule(schedule: str, scale: float) -> str:
-    kind, _, numbers = schedule.partition("=")
-    if kind not in IN_TIME:
-        return schedule
-    return f"{kind}={','.join(str(_count(int(one), scale)) for one in numbers.split(','))}"
+def _schedule(schedule: Schedule, scale: float) -> Schedule:
+    counts = {
+        name: _count(number, scale)
+        for name in ("every", "steps")
+        if (number := getattr(schedule, name)) is not None
+    }
+    milestones = tuple(_count(one, scale) for one in schedule.milestones)
+    return replace(schedule, milestones=milestones, **counts)
 
 
 def _count(number: int, scale: float) -> int:

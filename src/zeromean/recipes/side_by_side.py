@@ -10,9 +10,9 @@ from zeromean.recipes.agreement import Agreement, agreement
 from zeromean.recipes.measures import MEASURES, Measure
 from zeromean.recipes.published import Published
 from zeromean.recipes.recipe import Block, Recipe
+from zeromean.study.engine.results import Results
 from zeromean.study.report.table import NOTHING
-from zeromean.study.results import Results
-from zeromean.study.run import Run
+from zeromean.study.spec.records import Run
 from zeromean.study.statistics import (
     CONFIDENCE,
     Paired,

@@ -1,4 +1,4 @@
-"""What only some studies need is installed by extras of their own."""
+"""Libraries that only some studies need, each installed by an extra."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from zeromean.errors import ZeromeanError
 
 @contextmanager
 def of_extra(extra: str, what: str) -> Iterator[None]:
-    """Around an import: says which extra brings the module, where it is not there.
+    """Say which extra installs a module if the block cannot import it.
 
     Args:
-        extra: Its name.
-        what: That needs it.
+        extra: Name of the extra.
+        what: The feature that needs it.
 
     Raises:
         ZeromeanError: The module is not installed.
@@ -23,13 +23,12 @@ def of_extra(extra: str, what: str) -> Iterator[None]:
         >>> with of_extra("tuning", "search optuna"):
         ...     import no_such_module
         Traceback (most recent call last):
-        zeromean.errors.ZeromeanError: got search optuna without the module no_such_module; ...
+        zeromean.errors.ZeromeanError: search optuna needs the module no_such_module, ...
     """
     try:
         yield
     except ModuleNotFoundError as error:
         raise ZeromeanError(
-            f"{what} without the module {error.name}",
-            f"what the extra {extra} brings",
-            f"pip install 'zeromean[{extra}]'",
+            f"{what} needs the module {error.name}, which is not installed",
+            f"Install it by pip install 'zeromean[{extra}]'",
         ) from error

@@ -6,10 +6,10 @@ import math
 import statistics as order
 from dataclasses import dataclass, replace
 
-from zeromean.study.methods import BASELINE
-from zeromean.study.metric import Metric
-from zeromean.study.results import Comparison, Results
-from zeromean.study.run import Run
+from zeromean.study.engine.results import Comparison, Results
+from zeromean.study.spec.method import BASELINE
+from zeromean.study.spec.metric import Metric
+from zeromean.study.spec.records import Run
 from zeromean.study.statistics import Paired, Spread, holm, paired, spread
 
 
@@ -106,7 +106,7 @@ def _summarize(comparison: Comparison) -> list[Summary]:
     baseline = comparison.of(BASELINE)
     early = comparison.task.early_epoch
     summaries = []
-    for method in comparison.study.methods:
+    for method in comparison.methods:
         runs = comparison.of(method)
         sound = {seed: run for seed, run in runs.items() if not run.diverged}
         against = {} if method == BASELINE else baseline

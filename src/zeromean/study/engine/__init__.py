@@ -1,1 +1,1 @@
-"""How a study is conducted: orders given out, runs trained side by side, results kept."""
+"""The engine: it schedules the runs of a study, executes them, and stores their results."""

@@ -1,70 +1,84 @@
-"""The state of a run under way, in a file that is whole at any moment."""
+"""The state of a run under way, in a file that is complete at any moment."""
 
 from __future__ import annotations
 
-import copy
+import hashlib
+import io
 import os
-import pickle
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from zeromean.errors import ZeromeanError
 
+MAGIC = b"zeromean checkpoint 2\n"
+HEADER = len(MAGIC) + hashlib.sha256().digest_size
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Replaces the file in one stroke.
+
+class Checkpoint(NamedTuple):
+    """A state that a run can be continued from.
+
+    Args:
+        turns: Number of reports that the run has made.
+        state: The state of its last report.
+    """
+
+    turns: int
+    state: dict[str, Any]
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Replace the file in one step.
 
     Raises:
         ZeromeanError: It cannot be written, such as on a full disk; the old one stays.
     """
     new = path.with_suffix(".new")
     try:
-        path.parent.mkdir(exist_ok=True)  # who ended with fewer seeds has tidied up
-        torch.save(state, new)
+        path.parent.mkdir(exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(tuple(checkpoint), buffer)
+        with new.open("wb") as file:
+            file.write(MAGIC + hashlib.sha256(buffer.getbuffer()).digest())
+            file.write(buffer.getbuffer())
         os.replace(new, path)
-    # Torch's writer turns a full disk into a RuntimeError.
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
+        new.unlink(missing_ok=True)
         raise ZeromeanError(
-            f"{path}, which cannot be written ({error})",
-            "a disk with room",
-            "make room and give the same command again",
+            f"{path} cannot be written ({error})",
+            "Make room and give the same command again; finished runs are stored",
         ) from error
 
 
-def load(path: Path) -> dict[str, Any] | None:
-    """The last state that was saved; None where there is none, or none that can be read."""
+def load(path: Path) -> Checkpoint | None:
+    """Return the last checkpoint; None if there is none, or if the file is damaged.
+
+    Without its checkpoint, a run begins again, and ends the same.
+    """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+        content = path.read_bytes()
+    except OSError:
         return None
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
-        return None  # a power cut may break it: the run begins anew, and ends the same
-    return state
+    digest = hashlib.sha256(memoryview(content)[HEADER:]).digest()
+    if content[:HEADER] != MAGIC + digest:
+        return None
+    turns, state = torch.load(
+        io.BytesIO(memoryview(content)[HEADER:]), map_location="cpu", weights_only=True
+    )
+    return Checkpoint(turns, state)
 
 
-def remove(path: Path) -> None:
-    """Forgets the state of a run that is kept elsewhere now."""
-    path.unlink(missing_ok=True)
-
-
-def on_cpu(state: Any) -> Any:
-    """The state in memory that every machine has."""
-    return map_tensors(Tensor.cpu, state)
-
-
-def map_tensors(change: Callable[[Tensor], Tensor], state: Any) -> Any:
-    """The state with each tensor changed, in the order in which they are met."""
+def to_cpu(state: Any) -> Any:
+    """Return a state whose tensors are on the CPU."""
     if isinstance(state, Tensor):
-        return change(state)
+        return state.cpu()
     if isinstance(state, dict):
-        changed = copy.copy(state)  # with what a network's has beside its entries
-        for key, value in state.items():  # update would add to a Counter, which a schedule has
-            changed[key] = map_tensors(change, value)
-        return changed
+        copy = state.copy()  # keeps the attributes of a network's state
+        for key, value in state.items():  # update would add to the Counter of a scheduler
+            copy[key] = to_cpu(value)
+        return copy
     if isinstance(state, list | tuple):
-        return type(state)(map_tensors(change, value) for value in state)
+        return type(state)(map(to_cpu, state))
     return state

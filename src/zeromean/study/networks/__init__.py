@@ -1,1 +1,1 @@
-"""The networks that a comparison can train; one architecture a file."""
+"""The networks of a study, by their names."""

@@ -10,18 +10,19 @@ from torch import nn
 
 from zeromean.study.networks.cnn import cnn
 from zeromean.study.networks.densenet import densenet121
-from zeromean.study.networks.from_timm import PREFIX, is_of_timm, timm_network
 from zeromean.study.networks.googlenet import googlenet, googlenet_imagenet
 from zeromean.study.networks.horses import horses
 from zeromean.study.networks.mlp import mlp, mlp_svhn, mlp_yaleb
 from zeromean.study.networks.resnet import resnet18, resnet20, resnet50, resnet56, resnet101
 from zeromean.study.networks.resnext import resnext29
+from zeromean.study.networks.timm_networks import timm_network
 from zeromean.study.networks.vgg import vgg11, vgga
+from zeromean.study.spec.task import TIMM_NAME, TIMM_PREFIX, model_family
 
-# From the images' channels, their height and width, and the number of outputs.
-Maker = Callable[[int, int, int], nn.Module]
+# Arguments: the images' channels, their height and width in pixels, and the number of outputs.
+MakeNetwork = Callable[[int, int, int], nn.Module]
 
-NETWORKS: dict[str, Maker] = {
+NETWORKS: dict[str, MakeNetwork] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet20": resnet20,
@@ -39,36 +40,26 @@ NETWORKS: dict[str, Maker] = {
     "mlp-svhn": mlp_svhn,
     "horses": horses,
 }
-# What all of timm's go by in tables and messages.
-OF_TIMM = f"{PREFIX}NAME"
 
 
-def listed(name: str) -> str:
-    """The name by which tables know a network.
-
-    Example:
-        >>> listed("resnet20"), listed("timm:resnet50")
-        ('resnet20', 'timm:NAME')
-    """
-    return OF_TIMM if is_of_timm(name) else name
-
-
-def maker(name: str) -> Maker:
-    """What makes the networks of that name: a key of ``NETWORKS``, or ``timm:NAME``."""
-    return partial(timm_network, name.removeprefix(PREFIX)) if is_of_timm(name) else NETWORKS[name]
+def maker(name: str) -> MakeNetwork:
+    """Return the function that makes a network: a key of ``NETWORKS``, or ``timm:NAME``."""
+    if model_family(name) == TIMM_NAME:
+        return partial(timm_network, name.removeprefix(TIMM_PREFIX))
+    return NETWORKS[name]
 
 
 def build(name: str, channels: int, side: int, classes: int, seed: int) -> nn.Module:
-    """A network on the CPU whose initial weights depend on ``seed`` alone.
+    """Make a network on the CPU whose initial weights depend on the seed alone.
 
-    The global random state is left as it was.
+    The global random state stays as it is.
 
     Args:
         name: A key of ``NETWORKS``, or ``timm:NAME``.
-        channels: Of the images.
+        channels: Number of channels of the images.
         side: Height and width of the images in pixels.
         classes: Number of outputs.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
 
     Example:
         >>> first, second = (build("mlp", 1, 8, 10, seed=3) for _ in range(2))

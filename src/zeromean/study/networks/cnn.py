@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from zeromean.study.networks.sizes import refuse_smaller
+from zeromean.study.networks.sizes import check_size
 
 
 def cnn(channels: int, side: int, classes: int) -> nn.Module:
@@ -13,7 +13,7 @@ def cnn(channels: int, side: int, classes: int) -> nn.Module:
     Raises:
         ZeromeanError: The images are smaller than 4x4 pixels, so that pooling leaves nothing.
     """
-    refuse_smaller("cnn", side, 4)
+    check_size("cnn", side, 4)
     return nn.Sequential(
         nn.Conv2d(channels, 32, 3, padding=1),
         nn.ReLU(),

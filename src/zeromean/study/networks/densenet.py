@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zeromean.study.networks.sizes import refuse_smaller
+from zeromean.study.networks.sizes import check_size
 
 
 class DenseLayer(nn.Module):
@@ -40,7 +40,7 @@ def densenet121(channels: int, side: int, classes: int) -> nn.Module:
     Raises:
         ZeromeanError: The images are smaller than 8x8 pixels, so that pooling leaves nothing.
     """
-    refuse_smaller("densenet121", side, 8)
+    check_size("densenet121", side, 8)
     growth = 32
     inputs = 2 * growth
     layers: list[nn.Module] = [nn.Conv2d(channels, inputs, 3, padding=1, bias=False)]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zeromean.study.networks.initial import he_convolutions
-from zeromean.study.networks.sizes import refuse_smaller
+from zeromean.study.networks.initialization import he_convolutions
+from zeromean.study.networks.sizes import check_size
 
 
 class Paths(NamedTuple):
@@ -102,7 +102,7 @@ def googlenet(channels: int, side: int, classes: int) -> nn.Module:
     Raises:
         ZeromeanError: The images are smaller than 8x8 pixels, so that nothing is left to halve.
     """
-    refuse_smaller("googlenet", side, 8)
+    check_size("googlenet", side, 8)
     layers = [*_linear_map(channels, 64, 3), *_linear_map(64, 192, 3)]
     inputs = 192
     for number, stage in enumerate(STAGES):
@@ -122,7 +122,7 @@ def googlenet_imagenet(channels: int, side: int, classes: int) -> nn.Module:
     Raises:
         ZeromeanError: The images are smaller than 32x32 pixels, so that nothing is left to halve.
     """
-    refuse_smaller("googlenet-imagenet", side, 32)
+    check_size("googlenet-imagenet", side, 32)
     layers: list[nn.Module] = [
         *_linear_map(channels, 64, 7, stride=2, padding=3),
         nn.MaxPool2d(3, stride=2, padding=1),

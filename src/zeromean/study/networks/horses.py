@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from zeromean.study.networks.sizes import refuse_smaller
-from zeromean.study.parts.initialization import initialize
+from zeromean.study.networks.initialization import initialize
+from zeromean.study.networks.sizes import check_size
 
 
 def horses(channels: int, side: int, classes: int) -> nn.Module:
@@ -22,7 +22,7 @@ def horses(channels: int, side: int, classes: int) -> nn.Module:
     Raises:
         ZeromeanError: The images are smaller than 22x22 pixels, so that pooling leaves nothing.
     """
-    refuse_smaller("horses", side, 22)
+    check_size("horses", side, 22)
     layers: list[nn.Module] = []
     for width in (16, 32, 64):
         layers += [nn.Conv2d(channels, width, 3), nn.ReLU()]

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zeromean.study.networks.initial import he_convolutions
+from zeromean.study.networks.initialization import he_convolutions
 
 
 class PaddedShortcut(nn.Module):

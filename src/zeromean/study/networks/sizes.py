@@ -1,26 +1,26 @@
-"""Which images a network can take."""
+"""The smallest images that a network can take."""
 
 from __future__ import annotations
 
-from zeromean.study.settings import SettingError
+from zeromean.study.spec.validation import SettingError
 
 
-def refuse_smaller(model: str, side: int, least: int) -> None:
-    """Refuses images of which the network's layers would leave nothing.
+def check_size(model: str, side: int, least: int) -> None:
+    """Raise if images are so small that the network's layers would leave nothing of them.
 
     Args:
         model: Name of the network.
         side: Height and width of the images in pixels.
-        least: That it can take.
+        least: The smallest height and width that it can take.
 
     Raises:
-        ZeromeanError: They are smaller.
+        ZeromeanError: The images are smaller.
     """
     if side < least:
         raise SettingError(
             "model",
-            f"model {model!r} on images of {side}x{side} pixels",
-            f"{least}x{least} or more",
-            "use the model mlp",
-            "pass larger images",
+            f'model "{model}" needs images of at least {least}x{least} pixels, but these are'
+            f" {side}x{side}",
+            "Use the model mlp",
+            instead="Pass larger images",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from zeromean.study.networks.initial import he_convolutions
+from zeromean.study.networks.initialization import he_convolutions
 
 # Configuration A: the widths of the 3x3 convolutions between poolings.
 A = ((64,), (128,), (256, 256), (512, 512), (512, 512))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from zeromean.study.methods import BASELINE
-from zeromean.study.metric import Metric
+from zeromean.study.spec.method import BASELINE
+from zeromean.study.spec.metric import Metric
+from zeromean.study.spec.task import ImageTask as Task
 from zeromean.study.statistics import CONFIDENCE, FEWEST_FOR_INTERVAL, LEVEL, Paired
 from zeromean.study.summary import Summary
-from zeromean.study.task import Task
 
 
 def conclude(summary: Summary, baseline: Summary, task: Task) -> str:

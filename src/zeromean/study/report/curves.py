@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from zeromean.study.methods import BASELINE
+from zeromean.study.engine.results import Comparison
 from zeromean.study.report.styles import Style, styles
-from zeromean.study.results import Comparison
-from zeromean.study.run import Run
+from zeromean.study.spec.method import BASELINE
+from zeromean.study.spec.records import Run
 
 CAPTION = (
     "Above: the score by epoch. Below: its difference to plain, seed by seed. "
@@ -38,13 +38,13 @@ def draw(comparison: Comparison) -> bytes:
     figure = Figure(figsize=(6.4, 6.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     baseline = comparison.of(BASELINE)
-    style_of = styles(comparison.study.methods)
+    style_of = styles(comparison.methods)
     lower.axhline(0, color=style_of[BASELINE].color, linewidth=1.5)
 
     def shown(run: Run) -> np.ndarray:
         return metric.scale * np.array([epoch.score for epoch in run.epochs])
 
-    for method in comparison.study.methods:
+    for method in comparison.methods:
         runs = comparison.of(method)
         sound = {seed: run for seed, run in runs.items() if not run.diverged}
         if sound:
@@ -56,7 +56,7 @@ def draw(comparison: Comparison) -> bytes:
         if pairs and method != BASELINE:
             differences = [shown(runs[seed]) - shown(baseline[seed]) for seed in pairs]
             _line_and_band(lower, np.stack(differences), style_of[method])
-    watched = comparison.facts.watched.capitalize()
+    watched = comparison.info.watched.capitalize()
     unit = f", {metric.unit}" if metric.unit else ""
     upper.set_ylabel(f"{watched} {metric.name}{unit}", fontsize=LETTERS)
     lower.set_ylabel(f"Difference to {BASELINE}, {metric.difference_unit}", fontsize=LETTERS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from zeromean.study.methods import BASELINE
+from zeromean.study.engine.results import Comparison
 from zeromean.study.report.curves import LETTERS, png, style
 from zeromean.study.report.styles import styles
-from zeromean.study.results import Comparison
+from zeromean.study.spec.method import BASELINE
 from zeromean.study.statistics import CONFIDENCE
 from zeromean.study.summary import Summary
 
@@ -22,7 +22,7 @@ def draw(comparison: Comparison, summaries: list[Summary]) -> bytes:
     """The picture as PNG, one row a method; diverged pairs are left out."""
     metric = comparison.metric
     shown = [one for one in summaries if one.method != BASELINE]
-    style_of = styles(comparison.study.methods)
+    style_of = styles(comparison.methods)
     figure = Figure(figsize=(6.4, 1.1 + 0.55 * len(shown)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=style_of[BASELINE].color, linewidth=1.5)

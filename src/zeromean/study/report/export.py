@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.results import Results
+from zeromean.study.engine.results import Results
 
 RUN_COLUMNS = (
     *("task", "optimizer", "method", "seed", "trial", "learning_rate", "weight_decay"),
@@ -27,8 +27,9 @@ def write_csv(results: Results) -> list[Path]:
     runs = [
         (
             *run.key,
-            *run.candidate,
-            "diverged" if run.diverged else "finished",
+            run.candidate.lr,
+            run.candidate.weight_decay,
+            run.status.value,
             run.train_score,
             run.test_loss,
             run.test_score,

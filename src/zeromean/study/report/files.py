@@ -11,17 +11,15 @@ from typing import Any
 
 from zeromean.errors import ZeromeanError
 from zeromean.html import template
-from zeromean.study.methods import BASELINE, Method
-from zeromean.study.optimizers import OptimizerChoice
+from zeromean.study.engine.results import Comparison, Results
+from zeromean.study.engine.search import budget, choice, is_at_edge, outcomes
 from zeromean.study.report import curves, differences, profile
 from zeromean.study.report.conclusion import conclude, overview
 from zeromean.study.report.styles import styles
 from zeromean.study.report.table import Row, rows
-from zeromean.study.results import Comparison, Results
-from zeromean.study.schedules import Schedule
+from zeromean.study.spec.method import BASELINE
+from zeromean.study.spec.task import ImageTask as Task
 from zeromean.study.summary import Summary, summarize
-from zeromean.study.task import Task
-from zeromean.study.tuning import at_the_edge, budget, choice, outcomes
 
 FOLDER = Path(__file__).parent
 # Of more methods, a title says how many.
@@ -138,8 +136,8 @@ def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
     parts, tables = sections(results, gain), summarize(results)
     return template(FOLDER, "report.html").render(
         _words(results, gain),
-        others=[method for method in results.study.methods if method != BASELINE],
-        styles=styles(results.study.methods),
+        others=[method for method in results.study.method_labels if method != BASELINE],
+        styles=styles(results.study.method_labels),
         pictures=[_encode(picture) for picture in pictures],
         caption=curves.CAPTION,
         differences=[
@@ -157,23 +155,23 @@ def _words(results: Results, gain: float | None) -> dict[str, Any]:
     study = results.study
     return {
         "title": (
-            " / ".join(study.methods)
-            if len(study.methods) <= MOST_NAMES
-            else f"{len(study.methods)} methods"
+            " / ".join(study.method_labels)
+            if len(study.method_labels) <= MOST_NAMES
+            else f"{len(study.method_labels)} methods"
         )
         + " on "
-        + ", ".join(dict.fromkeys(task.function or task.data for task in study.tasks)),
+        + ", ".join(dict.fromkeys(task.title for task in study.tasks)),
         "note": study.note,
         "headline": headline(results),
         "sections": (parts := sections(results, gain)),
-        "methods": study.methods,
-        "descriptions": {name: Method.parse(name).describe() for name in study.methods},
+        "methods": study.method_labels,
+        "descriptions": {one.label: one.calls for one in study.methods},
         "baseline": BASELINE,
         "settings": [_settings(section.comparison, results) for section in parts],
         "sessions": results.sessions,
-        "budget": budget(study, {label: one.steps for label, one in results.facts.items()}),
+        "budget": budget(study, {label: one.steps for label, one in results.infos.items()}),
         "tuned": _tuned(results),
-        "family": len(results.comparisons) * (len(study.methods) - 1),
+        "family": sum(len(one.methods) - 1 for one in results.comparisons),
         "command": results.command,
     }
 
@@ -183,8 +181,8 @@ def _encode(picture: bytes) -> str:
 
 
 def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
-    study, task, facts = comparison.study, comparison.task, comparison.facts
-    optimizer = OptimizerChoice.parse(comparison.optimizer)
+    study, task, facts = comparison.study, comparison.task, comparison.info
+    optimizer = study.optimizer(comparison.optimizer)
     candidates = {run.candidate for run in comparison.runs}
     rates = ", ".join(f"{lr:g}" for lr in sorted({one.lr for one in candidates}))
     given = study.lr is not None or optimizer.lr is not None
@@ -193,13 +191,13 @@ def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
         source = "tuned, see below"
     decays = {one.weight_decay for one in candidates}
     return {
-        "Data": f"{task.function or task.data}: {facts.description}",
+        "Data": f"{task.title}: {facts.description}",
         **({"Cut": _cut(task)} if (task.train_size, task.imbalance) != (None, 1) else {}),
         "Test set": facts.split,
-        "Preparation": facts.preparation,
-        "Network": "the task's own" if task.function else task.model,
+        "Preparation": facts.preprocessing,
+        "Network": getattr(task, "model", "the task's own"),
         "Optimizer": f"{comparison.optimizer}, {optimizer.describe(decays)}",
-        "Learning rate": f"{rates} ({source}); {Schedule.parse(task.schedule).note}",
+        "Learning rate": f"{rates} ({source}); {task.schedule.description}",
         "Epochs": f"{task.epochs} of {facts.steps} steps",
         "Batch size": f"{task.batch_size}, an incomplete last batch is left out",
         "Seeds": f"{study.seeds}, from 0; a seed sets initial weights and batches "
@@ -224,11 +222,10 @@ def _tuned(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
     found = []
     for one in results.comparisons:
         rows = []
-        for method in study.methods:
-            done = outcomes(study, results.runs, one.task.label, one.optimizer, method)
+        for method in one.methods:
+            done = [*outcomes(study, results.runs, one.task.label, one.optimizer, method).values()]
             candidate = choice(done, one.metric)
-            assert candidate is not None  # the study is finished
-            failed = sum(trial is not None and trial.score is None for trial in done)
+            failed = sum(trial.score is None for trial in done)
             decay = candidate.weight_decay
             rows.append(
                 (
@@ -236,7 +233,7 @@ def _tuned(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
                     f"learning rate {candidate.lr:.3g}"
                     + ("" if decay is None else f", weight decay {decay:.3g}")
                     + (f"; {failed} of {len(done)} trials diverged" if failed else "")
-                    + (EDGE if at_the_edge(study.tuning, candidate) else ""),
+                    + (EDGE if is_at_edge(done, candidate) else ""),
                 )
             )
         found.append((one.name, rows))

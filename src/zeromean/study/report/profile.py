@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from zeromean.study.engine.results import Results
 from zeromean.study.report.curves import LETTERS, png, style
 from zeromean.study.report.styles import styles
-from zeromean.study.results import Results
 from zeromean.study.summary import Summary
 
 CAPTION = (
@@ -64,7 +64,7 @@ def draw(results: Results, tables: list[list[Summary]]) -> bytes:
     factors = np.linspace(1, end, 500)
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
-    style_of = styles(results.study.methods)
+    style_of = styles(results.study.method_labels)
     for method, ratio in found.items():
         shares = [100 * share_within(ratio, factor) for factor in factors]
         own = style_of[method]

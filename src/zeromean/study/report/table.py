@@ -6,8 +6,8 @@ import math
 import statistics as order
 from collections.abc import Callable, Sequence
 
-from zeromean.study.metric import MINUS, Metric
-from zeromean.study.results import Comparison
+from zeromean.study.engine.results import Comparison
+from zeromean.study.spec.metric import MINUS, Metric
 from zeromean.study.statistics import CONFIDENCE, Spread, seeds_needed, spread
 from zeromean.study.summary import Stage, Summary, target_score
 
@@ -38,9 +38,9 @@ def rows(comparison: Comparison, summaries: list[Summary], gain: float | None = 
     table.append(row(f"Training minus test {metric.name}", _gap_cell))
     target = target_score(comparison)
     if target is not None:
-        steps = comparison.facts.steps
+        steps = comparison.info.steps
         to = f"to {metric.value(target)}"
-        if comparison.facts.watched != "test":
+        if comparison.info.watched != "test":
             to += f" {_watched(comparison)}"
         table += [
             row(f"Epochs {to}", lambda one: _target_cell(one.target.epochs, "g")),
@@ -63,7 +63,7 @@ def rows(comparison: Comparison, summaries: list[Summary], gain: float | None = 
 
 def _watched(comparison: Comparison) -> str:
     """The metric, with what it is taken on where that is not the test set."""
-    watched, name = comparison.facts.watched, comparison.metric.name
+    watched, name = comparison.info.watched, comparison.metric.name
     return name if watched == "test" else f"{watched} {name}"
 
 

@@ -62,7 +62,7 @@ class Epoch:
         metrics: Numbers by name. ``score`` is the task's metric on the watched examples (the test
             set, or the validation set in a tuned study), such as an accuracy from 0 to 1. Training
             also records ``loss`` on the watched examples, ``train_loss`` and ``train_score`` over
-            the epoch's batches, ``learning_rate`` at the epoch's last step, and ``top5_accuracy``
+            the epoch's batches, ``learning_rate`` at the epoch's first step, and ``top5_accuracy``
             if there are more than five classes.
         seconds: Wall-clock time of the training steps, evaluation excluded.
     """

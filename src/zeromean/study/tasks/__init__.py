@@ -1,1 +1,1 @@
-"""From a task as it is declared to a problem in memory; one kind of task a file."""
+"""Tasks in memory: they turn a method, an optimizer and a seed into metrics."""

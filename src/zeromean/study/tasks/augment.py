@@ -1,4 +1,4 @@
-"""Random changes of a batch of images, on the device that holds it."""
+"""Random changes of a batch of images, on its device."""
 
 from __future__ import annotations
 
@@ -12,39 +12,67 @@ from torch import Tensor
 from torch.nn import functional as F
 
 PADDING = 4
-# Of a random rectangle, to lie within the image.
+# Attempts to place a random rectangle within the image.
 TRIES = 10
 
 
-def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image shifted by up to four pixels over a black border, and mirrored half the time."""
-    count, _, height, width = images.shape
-    padded = F.pad(images, (PADDING,) * 4)
+@dataclass(frozen=True)
+class CropFlip:
+    """Shift each image by up to four pixels, and mirror it half the time.
 
-    def draw(high: int) -> Tensor:
-        return torch.randint(high, (count, 1), generator=generator, device=images.device)
+    Args:
+        color: Color of the pixels that come in, of shape (channels, 1, 1); None reflects the image
+            at its border.
 
-    rows = draw(2 * PADDING + 1) + torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device).expand(count, width)
-    columns = torch.where(draw(2) == 1, width - 1 - columns, columns) + draw(2 * PADDING + 1)
-    image = torch.arange(count, device=images.device).view(-1, 1, 1)
-    # Indexed axes come first: (count, height, width, channels).
-    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    Example:
+        >>> image = torch.tensor([[[[1, 2], [3, 4]]]])
+        >>> CropFlip(torch.zeros(1, 1, 1))(image, torch.Generator().manual_seed(0)).shape
+        torch.Size([1, 1, 2, 2])
+    """
+
+    color: Tensor | None
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        count, channels, height, width = images.shape
+        device = images.device
+
+        def draw(high: int) -> Tensor:
+            return torch.randint(high, (count, 1), generator=generator, device=device)
+
+        rows = draw(2 * PADDING + 1) + torch.arange(height, device=device)
+        columns = torch.arange(width, device=device).expand(count, width)
+        columns = torch.where(draw(2) == 1, width - 1 - columns, columns) + draw(2 * PADDING + 1)
+        if self.color is None:
+            rows, columns = _reflect(rows - PADDING, height), _reflect(columns - PADDING, width)
+            padded = images
+        else:
+            size = (count, channels, height + 2 * PADDING, width + 2 * PADDING)
+            padded = self.color.to(images).expand(size).contiguous()
+            padded[..., PADDING:-PADDING, PADDING:-PADDING] = images
+        image = torch.arange(count, device=device).view(-1, 1, 1)
+        # Indexed axes come first: (count, height, width, channels).
+        return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _reflect(indices: Tensor, size: int) -> Tensor:
+    """Return indices within an axis, reflected at its first and last entry."""
+    last = size - 1
+    return (last - (last - indices.abs()).abs()).clamp(0, last)
 
 
 @dataclass(frozen=True)
 class Affine:
-    """Each image turned, shifted, sheared, zoomed and mirrored, by amounts drawn anew.
+    """Rotate, shift, shear, zoom and mirror each image by random amounts.
 
-    All amounts are uniform between the bound and its negative, and independent. The defaults are
-    those of the tutorial on horses and humans, with the meaning that Keras gives them.
+    All amounts are independent, and uniform between the bound and its negative. The defaults are
+    those of the tutorial on horses and humans, in Keras' units.
 
     Args:
         rotation: Bound in degrees.
         shift: Bound as a share of width and of height.
-        shear: Bound in degrees, so that the tutorial's 0.2 is next to nothing.
-        zoom: Bound around 1 of the factors by which width and height shrink, each on its own.
-        flip: Whether every second image, on average, is mirrored.
+        shear: Bound in degrees; the tutorial's 0.2 is hardly visible.
+        zoom: Bound around 1 of the factors of width and height, drawn separately.
+        flip: Whether half of the images are mirrored.
 
     Example:
         >>> images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
@@ -82,17 +110,17 @@ def warped(
     zoom: tuple[Tensor, Tensor],
     mirrored: Tensor | None = None,
 ) -> Tensor:
-    """Images as floats, each pixel from where an affine map around the center sends it.
+    """Return images as floats, each pixel read from where an affine map around the center points.
 
-    The map is rotation x shift x shear x zoom, and a mirror before it all; values between pixels
-    are interpolated, those beyond the border are the border's.
+    The map is rotation x shift x shear x zoom after mirroring. Values between pixels are
+    interpolated; values beyond the border are those of the border.
 
     Args:
-        images: Of any type.
-        angle, shear: One an image, in radians.
-        shift: To the right and down, as shares of width and height, one an image.
-        zoom: Factors of width and height, one an image.
-        mirrored: Whether left and right change places, one an image; None for none.
+        images: Images of any type.
+        angle, shear: Angles in radians, one per image.
+        shift: Shifts to the right and down, as shares of width and height, one per image.
+        zoom: Factors of width and height, one per image.
+        mirrored: Whether left and right are exchanged, one per image; None for no image.
     """
     height, width = images.shape[-2:]
     cos, sin = angle.cos(), angle.sin()
@@ -100,8 +128,8 @@ def warped(
     if mirrored is not None:
         wide = torch.where(mirrored, -wide, wide)
     right, down = right * width, down * height
-    # Rotation times shear is a matrix whose second column alone is turned further. In torch's
-    # units an image reaches from -1 to 1 both ways.
+    # In rotation times shear, the shear rotates the second column alone. In torch's units an image
+    # reaches from -1 to 1 along both axes.
     second = angle + shear
     along_x = (
         cos * wide, -second.sin() * high * height / width, 2 / width * (cos * right - sin * down)
@@ -116,15 +144,15 @@ def warped(
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """A rectangle of each image, scaled to a square, and mirrored half the time.
+    """Scale a random rectangle of each image to a square, and mirror it half the time.
 
-    Area and proportions are drawn up to ten times, until the rectangle lies within the image:
-    the area uniformly, the proportions so that a:b is as likely as b:a; then its place,
-    uniformly. After ten misses all of the image is taken.
+    Area and proportions are drawn up to ten times, until the rectangle fits into the image: the
+    area uniformly, the proportions so that a:b is as likely as b:a. Its place is uniform. If no
+    rectangle fits, the whole image is used.
 
     Args:
-        side: Of the square, in pixels.
-        area: Bounds of the rectangle's area, as a share of the image's.
+        side: Height and width of the square in pixels.
+        area: Bounds of the rectangle's area, as shares of the image's.
         proportions: Bounds of its width over its height.
 
     Example:
@@ -133,8 +161,8 @@ class ResizedCrop:
         torch.Size([2, 3, 14, 14])
 
     Reference:
-        Szegedy et al., Going Deeper with Convolutions, CVPR 2015, section 6; ten tries, and then
-        the whole, are those of the public code of residual networks and of torchvision.
+        Szegedy et al., Going Deeper with Convolutions, CVPR 2015, section 6; the ten attempts
+        are those of the public code of residual networks and of torchvision.
     """
 
     side: int
@@ -150,7 +178,7 @@ class ResizedCrop:
         wide, high = self._sizes(draw(TRIES), draw(TRIES), width, height)
         return resampled(
             images,
-            # A draw is below 1 by no less than a rounding, so floor never gives one pixel more.
+            # A draw is below 1 by more than a rounding error, so floor never gives one pixel more.
             left=(draw() * (width - wide + 1)).floor(),
             top=(draw() * (height - high + 1)).floor(),
             wide=wide,
@@ -162,7 +190,7 @@ class ResizedCrop:
     def _sizes(
         self, area: Tensor, proportions: Tensor, width: int, height: int
     ) -> tuple[Tensor, Tensor]:
-        """Width and height of each image's rectangle, from a row of draws each."""
+        """Return width and height of each image's rectangle, from one row of draws per image."""
         (least, most), (tall, flat) = self.area, map(math.log, self.proportions)
         areas = (least + (most - least) * area) * (width * height)
         ratios = (tall + (flat - tall) * proportions).exp()
@@ -186,20 +214,20 @@ def resampled(
     mirrored: Tensor,
     side: int,
 ) -> Tensor:
-    """A rectangle of each image as a square of floats, interpolated between its own pixels.
+    """Return a rectangle of each image as a square of floats, interpolated between its own pixels.
 
     Args:
-        images: Of shape (N, channels, height, width) and any type.
-        left, top: The rectangle's first column and row, one an image.
-        wide, high: Its width and height in pixels, one an image.
-        mirrored: Whether left and right change places, one an image.
-        side: Of the square, in pixels.
+        images: Images of shape (N, channels, height, width) and any type.
+        left, top: First column and row of the rectangle, one per image.
+        wide, high: Width and height of the rectangle in pixels, one per image.
+        mirrored: Whether left and right are exchanged, one per image.
+        side: Height and width of the square in pixels.
     """
     height, width = images.shape[-2:]
     centers = (torch.arange(side, device=images.device) + 0.5) / side
 
     def along(centers: Tensor, start: Tensor, length: Tensor, whole: int) -> Tensor:
-        """Coordinates in torch's units: an image reaches from -1 to 1 both ways."""
+        """Return coordinates in torch's units, in which an image reaches from -1 to 1."""
         start, length = start[:, None], length[:, None]
         pixels = (centers * length - 0.5).clamp_min(0).minimum(length - 1) + start
         return (2 * pixels + 1) / whole - 1
@@ -211,27 +239,27 @@ def resampled(
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 
-def middle(images: Tensor, side: int) -> Tensor:
-    """The middle square of images, of that height and width."""
+def center(images: Tensor, side: int) -> Tensor:
+    """Return the center of images, a square of this side in pixels."""
     height, width = images.shape[-2:]
     top, left = (height - side) // 2, (width - side) // 2
     return images[..., top : top + side, left : left + side]
 
 
-Change = Callable[[Tensor, torch.Generator], Tensor]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Augmentation(NamedTuple):
     """A way to change training images.
 
     Args:
-        change: From the side that networks see to what makes of a batch and a source of
-            randomness what is trained on; None for none.
-        note: In a few words, for reports.
-        cuts: Whether it cuts that side out of larger images itself; then their middle is scored.
+        fit: Function from the side in pixels that networks see, and the color of the border, to
+            the change of a batch; None for no change.
+        note: A few words for reports.
+        cuts: Whether it cuts that side out of larger images; then their center is scored.
     """
 
-    change: Callable[[int], Change] | None
+    fit: Callable[[int, Tensor | None], Augment] | None
     note: str
     cuts: bool = False
 
@@ -239,16 +267,21 @@ class Augmentation(NamedTuple):
 AUGMENTATIONS = {
     "none": Augmentation(None, "no augmentation"),
     "crop-flip": Augmentation(
-        lambda side: crop_flip, "shifted by up to 4 pixels and mirrored at random"
+        lambda side, color: CropFlip(color), "shifted by up to 4 pixels and mirrored at random"
     ),
     "affine": Augmentation(
-        lambda side: Affine(),
-        "turned by up to 40 degrees, shifted by up to a fifth, zoomed by up to a fifth and mirrored"
-        " at random",
+        lambda side, color: Affine(),
+        "rotated by up to 40 degrees, shifted by up to a fifth, zoomed by up to a fifth and"
+        " mirrored at random",
     ),
     "resized-crop-flip": Augmentation(
-        ResizedCrop,
+        lambda side, color: ResizedCrop(side),
         "random crops of 8 to 100% of the area, scaled to one size, and mirrored at random",
         cuts=True,
     ),
+}
+BORDERS = {
+    "mean": "; the border has the mean color of the training images",
+    "black": "; the border is black",
+    "reflect": "; the border reflects the image",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 
@@ -9,24 +10,25 @@ import torch
 from torch.nn import functional as F
 
 from zeromean.study.data.dataset import Dataset
+from zeromean.study.data.disk_images import Images
 from zeromean.study.data.image_files import ImageTransform
 from zeromean.study.data.load import read_dataset, reads_image_files, split_dataset
 from zeromean.study.data.split import SplitSpec
-from zeromean.study.metric import ACCURACY
 from zeromean.study.networks.build import maker
-from zeromean.study.problem import Examples, Problem
-from zeromean.study.settings import SettingError
-from zeromean.study.task import Task
-from zeromean.study.tasks.augment import AUGMENTATIONS, middle
-from zeromean.study.tasks.parts import cut
-from zeromean.study.tasks.preparation import Preparation, gray
+from zeromean.study.spec.metric import ACCURACY
+from zeromean.study.spec.task import ImageTask
+from zeromean.study.spec.validation import SettingError
+from zeromean.study.tasks.augment import AUGMENTATIONS, BORDERS, Augment, Augmentation, center
+from zeromean.study.tasks.preprocessing import Preprocessing, channel_moments, to_gray
+from zeromean.study.tasks.problem import Examples, Problem
+from zeromean.study.tasks.subset import take_subset
 
-# Splits that are kept, at about as many as are in use at once.
-SPLITS = 8
+# Splits that are kept in memory, about as many as are in use at once.
+CACHED_SPLITS = 8
 
 
-def image_problem(task: Task, device: torch.device) -> Problem:
-    """The images stay bytes, in memory or in a file; a batch is prepared when it is used."""
+def image_problem(task: ImageTask, device: torch.device) -> Problem:
+    """Load an image task; images stay bytes, and each batch is preprocessed at its use."""
     crop = None if AUGMENTATIONS[task.augment].cuts else task.crop
     data = read_dataset(
         task.data, ImageTransform(task.resize, crop, task.gray and reads_image_files(task.data))
@@ -34,51 +36,73 @@ def image_problem(task: Task, device: torch.device) -> Problem:
     if task.split == "fixed":
         return _problem(task, device, split_dataset(data, SplitSpec(task.test_per_class)))
 
-    @lru_cache(maxsize=SPLITS)
+    @lru_cache(maxsize=CACHED_SPLITS)
     def of_seed(seed: int) -> Problem:
         return _problem(task, device, split_dataset(data, SplitSpec(task.test_per_class, seed)))
 
     return replace(of_seed(0), of_seed=of_seed)
 
 
-def _problem(task: Task, device: torch.device, data: Dataset) -> Problem:
+def _problem(task: ImageTask, device: torch.device, data: Dataset) -> Problem:
     augmentation = AUGMENTATIONS[task.augment]
     if task.gray and not reads_image_files(task.data):
         data = _made_gray(data)
-    preparation = Preparation.of(task.prepare, data.train_images)
+    preprocessing = Preprocessing.of(task.preprocess, data.train_images)
     side = _side(task, data)
     test = Examples(data.test_images, data.test_labels).to(device)
+    whole = preprocessing.before_augmentation  # then borders are of preprocessed images
+    if whole and task.border == "black":
+        raise SettingError(
+            "border",
+            f'preprocess "{task.preprocess}" comes before augmentation, and then no color is black',
+            'Use border = "mean" or "reflect"',
+        )
     return Problem(
         device=device,
-        train=cut(Examples(data.train_images, data.train_labels), task).to(device),
+        train=take_subset(Examples(data.train_images, data.train_labels), task).to(device),
         watched=test,
         test=test,
-        fit=preparation.fit,
-        augment=None if augmentation.change is None else augmentation.change(side),
-        # What was fitted to whole images is done to whole images.
-        augment_prepared=preparation.before_augmentation or augmentation.cuts,
-        view=partial(middle, side=side) if augmentation.cuts else None,
+        fit=preprocessing.fit,
+        fit_augment=_augment(augmentation, side, task.border, whole),
+        augment_preprocessed=whole or augmentation.cuts,
+        view=partial(center, side=side) if augmentation.cuts else None,
         loss=F.cross_entropy,
         metric=ACCURACY,
         make=partial(maker(task.model), data.channels, side, len(data.classes)),
         description=data.describe(),
         split=data.split,
-        preparation=("made gray; " if task.gray else "")
-        + f"{preparation.note}; {augmentation.note}"
-        + (f"; the middle {side}x{side} pixels are scored" if side < data.side else ""),
+        preprocessing=("converted to gray; " if task.gray else "")
+        + f"{preprocessing.note}; {augmentation.note}"
+        + (BORDERS[task.border] if task.augment == "crop-flip" else "")
+        + (f"; the center {side}x{side} pixels are scored" if side < data.side else ""),
     )
 
 
-def _side(task: Task, data: Dataset) -> int:
-    """Of what networks see, in pixels."""
+def _augment(
+    augmentation: Augmentation, side: int, border: str, whole: bool
+) -> Callable[[Images], Augment] | None:
+    make = augmentation.fit
+    if make is None:
+        return None
+
+    def fit(images: Images) -> Augment:
+        color = torch.zeros(1, 1, 1)  # black, and the mean of whitened images
+        if border == "mean" and not whole and not augmentation.cuts:
+            color = channel_moments(images)[0].round()
+        return make(side, None if border == "reflect" else color)
+
+    return fit
+
+
+def _side(task: ImageTask, data: Dataset) -> int:
+    """Return height and width in pixels that networks see."""
     side = task.crop or data.side
     if side > data.side:
         raise SettingError(
             "crop",
-            f"crop = {side} with {data.name}, whose images are {data.side}x{data.side}",
-            "a crop within every image",
-            "lower it or leave it out",
-            "pass larger images",
+            f"crop {side} is larger than the images of {data.name}, {data.side}x{data.side}",
+            "Lower or remove crop",
+            instead="Pass larger images",
         )
     return side
 
@@ -87,9 +111,10 @@ def _made_gray(data: Dataset) -> Dataset:
     if data.channels == 1:
         raise SettingError(
             "gray",
-            f"gray with {data.name}, whose images are",
-            "colored images",
-            "leave gray out",
-            "pass such data",
+            f"the images of {data.name} are gray already",
+            "Remove gray",
+            instead="Pass color images",
         )
-    return replace(data, train_images=gray(data.train_images), test_images=gray(data.test_images))
+    return replace(
+        data, train_images=to_gray(data.train_images), test_images=to_gray(data.test_images)
+    )

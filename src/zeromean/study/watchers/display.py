@@ -16,8 +16,8 @@ from rich.progress import (
 from rich.table import Table
 
 from zeromean.study.report.table import Row
-from zeromean.study.run import FINAL, Epoch, Key, Run
-from zeromean.study.study import Study
+from zeromean.study.spec.records import FINAL, Epoch, Key, Run
+from zeromean.study.spec.study import Study
 
 # Of methods that are printed side by side.
 COLUMNS = 4
@@ -51,7 +51,7 @@ class LiveProgress:
             disable=not console.is_terminal,
         )
         total = sum(map(study.epochs, left))
-        names = ", ".join(task.function or task.data for task in study.tasks)
+        names = ", ".join(task.title for task in study.tasks)
         self._task = self._bar.add_task(f"reading {names}", total=total)
 
     def on_epoch(self, key: Key, epoch: Epoch) -> None:

@@ -1,0 +1,234 @@
+"""The runs of a finished study, read back from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from zeromean.errors import ZeromeanError
+from zeromean.study.engine.scheduler import final_groups, planned_keys
+from zeromean.study.engine.store import Store
+from zeromean.study.spec.metric import Metric
+from zeromean.study.spec.records import FINAL, Key, Run
+from zeromean.study.spec.study import Study
+from zeromean.study.spec.task import TaskSpec
+from zeromean.study.spec.toml import from_table
+from zeromean.study.tasks.interface import TaskInfo
+
+DATABASE = "study.sqlite"
+# The fact that holds the numbers of seeds with which a study was finished before it got more.
+BEGUN = "begun"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All methods on one task with one optimizer.
+
+    Args:
+        study: The study that it belongs to.
+        task: The task.
+        optimizer: Label of the optimizer.
+        info: What is known of the task.
+        runs: Runs of all methods and seeds, diverged ones too.
+    """
+
+    study: Study
+    task: TaskSpec
+    optimizer: str
+    info: TaskInfo
+    runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        """Name for titles."""
+        return f"{self.task.label}, {self.optimizer}"
+
+    @property
+    def metric(self) -> Metric:
+        """The score."""
+        return self.info.metric
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Labels of the methods that were trained: of equivalent ones, the first."""
+        return self.study.trained_methods(self.optimizer)
+
+    @property
+    def notes(self) -> list[str]:
+        """One sentence per method that was not trained, because another one is the same."""
+        return [
+            f"{method} is the same method as {same} with {self.optimizer}; it was trained once."
+            for method, same in self.study.distinct_methods(self.optimizer).items()
+            if method != same
+        ]
+
+    def of(self, method: str) -> dict[int, Run]:
+        """Return the runs of a method, or of its equivalent, by their seed."""
+        trained = self.study.distinct_methods(self.optimizer)[method]
+        return {run.key.seed: run for run in self.runs if run.key.method == trained}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished study.
+
+    Args:
+        study: The study.
+        out: Its folder.
+        runs: All runs, diverged ones and trials too.
+        infos: What is known of each task, by its label.
+        sessions: Versions and machine of each environment that differs.
+        command: The command that made it.
+        threads: Number of CPU threads per run.
+        begun: The numbers of seeds with which it was finished before it got more, in order.
+    """
+
+    study: Study
+    out: Path
+    runs: tuple[Run, ...]
+    infos: Mapping[str, TaskInfo]
+    sessions: tuple[dict[str, str], ...]
+    command: str
+    threads: int
+    begun: tuple[int, ...] = ()
+
+    @property
+    def growth(self) -> str:
+        """A note on seeds that came later, or an empty text.
+
+        Whoever sees results before deciding on more seeds has to say so.
+        """
+        if not self.begun:
+            return ""
+        return f"; finished with {' and then with '.join(map(str, self.begun))} before more came"
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """One comparison per task and optimizer."""
+        return [
+            Comparison(
+                self.study,
+                self.study.task(task),
+                optimizer,
+                self.infos[task],
+                tuple(
+                    run
+                    for run in self.runs
+                    if (run.key.task, run.key.optimizer, run.key.trial) == (task, optimizer, FINAL)
+                ),
+            )
+            for task, optimizer in self.study.cells
+        ]
+
+
+def read(out: Path) -> Results:
+    """Return the results that a folder holds.
+
+    Raises:
+        ZeromeanError: It holds no study, or one that is not finished.
+    """
+    with open_store(out) as (store, study, infos):
+        keys = {key for _, group in final_groups(study) for key in group}
+        missing = len(keys - store.keys())
+        if missing:
+            raise ZeromeanError(
+                f"{out} holds {len(keys) - missing} of {len(keys)} runs",
+                f"Finish it: {store.facts.get('command', 'give the same command again')}",
+            )
+        with store.reading():
+            runs = store.runs()
+            return Results(
+                study=study,
+                out=out,
+                runs=tuple(run for run in runs if run.key.trial != FINAL or run.key in keys),
+                infos=infos,
+                sessions=tuple(store.sessions()),
+                command=store.facts["command"],
+                threads=int(store.facts["threads"]),
+                begun=tuple(begun(store)),
+            )
+
+
+@contextmanager
+def open_store(out: Path) -> Iterator[tuple[Store, Study, dict[str, TaskInfo]]]:
+    """Open the database of a folder, with its study and what is known of its tasks.
+
+    Raises:
+        ZeromeanError: It holds no study that can be read.
+    """
+    with Store(out / DATABASE) as store:
+        with store.reading():
+            try:
+                study = from_table(json.loads(store.facts["study"]))
+            except ZeromeanError as error:
+                raise ValueError(str(error)) from error
+            infos = msgspec.json.decode(store.facts["tasks"], type=dict[str, TaskInfo])
+            if infos.keys() != {task.label for task in study.tasks}:
+                raise ValueError("its tasks are not those of the study")
+        yield store, study, infos
+
+
+def begun(store: Store) -> list[int]:
+    """Return the numbers of seeds with which the study was finished before it got more."""
+    return msgspec.json.decode(store.facts.get(BEGUN, "[]"), type=list[int])
+
+
+def check_data(infos: Mapping[str, TaskInfo], out: Path) -> None:
+    """Raise if a folder's study began with other data; the folder need not exist."""
+    if holds_study(out):
+        with open_store(out) as (_, _, known):
+            check_same_data(infos, known)
+
+
+def check_same_data(infos: Mapping[str, TaskInfo], known: Mapping[str, TaskInfo]) -> None:
+    """Raise if tasks have other examples than those that the study began with.
+
+    Raises:
+        ZeromeanError: A fingerprint differs.
+    """
+    for label, info in infos.items():
+        if label not in known or known[label].fingerprint != info.fingerprint:
+            raise ZeromeanError(
+                f"{label} does not have the data that the study began with",
+                "Put the old data back, seed whatever the task draws, or pass another folder",
+            )
+
+
+def holds_study(out: Path) -> bool:
+    """Return whether a study has begun in a folder."""
+    database = out / DATABASE
+    return database.exists() and database.stat().st_size > 0
+
+
+def missing_runs(study: Study, out: Path) -> list[Key]:
+    """Return the runs that a folder, which need not exist, does not hold yet.
+
+    Trials by which a grid grows are not known before.
+    """
+    wanted = planned_keys(study)
+    if not holds_study(out):
+        return wanted
+    with Store(out / DATABASE) as store:
+        held = store.keys()
+    return [key for key in wanted if key not in held]
+
+
+def count_runs(study: Study, out: Path) -> tuple[int, int]:
+    """Return how many of a study's runs a folder holds, and how many there are."""
+    wanted = len(planned_keys(study))
+    return wanted - len(missing_runs(study, out)), wanted
+
+
+def remove_checkpoints(out: Path) -> None:
+    """Remove the checkpoints of a study that is finished, or whose seeds change."""
+    work = out / "work"
+    if work.is_dir():
+        for file in work.iterdir():
+            file.unlink(missing_ok=True)
+        with suppress(OSError):
+            work.rmdir()

@@ -1,0 +1,164 @@
+"""A study from its declaration to its results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from zeromean.errors import ZeromeanError
+from zeromean.study.engine import checkpoint, results
+from zeromean.study.engine.checkpoint import Checkpoint
+from zeromean.study.engine.executors import Executor, InProcess, Plan, Processes, with_threads
+from zeromean.study.engine.ray_executor import RayCluster, check_address
+from zeromean.study.engine.results import Results
+from zeromean.study.engine.resume import begin_or_resume, check_folder
+from zeromean.study.engine.scheduler import Scheduler
+from zeromean.study.engine.search import check_search
+from zeromean.study.engine.store import Store
+from zeromean.study.engine.watcher import Silent, Watcher
+from zeromean.study.spec.study import Study
+from zeromean.study.tasks.load import check_device, load
+
+
+def run(
+    study: Study,
+    out: Path | str,
+    *,
+    jobs: int = 1,
+    ray: str | None = None,
+    watcher: Watcher | None = None,
+    command: str | None = None,
+) -> Results:
+    """Train every run that a folder does not hold yet, and store each one at its end.
+
+    A folder that holds this very study is continued at the last epoch; its results are those of a
+    study that was never interrupted. A finished study that is not tuned can get more seeds. One
+    program at a time can run a study in a folder.
+
+    Args:
+        study: The study.
+        out: Its folder.
+        jobs: Number of processes that train. With more than one, a script has to call this under
+            ``if __name__ == "__main__":``, because each of them imports it.
+        ray: HOST:PORT of a Ray cluster that trains the runs instead.
+        watcher: Callbacks for epochs and runs that end.
+        command: The command for the report; None for one that repeats the study.
+
+    Returns:
+        All runs. :func:`zeromean.study.write_report` makes files of them.
+
+    Raises:
+        ZeromeanError: The data, the device or the folder cannot be used or does not fit the
+            settings; the folder holds another study; or another program runs it.
+
+    Example:
+        >>> import tempfile
+        >>> from zeromean.study import ImageTask, Study, run
+        >>> study = Study(tasks=(ImageTask(model="mlp", epochs=1),), seeds=1)
+        >>> [run.key.method for run in run(study, tempfile.mkdtemp()).runs]
+        ['plain', 'gc']
+    """
+    out = Path(out)
+    check_jobs(jobs, ray)
+    check_folder(study, out)
+    check_device(study.device)
+    check_search(study)
+    tasks = {spec.label: load(study, spec) for spec in study.tasks}
+    for task in tasks.values():
+        task.check(study.methods, study.optimizers)
+    infos = {label: task.info for label, task in tasks.items()}
+    threads = study.threads or max(1, torch.get_num_threads() // jobs)
+    with _only_program(out):
+        command = command or study.command(out)
+        with begin_or_resume(study, infos, out, threads, command) as store:
+            plan = Plan(study, infos, int(store.facts["threads"]), out / "work")
+            executor: Executor
+            if ray is not None:
+                executor = RayCluster(plan, ray)
+            elif jobs > 1:
+                tasks.clear()  # each process loads its own
+                executor = Processes(plan, jobs)
+            else:
+                executor = InProcess(plan, tasks)
+            with with_threads(plan.threads), executor:
+                execute(Scheduler(study, infos, store), executor, plan, store, watcher or Silent())
+        results.remove_checkpoints(out)
+        return results.read(out)
+
+
+def execute(
+    scheduler: Scheduler, executor: Executor, plan: Plan, store: Store, watcher: Watcher
+) -> None:
+    """Keep an executor busy until every run is stored.
+
+    Raises:
+        ZeromeanError: A run cannot be trained; stored runs and checkpoints stay.
+    """
+    running: set[str] = set()
+    while True:
+        while len(running) < max(1, executor.slots):
+            group = scheduler.next_group(running)
+            if group is None:
+                break
+            running.add(group.name)
+            executor.submit(group)
+        if not running:
+            return
+        for event in executor.next_events():
+            if event.error is not None:
+                raise event.error
+            if event.key is None:
+                running.discard(event.group)
+                continue
+            path, progress = plan.checkpoint(event.key), event.progress
+            if progress.state is not None:
+                checkpoint.save(path, Checkpoint(event.turns, progress.state))
+            if progress.run is not None:
+                store.begin_session(event.environment or {})
+                store.add(progress.run)
+                path.unlink(missing_ok=True)
+                scheduler.end(progress.run)
+            if progress.epoch is not None:
+                watcher.on_epoch(event.key, progress.epoch)
+            if progress.run is not None:
+                watcher.on_run(progress.run)
+
+
+def check_jobs(jobs: int, ray: str | None) -> None:
+    """Raise if the ways of training do not go together, or are not available here.
+
+    Raises:
+        ZeromeanError: They do not, or are not.
+    """
+    if jobs < 1:
+        raise ZeromeanError(f"jobs is {jobs}; it has to be at least 1", "Raise jobs")
+    if ray is not None:
+        if jobs > 1:
+            raise ZeromeanError("jobs and ray are both given", "Remove one of them")
+        check_address(ray)
+
+
+@contextmanager
+def _only_program(out: Path) -> Iterator[None]:
+    """Make this program the only one that writes to a folder."""
+    lock = FileLock(out / "study.lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ZeromeanError(
+            f"another program is running the study in {out}",
+            "Wait for its end, or pass another folder",
+        ) from error
+    except OSError as error:
+        raise ZeromeanError(
+            f"{out} cannot be used ({error})", "Pass a folder that can be written to"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,44 @@
+"""Curves for TensorBoard while a study runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zeromean.study.engine.watcher import Watcher
+from zeromean.study.extras import of_extra
+from zeromean.study.spec.records import FINAL, Epoch, Key, Run
+
+
+class TensorBoard:
+    """Writes a log a run, and tells another watcher too.
+
+    Args:
+        folder: Of the logs.
+        other: Told of everything as well.
+    """
+
+    def __init__(self, folder: Path, other: Watcher) -> None:
+        with of_extra("tensorboard", "logs for TensorBoard"):
+            from torch.utils.tensorboard import SummaryWriter
+        self._make = SummaryWriter
+        self._folder = folder
+        self._other = other
+        self._writers: dict[Key, Any] = {}
+
+    def on_epoch(self, key: Key, epoch: Epoch) -> None:
+        self._other.on_epoch(key, epoch)
+        if key not in self._writers:
+            trial = () if key.trial == FINAL else (f"trial {key.trial}",)
+            words = (key.task, key.optimizer, key.method, *trial, f"seed {key.seed}")
+            name = "-".join(words).replace("/", "_")
+            self._writers[key] = self._make(str(self._folder / name))
+        for what in ("train_loss", "loss", "score", "seconds"):
+            self._writers[key].add_scalar(what, getattr(epoch, what), epoch.number)
+        self._writers[key].flush()
+
+    def on_run(self, run: Run) -> None:
+        self._other.on_run(run)
+        writer = self._writers.pop(run.key, None)
+        if writer is not None:
+            writer.close()

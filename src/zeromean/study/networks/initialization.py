@@ -1,0 +1,68 @@
+"""The usual ways to draw initial weights, from the fan-in M of each weight vector."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import nn
+
+from zeromean.model import owners
+
+
+@torch.no_grad()
+def initialize(network: nn.Module, *, name: Literal["torch", "lecun", "xavier", "he"]) -> None:
+    """Draw every weight with a known fan-in again, in place.
+
+    ====== ================================== ===========
+    name   distribution                       biases
+    ====== ================================== ===========
+    torch  uniform, variance 1 / (3 M)        uniform
+    lecun  normal, variance 1 / M             0
+    xavier uniform, variance 2 / (M + fan-out) 0
+    he     normal, variance 2 / M             0
+    ====== ================================== ===========
+
+    Args:
+        network: The network; embeddings and parameters without a fan-in stay.
+        name: One of the names above.
+    """
+    if name == "torch":
+        for module in network.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+        return
+    for owner in owners(network):
+        if owner.fan_in is None or owner.fan_in.role == "embedding":
+            continue
+        weight = owner.parameter
+        fan_in = owner.fan_in.size(owner.shape)
+        if name == "xavier":
+            # The fan-out of an input counts the positions of the kernel that it meets.
+            fan_out = weight.numel() * math.prod(owner.shape[2:]) / fan_in
+            bound = math.sqrt(6 / (fan_in + fan_out))
+            weight.uniform_(-bound, bound)
+        else:
+            weight.normal_(0, math.sqrt((2 if name == "he" else 1) / fan_in))
+        bias = getattr(owner.module, "bias", None)
+        if isinstance(bias, nn.Parameter):
+            bias.zero_()
+
+
+def he_convolutions(network: nn.Module) -> nn.Module:
+    """Draw the weights of all convolutions from N(0, 2 / fan-out) and set their biases to 0.
+
+    Returns:
+        The network itself, changed in place.
+
+    Reference:
+        He et al., Delving Deep into Rectifiers, ICCV 2015, section 2.2, backward case.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network

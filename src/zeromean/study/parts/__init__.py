@@ -1,1 +1,0 @@
-"""What methods are made of beside zeromean's own verbs; one kind a file."""

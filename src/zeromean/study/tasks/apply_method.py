@@ -1,0 +1,80 @@
+"""The effect of a method on networks and optimizers."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.optim import Optimizer
+
+from zeromean.centralization.centralize import centralize
+from zeromean.model import explain
+from zeromean.reparam import reparametrize
+from zeromean.study.networks.initialization import initialize
+from zeromean.study.spec.method import Method
+from zeromean.study.spec.validation import SettingError
+from zeromean.study.tasks.interventions.clipping import clip_norm, clip_value
+from zeromean.study.tasks.interventions.normalization import normalize_by
+from zeromean.study.tasks.interventions.zscore import standardize_gradients
+
+
+def prepare_network(network: nn.Module, method: Method) -> None:
+    """Change a fresh network in place, before it gets an optimizer.
+
+    Random numbers come from torch's global state.
+    """
+    if method.normalization is not None:
+        normalize_by(network, kind=method.normalization)
+    if method.initialization is not None:
+        initialize(network, name=method.initialization)
+    if method.reparametrization is not None:
+        reparametrize(
+            network,
+            method.reparametrization,
+            layers=method.layers,
+            init=method.init,
+            eps=method.eps,
+        )
+
+
+def attach(optimizer: Optimizer, network: nn.Module, method: Method) -> None:
+    """Change what an optimizer does to its network; gradients are clipped before centering."""
+    if method.clip_value is not None:
+        clip_value(optimizer, network, bound=method.clip_value)
+    if method.clip_norm is not None:
+        clip_norm(optimizer, network, bound=method.clip_norm)
+    if method.gradient == "zscore":
+        standardize_gradients(optimizer, network)
+    elif method.gradient is not None:
+        centralize(
+            optimizer,
+            network,
+            at=method.at,
+            layers="conv" if method.gradient == "gc-conv" else "all",
+            scope="tensor" if method.gradient == "gc-tensor" else "vector",
+        )
+
+
+def check_layers(network: nn.Module, method: Method, task: str) -> None:
+    """Raise if a part of a method has no layer to act on.
+
+    Args:
+        network: The network without the method.
+        method: The method.
+        task: Label of the task, for the message.
+
+    Raises:
+        ZeromeanError: A part has none.
+    """
+    needed = {
+        "conv": method.gradient == "gc-conv"
+        or (method.reparametrization is not None and method.layers == "conv"),
+        "linear": method.reparametrization == "nnn",
+    }
+    roles = {row.role for row in explain(network)}
+    for role, wanted in needed.items():
+        if wanted and role not in roles:
+            raise SettingError(
+                "methods",
+                f'the method "{method.label}" needs {role} layers, and the network of {task} has'
+                " none",
+                "Leave that method out, or use another model",
+            )

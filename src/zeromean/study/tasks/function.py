@@ -1,0 +1,178 @@
+"""A task of the user: a function that returns model, data and loss."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+
+import zeromean
+from zeromean.errors import ZeromeanError
+from zeromean.study.spec.metric import ACCURACY, LOSS
+from zeromean.study.spec.task import FunctionTask
+from zeromean.study.tasks.problem import Examples, Problem, fit_identity
+from zeromean.study.tasks.subset import take_subset
+
+# Their lines do not help a user to find the cause.
+LIBRARIES = tuple(path for one in (torch, zeromean, importlib) for path in one.__path__)
+CONTRACT = (
+    "Write a function without arguments that returns (model, data, loss): model() makes a fresh"
+    " network, data is (train, test), each a torch Dataset or a pair (inputs, targets), and"
+    " loss(outputs, targets) is the mean of a batch"
+)
+
+
+def function_problem(task: FunctionTask, device: torch.device) -> Problem:
+    """Load the task of ``module:function`` or ``file.py:function``.
+
+    Modules are looked for in the current folder too. If targets are class indices and the outputs
+    have one number per class along axis 1, the score is the accuracy; otherwise it is the loss.
+
+    Raises:
+        ZeromeanError: There is no such function, or it does not keep the contract.
+    """
+    function = task.function
+    with guard(function):
+        returned = _load(function)()
+    if not (isinstance(returned, tuple) and len(returned) == 3):
+        raise _broken(function, f"returned {type(returned).__name__}")
+    make, data, loss = returned
+    if isinstance(make, nn.Module) or not callable(make):
+        raise _broken(
+            function, f"returned {type(make).__name__} instead of a function that makes a model"
+        )
+    if not callable(loss):
+        raise _broken(function, f"returned {type(loss).__name__} as its loss")
+    if not (isinstance(data, tuple | list) and len(data) == 2):
+        raise _broken(function, f"returned {type(data).__name__} as its data")
+    train, test = (_examples(function, part).to(device) for part in data)
+    outputs = _try_out(function, make, (test, train), loss)
+    classes = isinstance(outputs, Tensor) and all(
+        _are_classes(outputs, part.targets) for part in (train, test)
+    )
+    return Problem(
+        device=device,
+        train=take_subset(train, task),
+        watched=test,
+        test=test,
+        fit=fit_identity,
+        fit_augment=None,
+        loss=loss,
+        metric=ACCURACY if classes else LOSS,
+        make=make,
+        description=f"{len(train.targets):,} train and {len(test.targets):,} test examples",
+        split="the task's own test set",
+        preprocessing="the task's own",
+        function=function,
+    )
+
+
+@contextmanager
+def guard(function: str, when: str = "") -> Iterator[None]:
+    """Turn whatever the user's code raises into one line; the exception stays its cause."""
+    try:
+        yield
+    except ZeromeanError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [one for one in frames if not one.filename.startswith(LIBRARIES)] or [*frames]
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ZeromeanError(
+            f"the task {function} raised {text[:500]} in {os.path.basename(own[-1].filename)}, line"
+            f" {own[-1].lineno}{when}",
+            "Correct it; the same command continues a study that has begun",
+        ) from error
+
+
+def _load(function: str) -> Callable[[], Any]:
+    place, _, name = function.rpartition(":")
+    try:
+        found = getattr(_module(place), name)
+    except (AttributeError, FileNotFoundError) as error:
+        raise _broken(function, f"does not exist ({error})") from error
+    except ModuleNotFoundError as error:
+        raise ZeromeanError(
+            f"the task {function} needs the module {error.name}, which is not installed",
+            "Install it, or start in the folder that holds it",
+        ) from error
+    if not callable(found):
+        raise _broken(function, "is not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def _module(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.insert(0, here)
+        return importlib.import_module(place)
+    path = Path(place).resolve()
+    name = f"zeromean_task_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # it ends in .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:  # for its own imports
+        sys.path.insert(0, str(path.parent))
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _examples(function: str, part: Any) -> Examples:
+    if isinstance(part, Dataset):
+        with guard(function, " while its Dataset was read"):
+            part = default_collate([part[index] for index in range(len(part))])  # type: ignore[arg-type]
+    if not (
+        isinstance(part, tuple | list)
+        and len(part) == 2
+        and all(isinstance(one, Tensor) and one.ndim > 0 for one in part)
+    ):
+        raise _broken(function, "returned data that is not a pair of tensors")
+    inputs, targets = part
+    if len(inputs) != len(targets) or len(inputs) == 0:
+        raise _broken(function, f"returned {len(inputs)} inputs and {len(targets)} targets")
+    return Examples(inputs, targets)
+
+
+def _are_classes(outputs: Tensor, targets: Tensor) -> bool:
+    """Return whether each target is the index of one of the outputs along axis 1."""
+    return (
+        targets.dtype == torch.int64
+        and outputs.ndim == targets.ndim + 1
+        and outputs.shape[1] > max(1, int(targets.max()))
+    )
+
+
+def _try_out(
+    function: str,
+    make: Callable[[], nn.Module],
+    parts: Sequence[Examples],
+    loss: Callable[..., Tensor],
+) -> Any:
+    """Return the outputs of a fresh network on the first examples of the last part."""
+    with guard(function, " on its first examples"), torch.random.fork_rng(devices=[]):
+        network = make().to(parts[0].inputs.device).eval()
+        for part in parts:
+            outputs = network(part.inputs[:2])
+            value = loss(outputs, part.targets[:2])
+    if not (isinstance(value, Tensor) and value.ndim == 0):
+        raise _broken(function, "has a loss that is not a single number")
+    if not value.requires_grad:
+        raise _broken(function, "has a loss that does not depend on the parameters of its model")
+    return outputs
+
+
+def _broken(function: str, what: str) -> ZeromeanError:
+    return ZeromeanError(f"the task {function} {what}", CONTRACT)

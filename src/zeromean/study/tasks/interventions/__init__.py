@@ -1,0 +1,1 @@
+"""Changes to networks and optimizers that methods make besides zeromean's own."""

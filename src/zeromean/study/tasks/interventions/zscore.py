@@ -1,0 +1,42 @@
+"""Gradients standardized per weight vector: the Z-score ablation of the GC paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from zeromean.fan_in import FanIn
+from zeromean.model import explain
+
+EPSILON = 1e-8
+
+
+def standardize_gradients(optimizer: Optimizer, network: nn.Module) -> None:
+    """Give each weight vector's gradient mean 0 and standard deviation 1 in all further steps.
+
+    Reference:
+        Yong et al., Gradient Centralization, ECCV 2020, section 3.2, which discards it.
+    """
+    rows = [(row.parameter, row.fan_in) for row in explain(network).centered if row.fan_in]
+
+    @torch.no_grad()
+    def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for parameter, fan_in in rows:
+            if parameter.grad is not None:
+                standardize_(parameter.grad, fan_in)
+
+    optimizer.register_step_pre_hook(hook)
+
+
+def standardize_(gradient: Tensor, fan_in: FanIn) -> None:
+    """Standardize a gradient in place; a constant one becomes 0."""
+    axes: tuple[int, ...] = fan_in.axes
+    vectors = gradient
+    if fan_in.groups > 1:  # axis 0 holds blocks of vectors, each with its own input channels
+        vectors = gradient.view(fan_in.groups, -1, *gradient.shape[1:])
+        axes = tuple(axis + 1 for axis in axes)
+    deviation, mean = torch.std_mean(vectors, axes, correction=0, keepdim=True)
+    vectors.sub_(mean).div_(deviation + EPSILON)

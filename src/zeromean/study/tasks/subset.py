@@ -1,0 +1,99 @@
+"""The training examples that a task keeps, and those that it holds out for validation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from zeromean.study.spec.task import TrainedTask
+from zeromean.study.spec.validation import SettingError
+from zeromean.study.tasks.problem import Examples, Problem
+
+# The choices below are the same for every run of every study.
+SUBSET_SEED = 0
+
+
+def take_subset(train: Examples, task: TrainedTask) -> Examples:
+    """Return the training examples that a task keeps, drawn at random within each class.
+
+    With an imbalance of r, class c of C gets r^(-c / (C - 1)) times as many as class 0 (the
+    long-tailed sets of Cao et al., NeurIPS 2019).
+
+    Raises:
+        ZeromeanError: There are too few, or no classes to imbalance.
+    """
+    if task.train_size is None and task.imbalance == 1:
+        return train
+    classes = _are_classes(train.targets)
+    labels = train.targets.long().cpu() if classes else torch.zeros(len(train.targets)).long()
+    if not classes and task.imbalance != 1:
+        raise SettingError(
+            "imbalance",
+            f"imbalance is {task.imbalance:g}, but the targets are not classes",
+            "Remove imbalance",
+        )
+    available = torch.bincount(labels).double()
+    share = float(task.imbalance) ** -torch.linspace(0, 1, len(available), dtype=torch.float64)
+    if task.train_size is None:
+        wanted = share * (available / share).min()
+    else:
+        wanted = share * task.train_size / share.sum()
+    sizes = wanted.round().long()
+    if (sizes > available).any() or (sizes < 1).any():
+        worst = int((wanted / available).argmax() if (sizes >= 1).all() else sizes.argmin())
+        raise SettingError(
+            "imbalance" if task.train_size is None else "train_size",
+            f"train_size = {task.train_size} and imbalance = {task.imbalance:g} take"
+            f" {int(sizes[worst])} of the {int(available[worst])} training examples of class"
+            f" {worst}",
+            "Change them so that each class keeps at least one",
+        )
+    generator = torch.Generator().manual_seed(SUBSET_SEED)
+    chosen = torch.cat(
+        [
+            members[torch.randperm(len(members), generator=generator)[:size]]
+            for label, size in enumerate(sizes.tolist())
+            for members in [(labels == label).nonzero().flatten()]
+        ]
+    ).sort()[0]
+    return Examples(train.inputs[chosen], train.targets[chosen])
+
+
+def _are_classes(targets: Tensor) -> bool:
+    return targets.ndim == 1 and not targets.is_floating_point() and bool((targets >= 0).all())
+
+
+def hold_out(problem: Problem, fraction: float) -> tuple[Examples, Examples]:
+    """Return the training examples without a share of them, and that share, for validation.
+
+    It is drawn at random, within each class if there are classes; of ordered examples it is the
+    end.
+
+    Raises:
+        ZeromeanError: There are too few.
+    """
+    inputs, targets = problem.train
+    everything = np.arange(len(targets))
+    if problem.ordered:
+        count = round(len(targets) * (1 - fraction))
+        learned, held = everything[:count], everything[count:]
+    else:
+        classes = _are_classes(targets)
+        try:
+            learned, held = train_test_split(
+                everything,
+                test_size=fraction,
+                random_state=SUBSET_SEED,
+                stratify=targets.cpu().numpy() if classes else None,
+            )
+        except ValueError as error:
+            raise SettingError(
+                "validation",
+                f"{fraction:.0%} of {len(targets)} training examples cannot be held out ({error})",
+                "Change validation",
+                instead="Use more training examples, at least two per class",
+            ) from error
+    parts = [Examples(inputs[part], targets[part]) for part in map(np.sort, (learned, held))]
+    return parts[0], parts[1]

@@ -1,0 +1,187 @@
+"""A study on a real Ray cluster of two nodes on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_files import write_npz
+from test_conduct import PowerCut, records
+
+from zeromean.errors import ZeromeanError
+from zeromean.study.engine.cluster import Conveyor
+from zeromean.study.engine.units import Folder
+from zeromean.study.spec.records import Epoch, Key, Run
+from zeromean.study import Study
+from zeromean.study import ImageTask
+from zeromean.study.engine.watcher import Silent
+
+# Ray takes the loopback for its own address where clusters are for trying out alone.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+# Ray starts its processes by fork, of which JAX warns where another test has loaded it here.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+
+NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """One node of one processor; its ``address``, and ``add_node``."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    one = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    yield one
+    one.shutdown()
+
+
+@pytest.fixture
+def long(large: Study) -> Study:
+    """Long enough to be disturbed, a unit for each seed, with the threads that a node has."""
+    return dataclasses.replace(
+        large, tasks=(replace(large.tasks[0], epochs=20),), threads=1, seeds=3
+    )
+
+
+class Told(Silent):
+    """Remembers everything, and does something once two units are under way."""
+
+    def __init__(self, disturb: Callable[[], object] | None = None) -> None:
+        self.epochs: list[tuple[Key, int]] = []
+        self.runs: list[Key] = []
+        self._disturb = disturb
+
+    def on_epoch(self, key: Key, epoch: Epoch) -> None:
+        self.epochs.append((key, epoch.number))
+        if self._disturb is not None and len({key.seed for key, _ in self.epochs}) == 2:
+            self._disturb()
+            self._disturb = None
+
+    def on_run(self, run: Run) -> None:
+        self.runs.append(run.key)
+
+
+def test_a_killed_node_costs_nothing_that_was_told(
+    cluster: Any,
+    long: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    supports: Callable[[str, str, str, str], None],
+) -> None:
+    node = cluster.add_node(**NODE)
+    claimed = []
+    claim = Folder.claim
+    monkeypatch.setattr(
+        Folder, "claim", lambda self, unit: claimed.append(unit) or claim(self, unit)
+    )
+    told = Told(lambda: cluster.remove_node(node, allow_graceful=False))
+    results = run(long, tmp_path / "cluster", ray=cluster.address, watcher=told)
+    monkeypatch.undo()
+
+    assert len(claimed) == long.seeds + 1  # one was sent again
+    assert sorted(told.runs) == sorted(records(results))
+    expected = [(key, number) for key in told.runs for number in range(1, 21)]
+    assert sorted(told.epochs) == sorted(expected)  # none lost, none twice
+    assert records(results) == records(run(long, tmp_path / "here"))
+    supports("Driver", "a study on a Ray cluster", "-", "two nodes, one killed: equal bit by bit")
+
+
+def test_cluster_jobs_and_one_process_go_on_with_each_other(
+    cluster: Any, long: Study, tmp_path: Path
+) -> None:
+    out = tmp_path / "passed on"
+    for ways in ({"ray": cluster.address}, {"jobs": 2}, {}):
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(long, out, watcher=PowerCut(25), **ways)
+    told = Told()
+    results = run(long, out, ray=cluster.address, watcher=told)
+    assert len(told.epochs) < 6 * 20 - 2 * 25
+    assert records(results) == records(run(long, tmp_path / "here"))
+    assert [file.name for file in out.iterdir()] == ["study.sqlite"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (Path.unlink, r"images.npz, .*, on the machine \S+; wanted"),
+        (lambda path: write_npz(path, seed=1), r"other data than .*, on the machine \S+; wanted"),
+    ],
+)
+def test_a_machine_without_the_data_is_named(
+    cluster: Any,
+    long: Study,
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], object],
+    message: str,
+) -> None:
+    run = Conveyor.run
+    monkeypatch.setattr(Conveyor, "run", lambda self: (change(archive), run(self)))
+    with pytest.raises(ZeromeanError, match=message):
+        run(long, tmp_path / "out", ray=cluster.address)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("dies_on_a_cluster", "lost 3 times without an epoch in between"),
+        ("raises_on_a_cluster", "where it raised RuntimeError"),
+    ],
+)
+def test_an_order_that_cannot_be_trained_there_ends_the_study(
+    cluster: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent)  # which the machines have too
+    task = ImageTask(function=f"user_tasks:{function}", epochs=1, batch_size=8)
+    broken = Study(tasks=(task,), seeds=1, lr=0.1, threads=1)
+    with pytest.raises(ZeromeanError, match=message):
+        run(broken, tmp_path, ray=cluster.address)
+
+
+def test_machines_that_are_too_small_are_refused(cluster: Any, long: Study, tmp_path: Path) -> None:
+    with pytest.raises(ZeromeanError, match="none of whose machines has 2 CPU"):
+        replace(long, threads=2).run(tmp_path / "out", ray=cluster.address)
+
+
+def unused_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:PORT", "nowhere", "ray://here:1", "here:port", ":1"]
+)
+def test_an_address_without_a_cluster_is_refused(
+    study: Study, tmp_path: Path, address: str
+) -> None:
+    pytest.importorskip("ray")
+    address = address.replace("PORT", str(unused_port()))
+    with pytest.raises(ZeromeanError, match=f"--ray {address}, where no cluster can be reached"):
+        run(study, tmp_path, ray=address)
+
+
+def test_without_ray_the_extra_is_named(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ZeromeanError, match=r"--ray here:1 without the module ray; .*\[ray\]"):
+        run(study, tmp_path, ray="here:1")
+
+
+def test_jobs_are_of_one_machine(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(ZeromeanError, match="jobs = 2 with ray here:1; wanted one of them"):
+        run(study, tmp_path, ray="here:1", jobs=2)

@@ -1,0 +1,125 @@
+"""Models timm:NAME, by a stand-in: timm needs torchvision, which the tests go without."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from zeromean.cli import app
+from zeromean.errors import ZeromeanError
+from zeromean.study.networks.build import build
+from zeromean.study import Study
+from zeromean.study import ImageTask
+
+CALLS: list[dict[str, object]] = []
+
+
+class Small(nn.Module):
+    """Takes 8x8 pixels alone, as a vision transformer does."""
+
+    def __init__(self, in_chans: int, num_classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(in_chans * 64, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[-1] == 8, f"Input height {x.shape[-1]} doesn't match\nmodel (8)."
+        return self.fc(x.flatten(1))
+
+
+@pytest.fixture
+def timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is used of timm, with its own signatures and ways to fail."""
+    module = ModuleType("timm")
+    module.__version__ = "1.0"
+
+    def is_model(name: str) -> bool:
+        return name.partition(".")[0] in ("small", "features")
+
+    def create_model(
+        model_name: str, pretrained: bool = False, *, num_classes: int, in_chans: int
+    ) -> nn.Module:
+        if pretrained and not model_name.endswith(".here"):
+            raise RuntimeError("Invalid pretrained tag.")
+        CALLS.append({"name": model_name, "pretrained": pretrained})
+        if model_name == "features":
+            return nn.Flatten()
+        return Small(in_chans, num_classes)
+
+    module.is_model, module.create_model = is_model, create_model
+    monkeypatch.setitem(sys.modules, "timm", module)
+    CALLS.clear()
+
+
+@pytest.mark.usefixtures("timm")
+def test_a_network_of_timm_has_the_tasks_channels_and_classes() -> None:
+    network = build("timm:small", channels=1, side=8, classes=5, seed=3)
+    assert network.training
+    assert network(torch.rand(2, 1, 8, 8)).shape == (2, 5)
+    again = build("timm:small", channels=1, side=8, classes=5, seed=3)
+    assert torch.equal(network.fc.weight, again.fc.weight)
+    build("timm:small.here", channels=3, side=8, classes=5, seed=3)
+    assert [call["pretrained"] for call in CALLS] == [False, False, True]
+
+
+@pytest.mark.usefixtures("timm")
+@pytest.mark.parametrize(
+    ("name", "side", "message"),
+    [
+        ("timm:large", 8, r"model timm:large, which timm 1\.0 does not have"),
+        ("timm:small.lost", 8, r"cannot make \(RuntimeError: Invalid pretrained tag\.\)"),
+        ("timm:small", 9, r"3x9x9, which it does not take \(AssertionError: Input height 9 "),
+        ("timm:features", 8, "gives no number a class"),
+    ],
+)
+def test_what_timm_cannot_give_is_told(name: str, side: int, message: str) -> None:
+    with pytest.raises(ZeromeanError, match=message):
+        build(name, channels=3, side=side, classes=5, seed=0)
+
+
+Compare = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def compare(archive: Path, tmp_path: Path) -> Compare:
+    def run(model: str) -> tuple[int, str]:
+        arguments = ["--data", f"npz:{archive}", "--model", model, "--epochs", "1", "--seeds", "1"]
+        result = CliRunner().invoke(
+            app, ["compare", *arguments, "--batch-size", "8", "--out", str(tmp_path / "out")]
+        )
+        return result.exit_code, result.stderr
+
+    return run
+
+
+@pytest.mark.usefixtures("timm")
+def test_a_study_trains_networks_of_timm(compare: Compare) -> None:
+    assert compare("timm:small") == (0, "")
+
+
+@pytest.mark.usefixtures("timm")
+def test_an_unknown_name_ends_in_a_line(compare: Compare) -> None:
+    code, message = compare("timm:large")
+    assert (code, message.count("\n")) == (2, 1)
+
+
+def test_without_timm_a_line_tells_which_extra_brings_it(
+    compare: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    code, message = compare("timm:resnet50")
+    assert (code, message.count("\n")) == (2, 1)
+    assert "model timm:resnet50 without the module timm" in message
+    assert "pip install 'zeromean[timm]'" in message
+
+
+def test_a_name_is_wanted() -> None:
+    assert Study(tasks=(ImageTask(model="timm:resnet50"),)).tasks[0].label == "digits/timm:resnet50"
+    with pytest.raises(ZeromeanError, match=r"model 'timm:'; wanted mlp.*timm:NAME"):
+        ImageTask(model="timm:")

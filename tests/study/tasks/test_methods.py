@@ -1,0 +1,227 @@
+"""Methods and their parts: each does what it says, in the order that is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from zeromean.errors import ZeromeanError
+from zeromean.fan_in import FanIn
+from zeromean.reparam import NaturalLinear
+from zeromean.study.methods import PARTS, Method
+from zeromean.study.networks.build import build
+from zeromean.study.parts.standardized import standardize_
+from zeromean.study import Study
+
+
+def gradients_seen(name: str, network: nn.Module, bound: float = 1.0) -> dict[str, Tensor]:
+    """What the optimizer reads after a step with gradients of many sizes."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    Method.parse(name).attach(optimizer, network)
+    for number, parameter in enumerate(network.parameters()):
+        parameter.grad = torch.randn_like(parameter) * 3 + number
+    optimizer.step()
+    return {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return build("cnn", 1, 8, 10, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("features", "groups"), [(2048, 32), (64, 32), (96, 32), (48, 24), (16, 8), (3, 1), (1, 1)]
+)
+def test_group_normalization_has_32_groups_where_there_are_channels(
+    features: int, groups: int
+) -> None:
+    for layer in (nn.Conv2d(1, features, 1), nn.Linear(1, features)):
+        network = nn.Sequential(layer, nn.Linear(features, 2))
+        Method.parse("norm=group").prepare(network)
+        (norm,) = (one for one in network.modules() if isinstance(one, nn.GroupNorm))
+        assert (norm.num_groups, norm.num_channels) == (groups, features)
+
+
+def test_clipping_by_norm_comes_before_centering(network: nn.Module) -> None:
+    seen = gradients_seen("gc+clip-norm=0.5", network)
+    torch.manual_seed(0)
+    build("cnn", 1, 8, 10, seed=0)
+    means = [g.flatten(1).mean(1).abs().max() for g in seen.values() if g.ndim > 1]
+    assert max(means) < 1e-7
+    # Were it clipped last, the whole would be exactly as long as the bound.
+    assert torch.stack([g.norm() for g in seen.values()]).norm() < 0.499
+    clipped = gradients_seen("clip-norm=0.5", build("cnn", 1, 8, 10, seed=0))
+    assert torch.stack([g.norm() for g in clipped.values()]).norm() == pytest.approx(0.5)
+
+
+def test_clipping_by_value_bounds_every_entry(network: nn.Module) -> None:
+    seen = gradients_seen("clip-value=0.25", network)
+    assert max(g.abs().max() for g in seen.values()) == 0.25
+
+
+def test_standardized_gradients_have_mean_zero_and_deviation_one(network: nn.Module) -> None:
+    seen = gradients_seen("zscore", network)
+    for gradient in seen.values():
+        if gradient.ndim > 1:
+            vectors = gradient.flatten(1)
+            assert vectors.mean(1).abs().max() < 1e-5
+            torch.testing.assert_close(
+                vectors.std(1, correction=0), torch.ones(len(vectors)), atol=1e-5, rtol=0
+            )
+
+
+def test_standardizing_knows_groups_and_constants() -> None:
+    gradient = torch.randn(4, 3, 5, dtype=torch.float64)
+    gradient[:2, 1] = 7
+    standardize_(gradient, FanIn(axes=(0, 2), groups=2))
+    blocks = gradient.view(2, 2, 3, 5)
+    assert blocks.mean((1, 3)).abs().max() < 1e-12
+    deviations = blocks.std((1, 3), correction=0)
+    assert deviations[0, 1] == 0
+    deviations[0, 1] = 1
+    torch.testing.assert_close(deviations, torch.ones(2, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["batch", "group", "none"])
+def test_normalization_is_put_in_changed_and_taken_out(name: str) -> None:
+    network = build("resnet20", 3, 16, 10, seed=0)
+    if name == "batch":
+        Method.parse("norm=group").prepare(network)
+    Method.parse(f"norm={name}").prepare(network)
+    kinds = [type(module) for module in network.modules()]
+    counts = {
+        kind: kinds.count(kind) for kind in (nn.BatchNorm2d, nn.GroupNorm) if kinds.count(kind)
+    }
+    assert counts == {"batch": {nn.BatchNorm2d: 19}, "group": {nn.GroupNorm: 19}, "none": {}}[name]
+    assert network(torch.rand(2, 3, 16, 16)).shape == (2, 10)
+
+
+def test_a_network_without_normalization_gets_it_after_all_layers_but_the_last(
+    network: nn.Module,
+) -> None:
+    Method.parse("norm=batch").prepare(network)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [norm.num_features for norm in norms] == [32, 64]
+    assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    mlp = build("mlp", 1, 8, 10, seed=0)
+    Method.parse("norm=group").prepare(mlp)
+    assert sum(isinstance(module, nn.GroupNorm) for module in mlp.modules()) == 2
+
+
+def test_there_must_be_a_normalization_to_take_out(network: nn.Module) -> None:
+    with pytest.raises(ZeromeanError, match="would change nothing"):
+        Method.parse("norm=none").prepare(network)
+
+
+def test_batch_normalization_in_the_place_of_itself_is_refused() -> None:
+    with pytest.raises(ZeromeanError, match=r"norm=batch .* would change nothing"):
+        Method.parse("norm=batch").prepare(build("vgga", 3, 32, 10, seed=0))
+
+
+def test_a_normalization_that_may_do_more_is_refused() -> None:
+    class WithActivation(nn.BatchNorm2d):  # as some of timm's are
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input).relu()
+
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), WithActivation(4))
+    with pytest.raises(ZeromeanError, match="WithActivation, which may do more than normalize"):
+        Method.parse("norm=group").prepare(network)
+
+
+@pytest.mark.parametrize("width", [2, 5, 8, 48])
+def test_group_normalization_of_vectors_leaves_something_of_them(width: int) -> None:
+    network = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2))
+    Method.parse("norm=group").prepare(network)
+    assert network[0](torch.rand(4, 3)).abs().amax(1).min() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "variance"),
+    [
+        ("lecun", lambda m, n: 1 / m),
+        ("he", lambda m, n: 2 / m),
+        ("xavier", lambda m, n: 2 / (m + n)),
+        ("torch", lambda m, n: 1 / (3 * m)),
+    ],
+)
+def test_initial_weights_have_the_variance_of_their_kind(
+    name: str, variance: Callable[[int, int], float]
+) -> None:
+    network = nn.Sequential(nn.Conv2d(16, 64, 3), nn.Linear(400, 300), nn.BatchNorm2d(3))
+    Method.parse(f"init={name}").prepare(network)
+    for index, fans in ((0, (144, 576)), (1, (400, 300))):
+        weight = network[index].weight
+        assert weight.var().item() == pytest.approx(variance(*fans), rel=0.06)
+        assert abs(weight.mean().item()) < 0.01
+        assert name == "torch" or not network[index].bias.any()
+    assert torch.equal(network[2].weight, torch.ones(3))
+
+
+@pytest.mark.parametrize("name", ["wn", "cwn", "ws", "nnn", "wn-unit", "cwn-unit", "nnn-eps=0.01"])
+def test_weights_are_reparametrized(name: str, network: nn.Module) -> None:
+    before = len(list(network.modules()))
+    Method.parse(name).prepare(network)
+    assert len(list(network.modules())) > before or name.startswith("nnn")
+    assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["wn", "cwn"])
+def test_a_unit_start_makes_every_weight_vector_one_long(name: str, network: nn.Module) -> None:
+    Method.parse(f"{name}-unit").prepare(network)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            vectors = module.weight.flatten(1)
+            torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
+            assert name == "wn" or vectors.mean(1).abs().max() < 1e-7
+            gain = module.parametrizations.weight.original0
+            assert gain.requires_grad
+            assert (gain == 1).all()
+
+
+def test_the_ridge_of_nnn_is_the_one_that_is_named(network: nn.Module) -> None:
+    method = Method.parse("nnn-eps=0.01+init=he")
+    assert method.describe().endswith('reparametrize(model, "nnn", eps=0.01)')
+    method.prepare(network)
+    (layer,) = (module for module in network.modules() if isinstance(module, NaturalLinear))
+    assert layer.eps == 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gcc", "method 'gcc'; wanted plain, gc, gc-conv"),
+        ("plain+gc", "wanted plain, gc"),
+        ("gc+gc-update", "2 parts for the gradient"),
+        ("clip-norm=0", "above 0"),
+        ("clip-norm=-1", "above 0"),
+        ("clip-norm=inf", "above 0"),
+        ("clip-value=x", "above 0"),
+        ("nnn-eps=0", "nnn-eps=NUMBER above 0"),
+        ("nnn-eps", "wanted nnn-eps=NUMBER above 0"),
+        ("nnn+nnn-eps=1", "2 parts for the weights"),
+        ("cwn+cwn-unit", "2 parts for the weights"),
+        ("norm=layer", "method 'norm=layer'"),
+        ("gc+", "method 'gc\\+'"),
+    ],
+)
+def test_a_method_that_cannot_be_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ZeromeanError, match=message):
+        Method.parse(name)
+
+
+@pytest.mark.parametrize(
+    "names", [("ws+gc", "gc+ws"), ("nnn", "nnn-eps=0.1"), ("clip-norm=1", "clip-norm=1.0")]
+)
+def test_one_method_under_two_names_is_refused(names: tuple[str, str]) -> None:
+    with pytest.raises(
+        ZeromeanError, match=f"{names[0]} and {names[1]}; wanted each".replace("+", r"\+")
+    ):
+        Study(methods=("plain", *names))
+
+
+def test_every_part_says_what_it_does() -> None:
+    for name in PARTS:
+        assert Method.parse(name).describe()

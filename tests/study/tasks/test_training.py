@@ -1,0 +1,385 @@
+"""One run: what it shares with the other methods' runs of its seed, and what it records."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from zeromean.study.data.load import load_dataset as load_data
+from zeromean.study.engine import train as module
+from zeromean.study.engine.train import Training, batches, evaluate
+from zeromean.study.methods import Method
+from zeromean.study.optimizers import OPTIMIZERS
+from zeromean.study.tasks.problem import Examples, Problem
+from zeromean.study.spec.records import Candidate, Epoch, Key
+from zeromean.study.engine.store import Store
+from zeromean.study import Study
+from zeromean.study.tasks.load import load
+from zeromean.study.tasks.preprocessing import PREPARATIONS, channel_moments
+from zeromean.study import Tuning
+
+METHODS = ("plain", "gc", "gc-conv", "gc-update")
+MORE = (
+    "wn",
+    "cwn",
+    "ws",
+    "wn+gc-update",
+    "nnn",
+    "zscore",
+    "clip-norm=1+gc",
+    "norm=batch",
+    "init=he+gc",
+)
+RATES = {name: choice.learning_rates["cnn"] for name, choice in OPTIMIZERS.items()}
+
+
+@pytest.fixture
+def problem(study: Study) -> Problem:
+    return load(study, study.tasks[0])
+
+
+def start(
+    problem: Problem, study: Study, method: str = "plain", seed: int = 0, lr: float = 0.05
+) -> Training:
+    key = Key(study.tasks[0].label, study.optimizers[0], method, seed)
+    return Training(problem, study, key, Candidate(lr))
+
+
+def train(
+    problem: Problem, study: Study, method: str = "plain", seed: int = 0, lr: float = 0.05
+) -> list[Epoch]:
+    training = start(problem, study, method, seed, lr)
+    while not training.ended:
+        training.advance()
+    return training.epochs
+
+
+def with_task(study: Study, **changes: Any) -> Study:
+    """The study with another task of the kind, and what else of the study is changed."""
+    own = {name: changes.pop(name) for name in ("optimizers", "precision") if name in changes}
+    return dataclasses.replace(
+        study, tasks=(replace(study.tasks[0], **changes),), **own
+    )
+
+
+@dataclasses.dataclass
+class Witness:
+    """What a run started from, what it was fed, and the network it left."""
+
+    start: list[Tensor]
+    fed: list[Tensor]
+    network: nn.Module
+
+
+@pytest.fixture
+def witness(monkeypatch: pytest.MonkeyPatch) -> list[Witness]:
+    """Filled with one witness a run."""
+    witnesses: list[Witness] = []
+    original = Method.attach
+
+    def attach(method: Method, optimizer: Optimizer, network: nn.Module) -> None:
+        start = [parameter.detach().clone() for parameter in network.parameters()]
+        seen = Witness(start, [], network)
+
+        def keep(network: nn.Module, args: tuple[Tensor]) -> None:
+            if network.training:
+                seen.fed.append(args[0].clone())
+
+        network.register_forward_pre_hook(keep)
+        witnesses.append(seen)
+        original(method, optimizer, network)
+
+    monkeypatch.setattr(Method, "attach", attach)
+    return witnesses
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
+def test_every_method_of_a_seed_sees_the_same_weights_and_batches(
+    problem: Problem, study: Study, witness: list[Witness]
+) -> None:
+    study = with_task(study, model="cnn")
+    problem = load(study, study.tasks[0])
+    for method in METHODS:
+        torch.rand(3)  # whatever else draws random numbers must not matter
+        train(problem, study, method, seed=1)
+    plain, *others = witness
+    assert len(plain.fed) == study.tasks[0].epochs * (48 // study.tasks[0].batch_size)
+    for other in others:
+        assert same(plain.start, other.start)
+        assert same(plain.fed, other.fed)
+        assert not same(list(plain.network.parameters()), list(other.network.parameters()))
+
+
+def test_another_seed_changes_weights_and_batches(
+    problem: Problem, study: Study, witness: list[Witness]
+) -> None:
+    for seed in (0, 1):
+        train(problem, study, "plain", seed)
+    first, second = witness
+    assert not same(first.start, second.start)
+    assert not same(first.fed, second.fed)
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer", "conv_kept", "linear_kept"),
+    [
+        ("plain", "sgd", False, False),
+        ("gc", "sgd", True, True),
+        ("gc-conv", "sgd", True, False),
+        ("gc-update", "sgd", True, True),
+        # Adam's division does not commute with centering: only the update keeps the means.
+        ("gc", "adam", False, False),
+        ("gc-update", "adam", True, True),
+    ],
+)
+def test_each_method_keeps_the_means_it_stands_for(
+    problem: Problem,
+    study: Study,
+    witness: list[Witness],
+    method: str,
+    optimizer: str,
+    conv_kept: bool,
+    linear_kept: bool,
+) -> None:
+    study = with_task(study, model="cnn", optimizers=(optimizer,))
+    train(load(study, study.tasks[0]), study, method)
+    (seen,) = witness
+    kept = {}
+    for start, parameter in zip(seen.start, seen.network.parameters(), strict=True):
+        if parameter.ndim > 1:
+            drift = (parameter.detach() - start).flatten(1).mean(1).abs().max()
+            kept.setdefault(parameter.ndim, []).append(drift < 1e-6)
+    assert kept == {4: [conv_kept] * 2, 2: [linear_kept]}
+
+
+def test_an_epoch_meets_each_image_once_and_leaves_an_incomplete_batch_out() -> None:
+    first, second = (batches(count=23, batch_size=5, seed=seed) for seed in (0, 1))
+    for order in (first, second):
+        assert order.shape == (4, 5)
+        assert len(order.unique()) == 20
+    assert not torch.equal(first, second)
+    assert torch.equal(first, batches(count=23, batch_size=5, seed=0))
+
+
+def test_each_epoch_has_an_order_of_its_own(
+    problem: Problem, study: Study, witness: list[Witness]
+) -> None:
+    train(problem, study)
+    (seen,) = witness
+    steps = len(seen.fed) // study.tasks[0].epochs
+    first, second = torch.cat(seen.fed[:steps]), torch.cat(seen.fed[steps : 2 * steps])
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(first.sum(0), second.sum(0), atol=1e-4, rtol=0)
+
+
+def test_training_images_are_standardized_by_channel(study: Study) -> None:
+    images = load_data(study.tasks[0].data).train_images
+    color = torch.cat([images, torch.full_like(images, 7)], dim=1)
+    mean, deviation = channel_moments(color)
+    standard = (color.float() - mean) / deviation
+    assert standard[:, 0].mean().abs() < 1e-5
+    assert (standard[:, 0].std(correction=0) - 1).abs() < 1e-5
+    assert not standard[:, 1].any()  # constant, and not divided by zero
+
+
+def test_networks_see_standardized_images(
+    problem: Problem, study: Study, witness: list[Witness]
+) -> None:
+    train(problem, study)
+    fed = torch.cat(witness[0].fed)
+    assert fed.mean().abs() < 1e-5
+    assert (fed.std() - 1).abs() < 1e-3
+
+
+def test_evaluation_counts_right_answers_over_all_test_images(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([0.0, 2.0, 0.0]).expand(len(x), 3)
+
+    monkeypatch.setattr(module, "EVALUATION_BATCH", 5)
+    loss, accuracy = evaluate(problem, Constant(), problem.test)
+    assert accuracy == (problem.test.targets == 1).double().mean().item()
+    partition = torch.tensor([0.0, 2.0, 0.0]).logsumexp(0).item()
+    assert loss == pytest.approx(partition - 2 * accuracy)
+
+
+@pytest.mark.parametrize(("numbers", "largest"), [(2**22, 12), (5 * 64 + 63, 5), (63, 1)])
+def test_large_images_are_scored_a_few_at_a_time(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, numbers: int, largest: int
+) -> None:
+    class Witness(nn.Linear):
+        sizes: ClassVar[list[int]] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.sizes.append(len(x))
+            return super().forward(x.flatten(1))
+
+    Witness.sizes.clear()
+    network = Witness(problem.test.inputs[0].numel(), 3)
+    whole = evaluate(problem, network, problem.test)
+    Witness.sizes.clear()
+    monkeypatch.setattr(module, "EVALUATION_NUMBERS", numbers)
+    assert evaluate(problem, network, problem.test) == pytest.approx(whole)
+    assert max(Witness.sizes) == largest
+    assert sum(Witness.sizes) == len(problem.test.targets)
+
+
+def test_the_run_tells_of_training_and_test_examples_at_the_end(
+    problem: Problem, study: Study
+) -> None:
+    training = start(problem, study)
+    while not training.ended:
+        training.advance()
+    run = training.run()
+    assert run.train_score == evaluate(problem, training.network, problem.train)[1]
+    assert (run.test_loss, run.test_score) == evaluate(problem, training.network, problem.test)
+
+
+def test_a_run_goes_on_from_its_state_as_if_nothing_had_been(study: Study) -> None:
+    for method in (*METHODS, *MORE):
+        changed = with_task(study, model="cnn", optimizers=("adamw",))
+        problem = load(changed, changed.tasks[0])
+        whole = start(problem, changed, method)
+        halves = start(problem, changed, method)
+        whole.advance()
+        halves.advance()
+        state = halves.state_dict()
+        again = start(problem, changed, method)
+        torch.rand(7)
+        again.load_state_dict(state)
+        for training in (whole, again):
+            while not training.ended:
+                training.advance()
+        assert [epoch.loss for epoch in whole.epochs] == [epoch.loss for epoch in again.epochs]
+        assert same(list(whole.network.parameters()), list(again.network.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer"),
+    [
+        *((method, name) for method in METHODS for name in OPTIMIZERS),
+        *((one, "sgd") for one in MORE),
+    ],
+)
+def test_every_method_learns(study: Study, optimizer: str, method: str) -> None:
+    study = with_task(study, model="cnn", optimizers=(optimizer,), epochs=8)
+    epochs = train(load(study, study.tasks[0]), study, method, lr=RATES[optimizer])
+    assert [epoch.number for epoch in epochs] == list(range(1, 9))
+    assert epochs[-1].train_loss < 0.6 * epochs[0].train_loss
+    assert epochs[-1].score > 0.6
+
+
+def test_a_run_that_diverges_ends_with_the_epoch_in_which_it_did(
+    problem: Problem, study: Study
+) -> None:
+    training = start(problem, study, lr=1e30)
+    training.advance()
+    assert training.ended
+    run = training.run()
+    assert run.diverged
+    assert (run.train_score, run.test_loss, run.test_score) == (None, None, None)
+
+
+def test_a_run_whose_test_loss_is_no_number_has_diverged(study: Study, tmp_path: Path) -> None:
+    """It is watched on validation images, which it may still do well on."""
+    study = replace(study, tuning=Tuning(rates=(0.05,), epochs=1))
+    problem = load(study, study.tasks[0])
+    inputs = torch.full_like(problem.test.inputs, float("inf"), dtype=torch.float32)
+    problem = replace(problem, test=Examples(inputs, problem.test.targets))
+    training = start(problem, study)
+    while not training.ended:
+        training.advance()
+    run = training.run()
+    assert not run.epochs[-1].diverged
+    assert run.diverged
+    with Store.create(tmp_path / "study.sqlite", {}) as store:
+        store.begin_session({})
+        store.add(run)
+        (kept,) = store.runs()
+    assert kept.diverged
+    assert (kept.train_score, kept.test_loss, kept.test_score) == (None, None, None)
+
+
+def test_validation_images_take_no_part_in_what_is_fitted(study: Study) -> None:
+    study = replace(study, tuning=Tuning(rates=(0.05,), validation=0.5))
+    for prepare in PREPARATIONS:
+        changed = with_task(study, prepare=prepare)
+        problem = load(changed, changed.tasks[0])
+        apart = PREPARATIONS[prepare].fit(problem.train.inputs)
+        together = PREPARATIONS[prepare].fit(
+            torch.cat([problem.train.inputs, problem.watched.inputs])
+        )
+        some = problem.test.inputs[:5]
+        assert torch.equal(problem.preprocess(some), apart(some))
+        assert not torch.equal(problem.preprocess(some), together(some))
+
+
+def test_the_host_waits_for_the_device_once_an_epoch_however_many_steps(
+    problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+    item = Tensor.item
+    monkeypatch.setattr(Tensor, "item", lambda tensor: waits.append(1) or item(tensor))
+    counts = []
+    for batch_size in (24, 2):
+        waits.clear()
+        train(problem, with_task(study, batch_size=batch_size), "gc")
+        counts.append(len(waits))
+    # One for the training loss, two for the test loss and accuracy.
+    assert counts == [3 * study.tasks[0].epochs] * 2
+
+
+def test_seconds_leave_evaluation_out(
+    problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*arguments: object) -> tuple[float, float]:
+        time.sleep(1)
+        return 0.0, 0.0
+
+    monkeypatch.setattr(module, "evaluate", slow)
+    assert 0 < start(problem, study).advance().seconds < 1
+
+
+def test_the_learning_rate_falls_to_zero_along_a_cosine(
+    problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    original = Method.attach
+
+    def attach(method: Method, optimizer: Optimizer, network: nn.Module) -> None:
+        original(method, optimizer, network)
+        optimizer.register_step_pre_hook(
+            lambda optimizer, args, kwargs: rates.append(optimizer.param_groups[0]["lr"])
+        )
+
+    monkeypatch.setattr(Method, "attach", attach)
+    train(problem, study, lr=0.2)
+    steps = torch.arange(len(rates), dtype=torch.float64)
+    expected = 0.1 * (1 + torch.cos(torch.pi * steps / len(rates)))
+    assert rates == pytest.approx(expected.tolist())
+
+
+def test_half_precision_keeps_weights_whole_and_images_channels_last(
+    study: Study, witness: list[Witness]
+) -> None:
+    for precision in ("float32", "bfloat16"):
+        changed = with_task(study, model="cnn", precision=precision)
+        epochs = train(load(changed, changed.tasks[0]), changed)
+        assert epochs[-1].train_loss < epochs[0].train_loss
+    whole, half = witness
+    assert all(parameter.dtype == torch.float32 for parameter in half.network.parameters())
+    assert half.fed[0].is_contiguous(memory_format=torch.channels_last)
+    assert same(whole.start, half.start)
+    assert not same(list(whole.network.parameters()), list(half.network.parameters()))
