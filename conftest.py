@@ -21,7 +21,8 @@ pytest_collect_file = Sybil(
 ).pytest()
 
 # The search for doctests imports every module; this one needs Triton.
-collect_ignore = [] if find_spec("triton") else ["src/zeromean/kernels/triton_kernels.py"]
+collect_ignore = ["src/zeromean/programs/boot"]
+collect_ignore += [] if find_spec("triton") else ["src/zeromean/kernels/triton_kernels.py"]
 
 # These files have no examples, and all have the same module name.
 collect_ignore_glob = ["*/conftest.py"]

@@ -12,6 +12,10 @@ def main() -> None:
         # A file or pipe may be in an encoding without a minus sign.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")
+    if sys.argv[1:2] == ["run"]:
+        from zeromean.programs.main import main as run  # needs torch alone
+
+        run(sys.argv[2:])
     try:
         from zeromean.cli import app
 

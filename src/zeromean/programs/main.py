@@ -1,0 +1,122 @@
+"""``zeromean run``: the command line, which needs nothing but torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from zeromean.errors import ZeromeanError
+from zeromean.programs.command import NOT_REACHED, exit_as, run
+from zeromean.programs.options import Options
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a command as ``zeromean run`` and exit as the command does.
+
+    Args:
+        arguments: The words after ``zeromean run``.
+    """
+    parser = make_parser()
+    own, command = split(parser, arguments)
+    given = parser.parse_args(own)
+    options = Options(
+        records="",
+        method="plain" if given.plain else "gc",
+        at=given.at,
+        layers=given.layers,
+        embeddings=given.embeddings,
+        scope=given.scope,
+        weight_decay=given.weight_decay,
+        skip_refused=given.skip_refused,
+    )
+    try:
+        if given.record is not None and not given.record.absolute().parent.is_dir():
+            raise ZeromeanError(
+                f"the folder of --record {given.record} does not exist", "Create it first"
+            )
+        code, record = run(command, options)
+    except ZeromeanError as error:
+        print(f"zeromean: {error}", file=sys.stderr)
+        sys.exit(2)
+    if given.record is not None:
+        try:
+            given.record.write_text(record.dumps())
+        except OSError as error:
+            print(f"zeromean: cannot write {given.record} ({error.strerror})", file=sys.stderr)
+    if not given.quiet or not record.acted or record.faults:
+        print(f"zeromean: {' '.join(record.summary().split())}", file=sys.stderr)
+    if code == 0 and (record.faults or not record.acted):
+        code = NOT_REACHED
+    exit_as(code)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of ``zeromean run``."""
+    parser = argparse.ArgumentParser(
+        prog="zeromean run",
+        allow_abbrev=False,
+        usage="zeromean run [options] [--] COMMAND ...",
+        description="Run a training program with Gradient Centralization, unmodified. COMMAND is a"
+        " script (train.py --epochs 10), -m MODULE, torchrun, accelerate launch or a shell script.",
+        epilog="Options end at the first word of COMMAND. The exit code is that of COMMAND, or 3 if"
+        " COMMAND succeeded without a centralized optimizer. Compare with and without GC over"
+        " several seeds: zeromean compare --metric ... -- COMMAND.",
+    )
+    add = parser.add_argument
+    add(
+        "--at",
+        choices=("gradient", "update", "backward"),
+        default="gradient",
+        help="Center the gradient (default), the whole update (for adaptive optimizers), or each"
+        " gradient during the backward pass.",
+    )
+    add(
+        "--layers",
+        choices=("all", "conv", "linear"),
+        default="all",
+        help="Layers to center (default: all).",
+    )
+    add("--embeddings", action="store_true", help="Center embeddings too, over their tokens.")
+    add(
+        "--scope",
+        choices=("vector", "tensor"),
+        default="vector",
+        help="Mean of each weight vector (default), or of the whole tensor (an ablation).",
+    )
+    add(
+        "--weight-decay",
+        choices=("auto", "coupled", "decoupled"),
+        default="auto",
+        help="How optimizers unknown to zeromean apply weight decay: added to the gradient"
+        " (coupled) or applied to the weights (decoupled).",
+    )
+    add(
+        "--skip-refused",
+        action="store_true",
+        help="Leave an optimizer alone if it cannot be centralized, instead of stopping.",
+    )
+    add("--plain", action="store_true", help="Observe the optimizers only, without GC.")
+    add("--record", type=Path, metavar="FILE", help="Write the full record to a JSON file.")
+    add("--quiet", action="store_true", help="Print a summary only if something went wrong.")
+    return parser
+
+
+def split(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split the words into the options of ``zeromean run`` and the command.
+
+    Args:
+        parser: The parser of the options.
+        arguments: All words.
+    """
+    place = 0
+    while place < len(arguments):
+        word = arguments[place]
+        if word == "--":
+            return [*arguments[:place]], [*arguments[place + 1 :]]
+        if word == "-m" or not word.startswith("-"):
+            break
+        action = parser._option_string_actions.get(word)
+        place += 2 if action is not None and action.nargs != 0 else 1
+    return [*arguments[:place]], [*arguments[place:]]

@@ -1,0 +1,318 @@
+"""``zeromean run``: options, exit codes, signals, and what can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from programs import ZEROMEAN, environment, script, start, zeromean_run
+from zeromean.programs.command import BOOT, resolve
+from zeromean.programs.command import environment as with_boot
+from zeromean.programs.main import make_parser, split
+from zeromean.programs.options import Options
+from zeromean.programs.record import OptimizerRecord, Record, merge, read_records
+
+TRAIN = """
+import torch
+torch.manual_seed(0)
+model = torch.nn.Linear(20, 4)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+def train(steps=3):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(8, 20) + 1).square().sum().backward()
+        optimizer.step()
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path):
+    """Writes a program that trains, followed by other lines."""
+
+    def write(lines: str, before: str = TRAIN) -> str:
+        path = tmp_path / "program.py"
+        path.write_text(before + lines)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("words", "own", "command"),
+    [
+        ("train.py --at 3", "", "train.py --at 3"),
+        ("--at update train.py", "--at update", "train.py"),
+        ("--at=update -m package.train --at 3", "--at=update", "-m package.train --at 3"),
+        ("--skip-refused -- torchrun x.py -- y", "--skip-refused", "torchrun x.py -- y"),
+        ("--plain bash run.sh", "--plain", "bash run.sh"),
+    ],
+)
+def test_options_end_at_the_command(words: str, own: str, command: str) -> None:
+    assert split(make_parser(), words.split()) == (own.split(), command.split())
+
+
+def test_scripts_and_modules_run_in_this_python() -> None:
+    assert resolve([script("lstm"), "x"]) == [sys.executable, script("lstm"), "x"]
+    assert resolve(["-m", "timeit"]) == [sys.executable, "-m", "timeit"]
+
+
+def test_empty_pythonpath_does_not_add_the_working_folder() -> None:
+    assert with_boot(Options("r"), {"PYTHONPATH": ""})["PYTHONPATH"] == str(BOOT)
+    assert with_boot(Options("r"), {"PYTHONPATH": "a:b"})["PYTHONPATH"] == f"{BOOT}:a:b"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "there is no command to run"),
+        (["no-such-command-here"], "there is no command no-such-command-here on PATH"),
+        (["missing.py"], "there is no file missing.py"),
+        (["-m"], "-m needs the name of a module"),
+        (["--at", "forward", "train.py"], "invalid choice: 'forward'"),
+        (["--record", "/no/such/folder/r.json", "true"], "does not exist"),
+    ],
+)
+def test_bad_command_is_one_line(words: list[str], message: str) -> None:
+    done = start([*ZEROMEAN, "run", *words])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_file_that_cannot_be_executed(tmp_path: Path) -> None:
+    path = tmp_path / "run.sh"
+    path.write_text("echo hello\n")
+    assert "is not executable" in start([*ZEROMEAN, "run", str(path)]).stderr
+    path.chmod(0o755)
+    done = start([*ZEROMEAN, "run", str(path)])  # without a first line that names the shell
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert f"bash {path}" in done.stderr
+
+
+def test_run_needs_torch_alone() -> None:
+    blocked = ("typer", "rich", "numpy", "msgspec", "scipy", "jinja2")
+    probe = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked}));"
+        " sys.argv = ['zeromean', 'run', 'true'];"
+        " from zeromean.__main__ import main; main()"
+    )
+    done = start([sys.executable, "-c", probe])
+    assert done.returncode == 3
+    assert "no Python process imported torch" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_exit_code_input_and_output_pass_through(program) -> None:
+    path = program("train(); print(input()); print('later', file=sys.stderr); sys.exit(7)",
+                   before="import sys" + TRAIN)  # fmt: skip
+    done = zeromean_run("bash", "-c", f"{sys.executable} {path}", input="some words\n")
+    assert (done.code, done.out) == (7, "some words\n")
+    assert done.err.startswith("later\nzeromean: SGD at=gradient")
+    assert done.only.holds is True
+
+
+def test_signals_pass_through(program) -> None:
+    done = zeromean_run(program("train(); import os; os.kill(os.getpid(), 11)"))
+    assert done.code == -signal.SIGSEGV
+    assert (done.only.steps, done.record.finished) == (1, False)
+    path = program("train()\nprint('ready', flush=True)\nimport time; time.sleep(60)")
+    process = subprocess.Popen(
+        [*ZEROMEAN, "run", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert b"1 step;" in err or b"1 step," in err
+
+
+def test_os_exit_keeps_the_record(program) -> None:
+    done = zeromean_run(program("train(12); import os; os._exit(0)"))
+    assert (done.code, done.only.steps, done.only.holds) == (0, 10, True)
+    assert not done.record.finished
+
+
+def test_forked_process_has_its_own_record(program) -> None:
+    lines = """
+train(2)
+import os
+child = os.fork()
+train(2 if child else 5)
+if child:
+    os.waitpid(child, 0)
+else:
+    os._exit(0)
+"""
+    done = zeromean_run(program(lines))
+    assert (done.code, done.record.processes, done.only.steps) == (0, 2, 4)
+
+
+def test_optimizers_that_come_and_go_do_not_grow_the_record(program) -> None:
+    lines = """
+for _ in range(20):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(2)
+"""
+    done = zeromean_run(program(lines))
+    assert (done.only.optimizers, done.only.steps) == (20, 2)
+
+
+def test_program_that_centralizes_itself_is_left_as_it_is(program) -> None:
+    lines = "import zeromean; handle = zeromean.centralize(optimizer, model); train()"
+    done = zeromean_run(program(lines))
+    assert (done.code, done.only.state) == (0, "already centralized")
+
+
+UNKNOWN = """
+class Mine(torch.optim.Optimizer):
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.add_(p.grad, alpha=-0.01)
+optimizer = Mine(model.parameters(), {"weight_decay": 0.1})
+try:
+    train()
+except Exception:
+    pass
+print("after")
+"""
+
+
+def test_refused_optimizer_stops_the_program(program) -> None:
+    path = program(UNKNOWN)
+    done = zeromean_run(path)
+    assert (done.code, done.out) == (3, "")
+    assert "--weight-decay coupled or --weight-decay decoupled" in done.err
+    assert "Traceback" not in done.err
+    done = zeromean_run("--skip-refused", path)
+    assert (done.code, done.out, done.only.state) == (3, "after\n", "refused")
+    done = zeromean_run("--weight-decay", "decoupled", path)
+    assert (done.code, done.out, done.only.state) == (0, "after\n", "centered")
+
+
+def test_torchscript_model_is_left_alone(program) -> None:
+    lines = """
+import warnings; warnings.simplefilter("ignore")
+model = torch.jit.script(torch.nn.Linear(20, 4))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+train()
+"""
+    done = zeromean_run(program(lines))
+    assert done.code == 3
+    assert "TorchScript" in done.only.reason
+
+
+@pytest.mark.parametrize("option", ["-I", "-E", "-S"])
+def test_python_that_skips_the_boot_file_is_reported(option: str) -> None:
+    done = zeromean_run("--", sys.executable, option, "-c", "print('hello')")
+    assert (done.code, done.out) == (3, "hello\n")
+    assert "-I, -E or -S" in done.err
+
+
+@pytest.fixture
+def fake_torch(tmp_path: Path) -> Path:
+    """A module named torch, for environments without it."""
+    (tmp_path / "fake" / "torch").mkdir(parents=True)
+    (tmp_path / "fake" / "torch" / "__init__.py").write_text("import torch.random\n")
+    (tmp_path / "fake" / "torch" / "random.py").write_text("")
+    return tmp_path / "fake"
+
+
+def test_environment_without_zeromean_is_reported(tmp_path: Path, fake_torch: Path) -> None:
+    venv.create(tmp_path / "env", symlinks=True, with_pip=False)
+    python = str(tmp_path / "env" / "bin" / "python")
+    variables = with_boot(Options(str(tmp_path)), {"PYTHONPATH": str(fake_torch)})
+    done = start([python, "-c", "print('no torch yet'); import torch"], env=variables)
+    assert (done.returncode, done.stdout) == (0, "no torch yet\n")
+    assert done.stderr.count("\n") == 1
+    assert "env/bin/python has no zeromean" in done.stderr
+    record = read_records(tmp_path)
+    assert record.missing == [python]
+    assert "has no zeromean" in record.summary()
+    quiet = start([python, "-c", "print('no torch')"], env=variables)
+    assert (quiet.stdout, quiet.stderr) == ("no torch\n", "")
+
+
+def test_error_of_the_boot_file_is_recorded(tmp_path: Path, fake_torch: Path) -> None:
+    variables = with_boot(Options(str(tmp_path), seed=1), {"PYTHONPATH": str(fake_torch)})
+    done = start([sys.executable, "-c", "import torch; print('trained')"], env=variables)
+    assert (done.returncode, done.stdout) == (0, "trained\n")
+    record = read_records(tmp_path)
+    assert record.errors
+    assert "error in zeromean: AttributeError" in record.summary()
+
+
+@pytest.mark.parametrize(
+    "lines", ["print('next one')", "raise ValueError('broken')", "import nope"]
+)
+def test_next_sitecustomize_runs_as_without_zeromean(tmp_path: Path, lines: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(lines)
+    words = [sys.executable, "-c", "import sys; print(sys.modules.get('sitecustomize'), sys.path)"]
+    bare = start(words, env={"PYTHONPATH": str(tmp_path)})
+    done = start(words, env=with_boot(Options(str(tmp_path)), {"PYTHONPATH": str(tmp_path)}))
+    assert (done.stdout, done.stderr) == (bare.stdout, bare.stderr)
+
+
+def test_search_for_torch_without_import_does_not_lose_it(program) -> None:
+    search = "import importlib.util\nassert importlib.util.find_spec('torch')\n"
+    assert zeromean_run(program("train()", before=search + TRAIN)).only.holds is True
+
+
+SEEDED = """
+import random, numpy, torch
+print(random.random(), numpy.random.rand(), torch.rand(1).item())
+random.seed(1); numpy.random.seed(2); torch.manual_seed(3); random.seed("words")
+print(random.random(), numpy.random.rand(), torch.rand(1).item())
+"""
+
+
+def test_seeds_of_a_program(tmp_path: Path) -> None:
+    def output(**options: int) -> list[str]:
+        variables = with_boot(Options(str(tmp_path), **options), environment())
+        return start([sys.executable, "-c", SEEDED], env=variables).stdout.splitlines()
+
+    first, again, other = output(seed=0), output(seed=0), output(seed=1)
+    assert first == again
+    assert first[0] != other[0]
+    assert first[1] == other[1]  # the program's own seeds
+    shifted = output(seed=1, shift_seeds=1)
+    assert all(a != b for a, b in zip(shifted[1].split()[1:], first[1].split()[1:], strict=True))
+    assert shifted[1].split()[0] == first[1].split()[0]  # words cannot be shifted
+    assert not read_records(tmp_path).errors
+
+
+def test_merging_counts_ranks_once() -> None:
+    def one(rank: int, change: float) -> Record:
+        entry = OptimizerRecord("SGD", "centered", at="at=gradient", centered=2, steps=5)
+        entry.mean_change, entry.holds = change, change < 1
+        return Record([entry], processes=1, torch=True, ranks=[rank])
+
+    merged = merge([Record(torch=True), one(1, 2.0), one(0, 1e-8)])
+    (entry,) = merged.optimizers
+    assert (entry.optimizers, entry.steps, entry.mean_change, entry.holds) == (1, 5, 2.0, False)
+    assert (merged.processes, merged.ranks) == (2, [0, 1])
+    assert "NOT CENTERED" in merged.summary()
+
+
+def test_record_survives_json(tmp_path: Path) -> None:
+    record = Record([OptimizerRecord("SGD", "plain", steps=2)], processes=1, torch=True)
+    (tmp_path / "1.json").write_text(record.dumps())
+    assert read_records(tmp_path) == record
+    assert json.loads(record.dumps())["optimizers"][0]["steps"] == 2
+
+
+def test_output_that_is_not_text_passes_through(program) -> None:
+    path = program("train(); os.write(1, bytes(range(256)))", before="import os" + TRAIN)
+    done = subprocess.run(
+        [*ZEROMEAN, "run", path], capture_output=True, env=environment(), check=False
+    )
+    assert (done.returncode, done.stdout) == (0, bytes(range(256)))
+    assert os.environ.get("ZEROMEAN_RUN") is None
