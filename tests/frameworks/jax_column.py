@@ -1,4 +1,4 @@
-"""JAX's columns of the table: Flax NNX, Flax Linen, Equinox and Haiku, in float64."""
+"""The JAX frameworks of the table: Flax NNX, Flax Linen, Equinox and Haiku, in float64."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ import zeromean.jax
 
 
 class Model(NamedTuple):
-    """A layer in a framework's own hands.
+    """A layer of a framework, with its parameters.
 
     Args:
-        params: What is trained.
+        params: Trained parameters.
         apply: (params, batch) -> outputs, both channels last.
-        axes: The axes told.
-        weight, bias: Where these two are in a tree of that structure.
+        axes: Tree of fan-in axes.
+        weight, bias: Functions that read the two from a tree with the structure of ``params``.
     """
 
     params: Any
@@ -35,33 +35,33 @@ class Model(NamedTuple):
     bias: Callable[[Any], jax.Array]
 
 
-class Own(NamedTuple):
-    """A framework's own layer.
+class LayerClass(NamedTuple):
+    """A layer class of a framework.
 
     Args:
-        make: Makes it.
-        layout: How it stores the weight.
+        make: Function that creates the layer.
+        layout: Layout of its weight.
     """
 
     make: Callable[..., Any]
     layout: Layout
 
 
-Maker = Callable[[Own, Mapping[str, Array], Job], Model]
+Maker = Callable[[LayerClass, Mapping[str, Array], Job], Model]
 # The tests compile hundreds of small programs that each run a few times.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Column:
-    """A framework's layers, each made and compiled once for all jobs that walk it."""
+    """The layers of a framework, each created and compiled once for all jobs."""
 
-    def __init__(self, layers: Mapping[str, Own], make: Maker) -> None:
+    def __init__(self, layers: Mapping[str, LayerClass], make: Maker) -> None:
         self.layers = layers
         self.make = make
         self.made: dict[str, tuple[Model, Any]] = {}
 
     def model(self, row: str, job: Job) -> tuple[Model, Any]:
-        """The row's layer at its start, and (params, batch) -> gradients, outputs."""
+        """The initialized layer of a row, and (params, batch) -> gradients, outputs."""
         if row not in self.made:
             own = self.layers[row]
             start = {**job.weights, "weight": own.layout.own(job.weights["weight"])}
@@ -78,9 +78,7 @@ class Column:
         """Train one layer in float64."""
         with jax.enable_x64(True):
             model, gradients_of = self.model(row, job)
-            optimizer = zeromean.jax.centralized(
-                base(SETTINGS[job.setting]), axes=model.axes, at=job.at
-            )
+            optimizer = centered(SETTINGS[job.setting], model.axes, job.at)
 
             @jit
             def step(params: Any, state: Any, gradients: Any) -> Any:
@@ -99,15 +97,22 @@ class Column:
             return Walk(outputs[0], np.stack(weights), np.stack(biases))
 
 
-def base(setting: Setting) -> optax.GradientTransformation:
-    """optax's optimizer for a setting."""
-    if setting.optimizer == "sgd":
-        return optax.chain(
+def centered(setting: Setting, axes: Any, at: Any) -> optax.GradientTransformation:
+    """The optax optimizer of a setting, with centering."""
+    b1, b2 = setting.betas
+    decay, optimizer = {
+        "sgd": (
             optax.add_decayed_weights(setting.weight_decay),
             optax.sgd(setting.lr, momentum=setting.momentum),
-        )
-    b1, b2 = setting.betas
-    return optax.adamw(setting.lr, b1, b2, setting.eps, weight_decay=setting.weight_decay)
+        ),
+        "adamw": (
+            optax.identity(),
+            optax.adamw(setting.lr, b1, b2, setting.eps, weight_decay=setting.weight_decay),
+        ),
+    }[setting.optimizer]
+    centering = zeromean.jax.centralize(axes, at=at)
+    links = (centering, optimizer) if at == "gradient" else (optimizer, centering)
+    return optax.chain(decay, *links)
 
 
 def last(kernel: int, *, swapped: bool = False, flipped: bool = False) -> Layout:
@@ -149,24 +154,24 @@ def is_transposed(name: str) -> bool:
 # --- Flax NNX -------------------------------------------------------------------------------------
 
 
-def nnx_layers() -> dict[str, Own]:
+def nnx_layers() -> dict[str, LayerClass]:
     options = {"param_dtype": jnp.float64}
-    found = {"Linear": Own(partial(nnx.Linear, 5, 3, **options), last(0))}
+    found = {"Linear": LayerClass(partial(nnx.Linear, 5, 3, **options), last(0))}
     for name in CONVOLUTIONS:
         i, o, kernel, strides, groups = sizes(name)
         rest = {"strides": strides, "padding": "VALID", **options}
         if not is_transposed(name):
             make = partial(nnx.Conv, i, o, kernel, feature_group_count=groups, **rest)
-            found[name] = Own(make, last(len(kernel)))
+            found[name] = LayerClass(make, last(len(kernel)))
         elif groups == 1:
             make = partial(nnx.ConvTranspose, i, o, kernel, **rest)
-            found[name] = Own(make, last(len(kernel), flipped=True))
+            found[name] = LayerClass(make, last(len(kernel), flipped=True))
             make = partial(make, transpose_kernel=True)
-            found[f"{name} (transpose_kernel)"] = Own(make, last(len(kernel), swapped=True))
+            found[f"{name} (transpose_kernel)"] = LayerClass(make, last(len(kernel), swapped=True))
     return found
 
 
-def nnx_model(own: Own, start: Mapping[str, Array], job: Job) -> Model:
+def nnx_model(own: LayerClass, start: Mapping[str, Array], job: Job) -> Model:
     layer = own.make(rngs=nnx.Rngs(0))
     layer.kernel[...] = jnp.asarray(start["weight"])
     layer.bias[...] = jnp.asarray(start["bias"])
@@ -183,24 +188,24 @@ def nnx_model(own: Own, start: Mapping[str, Array], job: Job) -> Model:
 # --- Flax Linen -----------------------------------------------------------------------------------
 
 
-def linen_layers() -> dict[str, Own]:
+def linen_layers() -> dict[str, LayerClass]:
     options = {"param_dtype": jnp.float64}
-    found = {"Linear": Own(partial(linen.Dense, 3, **options), last(0))}
+    found = {"Linear": LayerClass(partial(linen.Dense, 3, **options), last(0))}
     for name in CONVOLUTIONS:
         _, o, kernel, strides, groups = sizes(name)
         rest = {"strides": strides, "padding": "VALID", **options}
         if not is_transposed(name):
             make = partial(linen.Conv, o, kernel, feature_group_count=groups, **rest)
-            found[name] = Own(make, last(len(kernel)))
+            found[name] = LayerClass(make, last(len(kernel)))
         elif groups == 1:
             make = partial(linen.ConvTranspose, o, kernel, **rest)
-            found[name] = Own(make, last(len(kernel), flipped=True))
+            found[name] = LayerClass(make, last(len(kernel), flipped=True))
             make = partial(make, transpose_kernel=True)
-            found[f"{name} (transpose_kernel)"] = Own(make, last(len(kernel), swapped=True))
+            found[f"{name} (transpose_kernel)"] = LayerClass(make, last(len(kernel), swapped=True))
     return found
 
 
-def linen_model(own: Own, start: Mapping[str, Array], job: Job) -> Model:
+def linen_model(own: LayerClass, start: Mapping[str, Array], job: Job) -> Model:
     layer = own.make()
     batch = jnp.asarray(np.moveaxis(job.inputs[0], 1, -1))
     return Model(
@@ -215,18 +220,18 @@ def linen_model(own: Own, start: Mapping[str, Array], job: Job) -> Model:
 # --- Equinox --------------------------------------------------------------------------------------
 
 
-def equinox_layers() -> dict[str, Own]:
+def equinox_layers() -> dict[str, LayerClass]:
     options = {"dtype": jnp.float64}
-    found = {"Linear": Own(partial(eqx.nn.Linear, 5, 3, **options), first(0))}
+    found = {"Linear": LayerClass(partial(eqx.nn.Linear, 5, 3, **options), first(0))}
     for name in CONVOLUTIONS:
         i, o, kernel, strides, groups = sizes(name)
         kind = eqx.nn.ConvTranspose if is_transposed(name) else eqx.nn.Conv
         make = partial(kind, len(kernel), i, o, kernel, strides, groups=groups, **options)
-        found[name] = Own(make, first(len(kernel), flipped=is_transposed(name)))
+        found[name] = LayerClass(make, first(len(kernel), flipped=is_transposed(name)))
     return found
 
 
-def equinox_model(own: Own, start: Mapping[str, Array], job: Job) -> Model:
+def equinox_model(own: LayerClass, start: Mapping[str, Array], job: Job) -> Model:
     layer = own.make(key=jax.random.key(0))
     bias = jnp.asarray(start["bias"]).reshape(layer.bias.shape)
     layer = eqx.tree_at(
@@ -248,24 +253,24 @@ def equinox_model(own: Own, start: Mapping[str, Array], job: Job) -> Model:
 # --- Haiku ----------------------------------------------------------------------------------------
 
 
-def haiku_layers() -> dict[str, Own]:
-    found = {"Linear": Own(partial(hk.Linear, 3), last(0))}
+def haiku_layers() -> dict[str, LayerClass]:
+    found = {"Linear": LayerClass(partial(hk.Linear, 3), last(0))}
     for name in CONVOLUTIONS:
         i, o, kernel, strides, groups = sizes(name)
         rest: dict[str, Any] = {"stride": strides, "padding": "VALID"}
         if not is_transposed(name):
             make = partial(hk.ConvND, len(kernel), o, kernel, feature_group_count=groups, **rest)
-            found[name] = Own(make, last(len(kernel)))
+            found[name] = LayerClass(make, last(len(kernel)))
         elif groups == 1:
             make = partial(hk.ConvNDTranspose, len(kernel), o, kernel, **rest)
-            found[name] = Own(make, last(len(kernel), swapped=True, flipped=True))
+            found[name] = LayerClass(make, last(len(kernel), swapped=True, flipped=True))
         if name == "Conv2d, depthwise":
             make = partial(hk.DepthwiseConv2D, o // i, kernel, **rest)
-            found[f"{name} (DepthwiseConv2D)"] = Own(make, last(len(kernel)))
+            found[f"{name} (DepthwiseConv2D)"] = LayerClass(make, last(len(kernel)))
     return found
 
 
-def haiku_model(own: Own, start: Mapping[str, Array], job: Job) -> Model:
+def haiku_model(own: LayerClass, start: Mapping[str, Array], job: Job) -> Model:
     def run(batch: jax.Array) -> jax.Array:
         return own.make(name="layer")(batch)
 
@@ -280,7 +285,7 @@ def haiku_model(own: Own, start: Mapping[str, Array], job: Job) -> Model:
     )
 
 
-def framework(layers: Mapping[str, Own], make: Maker) -> Framework:
+def framework(layers: Mapping[str, LayerClass], make: Maker) -> Framework:
     return Framework(tuple(layers), Column(layers, make).walk)
 
 

@@ -1,6 +1,6 @@
-"""The fan-in axes of every layer of Flax, Equinox and Haiku, against what the layer computes."""
+"""Fan-in axes of the layers of Flax, Equinox and Haiku, tested against their Jacobians."""
 
-# ruff: noqa: PLW0108, Haiku's modules are made inside the function that is transformed
+# ruff: noqa: PLW0108, Haiku creates modules inside the transformed function
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flax import linen, nnx
 import zeromean.fan_in
 import zeromean.jax
 from zeromean import FanIn, Plan, ZeromeanError
-from zeromean.jax.layers import stacked
+from zeromean.jax.fan_in_rules import shift_stacked
 
 KEY = jax.random.key(0)
 
@@ -31,14 +31,14 @@ def positive(*shape: int) -> Any:
     return np.random.default_rng(0).uniform(0.1, 1.1, shape).astype(np.float32)
 
 
-def assert_axes_are_what_feeds_a_unit(
+def assert_axes_match_jacobian(
     plan: Plan,
     name: str,
     outputs_of: Callable[[jax.Array], jax.Array],
     kernel: jax.Array,
     positions: tuple[int, ...],
 ) -> None:
-    """A weight vector is what one output unit depends on; ``positions`` are no units."""
+    """A weight vector holds the entries that one output unit depends on; sum over ``positions``."""
     (row,) = (row for row in plan if row.name == name)
     assert row.centered
     jacobian = jax.jacobian(lambda kernel: outputs_of(kernel).sum(positions).ravel())
@@ -56,11 +56,11 @@ def assert_axes_are_what_feeds_a_unit(
 
 
 def filled(shapes: Any) -> Any:
-    """Ones for abstract arrays: nothing needs to be compiled for them."""
+    """Replace abstract arrays by ones, which need no compilation."""
     return jax.tree.map(lambda one: np.ones(one.shape, one.dtype), shapes)
 
 
-# layer, a batch, the axes of the output that are no units
+# layer, shape of a batch, output axes that are not units
 NNX = {
     "Linear": (lambda: nnx.Linear(5, 3, rngs=nnx.Rngs(0)), (2, 5), (0,)),
     "LinearGeneral": (lambda: nnx.LinearGeneral(5, (2, 3), rngs=nnx.Rngs(0)), (4, 5), (0,)),
@@ -106,7 +106,7 @@ def test_nnx(name: str, supports: Callable[..., None]) -> None:
         nnx.replace_by_pure_dict(tree, {**start, "kernel": kernel})
         return nnx.merge(graph, tree)(positive(*shape))
 
-    assert_axes_are_what_feeds_a_unit(
+    assert_axes_match_jacobian(
         zeromean.jax.explain(layer), "kernel", outputs_of, start["kernel"], positions
     )
     supports("Layer", f"Flax NNX: {name}", "-", "axes, against what an output unit depends on")
@@ -145,7 +145,7 @@ def test_linen(name: str, supports: Callable[..., None]) -> None:
         return layer.apply({"params": {**params, "kernel": kernel}}, inputs)
 
     plan = zeromean.jax.explain(layer, KEY, inputs)
-    assert_axes_are_what_feeds_a_unit(plan, "kernel", outputs_of, params["kernel"], positions)
+    assert_axes_match_jacobian(plan, "kernel", outputs_of, params["kernel"], positions)
     supports("Layer", f"Flax Linen: {name}", "-", "axes, against what an output unit depends on")
 
 
@@ -171,7 +171,7 @@ def test_equinox(name: str, supports: Callable[..., None]) -> None:
     def outputs_of(weight: jax.Array) -> jax.Array:
         return eqx.tree_at(lambda layer: layer.weight, layer, weight)(positive(*shape))
 
-    assert_axes_are_what_feeds_a_unit(
+    assert_axes_match_jacobian(
         zeromean.jax.explain(layer), "weight", outputs_of, layer.weight, positions
     )
     supports("Layer", f"Equinox: {name}", "-", "axes, against what an output unit depends on")
@@ -207,7 +207,7 @@ def test_haiku(name: str, supports: Callable[..., None]) -> None:
 
     plan = zeromean.jax.explain(transform, KEY, inputs)
     kernel = params["layer"]["w"]
-    assert_axes_are_what_feeds_a_unit(plan, "layer.w", outputs_of, kernel, positions)
+    assert_axes_match_jacobian(plan, "layer.w", outputs_of, kernel, positions)
     supports("Layer", f"Haiku: {name}", "-", "axes, against what an output unit depends on")
 
 
@@ -219,7 +219,7 @@ def axes_by_name(plan: Plan) -> dict[str, tuple[int, ...]]:
 
 
 def test_attention() -> None:
-    """Queries, keys and values go from one axis to (heads, size), and back from these two."""
+    """Query, key and value map one axis to (heads, size); the output maps these two to one."""
     expected = {"query.kernel": (0,), "key.kernel": (0,), "value.kernel": (0,)}
     expected["out.kernel"] = (0, 1)
     of_nnx = nnx.eval_shape(lambda: nnx.MultiHeadAttention(2, 6, rngs=nnx.Rngs(0), decode=False))
@@ -310,20 +310,19 @@ def norms_and_slopes() -> dict[str, Plan]:
     return plans
 
 
-def test_gains_biases_and_slopes_have_none() -> None:
+def test_gains_biases_and_slopes_have_no_fan_in() -> None:
     for name, plan in norms_and_slopes().items():
         for row in plan:
             assert not row.centered, name
             assert "multiplies one input" in row.reason or "bias" in row.reason, (name, row)
 
 
-def test_embeddings_are_off_until_asked_for() -> None:
+def test_embeddings_are_off_by_default() -> None:
     models = [
         (nnx.Embed(7, 3, rngs=nnx.Rngs(0)),),
         (linen.Embed(7, 3), KEY, jnp.ones(2, int)),
         (eqx.nn.Embedding(7, 3, key=KEY),),
         (hk.transform(lambda ids: hk.Embed(7, 3)(ids)), KEY, jnp.ones(2, int)),
-        ({"Embed_0": {"embedding": jnp.ones((7, 3))}},),
     ]
     for model in models:
         (row,) = zeromean.jax.explain(*model)
@@ -340,7 +339,7 @@ def test_fan_in_1_is_left_alone() -> None:
     assert not bias.centered
 
 
-# --- Stacks, ties and modules of one's own --------------------------------------------------------
+# --- Stacks, ties and custom modules --------------------------------------------------------------
 
 
 class Block(linen.Module):
@@ -360,7 +359,7 @@ class Scanned(linen.Module):
         return scanned()(linen.Dense(4)(x), None)[0]
 
 
-def test_layers_stacked_by_scan_and_vmap_keep_their_axes() -> None:
+def test_scan_and_vmap_shift_axes() -> None:
     plan = axes_by_name(zeromean.jax.explain(Scanned(), KEY, jnp.ones((2, 5))))
     assert plan == {"Dense_0.kernel": (0,), "ScanBlock_0.Dense_0.kernel": (1,)}
 
@@ -377,18 +376,18 @@ def test_layers_stacked_by_scan_and_vmap_keep_their_axes() -> None:
     assert plan == {"linear.w": (0,), "__layer_stack_no_per_layer/linear.w": (1,)}
 
 
-def test_a_stack_along_another_axis_is_left_alone() -> None:
+def test_stack_along_another_axis_is_left_alone() -> None:
     plan = zeromean.jax.explain(Scanned(axis=1), KEY, jnp.ones((2, 5)))
     (row,) = (row for row in plan if row.name == "ScanBlock_0.Dense_0.kernel")
     assert row.shape == (4, 3, 4)
     assert not row.centered
-    assert "tell its axes" in row.reason
+    assert "give its axes" in row.reason
 
 
-def test_stacked_refuses_what_it_cannot_shift() -> None:
-    assert "groups" in str(stacked(FanIn((0,), groups=2), (4, 3), (5, 4, 3)))
-    assert "end in" in str(stacked(FanIn((0,)), (4, 3), (3,)))
-    assert stacked(FanIn((0,), groups=2), (4, 3), (4, 3)) == FanIn((0,), groups=2)
+def test_shift_stacked_gives_reasons() -> None:
+    assert "groups" in str(shift_stacked(FanIn((0,), groups=2), (4, 3), (5, 4, 3)))
+    assert "end in" in str(shift_stacked(FanIn((0,)), (4, 3), (3,)))
+    assert shift_stacked(FanIn((0,), groups=2), (4, 3), (4, 3)) == FanIn((0,), groups=2)
 
 
 class Tied(nnx.Module):
@@ -402,7 +401,7 @@ class Tied(nnx.Module):
         self.free = nnx.Param(jnp.ones((2, 2)))
 
 
-def test_tied_nnx_parameters_need_to_agree() -> None:
+def test_tied_nnx_owners_must_agree() -> None:
     rows = {row.name: row for row in zeromean.jax.explain(Tied(nnx.Rngs(0)), embeddings=True)}
     # An embedding as a head (in, out) has the same axes, by another role: no agreement.
     assert "disagree" in rows["embed.embedding"].reason
@@ -439,14 +438,14 @@ def equinox_language_model(where: str) -> eqx.Module:
 
 
 @pytest.mark.parametrize("where", ["head", "embedding"])
-def test_tied_equinox_parameters_need_to_agree(where: str) -> None:
+def test_tied_equinox_owners_must_agree(where: str) -> None:
     plan = zeromean.jax.explain(equinox_language_model(where), embeddings=True)
     (row,) = (row for row in plan if row.shape == (5, 4))
     assert not row.centered
     assert "disagree" in row.reason
 
 
-def test_an_equinox_tie_through_a_function_is_left_alone() -> None:
+def test_equinox_tie_through_a_function_is_left_alone() -> None:
     pair = (eqx.nn.Linear(4, 5, key=KEY), eqx.nn.Linear(5, 4, key=KEY))
     shared = eqx.nn.Shared(
         pair, where=lambda pair: pair[1].weight, get=lambda pair: pair[0].weight.T
@@ -467,7 +466,7 @@ class Expert(linen.Module):
         return x @ self.param("w", linen.initializers.ones, (3, 4))
 
 
-def test_a_module_of_ones_own_is_described_by_the_same_register() -> None:
+def test_custom_module_rules_use_the_same_register() -> None:
     experts = Experts(jnp.ones((8, 3, 4)))
     (row,) = zeromean.jax.explain(experts)
     assert "no rule describes Experts" in row.reason
@@ -484,3 +483,12 @@ def test_a_module_of_ones_own_is_described_by_the_same_register() -> None:
     finally:
         del zeromean.fan_in._rules[Experts]
         del zeromean.fan_in._rules[Expert]
+
+
+def test_array_outside_a_module_is_left_alone() -> None:
+    rows = {row.name: row for row in zeromean.jax.explain({"a": Experts(jnp.ones((2, 3)))})}
+    assert "nobody described" in rows["a.w"].reason
+    linear = eqx.nn.Linear(3, 2, key=KEY)
+    rows = {row.name: row for row in zeromean.jax.explain({"a": linear, "b": jnp.ones((2, 3))})}
+    assert rows["a.weight"].centered
+    assert "no module holds it" in rows["b"].reason

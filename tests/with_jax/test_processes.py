@@ -1,4 +1,4 @@
-"""What needs a process of its own: devices, and what an import loads."""
+"""Tests that need their own process: several devices, and the modules that an import loads."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ for dtype, tolerance in ((jnp.float32, 1e-6), (jnp.bfloat16, 0.04)):
         where = {k: NamedSharding(mesh, spec) for k, spec in specs.items()}
         put = lambda tree: jax.device_put(tree, where)
         for at in ("gradient", "update"):
-            base = optax.chain(optax.add_decayed_weights(0.1), optax.adamw(0.1))
-            optimizer = zeromean.jax.centralized(base, axes=axes, at=at)
+            links = [optax.add_decayed_weights(0.1), optax.adamw(0.1)]
+            links.insert(1 if at == "gradient" else 2, zeromean.jax.centralize(axes, at=at))
+            optimizer = optax.chain(*links)
             @jax.jit
             def step(params, state, gradients):
                 updates, state = optimizer.update(gradients, state, params)
@@ -62,7 +63,7 @@ def run(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def test_sharded_parameters_take_the_same_steps(supports: Callable[..., None]) -> None:
+def test_sharded_steps_equal_unsharded(supports: Callable[..., None]) -> None:
     flags = "--xla_force_host_platform_device_count=2"
     assert run(SHARDED, XLA_FLAGS=flags, JAX_PLATFORMS="cpu") == "same"
     for at in ("gradient", "update"):
@@ -74,8 +75,9 @@ def test_zeromean_jax_loads_no_torch_and_no_model_library() -> None:
     heavy = ("torch", "flax", "haiku", "equinox", "keras", "tensorflow")
     probe = f"""
 import sys, jax.numpy as jnp, optax, zeromean.jax
-axes = zeromean.jax.fan_in({{"Dense_0": {{"kernel": jnp.ones((3, 2))}}}})
-zeromean.jax.centralized(optax.sgd(0.1), axes=axes)
+axes = {{"Dense_0": {{"kernel": 0}}}}
+zeromean.jax.explain({{"Dense_0": {{"kernel": jnp.ones((3, 2))}}}}, axes=axes)
+optax.chain(zeromean.jax.centralize(axes), optax.sgd(0.1))
 print([name for name in {heavy} if name in sys.modules])
 """
     assert run(probe) == "[]"

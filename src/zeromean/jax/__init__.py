@@ -1,17 +1,19 @@
-"""JAX: Gradient Centralization for optax, over the axes that each layer really has.
+"""Gradient Centralization for optax, over the fan-in axes of each layer.
 
-Needs the packages ``jax`` and ``optax``; Flax, Equinox and Haiku are asked for only by those who
-pass their modules.
+Needs ``jax`` and ``optax``. Flax, Equinox and Haiku are needed only to pass their modules.
 
 >>> import jax, optax, zeromean.jax
->>> params = {"Dense_0": {"kernel": jax.numpy.ones((3, 2)), "bias": jax.numpy.zeros(2)}}
->>> optimizer = zeromean.jax.centralized(
-...     optax.adamw(1e-3), axes=zeromean.jax.fan_in(params), at="update"
+>>> from flax import linen
+>>> model, inputs = linen.Dense(2), jax.numpy.ones((1, 3))
+>>> axes = zeromean.jax.fan_in(model, jax.random.key(0), inputs)
+>>> at_gradient = optax.chain(
+...     optax.add_decayed_weights(5e-4), zeromean.jax.centralize(axes), optax.sgd(0.1)
 ... )
+>>> at_update = optax.chain(optax.adamw(1e-3), zeromean.jax.centralize(axes, at="update"))
 """
 
 from zeromean.jax.axes import explain, fan_in
 from zeromean.jax.projection import center
-from zeromean.jax.transforms import centralize, centralized
+from zeromean.jax.transforms import centralize
 
-__all__ = ["center", "centralize", "centralized", "explain", "fan_in"]
+__all__ = ["center", "centralize", "explain", "fan_in"]

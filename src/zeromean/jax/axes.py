@@ -1,44 +1,43 @@
-"""Axes for a JAX model: a tree of fan-in axes beside the tree of parameters, and its plan."""
+"""The fan-in axes of a JAX model as a tree, and the plan that follows from it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 
-from zeromean.errors import ZeromeanError, warn
+from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
-from zeromean.jax.names import AMBIGUOUS
 from zeromean.jax.owners import Holder, owners_of, parameters
-from zeromean.jax.projection import counted
+from zeromean.jax.projection import nonnegative_axes
 from zeromean.jax.trees import is_array, leaves
 from zeromean.plan import Owner, Plan, Scope, make_plan
 
 Layers = Literal["all", "conv", "linear"]
+AxesOfParameter = FanIn | tuple[int, ...] | str | None
 
 
 def fan_in(subject: Any, *init_args: Any, **init_kwargs: Any) -> Any:
-    """The fan-in axes of every parameter: a tree like the parameters', to pass as ``axes=``.
+    """Return the fan-in axes of every parameter, to pass as ``axes=``.
 
-    A layer tells its axes by its class, never by its shape alone. Where only a parameter tree is
-    given, the names and shapes tell what they can; what they leave ambiguous is left alone, with a
-    warning.
+    The axes follow from the class of each layer, never from names or shapes.
 
     Args:
-        subject: A Flax NNX module or an Equinox module; a Linen module or what ``hk.transform``
-            returns, with the arguments of its ``init``; or a parameter tree of Flax or Haiku.
-        init_args, init_kwargs: The arguments of ``init``, which is traced once to see which class
-            makes each parameter. Nothing is computed, and abstract arrays will do.
+        subject: A Flax NNX module, an Equinox module (or a tree that contains some), a Linen module
+            or the result of ``hk.transform``. The last two need the arguments of ``init``.
+        init_args, init_kwargs: Arguments of ``init``, which is traced once to see which class
+            creates each parameter. Nothing is computed; abstract arrays suffice.
 
     Returns:
-        A tree of the structure of the parameters: of the NNX state of ``nnx.Param``, of the Linen
-        collection "params", of what ``init`` of Haiku returns, or of ``subject`` itself. Each leaf
-        is a :class:`zeromean.FanIn`, or the reason, as text, why it has none. Change a leaf to tell
-        better.
+        A tree with the structure of the parameters: the NNX state of ``nnx.Param``, the Linen
+        collection "params", the result of Haiku's ``init``, or ``subject`` itself. Each leaf is a
+        :class:`zeromean.FanIn`, or the reason, as text, why the parameter has none. Change a leaf
+        to override it.
 
     Raises:
-        ZeromeanError: The arguments of ``init`` are missing, or were given to what has none.
+        ZeromeanError: The arguments of ``init`` are missing or not needed, or ``subject`` is a bare
+            parameter tree, which does not contain the layers.
 
     Example:
         >>> import jax, zeromean.jax
@@ -48,18 +47,10 @@ def fan_in(subject: Any, *init_args: Any, **init_kwargs: Any) -> Any:
         >>> axes["kernel"].axes, axes["bias"]
         ((0,), 'a bias has no fan-in')
     """
-    tree, owners = parameters(subject, init_args, init_kwargs)
-    plan = make_plan(owners, embeddings=True)
-    told = {row.name: row.fan_in or row.reason for row in plan}
-    unclear = [name for name, what in told.items() if str(what).startswith(AMBIGUOUS)]
-    if unclear:
-        warn(
-            f"{len(unclear)} of {len(told)} parameters are ambiguous by name and shape and are left"
-            f" alone: {', '.join(unclear[:3])}{', ...' if len(unclear) > 3 else ''}; pass the model"
-            " (with the arguments of its init), or tell the axes of these leaves"
-        )
+    tree, owners = _owners_by_layer(subject, init_args, init_kwargs)
+    found = {row.name: row.fan_in or row.reason for row in make_plan(owners, embeddings=True)}
     return jax.tree.unflatten(
-        jax.tree.structure(tree), [told.get(leaf.name, "not an array") for leaf in leaves(tree)]
+        jax.tree.structure(tree), [found.get(leaf.name, "not an array") for leaf in leaves(tree)]
     )
 
 
@@ -72,19 +63,19 @@ def explain(
     scope: Scope = "vector",
     **init_kwargs: Any,
 ) -> Plan:
-    """Tell for every parameter whether it is centered, over which axes, and why.
+    """Show for every parameter whether it is centered, over which axes, and why.
 
     Args:
-        subject, init_args, init_kwargs: As in :func:`fan_in`.
-        axes: A tree of axes for these parameters, as in :func:`centralize`; by default what
-            :func:`fan_in` finds.
+        subject, init_args, init_kwargs: As in :func:`fan_in`; with ``axes``, a parameter tree too.
+        axes: Tree of axes for these parameters, as in :func:`centralize` (default: the result of
+            :func:`fan_in`).
         layers, embeddings, scope: As in :func:`centralize`.
 
     Returns:
         A :class:`zeromean.Plan`: a sequence of rows that prints as a table.
 
     Raises:
-        ZeromeanError: As :func:`fan_in` and :func:`centralize`.
+        ZeromeanError: As in :func:`fan_in` and :func:`centralize`.
 
     Example:
         >>> import jax, equinox, zeromean.jax
@@ -94,61 +85,74 @@ def explain(
         bias       6x1x1    -     -      no        a bias has no fan-in
         centered: 1 of 2 parameters, 216 of 222 entries
     """
-    tree, owners = parameters(subject, init_args, init_kwargs)
-    if axes is not None:
-        owners = list(told_owners(tree, told_axes(axes)))
+    if axes is None:
+        owners = _owners_by_layer(subject, init_args, init_kwargs)[1]
+    else:
+        tree, _ = parameters(subject, init_args, init_kwargs)
+        owners = list(owners_by_axes(tree, parse_axes(axes)))
     return make_plan(owners, layers=layers, embeddings=embeddings, scope=scope)
 
 
-Told = FanIn | tuple[int, ...] | str | None
+def _owners_by_layer(
+    subject: Any, init_args: Sequence[Any], init_kwargs: Mapping[str, Any]
+) -> tuple[Any, list[Owner]]:
+    tree, owners = parameters(subject, init_args, init_kwargs)
+    if all(owner.module is None for owner in owners):
+        raise ZeromeanError(
+            f"The {len(owners)} arrays of this {type(subject).__name__} belong to no module, and"
+            " names and shapes do not determine fan-in axes",
+            "Pass the model (Linen and Haiku: with the arguments of its init), or write the axes"
+            ' yourself: centralize({"Dense_0": {"kernel": 0, "bias": None}})',
+        )
+    return tree, owners
 
 
-def told_axes(axes: Any) -> dict[str, Told]:
-    """What a tree of axes says of each parameter, by name.
+def parse_axes(axes: Any) -> dict[str, AxesOfParameter]:
+    """Return the axes of each parameter of a tree of axes, by name.
 
     Raises:
-        ZeromeanError: A leaf is none of what tells axes.
+        ZeromeanError: A leaf does not describe axes.
     """
-    told: dict[str, Told] = {}
-    for leaf in leaves(axes, is_leaf=_tells):
+    parsed: dict[str, AxesOfParameter] = {}
+    for leaf in leaves(axes, is_leaf=_is_axes):
         if isinstance(leaf.value, int) and not isinstance(leaf.value, bool):
-            told[leaf.name] = (leaf.value,)
-        elif _tells(leaf.value):
-            told[leaf.name] = leaf.value or None
+            parsed[leaf.name] = (leaf.value,)
+        elif _is_axes(leaf.value):
+            parsed[leaf.name] = leaf.value or None
         else:
             raise ZeromeanError(
-                f"axes with {type(leaf.value).__name__} at {leaf.name or 'its root'}",
-                "a FanIn, an axis, a tuple of axes, None or a reason for each parameter",
-                "pass axes=zeromean.jax.fan_in(model)",
+                f"axes has a {type(leaf.value).__name__} at {leaf.name or 'its root'}; each"
+                " parameter needs a FanIn, an axis, a tuple of axes, None or a reason",
+                "Pass axes=zeromean.jax.fan_in(model)",
             )
-    return told
+    return parsed
 
 
-def told_owners(tree: Any, told: Mapping[str, Told]) -> Iterator[Owner]:
-    """Each array of a tree with what was told of its axes.
+def owners_by_axes(tree: Any, axes: Mapping[str, AxesOfParameter]) -> Iterator[Owner]:
+    """Yield each array of a tree with its given axes.
 
     Raises:
-        ZeromeanError: Nothing was told of an array, or axes that it does not have.
+        ZeromeanError: An array has no entry in ``axes``, or lacks the axes of its entry.
     """
     for leaf in leaves(tree):
         if not is_array(leaf.value):
             continue
-        if leaf.name not in told:
-            known = ", ".join(list(told)[:3])
+        if leaf.name not in axes:
+            known = ", ".join(list(axes)[:3])
             raise ZeromeanError(
-                f"a parameter {leaf.name!r}, of which the axes say nothing",
-                f"a parameter that they name ({known}, ...)",
-                "make the axes of the tree that the optimizer sees: its parameters, no wrapper",
+                f"axes has no entry for the parameter {leaf.name!r}; it has {known}, ...",
+                "Build axes from the tree that the optimizer sees: the parameters without a"
+                " wrapper",
             )
-        what = told[leaf.name]
-        if isinstance(what, tuple):
+        given = axes[leaf.name]
+        if isinstance(given, tuple):
             rank = len(leaf.value.shape)
-            what = FanIn(counted(what, rank), role="conv" if rank >= 4 else "linear")
-        yield from owners_of(
-            leaf, [Holder(leaf.name, None, "as told", what or "as told: no fan-in")]
-        )
+            role: Any = "conv" if rank >= 4 else "linear"
+            given = FanIn(nonnegative_axes(given, rank), role=role)
+        holder = Holder(leaf.name, None, "given axes", given or "its axes are given as None")
+        yield from owners_of(leaf, [holder])
 
 
-def _tells(node: Any) -> bool:
-    is_axes = isinstance(node, tuple) and all(type(axis) is int for axis in node)
-    return node is None or isinstance(node, FanIn | str) or is_axes
+def _is_axes(node: Any) -> bool:
+    is_tuple = isinstance(node, tuple) and all(type(axis) is int for axis in node)
+    return node is None or isinstance(node, FanIn | str) or is_tuple

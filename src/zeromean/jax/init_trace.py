@@ -1,8 +1,8 @@
-"""Linen modules and Haiku transforms: which class made each parameter, seen during ``init``.
+"""Record which class creates each parameter of a Linen module or a Haiku transform.
 
-Their parameters are trees that know no classes, so ``init`` is run once, abstractly, with an
-interceptor around every method: what a module owns afterwards is what its class made. The shapes it
-sees are the layer's own; ``scan`` and ``vmap`` outside may have put axes in front.
+Their parameter trees contain no classes, so ``init`` is traced once with an interceptor around
+every method: a parameter that a module owns afterwards was created by its class. The recorded
+shapes are the layer's own; an outer ``scan`` or ``vmap`` may add axes in front.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Shape = tuple[int, ...]
 
 
 class Maker(NamedTuple):
-    """One module that made a parameter.
+    """One module that created a parameter.
 
     Args:
         module: The module.
-        own: The shape that it made.
-        names: The names of all parameters that it made.
+        own: Shape of the parameter as the module created it.
+        names: Names of all parameters that the module created.
     """
 
     module: Any
@@ -38,14 +38,14 @@ Recorder = Callable[[Any, Sequence[Any], Mapping[str, Any]], tuple[Any, Makers]]
 
 
 class _Seen(NamedTuple):
-    """A module, and the shape of each parameter that it made, by name."""
+    """A module and the shape of each parameter that it created, by name."""
 
     module: Any
     shapes: Mapping[str, Shape]
 
 
 def recorder_for(subject_class: type) -> Recorder | None:
-    """How to record the ``init`` of a subject, or None for what has its parameters already."""
+    """Return the recorder for a class, or None if its objects already have their parameters."""
     return nearest(_RECORDERS, subject_class)
 
 
@@ -54,15 +54,15 @@ def _linen(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[
 
     seen: dict[tuple[str, ...], list[_Seen]] = defaultdict(list)
 
-    def note(method: Callable[..., Any], a: Any, k: Any, context: Any) -> Any:
+    def record(method: Callable[..., Any], a: Any, k: Any, context: Any) -> Any:
         result = method(*a, **k)
         module = context.module
-        if module.scope is not None:  # else a method of a module that is not in use
+        if module.scope is not None:  # None for a module that is not in use
             own = module.variables.get("params", {})
             seen[module.path].append(_Seen(module, dict(_arrays(own))))
         return result
 
-    with linen.intercept_methods(note):
+    with linen.intercept_methods(record):
         variables = _abstractly(model.init, args, kwargs)
 
     def makers(leaf: Leaf) -> list[Maker]:
@@ -77,7 +77,7 @@ def _haiku(transform: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tu
 
     seen: dict[str, list[_Seen]] = defaultdict(list)
 
-    def note(method: Callable[..., Any], a: Any, k: Any, context: Any) -> Any:
+    def record(method: Callable[..., Any], a: Any, k: Any, context: Any) -> Any:
         result = method(*a, **k)
         if context.method_name not in ("__init__", "params_dict", "state_dict"):
             module = context.module
@@ -90,14 +90,14 @@ def _haiku(transform: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tu
             seen[module.module_name].append(_Seen(module, shapes))
         return result
 
-    with haiku.intercept_methods(note):
+    with haiku.intercept_methods(record):
         made = _abstractly(transform.init, args, kwargs)
     tree = made[0] if isinstance(made, tuple) else made  # with state: (params, state)
 
     def makers(leaf: Leaf) -> list[Maker]:
         module_name, name = leaf.path
         parts, shape = module_name.split("/"), tuple(leaf.value.shape)
-        # A lifted module, in a layer_stack for example, was seen without the names in front.
+        # A lifted module, in a layer_stack for example, was recorded without the leading names.
         for start in range(len(parts)):
             fitting = [
                 one
@@ -121,7 +121,7 @@ _RECORDERS: dict[type | str, Recorder] = {
 
 
 def _abstractly(init: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The shapes of what ``init`` returns; arguments that are no arrays stay what they are."""
+    """Return the shapes of the result of ``init``; arguments that are not arrays stay concrete."""
     values, structure = jax.tree.flatten((tuple(args), dict(kwargs)))
     arrays = [value for value in values if is_array(value)]
 
@@ -135,7 +135,7 @@ def _abstractly(init: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
 
 
 def _arrays(own: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
-    """The arrays directly in a collection, taken out of their boxes."""
+    """Yield name and shape of the arrays directly in a collection, without their boxes."""
     for name, value in own.items():
         inside = leaves(value)
         if not isinstance(value, Mapping) and len(inside) == 1:
@@ -147,6 +147,6 @@ def _ends_in(shape: Shape, own: Shape, *, exactly: bool) -> bool:
 
 
 def _distinct(seen: Sequence[_Seen], name: str) -> list[Maker]:
-    """Each class and shape once: a module is seen at each call of each method."""
+    """Return each class and shape once; a module is recorded at each call of each method."""
     found = {(type(one.module), one.shapes[name]): one for one in seen}
     return [Maker(one.module, one.shapes[name], one.shapes) for one in found.values()]

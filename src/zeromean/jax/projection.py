@@ -1,4 +1,4 @@
-"""The operator in JAX: P = I - e e^T, which takes each weight vector's mean away."""
+"""The operator P = I - e e^T in JAX: subtract the mean of each weight vector."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from zeromean.fan_in import FanIn
 
 
 def center(x: jax.Array, axes: int | Sequence[int], groups: int = 1) -> jax.Array:
-    r"""Subtract from each weight vector its mean: :math:`P x = x - \frac{1}{M} \sum_{i=1}^{M} x_i`.
+    r"""Subtract the mean of each weight vector: :math:`P x = x - \frac{1}{M} \sum_{i=1}^{M} x_i`.
 
     P is linear, symmetric and idempotent, and never lengthens a vector. The mean accumulates in at
-    least float32; the result has the type of ``x``. Pure: it may be jitted, differentiated, mapped
-    and sharded.
+    least float32. The function is pure: it can be jitted, differentiated, vectorized and sharded.
 
     Args:
-        x: A floating-point or complex array of any shape.
-        axes: The axes that one vector extends over; negative ones count from the end.
-        groups: How many blocks axis 0 splits into, each with vectors of its own (default 1).
+        x: Floating-point or complex array of any shape.
+        axes: Axes that one weight vector extends over; negative ones count from the end.
+        groups: Number of blocks that axis 0 splits into, each with its own vectors (default 1).
 
     Returns:
-        A new array of the shape and type of ``x``.
+        A new array with the shape and type of ``x``.
 
     Raises:
-        ZeromeanError: ``x`` is not floating-point or complex, or lacks an axis, or its first axis
-            does not split into ``groups``.
+        ZeromeanError: ``x`` is neither floating-point nor complex, lacks one of the axes, or has a
+            first axis that does not split into ``groups``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -43,72 +42,66 @@ def center(x: jax.Array, axes: int | Sequence[int], groups: int = 1) -> jax.Arra
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise ZeromeanError(
-            f"a {x.dtype} array", "a floating-point or complex one", "convert it: x.astype(float)"
+            f"x is an array of {x.dtype}; it must be floating-point or complex",
+            "Pass x.astype(float)",
         )
     given = (axes,) if isinstance(axes, int) else tuple(axes)
     if not all(isinstance(axis, int) for axis in given):
-        raise ZeromeanError(f"axes={axes!r}", "an axis or a tuple of axes", "pass axes=(0,)")
-    fan_in = FanIn(counted(given, x.ndim), groups)
+        raise ZeromeanError(f"axes={axes!r} is not an axis or a tuple of axes", "Pass axes=(0,)")
+    fan_in = FanIn(nonnegative_axes(given, x.ndim), groups)
     if not fan_in.fits(x.shape):
         raise ZeromeanError(
-            f"groups={groups} for the shape {x.shape}",
-            "a first axis that splits into equal groups",
-            "pass the layer's own number of groups",
+            f"The first axis of the shape {x.shape} does not split into groups={groups}",
+            "Pass the number of groups of the layer",
         )
-    return centered(x, fan_in)
+    return project(x, fan_in)
 
 
-def counted(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    """The axes from 0, where negative ones count from the end."""
+def nonnegative_axes(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """Return the axes counted from 0."""
     if any(not -ndim <= axis < ndim for axis in axes):
         raise ZeromeanError(
-            f"axes {axes} for an array of {ndim} dimensions",
-            f"axes from {-ndim} to {ndim - 1}",
-            "name axes that the array has",
+            f"axes {axes} are not all axes of an array of {ndim} dimensions",
+            f"Use axes from {-ndim} to {ndim - 1}",
         )
     return tuple(axis % ndim for axis in axes)
 
 
-def centered(x: jax.Array, fan_in: FanIn) -> jax.Array:
-    """``P x``."""
-    return shifted(x, fan_in, -vector_means(x, fan_in))
+def project(x: jax.Array, fan_in: FanIn) -> jax.Array:
+    """Return ``P x``."""
+    return add_per_vector(x, fan_in, -vector_means(x, fan_in))
 
 
 def vector_means(x: jax.Array, fan_in: FanIn) -> jax.Array:
-    """The mean of each weight vector, in at least float32, shaped to broadcast back."""
-    parts = _split(x, fan_in)
+    """Return the mean of each weight vector, in at least float32, shaped to broadcast back."""
+    blocks = _split_groups(x, fan_in)
+    axes = fan_in.axes if fan_in.groups == 1 else tuple(axis + 1 for axis in fan_in.axes)
+    where = None if fan_in.padding_idx is None else _is_input(x, fan_in)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    if fan_in.padding_idx is None:
-        return jnp.mean(parts, _axes(fan_in), dtype=dtype, keepdims=True)
-    inputs = _inputs(x, fan_in)
-    return jnp.mean(parts, _axes(fan_in), dtype=dtype, keepdims=True, where=inputs)
+    return jnp.mean(blocks, axes, dtype=dtype, keepdims=True, where=where)
 
 
-def shifted(x: jax.Array, fan_in: FanIn, by: jax.Array) -> jax.Array:
-    """``x`` with each weight vector's number in ``by`` added to all its entries.
+def add_per_vector(x: jax.Array, fan_in: FanIn, term: jax.Array) -> jax.Array:
+    """Add one number per weight vector to all its entries.
 
-    float16 saturates: what was finite stays finite. A vector that held inf or nan still holds nan.
+    float16 saturates: a finite entry stays finite. A vector with inf or nan becomes nan.
     """
     if fan_in.padding_idx is not None:
-        by = jnp.where(_inputs(x, fan_in), by, 0)
-    y = _split(x, fan_in) + by
+        term = jnp.where(_is_input(x, fan_in), term, 0)
+    y = _split_groups(x, fan_in) + term
     if x.dtype == jnp.float16:
         largest = jnp.finfo(x.dtype).max  # type: ignore[no-untyped-call]
         y = jnp.clip(y, -largest, largest)
     return y.astype(x.dtype).reshape(x.shape)
 
 
-def _split(x: jax.Array, fan_in: FanIn) -> jax.Array:
+def _split_groups(x: jax.Array, fan_in: FanIn) -> jax.Array:
     if fan_in.groups == 1:
         return x
     return x.reshape(fan_in.groups, x.shape[0] // fan_in.groups, *x.shape[1:])
 
 
-def _axes(fan_in: FanIn) -> tuple[int, ...]:
-    return fan_in.axes if fan_in.groups == 1 else tuple(axis + 1 for axis in fan_in.axes)
-
-
-def _inputs(x: jax.Array, fan_in: FanIn) -> jax.Array:
-    """Which indices along axis 0 are inputs: all but the padding."""
+def _is_input(x: jax.Array, fan_in: FanIn) -> jax.Array:
+    """Return a mask over axis 0 that is False at the padding index."""
     rows: jax.Array = jnp.arange(x.shape[0])
     return jnp.not_equal(rows, fan_in.padding_idx or 0).reshape(-1, *[1] * (x.ndim - 1))

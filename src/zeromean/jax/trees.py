@@ -1,4 +1,4 @@
-"""Trees of parameters: each array under one name, whatever the containers are."""
+"""Parameter trees: one name per array, whatever the containers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
 from zeromean.class_lookup import is_a
 
-# Boxes around one array, which some functions of Flax take off and others leave on.
+# Boxes around one array; some functions of Flax remove them, others keep them.
 _BOXES = ("flax.nnx.variablelib.Variable", "flax.core.meta.AxisMetadata")
 
 
@@ -18,8 +18,8 @@ class Leaf(NamedTuple):
     """One leaf of a tree.
 
     Args:
-        path: The names that lead to it.
-        keys: JAX's keys for the same way.
+        path: Names from the root to the leaf.
+        keys: JAX's keys for the same path.
         value: The leaf.
     """
 
@@ -29,12 +29,12 @@ class Leaf(NamedTuple):
 
     @property
     def name(self) -> str:
-        """``layers.0.weight``."""
+        """The dotted path, for example ``layers.0.weight``."""
         return ".".join(self.path)
 
 
 def leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Leaf]:
-    """The leaves of a tree in JAX's order, the names as if each box were its array."""
+    """Return the leaves of a tree in JAX's order; a box has the name of its array."""
 
     def closed(node: Any) -> bool:
         return _is_box(node) or (is_leaf is not None and is_leaf(node))
@@ -50,7 +50,7 @@ def leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Leaf
 
 
 def container(tree: Any, keys: Sequence[Any]) -> Any:
-    """What holds the leaf at the end of these keys, or None where that cannot be told."""
+    """Return the node that holds the leaf at the end of these keys, or None if it is unknown."""
     for key in keys[:-1]:
         if isinstance(key, GetAttrKey):
             tree = getattr(tree, key.name)
@@ -64,12 +64,12 @@ def container(tree: Any, keys: Sequence[Any]) -> Any:
 
 
 def is_array(value: Any) -> bool:
-    """Whether a leaf is an array, or stands for one."""
+    """Return whether a leaf is an array or an abstract array."""
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def subtrees(tree: Any) -> Iterator[Any]:
-    """The tree and everything inside it that JAX would open."""
+    """Yield the tree and every node inside it."""
     yield tree
     inside = jax.tree_util.tree_flatten(tree, is_leaf=lambda node: node is not tree)[0]
     for node in inside:

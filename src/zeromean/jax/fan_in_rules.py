@@ -1,7 +1,8 @@
-"""Which axes the layers of Flax (NNX and Linen), Equinox and Haiku average over.
+"""Fan-in rules of the layers of Flax (NNX and Linen), Equinox and Haiku.
 
-Rules as those of torch in :mod:`zeromean.fan_in`: by qualified class name, so nothing is imported.
-Where ``vmap`` or ``scan`` has stacked a layer's parameters, the axes in front are counted over.
+Like the torch rules in :mod:`zeromean.fan_in`, they are found by qualified class name, so nothing
+is imported. If ``vmap`` or ``scan`` has stacked the parameters of a layer, the axes are shifted
+past those in front.
 """
 
 from __future__ import annotations
@@ -16,29 +17,32 @@ GAIN = "a norm's gain multiplies one input"
 SLOPE = "a slope multiplies one input"
 
 
-def stacked(fan_in: FanIn, own: Sequence[int], shape: Sequence[int]) -> FanIn | str:
-    """The fan-in axes of a parameter with axes in front of those that its layer made.
+def shift_stacked(fan_in: FanIn, own: Sequence[int], shape: Sequence[int]) -> FanIn | str:
+    """Return the fan-in axes of a parameter that ``vmap`` or ``scan`` may have stacked.
 
     Args:
-        fan_in: Of the layer's own shape.
-        own: That shape.
-        shape: The parameter's, with what ``vmap`` and ``scan`` have put in front.
+        fan_in: Fan-in axes in the layer's own shape.
+        own: The layer's own shape.
+        shape: Shape of the parameter, with any stacking axes in front.
+
+    Returns:
+        The fan-in axes in ``shape``, or the reason why they are unknown.
     """
     extra = len(shape) - len(own)
     if extra < 0 or tuple(shape[extra:]) != tuple(own):
         own_text = "x".join(map(str, own))
-        return f"its shape does not end in the layer's own {own_text}: tell its axes"
+        return f"its shape does not end in the layer's own {own_text}; give its axes"
     if extra and (fan_in.groups > 1 or fan_in.padding_idx is not None):
-        return "groups and padding are not known to a stack of layers: tell its axes"
+        return "groups and padding are not supported in a stack of layers; give its axes"
     return replace(fan_in, axes=tuple(axis + extra for axis in fan_in.axes))
 
 
 def _one(
     module: Any, name: str, own: Sequence[int], axes: Sequence[int], role: Role = "linear"
 ) -> Description:
-    """One parameter, where the module has it: its own shape and axes."""
+    """Describe one parameter by its own shape and axes, if the module has it."""
     shape = getattr(getattr(module, name, None), "shape", None)
-    return {} if shape is None else {name: stacked(FanIn(tuple(axes), role=role), own, shape)}
+    return {} if shape is None else {name: shift_stacked(FanIn(tuple(axes), role=role), own, shape)}
 
 
 def _sizes(value: int | Sequence[int]) -> tuple[int, ...]:
@@ -147,7 +151,7 @@ def _equinox_linear(module: Any) -> Description:
 
 
 @register("equinox.nn._conv.Conv")  # (out, in / groups, k...)
-@register("equinox.nn._conv.ConvTranspose")  # the same, unlike torch's
+@register("equinox.nn._conv.ConvTranspose")  # the same layout, unlike torch's
 def _equinox_conv(module: Any) -> Description:
     inputs = module.in_channels // module.groups
     own = (module.out_channels, inputs, *module.kernel_size)
@@ -217,7 +221,7 @@ def _haiku_bias(module: Any) -> Description:
     return {}
 
 
-# --- Gains, slopes and what else has no fan-in ----------------------------------------------------
+# --- Gains, slopes and other parameters without a fan-in ------------------------------------------
 
 
 @register("flax.linen.normalization.BatchNorm")
@@ -239,7 +243,7 @@ def _norm(module: Any) -> Description:
     return {"scale": GAIN} if has_scale else {}
 
 
-@register("flax.linen.normalization.WeightNorm")  # names its lengths by the paths of what it wraps
+@register("flax.linen.normalization.WeightNorm")  # its parameters are named by paths
 def _linen_weight_norm(module: Any) -> Description:
     return {}
 
@@ -260,15 +264,15 @@ def _prelu(module: Any) -> Description:
 
 
 def _transposed(rank: int, swapped: bool) -> tuple[int, ...]:
-    """(k..., in, out), or (k..., out, in) where the kernel is the forward convolution's."""
+    """Return the axes of (k..., in, out), or of (k..., out, in) if the kernel is swapped."""
     out = rank - 2 if swapped else rank - 1
     return tuple(axis for axis in range(rank) if axis != out)
 
 
 def _summed(einsum: str | None) -> tuple[int, ...] | str:
-    """The kernel's axes that "inputs,kernel->outputs" sums over, or why they cannot be told."""
+    """Return the kernel axes that "inputs,kernel->outputs" sums over, or why they are unknown."""
     if einsum is None:
-        return "its einsum_str is told at each call only"
+        return "its einsum_str is passed at each call"
     operands, _, outputs = einsum.replace(" ", "").partition("->")
     kernel = operands.split(",")[1]
     if "." in kernel:
