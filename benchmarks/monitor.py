@@ -1,27 +1,28 @@
-"""What watching a training costs: python benchmarks/monitor.py.
+"""Measure the cost of ``zeromean.monitor``: python benchmarks/monitor.py.
 
-Processor time of one thread, so that what else the machine does counts little. A training step that
-is sampled, one between two samples and one that is not watched take turns; a run pays, at the
-default interval, (sampled - 1) / 50, and between - 1.
+Processor time of one thread. A training step that is sampled, a step between two samples and a step
+without the monitor take turns. At the default interval, a run pays (sampled - 1) / 50 and
+(between - 1).
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-import statistics
 import time
-from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import zeromean
+from zeromean.bench.paired_timing import Step, time_in_turn
 from zeromean.study.networks.build import build
+from zeromean.tables import Table
 
-EVERY = inspect.signature(zeromean.monitor).parameters["every"].default
-NETWORKS = {
+INTERVAL = inspect.signature(zeromean.monitor).parameters["every"].default
+# name -> (network, shape of a batch, number of rounds)
+NETWORKS: dict[str, tuple[nn.Module, tuple[int, ...], int]] = {
     "mlp, batch 64": (build("mlp", 1, 8, 10, seed=0), (64, 1, 8, 8), 300),
     "resnet20, batch 64": (build("resnet20", 3, 32, 10, seed=0), (64, 3, 32, 32), 9),
     "resnet18, batch 8": (build("resnet18", 3, 32, 10, seed=0), (8, 3, 32, 32), 9),
@@ -33,10 +34,8 @@ NETWORKS = {
 }
 
 
-def training(
-    network: nn.Module, shape: tuple[int, ...], every: int | None
-) -> Callable[[], torch.Tensor]:
-    """One training step, watched or (None) not."""
+def training_step(network: nn.Module, shape: tuple[int, ...], every: int | None) -> Step:
+    """Return a training step, with a monitor or (None) without."""
     model = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     zeromean.centralize(optimizer, model)
@@ -53,24 +52,21 @@ def training(
     return step
 
 
-torch.set_num_threads(1)
-print(f"| training | step, ms | sampled | between | cost at every={EVERY} |\n|---|---|---|---|---|")
-for name, (network, shape, rounds) in NETWORKS.items():
-    steps = [training(network, shape, every) for every in (None, 1, 10**9)]
-    times: list[list[float]] = [[], [], []]
-    for number in range(rounds + 2):
-        for step, taken in zip(steps, times, strict=True):
-            start = time.process_time()
-            step()
-            if number >= 2:
-                taken.append(time.process_time() - start)
-    plain = statistics.median(times[0])
-    sampled, between = (
-        statistics.median(b / a for a, b in zip(times[0], other, strict=True))
-        for other in times[1:]
-    )
-    print(
-        f"| {name} | {1e3 * plain:.3g} | {sampled:.2f} | {between:.3f} |"
-        f" {(sampled - 1) / EVERY:.2%} |",
-        flush=True,
-    )
+def main() -> None:
+    """Print one row per network."""
+    torch.set_num_threads(1)
+    rows = []
+    for name, (network, shape, rounds) in NETWORKS.items():
+        intervals = {"plain": None, "sampled": 1, "between": 10**9}
+        steps = {one: training_step(network, shape, every) for one, every in intervals.items()}
+        times = time_in_turn(steps, rounds, clock=time.process_time, min_seconds=0)
+        sampled, between = (times.ratio(one, "plain") for one in ("sampled", "between"))
+        cost = f"{(sampled - 1) / INTERVAL:.2%}"
+        ms = f"{1e3 * times.median('plain'):.3g}"
+        rows.append((name, ms, f"{sampled:.2f}", f"{between:.3f}", cost))
+    header = ("training", "step, ms", "sampled", "between", f"cost at every={INTERVAL}")
+    print(Table(header, rows).markdown())
+
+
+if __name__ == "__main__":
+    main()

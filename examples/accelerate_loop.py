@@ -1,6 +1,6 @@
-"""Hugging Face accelerate: centralize the optimizer inside the one that `prepare` returns.
+"""Hugging Face Accelerate: centralize the optimizer inside the one that `prepare` returns.
 
-Needs accelerate, and scikit-learn for the data. Runs as it is, or by `accelerate launch`.
+Needs accelerate, and scikit-learn for the data. Run it with python or `accelerate launch`.
 """
 
 import torch
@@ -22,7 +22,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 
 accelerator = Accelerator(gradient_accumulation_steps=2)
 model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-# AcceleratedOptimizer has no hooks; the optimizer inside it has.
+# AcceleratedOptimizer does not call hooks; the optimizer inside it does.
 zeromean.centralize(optimizer.optimizer, model, at="update")
 print(zeromean.status(optimizer.optimizer))
 

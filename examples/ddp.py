@@ -20,7 +20,7 @@ x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
 y = torch.tensor(labels)
 train, test = range(1500), range(1500, len(y))
 
-torch.manual_seed(0)  # the same batches on every rank, which takes its part of each
+torch.manual_seed(0)  # the same batches on every rank; each takes its part
 model = DistributedDataParallel(
     nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
@@ -28,7 +28,7 @@ model = DistributedDataParallel(
     )
 )  # fmt: skip
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-handle = zeromean.centralize(optimizer, model)  # sees the gradients that DDP has averaged
+handle = zeromean.centralize(optimizer, model)  # sees the gradients after DDP averages them
 if rank == 0:
     print(handle.plan)
 

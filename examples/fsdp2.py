@@ -21,13 +21,13 @@ x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
 y = torch.tensor(labels)
 train, test = range(1500), range(1500, len(y))
 
-torch.manual_seed(0)  # the same weights and batches on every rank, which takes its part of each
+torch.manual_seed(0)  # the same weights and batches on every rank
 model = nn.Sequential(
     nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
     nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 4 * 4, 10),
 )  # fmt: skip
 fully_shard(model, mesh=init_device_mesh("cpu", (world,)))  # "cuda" on GPUs
-# The optimizer after fully_shard, which replaces the parameters; centralize after both.
+# fully_shard replaces the parameters: create the optimizer after it, then centralize.
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 handle = zeromean.centralize(optimizer, model, at="update")
 if rank == 0:

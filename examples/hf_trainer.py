@@ -1,4 +1,4 @@
-"""Hugging Face Trainer: a callback of six lines, on a small vision transformer.
+"""Hugging Face Trainer: centralize in a callback, for a small vision transformer.
 
 Needs transformers and accelerate, and scikit-learn for the data.
 """
@@ -20,7 +20,7 @@ import zeromean
 
 
 class Centralize(TrainerCallback):
-    """Attaches when training starts: the optimizer is made, wrapped and loaded by then."""
+    """Centralize when training starts; the optimizer is created, wrapped and loaded by then."""
 
     def on_train_begin(self, args, state, control, model, optimizer, **others):
         self.handle = zeromean.centralize(optimizer.optimizer, model, at="update")

@@ -2,15 +2,17 @@
 
     python examples/keras_image_folders.py TRAIN VALIDATION
 
-TRAIN and VALIDATION hold one folder of images a class, two classes. The network, the augmentation
-and the settings are those of a tutorial on gradient-centralization-tf (horses or humans, 300x300,
-1027 + 256 images). There the second run went on from the weights that the first had trained, and
-its centralization never acted. Here both runs start from the same fresh weights.
+TRAIN and VALIDATION contain one folder of images per class, for two classes. The network, the
+augmentation and the settings are those of a tutorial on gradient-centralization-tf (horses or
+humans, 300x300 pixels, 1027 + 256 images). In the tutorial the second run continues from the trained
+weights of the first, and centralization has no effect. Here both runs start from the same initial
+weights.
 
 Needs Keras with a backend (KERAS_BACKEND=torch, jax or tensorflow), and Pillow.
 """
 
 import argparse
+import math
 import time
 from pathlib import Path
 
@@ -24,13 +26,13 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 
 
 class ImageFolders(keras.utils.PyDataset):
-    """Batches of scaled images and their labels, 0 or 1, shuffled anew in each epoch."""
+    """Batches of scaled images and their labels, 0 or 1, shuffled in each epoch."""
 
     def __init__(self, folder: Path, size: int, batch: int, most: int, seed: int) -> None:
         super().__init__()
         classes = sorted(path for path in folder.iterdir() if path.is_dir())
         if len(classes) != 2:
-            raise SystemExit(f"{folder} has {len(classes)} folders; wanted one a class, of two")
+            raise SystemExit(f"{folder} has {len(classes)} folders; two are needed, one per class")
         self.files = [
             (file, label)
             for label, path in enumerate(classes)
@@ -60,10 +62,10 @@ def network(size: int) -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((size, size, 3)),
-            # Augmentation, in training only.
+            # Augmentation, in training only. The tutorial's shear_range=0.2 is 0.2 degrees.
             layers.RandomRotation(40 / 360),
             layers.RandomTranslation(0.2, 0.2),
-            layers.RandomShear(0.2, 0.2),
+            layers.RandomShear(math.radians(0.2)),
             layers.RandomZoom(0.2),
             layers.RandomFlip("horizontal"),
             layers.Conv2D(16, 3, activation="relu"),
@@ -83,12 +85,12 @@ def network(size: int) -> keras.Model:
 
 
 def run(options: argparse.Namespace, centralized: bool) -> tuple[float, float, float]:
-    """Seconds, validation accuracy and loss of one run from fresh weights."""
+    """Train from new weights; return seconds, validation accuracy and validation loss."""
     keras.utils.set_random_seed(options.seed)  # the same weights, batches and augmentation
     model = network(options.size)
     optimizer = keras.optimizers.RMSprop(1e-4)
     if centralized:
-        zeromean.keras.centralize(optimizer, model, at=options.at)  # the one line
+        zeromean.keras.centralize(optimizer, model, at=options.at)  # the only change
     model.compile(optimizer, loss="binary_crossentropy", metrics=["accuracy"])
     if centralized:
         optimizer.build(model.trainable_variables)
@@ -106,9 +108,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", type=Path)
     parser.add_argument("validation", type=Path)
-    parser.add_argument("--size", type=int, default=300, help="pixels a side")
+    parser.add_argument("--size", type=int, default=300, help="height and width in pixels")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=10, help="of 8 batches")
+    parser.add_argument("--epochs", type=int, default=10, help="number of epochs, 8 batches each")
     parser.add_argument("--at", choices=("gradient", "update"), default="gradient")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -119,7 +121,7 @@ def main() -> None:
     print(f"{'method':<12} {'seconds':>8} {'accuracy':>9} {'loss':>7}")
     for method, (seconds, accuracy, loss) in table.items():
         print(f"{method:<12} {seconds:>8.1f} {accuracy:>9.3f} {loss:>7.4f}")
-    print("One seed shows no difference: `zeromean compare` asks several and tests it.")
+    print("One seed proves no difference; `zeromean compare` tests it over several seeds.")
 
 
 if __name__ == "__main__":

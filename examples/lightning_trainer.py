@@ -1,4 +1,4 @@
-"""Lightning: one callback.
+"""Lightning: centralize by a callback.
 
 Needs lightning, and scikit-learn for the data.
 """

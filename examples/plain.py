@@ -1,4 +1,4 @@
-"""A plain loop: Gradient Centralization on handwritten digits, in one line.
+"""A plain training loop: Gradient Centralization on handwritten digits.
 
 Needs scikit-learn, for the data.
 """
@@ -22,7 +22,7 @@ model = nn.Sequential(
     nn.Linear(32 * 4 * 4, 10),
 )  # fmt: skip
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-handle = zeromean.centralize(optimizer, model)  # the one line
+handle = zeromean.centralize(optimizer, model)  # the only change
 print(handle.plan)
 
 before = model[-1].weight.detach().mean(1)
@@ -31,7 +31,7 @@ for epoch in range(5):
     for batch in torch.randperm(len(train)).split(100):
         optimizer.zero_grad()
         F.cross_entropy(model(x[batch]), y[batch]).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)  # clipped first, centered in step
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)  # clipping comes first; step centers
         optimizer.step()
     model.eval()
     with torch.no_grad():

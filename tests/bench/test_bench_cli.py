@@ -1,14 +1,16 @@
-"""``zeromean bench`` as a user meets it: a table and two files, or one clear line."""
+"""``zeromean bench``: a table and two files, or one line with the error."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from zeromean.bench import plot, run, timing
+from zeromean.bench import report, run
+from zeromean.bench.paired_timing import time_in_turn
 from zeromean.cli import app
 
 
@@ -19,15 +21,15 @@ def invoke(*arguments: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "SHORTEST", 0)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "time_in_turn", partial(time_in_turn, min_seconds=0))
 
 
 SMALL = ("--tensors", "tiny", "--optimizer", "sgd", "--repeats", "1", "--threads", "1")
 
 
-@pytest.mark.usefixtures("_quick")
-def test_a_benchmark_leaves_a_table_and_a_picture(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_fast")
+def test_bench_writes_tables_and_figure(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     code, stdout, stderr = invoke(*SMALL, "--out", out)
     assert (code, stderr) == (0, "")
@@ -37,23 +39,23 @@ def test_a_benchmark_leaves_a_table_and_a_picture(tmp_path: Path) -> None:
     assert stdout == f"{page}\n{out}/bench.md\n{out}/bench.png\n"
 
 
-@pytest.mark.usefixtures("_quick")
-def test_an_earlier_benchmark_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_fast")
+def test_earlier_results_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "bench.md").write_text("mine")
     code, stdout, stderr = invoke(*SMALL, "--out", tmp_path)
     assert (code, stdout) == (2, "")
-    assert "which already holds bench.md" in stderr
+    assert "already contains bench.md" in stderr
     assert (tmp_path / "bench.md").read_text() == "mine"
 
 
-@pytest.mark.usefixtures("_quick")
-def test_the_table_is_printed_even_if_no_file_can_be_written(
+@pytest.mark.usefixtures("_fast")
+def test_table_is_printed_if_no_file_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(plot, "draw", full)
+    monkeypatch.setattr(report, "save_figure", full)
     code, stdout, stderr = invoke(*SMALL, "--out", tmp_path / "out")
     assert code == 2
     assert "## SGD, 300 tiny tensors" in stdout
@@ -64,25 +66,26 @@ def test_the_table_is_printed_even_if_no_file_can_be_written(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("--tensors", "vgg"), "--tensors vgg; wanted any of resnet50, gpt2, tiny"),
-        (("--tensors", ""), "--tensors ; wanted any of"),
-        (("--tensors", "tiny,tiny"), "wanted each name once"),
-        (("--optimizer", "lion"), "--optimizer lion; wanted any of sgd, adamw"),
-        (("--repeats", "0"), "--repeats 0; wanted 1 or more"),
+        (("--tensors", "vgg"), "--tensors does not know 'vgg'. Use any of resnet50, gpt2, tiny."),
+        (("--tensors", ""), "--tensors does not know ''. Use any of"),
+        (("--tensors", "tiny,tiny"), "--tensors contains tiny 2 times. Pass tiny once."),
+        (("--optimizer", "lion"), "--optimizer does not know 'lion'. Use any of sgd, adamw."),
+        (("--repeats", "0"), "--repeats is 0; at least 1 is needed"),
         (("--repeats", "many"), "'--repeats'"),
-        (("--threads", "-1"), "--threads -1; wanted 1 or more"),
-        (("--device", "abacus"), "--device abacus, which torch cannot use here"),
-        (("--device", "meta"), "--device meta, which torch cannot use here"),
-        (("--out", os.devnull), f"--out {os.devnull}, which is a file"),
+        (("--threads", "-1"), "--threads is -1; at least 1 is needed"),
+        (("--device", "abacus"), "torch cannot use --device abacus here"),
+        (("--device", "meta"), "torch cannot use --device meta here"),
+        (("--out", os.devnull), f"--out {os.devnull} is a file"),
         (("--out", "x" * 300), "cannot be used"),
+        (("--clock", "sun"), "--clock does not know 'sun'. Use any of wall, cpu."),
         (("--epochs", "3"), "No such option: --epochs"),
     ],
 )
-def test_bad_input_ends_with_one_line_before_anything_is_measured(
+def test_invalid_option_is_one_line_before_measuring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "duel", lambda *arguments: pytest.fail("measuring began"))
+    monkeypatch.setattr(run, "time_in_turn", lambda *_, **__: pytest.fail("measuring began"))
     code, stdout, stderr = invoke(*arguments)
     assert (code, stdout) == (2, "")
     assert stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""compile and fit, custom loops, files: the ways in which Keras trains."""
+"""compile and fit, custom loops, saved files and distribution."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ O = keras.optimizers  # noqa: E741
 BACKEND = keras.backend.backend()
 
 
-once = pytest.mark.skipif(BACKEND != "torch", reason="no tensor is touched: once is enough")
+once = pytest.mark.skipif(BACKEND != "torch", reason="independent of the backend")
 
 
 def fit(model: Any, **options: Any) -> Any:
@@ -85,23 +85,23 @@ def test_averaged_weights_and_accumulation(supports: Supports) -> None:
 
 
 @once
-def test_a_model_that_is_built_by_fit() -> None:
+def test_model_built_by_fit() -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([L.Flatten(), L.Dense(3)])
     optimizer = zeromean.keras.centralize(O.SGD(0.01), model)
     model.compile(optimizer, loss="mse")
     with pytest.raises(ZeromeanError, match="not built yet"):
         zeromean.keras.explain(optimizer)
-    with pytest.raises(ZeromeanError, match="call it on a batch first"):
+    with pytest.raises(ZeromeanError, match="Call it on a batch first"):
         zeromean.keras.explain(model)
-    with pytest.raises(ZeromeanError, match="call it on a batch first"):
+    with pytest.raises(ZeromeanError, match="Call it on a batch first"):
         optimizer.get_config()
     fit(model, epochs=1)
     assert [row.centered for row in zeromean.keras.explain(model.optimizer)] == [True, False]
 
 
 class Twice(keras.Model):
-    """A subclassed model: a layer used twice, one in a list, one without a gradient."""
+    """A subclassed model with a layer used twice and a layer in a list."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Twice(keras.Model):
 
 
 @once
-def test_a_subclassed_model_with_a_shared_layer() -> None:
+def test_subclassed_model_with_shared_layer() -> None:
     keras.utils.set_random_seed(0)
     model = Twice()
     model.compile(zeromean.keras.centralize(O.SGD(0.01), model), loss="mse")
@@ -128,7 +128,7 @@ def test_a_subclassed_model_with_a_shared_layer() -> None:
 
 
 @once
-def test_layers_that_are_frozen_when_compiled() -> None:
+def test_layers_frozen_before_compile() -> None:
     model = convnet()
     model.layers[0].trainable = False
     optimizer = zeromean.keras.centralize(O.SGD(0.01), model)
@@ -141,9 +141,9 @@ def test_layers_that_are_frozen_when_compiled() -> None:
 
 
 @once
-def test_a_layer_that_the_model_never_calls_and_nothing_to_train() -> None:
+def test_uncalled_layer_and_no_trainable_weights() -> None:
     model = Twice()
-    model.heads.append(L.Dense(5))  # it stays without variables
+    model.heads.append(L.Dense(5))  # it has no variables
     with pytest.warns(UserWarning, match="it has unbuilt state"):  # Keras'
         model(batch()[0])
     model.compile(zeromean.keras.centralize(O.SGD(0.01), model), loss="mse")
@@ -171,7 +171,7 @@ def test_copies(how: Callable[[Any], Any]) -> None:
 
 
 @once
-def test_callbacks_find_the_optimizer_that_they_know() -> None:
+def test_callbacks_find_the_optimizer() -> None:
     model = convnet()
     model.compile(zeromean.keras.centralize(O.Adam(0.01), model), loss="mse")
     halved = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
@@ -180,7 +180,7 @@ def test_callbacks_find_the_optimizer_that_they_know() -> None:
 
 
 @pytest.mark.parametrize(("at", "scaled"), [("gradient", False), ("update", True)])
-def test_a_saved_model_goes_on_as_if_it_had_not_stopped(
+def test_saved_model_resumes_exactly(
     at: str, scaled: bool, tmp_path: Path, supports: Supports
 ) -> None:
     model = convnet()
@@ -201,7 +201,7 @@ def test_a_saved_model_goes_on_as_if_it_had_not_stopped(
     assert furthest(means(loaded), start) < 1e-6
     assert furthest(values(loaded.variables), values(model.variables)) == 0
     what = "a saved model, LossScaleOptimizer" if scaled else "a saved model"
-    supports("Driver", what, at, "goes on as if it had not stopped")
+    supports("Driver", what, at, "training resumes exactly")
 
 
 def plan_text(optimizer: Any) -> list[tuple[Any, ...]]:
@@ -212,7 +212,7 @@ def plan_text(optimizer: Any) -> list[tuple[Any, ...]]:
 
 
 @once
-def test_a_model_that_is_saved_before_it_trains(tmp_path: Path) -> None:
+def test_model_saved_before_training(tmp_path: Path) -> None:
     model = convnet()
     model.compile(zeromean.keras.centralize(O.SGD(0.01), model, layers="conv"), loss="mse")
     model.save(tmp_path / "model.keras")
@@ -234,14 +234,14 @@ def test_half_precision_state_is_saved(tmp_path: Path) -> None:
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert furthest(values(loaded.optimizer.variables), values(model.optimizer.variables)) == 0
-    lost = [v for v in loaded.optimizer.variables if "zeromean_lost" in v.path]
-    assert len(lost) == 1
-    assert np.abs(values(lost)[0]).max() > 0
+    errors = [v for v in loaded.optimizer.variables if "zeromean_rounding_error" in v.path]
+    assert len(errors) == 1
+    assert np.abs(values(errors)[0]).max() > 0
 
 
 @keras.saving.register_keras_serializable("test")
 class Signs(O.Optimizer):
-    """A user's own optimizer."""
+    """A custom optimizer."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         self.assign_sub(variable, keras.ops.sign(gradient) * learning_rate)
@@ -249,7 +249,7 @@ class Signs(O.Optimizer):
 
 @once
 @pytest.mark.parametrize("make", [Signs, O.Lamb], ids=["own", "Lamb"])
-def test_the_config_of_any_optimizer(make: Any) -> None:
+def test_config_of_any_optimizer(make: Any) -> None:
     model = convnet()
     with pytest.warns(ZeromeanWarning, match="without a model"):
         optimizer = zeromean.keras.centralize(make(0.01), layers="conv", scope="tensor")
@@ -267,14 +267,14 @@ def test_the_config_of_any_optimizer(make: Any) -> None:
 
 
 @once
-def test_a_file_names_the_optimizer_for_every_backend() -> None:
-    """Keras would save torch's variant of SGD under a name that other backends do not have."""
+def test_saved_class_name_is_independent_of_the_backend() -> None:
+    """Keras saves torch's variant of SGD under a name that other backends do not have."""
     config = json.dumps(O.serialize(zeromean.keras.centralize(O.SGD(0.01), convnet())))
     assert '"module": "keras.optimizers", "class_name": "SGD"' in config
 
 
 @once
-def test_loading_without_zeromean_says_what_is_missing(tmp_path: Path) -> None:
+def test_loading_without_zeromean_names_the_module(tmp_path: Path) -> None:
     model = convnet()
     model.compile(zeromean.keras.centralize(O.SGD(0.01), model), loss="mse")
     model.save(tmp_path / "model.keras")
@@ -287,7 +287,7 @@ def test_loading_without_zeromean_says_what_is_missing(tmp_path: Path) -> None:
 
 
 @once
-def test_attaching_to_a_run_asks_for_a_new_compile() -> None:
+def test_attaching_during_training_warns() -> None:
     model = convnet()
     model.compile(O.SGD(0.01), loss="mse")
     fit(model, epochs=1)
@@ -303,23 +303,23 @@ def test_attaching_to_a_run_asks_for_a_new_compile() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: zeromean.keras.centralize("sgd", m), r"keras\.optimizers\.Optimizer"),
-        (lambda m: zeromean.keras.centralize(O.SGD(), "m"), "a Keras model or layer"),
+        (lambda m: zeromean.keras.centralize("sgd", m), r"must be a keras\.optimizers\.Optimizer"),
+        (lambda m: zeromean.keras.centralize(O.SGD(), "m"), "must be a Keras model or layer"),
         (lambda m: zeromean.keras.centralize(O.SGD(), m, at="backward"), 'at="backward"'),
         (lambda m: zeromean.keras.centralize(O.SGD(), m, layers="convs"), 'layers="convs"'),
         (lambda m: zeromean.keras.centralize(O.SGD(), m, scope="all"), 'scope="all"'),
         (lambda m: zeromean.keras.centralize(O.SGD(), embeddings=True), "needs the model"),
         (lambda m: zeromean.keras.centralize(O.SGD(), layers=lambda *a: True), "there is no model"),
-        (lambda m: zeromean.keras.centralize(O.Ftrl(), m, at="update"), "sums of gradients"),
+        (lambda m: zeromean.keras.centralize(O.Ftrl(), m, at="update"), "from sums of gradients"),
         (
             lambda m: zeromean.keras.centralize(O.ScheduleFreeAdamW(), m, at="update"),
-            "its own mean",
+            "keeps its own mean",
         ),
         (
             lambda m: zeromean.keras.centralize(zeromean.keras.centralize(O.SGD(), m), m),
-            "centralized already",
+            "already centralized",
         ),
-        (lambda m: zeromean.keras.explain(O.SGD()), "SGD to explain"),
+        (lambda m: zeromean.keras.explain(O.SGD()), "SGD has no plan"),
         (
             lambda m: zeromean.keras.explain(zeromean.keras.centralize(O.SGD(), m)),
             "not built yet",
@@ -340,7 +340,7 @@ def test_refusals_once_built() -> None:
     model, other = convnet(), convnet()
     optimizer = zeromean.keras.centralize(O.SGD(), model)
     optimizer.build(model.trainable_variables)
-    with pytest.raises(ZeromeanError, match="layers together with an optimizer"):
+    with pytest.raises(ZeromeanError, match="layers cannot be combined with an optimizer"):
         zeromean.keras.explain(optimizer, layers="conv")
     stranger = zeromean.keras.centralize(O.SGD(), other)
     with pytest.raises(ZeromeanError, match="share no variable"):
@@ -354,7 +354,7 @@ def test_refusals_once_built() -> None:
         nothing.build(model.trainable_variables)
 
 
-def loop_of_tensorflow(model: Any, optimizer: Any, x: Any, y: Any) -> None:
+def loop_on_tensorflow(model: Any, optimizer: Any, x: Any, y: Any) -> None:
     import tensorflow as tf
 
     @tf.function
@@ -367,7 +367,7 @@ def loop_of_tensorflow(model: Any, optimizer: Any, x: Any, y: Any) -> None:
         train()
 
 
-def loop_of_torch(model: Any, optimizer: Any, x: Any, y: Any) -> None:
+def loop_on_torch(model: Any, optimizer: Any, x: Any, y: Any) -> None:
     y = keras.ops.convert_to_tensor(y)
     for _ in range(2):
         model.zero_grad()
@@ -376,7 +376,7 @@ def loop_of_torch(model: Any, optimizer: Any, x: Any, y: Any) -> None:
         optimizer.apply(gradients, model.trainable_variables)  # with or without no_grad
 
 
-def loop_of_jax(model: Any, optimizer: Any, x: Any, y: Any) -> None:
+def loop_on_jax(model: Any, optimizer: Any, x: Any, y: Any) -> None:
     import jax
 
     optimizer.build(model.trainable_variables)
@@ -400,20 +400,20 @@ def loop_of_jax(model: Any, optimizer: Any, x: Any, y: Any) -> None:
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_a_loop_of_ones_own_is_what_fit_does(at: str, supports: Supports) -> None:
+def test_custom_loop_equals_fit(at: str, supports: Supports) -> None:
     model, twin = convnet(), convnet()
     optimizer = zeromean.keras.centralize(O.SGD(0.01, momentum=0.9), model, at=at)
     x, y = batch()
-    globals()[f"loop_of_{BACKEND}"](model, optimizer, x, y)
+    globals()[f"loop_on_{BACKEND}"](model, optimizer, x, y)
     twin.compile(zeromean.keras.centralize(O.SGD(0.01, momentum=0.9), twin, at=at), loss="mse")
     fit(twin, batch_size=16)
     assert furthest(values(model.trainable_variables), values(twin.trainable_variables)) < 1e-5
-    supports("Driver", "a loop of one's own", at, "what fit does")
+    supports("Driver", "a custom training loop", at, "equal to fit")
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's own")
-def test_two_replicas_are_one(supports: Supports) -> None:
-    """tf.distribute, in a process of its own: devices are split before TensorFlow starts."""
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow only")
+def test_two_replicas_equal_one(supports: Supports) -> None:
+    """tf.distribute, in a separate process: TensorFlow must split devices when it starts."""
     probe = Path(__file__).with_name("replicas.py")
     done = subprocess.run([sys.executable, probe], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -421,9 +421,9 @@ def test_two_replicas_are_one(supports: Supports) -> None:
         supports("Distributed", "MirroredStrategy, 2 replicas", at, "fit as with one")
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="JAX's own")
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX only")
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_two_devices_are_one(at: str, supports: Supports) -> None:
+def test_two_devices_equal_one(at: str, supports: Supports) -> None:
     def train(distribution: Any) -> Any:
         keras.distribution.set_distribution(distribution)
         model = convnet()
@@ -440,7 +440,7 @@ def test_two_devices_are_one(at: str, supports: Supports) -> None:
     supports("Distributed", "DataParallel, 2 devices", at, "fit as with one")
 
 
-def test_a_variable_without_a_gradient_does_not_move() -> None:
+def test_variable_without_gradient_does_not_move() -> None:
     model = convnet()
     optimizer = zeromean.keras.centralize(O.SGD(0.1), model, at="update")
     optimizer.build(model.trainable_variables)

@@ -1,4 +1,4 @@
-"""gradient-centralization-tf's names, and what its own tests never asked."""
+"""The API of gradient-centralization-tf, and its effect in fit."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ CLASSES = {
     "adadelta": "Adadelta",
     "adam": "Adam",
     "adamax": "Adamax",
-    "ftrl": "Ftrl",  # theirs makes an Adamax, and raises
+    "ftrl": "Ftrl",  # the published one creates an Adamax and raises an error
     "nadam": "Nadam",
     "rmsprop": "RMSprop",
     "sgd": "SGD",
 }
-# What the published functions take.
+# Arguments of the published functions.
 DEFAULTS = {
     "adagrad": {"learning_rate": 0.001, "initial_accumulator_value": 0.1, "epsilon": 1e-07},
     "adadelta": {"learning_rate": 0.001, "rho": 0.95, "epsilon": 1e-07},
@@ -74,7 +74,7 @@ def unit_means(model: Any) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_each_name_makes_its_optimizer_and_centers(name: str) -> None:
+def test_each_function_creates_a_centralized_optimizer(name: str) -> None:
     make = getattr(gctf.optimizers, name)
     found = {key: p.default for key, p in inspect.signature(make).parameters.items()}
     assert found == DEFAULTS[name]
@@ -91,8 +91,8 @@ def test_each_name_makes_its_optimizer_and_centers(name: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["name", "get_gradients"])
-def test_after_fit_the_means_are_kept_and_the_weights_differ(way: str, supports: Supports) -> None:
-    """What the published package's tests never ask: whether ``fit`` does anything at all."""
+def test_fit_keeps_means_and_changes_weights(way: str, supports: Supports) -> None:
+    """The published package has no effect in ``fit``."""
     if way == "name":
         optimizer = gctf.optimizers.sgd(learning_rate=0.05)
     else:
@@ -106,7 +106,7 @@ def test_after_fit_the_means_are_kept_and_the_weights_differ(way: str, supports:
     supports("Driver", what, "gradient", "after fit: SGD's means kept, weights unlike plain ones")
 
 
-def test_the_gradients_are_the_losses_clipped_and_centered(supports: Supports) -> None:
+def test_gradients_are_clipped_then_centered(supports: Supports) -> None:
     model = network()
     x, y = tensors(list(batch()))
     params = model.trainable_variables
@@ -129,7 +129,7 @@ def test_the_gradients_are_the_losses_clipped_and_centered(supports: Supports) -
     supports("Number", "gctf.get_centralized_gradients", "gradient", "numpy's, of the same loss")
 
 
-def test_a_loss_that_is_a_tensor() -> None:
+def test_loss_as_a_tensor() -> None:
     backend = keras.backend.backend()
     w = keras.Variable(np.array([[1.0, 2.0], [3.0, 5.0]]), dtype="float32", name="w")
 
@@ -156,8 +156,8 @@ def test_a_loss_that_is_a_tensor() -> None:
     np.testing.assert_allclose(values([found])[0], [[-2, -3], [2, 3]])
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX's gradient there is zero")
-def test_a_loss_that_leaves_a_variable_out() -> None:
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX returns a zero gradient")
+def test_loss_without_a_variable() -> None:
     v, w = (keras.Variable(np.ones((2, 2)), name=name) for name in "vw")
     with pytest.raises(ZeromeanError, match="does not depend on w"):
         gctf.get_centralized_gradients(O.SGD(), lambda: keras.ops.sum(v * v), [v, w])
@@ -165,21 +165,21 @@ def test_a_loss_that_leaves_a_variable_out() -> None:
         gctf.get_centralized_gradients(O.SGD(), lambda: keras.ops.ones(()), [w])
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="once is enough")
-def test_refusals() -> None:
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="independent of the backend")
+def test_invalid_arguments_raise() -> None:
     parts = O.MultiOptimizer(O.OptimizerMap(O.SGD(0.1)))
-    with pytest.raises(ZeromeanError, match="centralize the optimizers of its map"):
-        gctf.centralized_gradients_for_optimizer(parts)  # would be a word without an effect
+    with pytest.raises(ZeromeanError, match="Centralize the optimizers of its map"):
+        gctf.centralized_gradients_for_optimizer(parts)
     w = keras.Variable(np.ones((2, 2)), name="w")
     for make in (
         lambda: gctf.centralized_gradients_for_optimizer("sgd"),
         lambda: gctf.get_centralized_gradients("sgd", lambda: keras.ops.sum(w), [w]),
     ):
-        with pytest.raises(ZeromeanError, match="str as the optimizer"):
+        with pytest.raises(ZeromeanError, match="optimizer is a str"):
             make()
 
 
-def test_an_optimizer_that_is_centralized_stays_so() -> None:
+def test_centralized_optimizer_is_left_unchanged() -> None:
     optimizer = gctf.optimizers.adam()
     gctf.centralized_gradients_for_optimizer(optimizer)
     optimizer.build(network().trainable_variables)

@@ -1,4 +1,4 @@
-"""Fan-in axes of Keras' layers, against what the layers compute."""
+"""Fan-in axes of Keras layers, tested against the outputs of the layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zeromean.keras.projection import center, vector_means
 
 Supports = Callable[[str, str, str, str], None]
 
-# layer, input shape, how many of the output's last axes count units
+# layer, input shape, number of trailing output axes that index units
 LAYERS = {
     "Dense": (lambda: L.Dense(3), (4,), 1),
     "Dense on sequences": (lambda: L.Dense(3), (5, 4), 1),
@@ -38,13 +38,13 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_weight_vectors_are_what_feeds_an_output_unit(name: str, supports: Supports) -> None:
-    """Each vector of the last kernel alone, on positive inputs, feeds one unit, and its own."""
+def test_weight_vector_feeds_one_output_unit(name: str, supports: Supports) -> None:
+    """With positive inputs, each vector of the last kernel alone feeds exactly one unit."""
     make, shape, unit_axes = LAYERS[name]
     layer = make()
     x = np.random.default_rng(0).uniform(0.5, 1, (1, *shape)).astype("float32")
     layer(x)
-    for variable in layer.trainable_variables:  # a separable one's first kernel lets all pass
+    for variable in layer.trainable_variables:  # the depthwise kernel passes everything
         variable.assign(np.full(variable.shape, float("kernel" in variable.name)))
     kernel = next(v for v in reversed(layer.trainable_variables) if "kernel" in v.name)
     row = next(row for row in zeromean.keras.explain(layer) if row.parameter is kernel)
@@ -58,12 +58,10 @@ def test_weight_vectors_are_what_feeds_an_output_unit(name: str, supports: Suppo
         fed = output.reshape(-1, int(np.prod(output.shape[-unit_axes:]))).sum(0)
         units.append(np.flatnonzero(fed).tolist())
     assert sorted(units) == [[unit] for unit in range(len(fed))]
-    supports("Layer", name, "-", "weight vectors are what feeds an output unit")
+    supports("Layer", name, "-", "each weight vector feeds one output unit")
 
 
-once = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="no tensor is touched: once is enough"
-)
+once = pytest.mark.skipif(keras.backend.backend() != "torch", reason="independent of the backend")
 
 
 def built(layer: keras.Layer, *shapes: tuple[int | None, ...]) -> keras.Layer:
@@ -73,7 +71,7 @@ def built(layer: keras.Layer, *shapes: tuple[int | None, ...]) -> keras.Layer:
 
 
 def plan(model: keras.Layer, **options: object) -> dict[str, tuple[int, ...]]:
-    """Variable, without its layers' names -> the axes it is centered over."""
+    """Map each variable, without the names of its layers, to the axes it is centered over."""
     return {
         row.name.split("/")[-1]: row.axes if row.centered else ()
         for row in zeromean.keras.explain(model, **options)
@@ -95,10 +93,10 @@ def test_conv_lstm() -> None:
 
 
 @once
-def test_a_separable_convolution_has_a_depthwise_kernel() -> None:
+def test_separable_convolution_has_a_depthwise_kernel() -> None:
     layer = built(L.SeparableConv2D(3, 2, depth_multiplier=2), (None, 4, 4, 3))
-    told = {"depthwise_kernel": (0, 1), "pointwise_kernel": (0, 1, 2), "bias": ()}
-    assert plan(layer) == told
+    expected = {"depthwise_kernel": (0, 1), "pointwise_kernel": (0, 1, 2), "bias": ()}
+    assert plan(layer) == expected
 
 
 @once
@@ -111,7 +109,7 @@ def test_attention(supports: Supports) -> None:
 
 
 @once
-def test_embeddings_are_off_and_go_over_tokens_without_the_masked_one(supports: Supports) -> None:
+def test_embeddings_are_off_by_default_and_skip_the_masked_token(supports: Supports) -> None:
     layer = built(L.Embedding(7, 3, mask_zero=True), (None, 2))
     assert plan(layer) == {"embeddings": ()}
     (row,) = zeromean.keras.explain(layer, embeddings=True)
@@ -121,7 +119,7 @@ def test_embeddings_are_off_and_go_over_tokens_without_the_masked_one(supports: 
 
 @once
 @pytest.mark.parametrize("tied", [True, False])
-def test_an_embedding_that_is_the_output_too_is_left_alone(tied: bool) -> None:
+def test_tied_embedding_is_left_alone(tied: bool) -> None:
     layer = built(L.ReversibleEmbedding(7, 3, tie_weights=tied), (None, 2))
     other = {} if tied else {"reverse_embeddings": (0,)}
     assert plan(layer, embeddings=True) == {"embeddings": () if tied else (0,), **other}
@@ -139,10 +137,10 @@ def test_lora() -> None:
     a = {"dense": (0,), "conv": (0, 1, 2), "out": (0,), "in": ()}
     for name, layer in layers.items():
         built(layer, shapes[name]).enable_lora(2)
-        told = plan(layer)
-        assert told["kernel"] == ()  # frozen
-        assert told["lora_kernel_a"] == a[name]
-        assert told["lora_kernel_b"] == (() if name == "in" else (0,))
+        axes = plan(layer)
+        assert axes["kernel"] == ()  # frozen
+        assert axes["lora_kernel_a"] == a[name]
+        assert axes["lora_kernel_b"] == (() if name == "in" else (0,))
 
 
 @once
@@ -153,7 +151,7 @@ def test_norms_are_left_alone(kind: str) -> None:
 
 
 @once
-def test_a_spectral_norm_leaves_the_matrix_to_the_layer_inside() -> None:
+def test_spectral_norm_uses_the_rule_of_the_wrapped_layer() -> None:
     for inner, axes in ((L.Dense(3), (0,)), (L.Conv2DTranspose(3, 2), (0, 1, 3))):
         layer = built(L.SpectralNormalization(inner), (None, 4, 4, 2))
         assert plan(layer) == {"kernel": axes, "bias": ()}
@@ -162,7 +160,7 @@ def test_a_spectral_norm_leaves_the_matrix_to_the_layer_inside() -> None:
 
 
 @once
-def test_slopes_and_unknown_layers_are_left_alone_with_the_reason() -> None:
+def test_slopes_and_unknown_layers_are_left_alone() -> None:
     prelu = built(L.PReLU(), (None, 4, 3))
     (row,) = zeromean.keras.explain(prelu)
     assert (row.centered, row.reason) == (False, "a slope multiplies one input")
@@ -178,7 +176,9 @@ def test_slopes_and_unknown_layers_are_left_alone_with_the_reason() -> None:
     (row,) = zeromean.keras.explain(layer)
     assert "no rule describes Mixing" in row.reason
     try:
-        register(Mixing)(lambda layer: {"table": FanIn((0,))})  # by attribute: it has no name
+        register(Mixing)(
+            lambda layer: {"table": FanIn((0,))}
+        )  # by attribute; the variable has no name
         (row,) = zeromean.keras.explain(layer)
         assert (row.centered, row.axes, row.reason) == (True, (0,), "Mixing, fan-in 4")
         register(Mixing)(lambda layer: {"tables": FanIn((0,))})
@@ -195,7 +195,7 @@ def test_fan_in_1_is_left_alone() -> None:
 
 
 @once
-def test_what_options_choose() -> None:
+def test_options_select_layers() -> None:
     model = keras.Sequential([keras.Input((5, 3)), L.Conv1D(4, 2), L.Flatten(), L.Dense(2)])
     conv, dense = (v.path for v in model.trainable_variables if v.name == "kernel")
 
@@ -213,7 +213,7 @@ def test_what_options_choose() -> None:
 
 
 @once
-def test_a_shared_layer_is_listed_once_and_a_frozen_one_left_alone() -> None:
+def test_shared_layer_is_listed_once_and_frozen_layer_left_alone() -> None:
     x = keras.Input((4,))
     shared = L.Dense(4)
     model = keras.Model(x, L.Dense(2, trainable=False)(shared(shared(x))))
@@ -224,7 +224,7 @@ def test_a_shared_layer_is_listed_once_and_a_frozen_one_left_alone() -> None:
 
 
 @once
-def test_disagreeing_owners_of_one_variable() -> None:
+def test_disagreeing_owners_are_left_alone() -> None:
     class Head(keras.Layer):
         def __init__(self, other):
             super().__init__()
@@ -271,7 +271,7 @@ def test_groups_and_padding(shape: tuple[int, ...], fan_in: FanIn) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_means_accumulate_in_float32(dtype: str) -> None:
-    x = keras.ops.cast(np.full((70_000, 1), 3.0), dtype)  # its sum is past float16's largest
+    x = keras.ops.cast(np.full((70_000, 1), 3.0), dtype)  # its sum overflows float16
     (found,) = values([vector_means(x, FanIn((0,)))])
     np.testing.assert_allclose(found, 3.0, rtol=1e-5)
     assert center(x, FanIn((0,))).dtype == x.dtype

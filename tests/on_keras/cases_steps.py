@@ -1,4 +1,4 @@
-"""Single steps of every Keras optimizer, against the plain optimizer and numpy's means."""
+"""Single steps of every Keras optimizer, against the plain optimizer and means by numpy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OPTIMIZERS = {
 REFUSED = {"Ftrl", "ScheduleFreeAdamW"}
 
 
-def test_every_optimizer_of_keras_is_here() -> None:
+def test_every_keras_optimizer_is_listed() -> None:
     others = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer"}
     found = {
         name
@@ -54,7 +54,7 @@ def pair() -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_at_gradient_is_the_plain_optimizer_on_centered_gradients(
+def test_gradient_equals_plain_optimizer_on_centered_gradients(
     name: str, supports: Supports
 ) -> None:
     model, twin = pair()
@@ -71,7 +71,7 @@ def test_at_gradient_is_the_plain_optimizer_on_centered_gradients(
 
 
 @pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - REFUSED))
-def test_at_update_projects_the_whole_change(name: str, supports: Supports) -> None:
+def test_update_projects_the_whole_change(name: str, supports: Supports) -> None:
     model, twin = pair()
     over = fan_ins(model)
     optimizer = zeromean.keras.centralize(OPTIMIZERS[name](), model, at="update")
@@ -90,7 +90,7 @@ def test_at_update_projects_the_whole_change(name: str, supports: Supports) -> N
         assert furthest(found, values(twin.trainable_variables)) < 1e-5
     kept = [(mean(a, f), mean(b, f)) for a, b, f in zip(start, found, over, strict=True) if f]
     assert all(np.abs(a - b).max() < 1e-6 for a, b in kept)
-    supports("Optimizer", name, "update", "the plain step, then numpy's means put back")
+    supports("Optimizer", name, "update", "the plain step, then means restored by numpy")
 
 
 def clipped_by_norm(arrays: list[np.ndarray], norm: float) -> list[np.ndarray]:
@@ -112,7 +112,7 @@ def clipped_together(arrays: list[np.ndarray], norm: float) -> list[np.ndarray]:
     ids=["clipnorm", "global_clipnorm", "clipvalue"],
 )
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_gradients_are_averaged_then_clipped_then_centered(
+def test_gradients_are_averaged_clipped_centered(
     options: dict[str, float],
     clip: Callable[[list[np.ndarray]], list[np.ndarray]],
     accumulated: int,
@@ -137,9 +137,7 @@ def test_gradients_are_averaged_then_clipped_then_centered(
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_a_loss_scale_optimizer_centers_unscaled_gradients_and_skips_others(
-    at: str, supports: Supports
-) -> None:
+def test_loss_scale_optimizer_centers_unscaled_gradients(at: str, supports: Supports) -> None:
     model, twin = pair()
     optimizer = O.LossScaleOptimizer(O.SGD(0.1), initial_scale=8.0)
     assert zeromean.keras.centralize(optimizer, model, at=at) is optimizer
@@ -166,9 +164,9 @@ def test_loss_scale_factor_and_a_schedule(at: str) -> None:
     assert furthest(found, expected) < 1e-6
 
 
-def test_a_multi_optimizers_parts_are_centralized_one_by_one() -> None:
+def test_parts_of_multi_optimizer_are_centralized() -> None:
     model, twin = pair()
-    with pytest.raises(ZeromeanError, match="centralize the optimizers of its map"):
+    with pytest.raises(ZeromeanError, match="Centralize the optimizers of its map"):
         zeromean.keras.centralize(O.MultiOptimizer(O.OptimizerMap(O.SGD(0.1))), model)
     parts = [zeromean.keras.centralize(make(), model) for make in (O.SGD, O.Adam)]
     optimizer = O.MultiOptimizer(O.OptimizerMap(parts[0], {".*dense.*": parts[1]}))
@@ -180,7 +178,7 @@ def test_a_multi_optimizers_parts_are_centralized_one_by_one() -> None:
     assert len(left) == 3
 
 
-def test_a_users_own_optimizer() -> None:
+def test_custom_optimizer() -> None:
     class Signs(O.Optimizer):
         def update_step(self, gradient, variable, learning_rate):
             self.assign_sub(variable, keras.ops.sign(gradient) * learning_rate)
@@ -193,7 +191,7 @@ def test_a_users_own_optimizer() -> None:
     assert furthest(found, expected) < 1e-6
 
 
-def test_without_a_model_all_axes_but_the_last() -> None:
+def test_without_model_all_axes_but_the_last() -> None:
     model, twin = pair()
     with pytest.warns(ZeromeanWarning, match="depthwise and separable"):
         optimizer = zeromean.keras.centralize(O.SGD(1.0))
@@ -215,7 +213,7 @@ def test_without_a_model_all_axes_but_the_last() -> None:
     assert {len(row.shape) for row in convs.plan.centered} == {4}
 
 
-def test_embeddings_over_their_tokens() -> None:
+def test_embeddings_are_centered_over_tokens() -> None:
     model = keras.Sequential([keras.Input((2,)), L.Embedding(6, 3, mask_zero=True)])
     (table,) = values(model.trainable_variables)
     optimizer = zeromean.keras.centralize(O.SGD(1.0), model, embeddings=True)
@@ -227,12 +225,12 @@ def test_embeddings_over_their_tokens() -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_weights_keep_their_means(dtype: str, supports: Supports) -> None:
-    """Put back each step, with what rounding lost: the mean stays far below a rounding step."""
+    """With the rounding error carried, the drift stays far below a rounding step."""
 
     def drift(centralized: bool) -> float:
         keras.utils.set_random_seed(0)
         model = keras.Sequential([keras.Input((256,)), L.Dense(4, dtype=dtype)])
-        optimizer = O.RMSprop(1e-3, weight_decay=0.1)  # in bfloat16 Keras' Adam never moves
+        optimizer = O.RMSprop(1e-3, weight_decay=0.1)  # Keras' Adam does not move in bfloat16
         if centralized:
             optimizer = zeromean.keras.centralize(optimizer, model, at="update")
         kernel = model.layers[0].kernel

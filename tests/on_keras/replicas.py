@@ -1,4 +1,4 @@
-"""Two TensorFlow replicas make the steps that one makes: ``python replicas.py``."""
+"""Test that two TensorFlow replicas equal one: ``python replicas.py``."""
 
 from __future__ import annotations
 

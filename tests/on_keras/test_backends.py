@@ -1,4 +1,4 @@
-"""Runs the Keras cases once on each backend, which Keras chooses when it is imported."""
+"""Run the Keras cases once per backend; Keras selects the backend when it is imported."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ HERE = Path(__file__).parent
 CASES = [str(path) for path in sorted(HERE.glob("cases_*.py"))]
 
 
-@pytest.mark.timeout(900)  # a hundred cases in one process
+@pytest.mark.timeout(900)  # about a hundred cases in one process
 @pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
-def test_every_case_holds(
+def test_cases_pass(
     backend: str, tmp_path: Path, supports: Callable[[str, str, str, str], None]
 ) -> None:
     if find_spec(backend) is None and not sys.platform.startswith("linux"):
         pytest.skip(f"no {backend} for this platform")
     report = tmp_path / "report.xml"
     options = ["-q", "-p", "no:cacheprovider", "--tb=short", f"--junitxml={report}"]
-    options += ["-o", "junit_family=xunit1"]  # the later one has no place for `supports`
+    options += ["-o", "junit_family=xunit1"]  # xunit2 does not record `supports`
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *CASES],
         env=os.environ
@@ -36,7 +36,7 @@ def test_every_case_holds(
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "TF_NUM_INTRAOP_THREADS": "1",
             "TF_NUM_INTEROP_THREADS": "1",
-            # Two devices, and little time spent on compiling well.
+            # Two devices, and fast compilation.
             "XLA_FLAGS": "--xla_force_host_platform_device_count=2"
             " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
         },
@@ -48,8 +48,8 @@ def test_every_case_holds(
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-2000:]
     found = 0
     for case in ElementTree.parse(report).iter("testcase"):
-        for said in case.iterfind("properties/property[@name='supports']"):
-            area, what, at, how = ast.literal_eval(said.attrib["value"])
+        for record in case.iterfind("properties/property[@name='supports']"):
+            area, what, at, how = ast.literal_eval(record.attrib["value"])
             supports(area, f"Keras on {backend}: {what}", at, how)
             found += 1
     assert found

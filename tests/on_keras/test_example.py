@@ -1,4 +1,4 @@
-"""The example on folders of images, as a reader would run it, on small generated images."""
+"""The example on folders of images, run as a script on small generated images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "keras_image_folders.py"
 
 
 def draw(folder: Path, count: int, seed: int) -> Path:
-    """Bright bars that stand, or lie, on noise."""
+    """Write images of a horizontal or vertical bright bar on noise."""
     draws = np.random.default_rng(seed)
     for kind in ("horses", "humans"):
         (folder / kind).mkdir(parents=True)
@@ -39,7 +39,7 @@ def run(*arguments: object, backend: str = "torch") -> subprocess.CompletedProce
     )
 
 
-def test_both_runs_start_alike_and_end_apart(
+def test_runs_differ_only_by_centering(
     tmp_path: Path, supports: Callable[[str, str, str, str], None]
 ) -> None:
     train, validation = draw(tmp_path / "train", 24, 0), draw(tmp_path / "validation", 8, 1)
@@ -55,9 +55,9 @@ def test_both_runs_start_alike_and_end_apart(
     supports("Driver", what, "gradient", "plain and centralized from the same weights")
 
 
-def test_other_folders_are_refused_in_words(tmp_path: Path) -> None:
+def test_wrong_folders_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     done = run(tmp_path, tmp_path)
     assert done.returncode == 1
-    assert "wanted one a class, of two" in done.stderr
+    assert "two are needed, one per class" in done.stderr
     assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ L = keras.layers
 
 
 def convnet(**first: Any) -> Any:
-    """A convolution, a depthwise one, a transposed one and a dense layer; two with a bias."""
+    """A convolution, a depthwise and a transposed one, and a dense layer; two have a bias."""
     keras.utils.set_random_seed(0)
     return keras.Sequential(
         [
@@ -47,7 +47,7 @@ def gradients(variables: list[Any], seed: int = 0) -> list[np.ndarray]:
 
 
 def fan_ins(model: Any, **options: Any) -> list[FanIn | None]:
-    """One for each trainable variable of the model."""
+    """The fan-in of each trainable variable of the model, or None."""
     centered = {
         id(row.parameter): row.fan_in
         for row in zeromean.keras.explain(model, **options)
@@ -77,7 +77,7 @@ def tensors(arrays: list[np.ndarray]) -> list[Any]:
 
 
 def step(optimizer: Any, model: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """The trainable weights after one step; JAX's is pure and compiled, as in ``fit``."""
+    """The trainable weights after one step; on JAX the step is pure and compiled, as in ``fit``."""
     variables = model.trainable_variables
     if keras.backend.backend() != "jax":
         optimizer.apply(tensors(arrays), variables)

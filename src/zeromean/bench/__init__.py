@@ -1,1 +1,1 @@
-"""What an optimizer step costs with centering and without, measured on the user's own machine."""
+"""Benchmark of optimizer steps with and without centering, for ``zeromean bench`` and scripts."""

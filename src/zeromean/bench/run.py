@@ -1,206 +1,322 @@
-"""A whole benchmark: every contestant against torch's own step, and what else was asked for."""
+"""Run a benchmark: time every baseline against the first, and measure memory."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
 from zeromean import kernels
-from zeromean.bench import kept, traffic
-from zeromean.bench.contestants import CONTESTANTS
-from zeromean.bench.contestants.contestant import Absent, Contestant
-from zeromean.bench.contestants.zeromeans_own import ZEROMEAN
-from zeromean.bench.settings import Settings
+from zeromean.bench import bandwidth
+from zeromean.bench.baselines import (
+    BASELINES,
+    OPTIMIZERS,
+    ZEROMEAN,
+    Baseline,
+    Hyper,
+    Make,
+    Unavailable,
+    Work,
+)
+from zeromean.bench.paired_timing import CLOCKS, Step, Times, time_in_turn
+from zeromean.bench.retained_memory import retained_bytes
 from zeromean.bench.tensors import TENSORS
-from zeromean.bench.timing import Duel, duel
-from zeromean.bench.training import training_step
-from zeromean.bench.work import OPTIMIZERS, Work
 from zeromean.errors import ZeromeanError
 from zeromean.study.engine import environment
+from zeromean.study.networks.build import build
 
-IN_CACHE = 1_000_000  # numbers; a set of fewer tells nothing about memory
-
-
-@dataclass(frozen=True)
-class Result:
-    """How one contestant did: its duel with the base, or why there was none."""
-
-    contestant: Contestant
-    outcome: Duel | str
+MIN_PARAMETERS_FOR_BANDWIDTH = 1_000_000  # fewer fit into the caches
+NETWORK, BATCH, IMAGE_SIDE, CLASSES = "resnet18", 128, 32, 10  # of a whole training step
 
 
 @dataclass(frozen=True)
-class Match:
-    """All contestants at the same work.
+class Settings:
+    """The settings of a benchmark.
+
+    Args:
+        tensors: Any of "resnet50", "gpt2", "tiny".
+        optimizers: Any of "sgd", "adamw".
+        repeats: Number of rounds in which each baseline is timed, in turn with the first.
+        threads: Number of CPU threads.
+        out: Folder for the results, without an earlier benchmark.
+        device: Device in torch's notation, such as "cpu" or "cuda:0".
+        clock: "wall" (default), or "cpu" for the processor time of this process.
+        training: Whether to time whole training steps of ResNet-18 too, which takes minutes.
+
+    Raises:
+        ZeromeanError: A name is unknown or repeated, a number is too small, ``out`` is in use, or
+            torch cannot use the device.
+
+    Example:
+        >>> Settings(tensors=("tiny",), repeats=3).command()
+        'zeromean bench --tensors tiny --optimizer sgd,adamw --repeats 3 --threads 1 --device cpu'
+    """
+
+    tensors: tuple[str, ...] = ("resnet50", "tiny")
+    optimizers: tuple[str, ...] = ("sgd", "adamw")
+    repeats: int = 25
+    threads: int = 1
+    out: Path = Path("zeromean-bench")
+    device: str = "cpu"
+    clock: str = "wall"
+    training: bool = False
+
+    def __post_init__(self) -> None:
+        _check_names("--tensors", self.tensors, TENSORS)
+        _check_names("--optimizer", self.optimizers, OPTIMIZERS)
+        _check_names("--clock", (self.clock,), CLOCKS)
+        for option, number in (("--repeats", self.repeats), ("--threads", self.threads)):
+            if number < 1:
+                raise ZeromeanError(f"{option} is {number}; at least 1 is needed", "Raise it")
+        try:
+            torch.zeros(1, device=self.device).item()
+        # torch raises AssertionError if the build lacks a backend.
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ZeromeanError(
+                f"torch cannot use --device {self.device} here", "Use --device cpu"
+            ) from error
+        try:
+            is_file = self.out.exists() and not self.out.is_dir()
+            existing = [path.name for path in (self.table, self.figure) if path.exists()]
+        except OSError as error:
+            raise ZeromeanError(
+                f"--out {self.out} cannot be used: {error}", "Pass another folder"
+            ) from error
+        if is_file:
+            raise ZeromeanError(f"--out {self.out} is a file", "Pass a folder")
+        if existing:
+            raise ZeromeanError(
+                f"--out {self.out} already contains {existing[0]}",
+                "Pass another folder, or remove the old files",
+            )
+
+    @property
+    def table(self) -> Path:
+        """The file of the tables."""
+        return self.out / "bench.md"
+
+    @property
+    def figure(self) -> Path:
+        """The file of the figure."""
+        return self.out / "bench.png"
+
+    def command(self) -> str:
+        """Return the command that repeats the benchmark, without ``--out``."""
+        words = ["zeromean", "bench"]
+        words += ["--tensors", ",".join(self.tensors), "--optimizer", ",".join(self.optimizers)]
+        words += ["--repeats", str(self.repeats), "--threads", str(self.threads)]
+        words += ["--device", self.device]
+        words += ["--clock", self.clock] * (self.clock != "wall")
+        return shlex.join([*words, *["--training"] * self.training])
+
+
+def _check_names(option: str, names: tuple[str, ...], known: Iterable[str]) -> None:
+    choices = list(known)
+    for name, count in Counter(names).items():
+        if name not in choices:
+            raise ZeromeanError(
+                f"{option} does not know {name!r}", f"Use any of {', '.join(choices)}"
+            )
+        if count > 1:
+            raise ZeromeanError(f"{option} contains {name} {count} times", f"Pass {name} once")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The times of all baselines for one set of tensors and one optimizer.
 
     Args:
         tensors: Key of ``TENSORS``.
         optimizer: Key of ``OPTIMIZERS``.
-        base: The contestant that all were compared with.
-        results: The others', in their order.
+        base: The baseline that the others are compared with.
+        results: For every other baseline, its times together with those of the base, or the reason
+            why it is unavailable.
     """
 
     tensors: str
     optimizer: str
-    base: Contestant
-    results: tuple[Result, ...]
+    base: Baseline
+    results: dict[Baseline, Times | str]
 
-    @property
+    def ratio(self, baseline: Baseline) -> float | None:
+        """Return the time relative to the base, or None if it is unavailable."""
+        if baseline is self.base:
+            return 1.0
+        times = self.results[baseline]
+        return None if isinstance(times, str) else times.ratio(baseline.name, self.base.name)
+
+    def ratio_to_plain(self, baseline: Baseline) -> float | None:
+        """Return the time relative to the same implementation without centering, or None."""
+        for other in (self.base, *self.results):
+            if other.name == baseline.plain:
+                own, plain = self.ratio(baseline), self.ratio(other)
+                return own / plain if own is not None and plain is not None else None
+        return None
+
     def base_seconds(self) -> float | None:
-        """Median of the base's rounds, over all duels; None where there was none."""
+        """Return the median seconds of the base, or None if no other baseline is available."""
         rounds = [
             seconds
-            for result in self.results
-            if isinstance(result.outcome, Duel)
-            for seconds in result.outcome.base
+            for times in self.results.values()
+            if not isinstance(times, str)
+            for seconds in times.seconds[self.base.name]
         ]
         return sorted(rounds)[len(rounds) // 2] if rounds else None
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Everything that was measured.
+    """All results of a benchmark.
 
     Args:
-        settings: What was asked for.
+        settings: The settings.
         environment: Versions and machine.
-        matches: One for each set of tensors and optimizer.
-        traffic: (tensors, optimizer) -> memory traffic of ``zeromean.optim``.
-        kept: (contestant, type) -> bytes that it keeps beyond torch's own.
-        training: (optimizer, contestant) -> whole training steps against those without centering.
+        comparisons: One per set of tensors and optimizer.
+        bandwidth: Memory bandwidth of ``zeromean.optim``, by tensors and optimizer.
+        retained: Bytes retained beyond those of the base, by baseline and type.
+        training: Times of whole training steps, by optimizer and baseline; the base is "plain".
     """
 
     settings: Settings
     environment: dict[str, str]
-    matches: list[Match] = field(default_factory=list)
-    traffic: dict[tuple[str, str], traffic.Traffic] = field(default_factory=dict)
-    kept: dict[tuple[Contestant, torch.dtype], int] = field(default_factory=dict)
-    training: dict[tuple[str, Contestant], Duel] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
+    bandwidth: dict[tuple[str, str], bandwidth.Bandwidth] = field(default_factory=dict)
+    retained: dict[tuple[Baseline, torch.dtype], int] = field(default_factory=dict)
+    training: dict[tuple[str, Baseline], Times] = field(default_factory=dict)
 
 
 def run(settings: Settings, on_progress: Callable[[str], None] = lambda text: None) -> Benchmark:
-    """Measure.
+    """Run a benchmark.
 
     Args:
-        settings: What.
-        on_progress: Is called with a few words before each measurement.
-
-    Returns:
-        All results. ``table.markdown`` and ``plot.draw`` show them.
+        settings: The settings.
+        on_progress: Function that receives a short text before each measurement.
 
     Raises:
         ZeromeanError: The tensors do not fit into memory.
 
     Example:
         >>> settings = Settings(tensors=("tiny",), optimizers=("sgd",), repeats=1)
-        >>> [match.base.name for match in run(settings).matches]
+        >>> [comparison.base.name for comparison in run(settings).comparisons]
         ['torch fused']
     """
     device = torch.device(settings.device)
+    results = Benchmark(settings, _environment(device))
     with _threads(settings.threads):
-        results = Benchmark(settings, _environment(device))
         for tensors in settings.tensors:
-            for optimizer in settings.optimizers:
-                on_progress(f"{TENSORS[tensors].title}, {OPTIMIZERS[optimizer].name}")
-                try:
-                    _measure(results, tensors, optimizer, device, on_progress)
-                except (torch.OutOfMemoryError, MemoryError) as error:
-                    raise ZeromeanError(
-                        f"--tensors {tensors} on {device}, more than its memory holds",
-                        "tensors that fit into it six times over, twice",
-                        "leave them out",
-                    ) from error
-        if settings.training:
-            for optimizer in settings.optimizers:
-                _train(results, optimizer, device, on_progress)
+            try:
+                for optimizer in settings.optimizers:
+                    _compare(results, tensors, optimizer, on_progress)
+            except (torch.OutOfMemoryError, MemoryError) as error:  # noqa: PERF203
+                raise ZeromeanError(
+                    f"The memory of {device} cannot hold {tensors} twelve times", f"Omit {tensors}"
+                ) from error
+        for optimizer in settings.optimizers if settings.training else ():
+            _train(results, optimizer, device, on_progress)
     return results
 
 
-def _measure(
-    results: Benchmark,
-    tensors: str,
-    optimizer: str,
-    device: torch.device,
-    on_progress: Callable[[str], None],
+def _compare(
+    results: Benchmark, tensors: str, optimizer: str, on_progress: Callable[[str], None]
 ) -> None:
-    repeats = results.settings.repeats
-    work = Work(OPTIMIZERS[optimizer], TENSORS[tensors].shapes(), device)
-    title = f"{TENSORS[tensors].title}, {work.hyper.name}"
+    settings = results.settings
+    hyper, tensor_set = OPTIMIZERS[optimizer], TENSORS[tensors]
+    work = Work(hyper, tensor_set.shapes, torch.device(settings.device))
+    title = f"{tensor_set.title}, {hyper.name}"
     base = _base(work)
-    outcomes = []
-    for contestant in CONTESTANTS:
-        if contestant is base:
+    times: dict[Baseline, Times | str] = {}
+    for baseline in BASELINES:
+        if baseline is base:
             continue
-        on_progress(f"{title}: {contestant.name}")
-        outcomes.append(Result(contestant, _against(base, contestant, work, repeats)))
-    results.matches.append(Match(tensors, optimizer, base, tuple(outcomes)))
-    if TENSORS[tensors].count() > IN_CACHE:
-        on_progress(f"{title}: memory traffic")
-        results.traffic[tensors, optimizer] = traffic.measure(ZEROMEAN[0], work, repeats)
-    if not results.kept and optimizer == results.settings.optimizers[-1]:
-        on_progress(f"{title}: memory kept between steps")
+        on_progress(f"{title}: {baseline.name}")
+        try:  # at most two baselines are in memory
+            other = baseline.start(work).step
+        except Unavailable as reason:
+            times[baseline] = str(reason)
+            continue
+        steps = {base.name: base.start(work).step, baseline.name: other}
+        times[baseline] = _time(steps, settings, work)
+    results.comparisons.append(Comparison(tensors, optimizer, base, times))
+    if tensor_set.parameters() > MIN_PARAMETERS_FOR_BANDWIDTH:
+        on_progress(f"{title}: memory bandwidth")
+        measured = bandwidth.measure(ZEROMEAN[0], work, settings.repeats)
+        results.bandwidth[tensors, optimizer] = measured
+    if not results.retained and optimizer == settings.optimizers[-1]:
+        on_progress(f"{title}: retained memory")
         for dtype in (torch.float32, torch.bfloat16):
-            for contestant in ZEROMEAN:
-                typed = Work(work.hyper, work.shapes, device, dtype)
-                results.kept[contestant, dtype] = kept.beyond(contestant, base, typed)
+            typed = Work(hyper, work.shapes, work.device, dtype)
+            plain = retained_bytes(base, typed)
+            for baseline in ZEROMEAN:
+                results.retained[baseline, dtype] = retained_bytes(baseline, typed) - plain
 
 
-def _base(work: Work) -> Contestant:
-    """The first contestant that runs here."""
-    few = Work(work.hyper, [(4, 3)], work.device)
-    for contestant in CONTESTANTS:
+def _time(steps: dict[str, Step], settings: Settings, work: Work) -> Times:
+    clock = CLOCKS[settings.clock]
+    return time_in_turn(steps, settings.repeats, clock=clock, synchronize=work.synchronize)
+
+
+def _base(work: Work) -> Baseline:
+    """Return the first baseline that is available."""
+    small = Work(work.hyper, [(4, 3)], work.device)
+    for baseline in BASELINES:
         try:
-            contestant.start(few)
-        except Absent:
+            baseline.start(small)
+        except Unavailable:
             continue
-        return contestant
-    raise AssertionError("torch's for-loop runs everywhere")
-
-
-def _against(base: Contestant, other: Contestant, work: Work, repeats: int) -> Duel | str:
-    """Their duel; both start anew, so that no more than two are in memory."""
-    try:
-        running = other.start(work)
-    except Absent as absent:
-        return str(absent)
-    return duel(base.start(work).step, running.step, repeats, work.device)
+        return baseline
+    raise AssertionError("torch's default is available on every device")
 
 
 def _train(
     results: Benchmark, optimizer: str, device: torch.device, on_progress: Callable[[str], None]
 ) -> None:
-    hyper = OPTIMIZERS[optimizer]
-    base = _base(Work(hyper, [(4, 3)], device))
-    for contestant in ZEROMEAN:
-        on_progress(f"training, {hyper.name}: {contestant.name}")
-        if base.make is None or contestant.make is None:
+    work = Work(OPTIMIZERS[optimizer], [(4, 3)], device)
+    base = _base(work)
+    for baseline in ZEROMEAN:
+        if base.make is None or baseline.make is None:
             continue
-        plain, centered = (
-            training_step(make, hyper, device) for make in (base.make, contestant.make)
-        )
-        results.training[optimizer, contestant] = duel(
-            plain, centered, results.settings.repeats, device
-        )
+        on_progress(f"training, {work.hyper.name}: {baseline.name}")
+        steps = {
+            "plain": training_step(base.make, work.hyper, device),
+            baseline.name: training_step(baseline.make, work.hyper, device),
+        }
+        results.training[optimizer, baseline] = _time(steps, results.settings, work)
+
+
+def training_step(make: Make, hyper: Hyper, device: torch.device) -> Step:
+    """Return one training step of ResNet-18 on a fixed batch of random images."""
+    model = build(NETWORK, channels=3, side=IMAGE_SIDE, classes=CLASSES, seed=0).to(device)
+    optimizer = make(hyper, list(model.parameters()), model)
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, 3, IMAGE_SIDE, IMAGE_SIDE, generator=random).to(device)
+    labels = torch.randint(CLASSES, (BATCH,), generator=random).to(device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
 
 
 def _environment(device: torch.device) -> dict[str, str]:
     found = environment.describe(str(device)) | {"kernels": kernels.backend(device)}
-    found |= {name: _version(name) for name in ("pytorch_optimizer", "optax", "jax")}
+    for package in ("pytorch_optimizer", "optax", "jax"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # noqa: PERF203
+            found[package] = "not installed"
     if hasattr(os, "getloadavg"):
         found["load before"] = f"{os.getloadavg()[0]:.1f}"
     return found
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 @contextmanager

@@ -1,16 +1,15 @@
-"""The sets of tensors that are stepped, by their shapes alone."""
+"""Shapes of the tensors whose steps are timed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 Shapes = list[tuple[int, ...]]
 
 
 def resnet50() -> Shapes:
-    """ResNet-50's 161 tensors."""
+    """Return the shapes of ResNet-50's 161 tensors."""
     shapes: Shapes = [(64, 3, 7, 7), (64,), (64,)]
     inputs = 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
@@ -25,7 +24,7 @@ def resnet50() -> Shapes:
 
 
 def gpt2() -> Shapes:
-    """GPT-2 small's 148 tensors, matrices as (out, in)."""
+    """Return the shapes of GPT-2 small's 148 tensors, matrices as (out, in)."""
     shapes: Shapes = [(50257, 768), (1024, 768)]
     for _ in range(12):
         shapes += [(768,), (768,), (2304, 768), (2304,), (768, 768), (768,)]
@@ -33,34 +32,30 @@ def gpt2() -> Shapes:
     return [*shapes, (768,), (768,)]
 
 
-def tiny() -> Shapes:
-    """300 tiny matrices: what a step costs before it touches a number."""
-    return [(4, 3)] * 300
-
-
 @dataclass(frozen=True)
 class TensorSet:
     """A set of tensors.
 
     Args:
-        title: What a reader calls it.
-        shapes: Makes its shapes.
+        title: Name in tables.
+        shapes: Shape of each tensor.
     """
 
     title: str
-    shapes: Callable[[], Shapes]
+    shapes: Shapes
 
-    def count(self) -> int:
-        """How many numbers it holds."""
-        return sum(map(math.prod, self.shapes()))
+    def parameters(self) -> int:
+        """Return the number of entries of all tensors."""
+        return sum(map(math.prod, self.shapes))
 
     def vectors(self) -> int:
-        """How many weight vectors are centered: a row of each tensor of two or more dimensions."""
-        return sum(shape[0] for shape in self.shapes() if len(shape) > 1)
+        """Return the number of weight vectors: the rows of tensors of two or more dimensions."""
+        return sum(shape[0] for shape in self.shapes if len(shape) > 1)
 
 
 TENSORS: dict[str, TensorSet] = {
-    "resnet50": TensorSet("ResNet-50", resnet50),
-    "gpt2": TensorSet("GPT-2 small", gpt2),
-    "tiny": TensorSet("300 tiny tensors", tiny),
+    "resnet50": TensorSet("ResNet-50", resnet50()),
+    "gpt2": TensorSet("GPT-2 small", gpt2()),
+    # Shows the cost of a step apart from its arithmetic.
+    "tiny": TensorSet("300 tiny tensors", [(4, 3)] * 300),
 }

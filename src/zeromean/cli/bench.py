@@ -1,4 +1,4 @@
-"""``zeromean bench``: what an optimizer step costs with centering, on this machine."""
+"""``zeromean bench``: time optimizer steps with and without centering on this machine."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from zeromean.errors import ZeromeanError
 
 def bench(
     tensors: Annotated[
-        str, typer.Option(help="Any of resnet50, gpt2 (takes 5 GB), tiny; with commas")
+        str, typer.Option(help="Any of resnet50, gpt2 (needs 6 GB), tiny; separated by commas.")
     ] = "resnet50,tiny",
-    optimizer: Annotated[str, typer.Option(help="Any of sgd, adamw; with commas")] = "sgd,adamw",
-    repeats: Annotated[int, typer.Option(help="Rounds in which each step is timed.")] = 25,
+    optimizer: Annotated[
+        str, typer.Option(help="Any of sgd, adamw; separated by commas.")
+    ] = "sgd,adamw",
+    repeats: Annotated[int, typer.Option(help="Number of rounds; each times every step.")] = 25,
     threads: Annotated[
-        int | None, typer.Option(help="Processor threads.", show_default="as many as torch takes")
+        int | None, typer.Option(help="Number of CPU threads.", show_default="torch's default")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("zeromean-bench"),
-    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, ...")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device in torch's notation: cpu, cuda, ...")] = "cpu",
+    clock: Annotated[
+        str, typer.Option(help="wall, or cpu: processor time, for a machine in use.")
+    ] = "wall",
     training: Annotated[
-        bool, typer.Option("--training", help="Also whole training steps of ResNet-18 (minutes).")
+        bool, typer.Option("--training", help="Time whole training steps of ResNet-18 too.")
     ] = False,
 ) -> None:
-    """Measure what an optimizer step costs with GC and without, on this machine.
+    """Time optimizer steps with and without GC on this machine.
 
-    zeromean's optimizers and hooks, the published loop, pytorch_optimizer and jitted optax take
-    turns with torch's fused step. The results are OUT/bench.md, printed too, and OUT/bench.png.
+    Compares zeromean's optimizers and hooks, the published loop, pytorch_optimizer and jitted optax
+    with torch's fused step. Prints the tables and writes OUT/bench.md and OUT/bench.png.
     """
     import torch
     from rich.console import Console
 
-    from zeromean.bench import plot, table
-    from zeromean.bench.run import run
-    from zeromean.bench.settings import Settings
+    from zeromean.bench import report
+    from zeromean.bench.run import Settings, run
 
     settings = Settings(
         tensors=tuple(name.strip() for name in tensors.split(",")),
@@ -44,21 +48,20 @@ def bench(
         threads=torch.get_num_threads() if threads is None else threads,
         out=out,
         device=device,
+        clock=clock,
         training=training,
     )
-    console = Console(stderr=True)
-    with console.status("starting") as status:  # shown on terminals alone
+    with Console(stderr=True).status("starting") as status:  # visible on a terminal only
         results = run(settings, status.update)
-    page = table.markdown(results)
+    page = report.markdown(results)
     print(page)
     try:
         out.mkdir(parents=True, exist_ok=True)
         settings.table.write_text(page, encoding="utf-8")
-        plot.draw(results, settings.picture)
+        report.save_figure(results, settings.figure)
     except OSError as error:
         raise ZeromeanError(
-            f"--out {out}, which cannot be written ({error})",
-            "a folder with room for bench.md and bench.png",
-            "pass another --out; the table is printed above",
+            f"--out {out} cannot be written: {error}; the table is printed above",
+            "Pass another folder",
         ) from error
-    print(f"{settings.table}\n{settings.picture}")
+    print(f"{settings.table}\n{settings.figure}")

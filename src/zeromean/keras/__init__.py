@@ -7,8 +7,8 @@
 >>> model.compile(optimizer, loss="mse")
 """
 
-from zeromean.keras import fan_in as _fan_in  # noqa: F401  # declares the axes of Keras' layers
-from zeromean.keras.attach import centralize
+from zeromean.keras import fan_in_rules as _fan_in_rules  # noqa: F401  # registers the rules
+from zeromean.keras.centralization import centralize
 from zeromean.keras.model import explain
 
 __all__ = ["centralize", "explain"]

@@ -1,24 +1,16 @@
-"""A Keras model's plan: which layer owns each variable, and what the layer's rule says of it."""
+"""Build the plan of a Keras model from the fan-in rules of its layers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn, describe, look_up
-from zeromean.keras.fan_in import own_variables
+from zeromean.keras.fan_in_rules import own_variables
 from zeromean.plan import Layers, Owner, Plan, Scope, make_plan
-
-
-class HasPlan(Protocol):
-    """What has been planned already: a centralized optimizer."""
-
-    @property
-    def plan(self) -> Plan:
-        """The plan that is in force."""
 
 
 def explain(
@@ -28,20 +20,20 @@ def explain(
     embeddings: bool | None = None,
     scope: Scope | None = None,
 ) -> Plan:
-    """Tell for every trainable variable whether it is centered, over which axes, and why.
+    """Show for every trainable variable whether it is centered, over which axes, and why.
 
     Args:
-        subject: A Keras model or layer that is built, to see what
-            :func:`zeromean.keras.centralize` would do with it; or a centralized optimizer that is
-            built, to see what it does.
-        layers, embeddings, scope: As in :func:`zeromean.keras.centralize`, and with its defaults;
-            an optimizer has its own.
+        subject: A built Keras model or layer, to see what :func:`zeromean.keras.centralize` would
+            center; or a built centralized optimizer, to see what it centers.
+        layers, embeddings, scope: As in :func:`zeromean.keras.centralize`, with the same defaults;
+            not allowed with an optimizer, which has its own.
 
     Returns:
         A :class:`zeromean.Plan`: a sequence of rows that prints as a table.
 
     Raises:
-        ZeromeanError: ``subject`` is neither, is not built, or an optimizer came with options.
+        ZeromeanError: ``subject`` is neither, is not built, or is an optimizer and options are
+            given.
 
     Example:
         >>> import keras, zeromean.keras
@@ -69,21 +61,20 @@ def explain(
     plan = getattr(unwrap(subject), "plan", None)
     if not isinstance(plan, Plan):
         raise ZeromeanError(
-            f"{type(subject).__name__} to explain",
-            "a Keras model, or the optimizer that centralize returned",
-            "call explain(model) or explain(optimizer)",
+            f"A {type(subject).__name__} has no plan; explain takes a Keras model or a centralized"
+            " optimizer",
+            "Call explain(model), or explain the optimizer that centralize returned",
         )
     if options:
         raise ZeromeanError(
-            f"{', '.join(options)} together with an optimizer",
-            "an optimizer alone, which has its own options",
-            "leave the options out, or pass the model",
+            f"{', '.join(options)} cannot be combined with an optimizer, which has its own options",
+            "Omit them, or pass the model",
         )
     return plan
 
 
 def unwrap(optimizer: Any) -> Any:
-    """The optimizer that makes the step: what a LossScaleOptimizer holds, else itself."""
+    """Return the optimizer inside a LossScaleOptimizer, or the optimizer itself."""
     while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
     return optimizer
@@ -92,17 +83,17 @@ def unwrap(optimizer: Any) -> Any:
 def plan_of(
     model: Any, layers: Layers = "all", embeddings: bool = False, scope: Scope = "vector"
 ) -> Plan:
-    """The plan of a model that is built; what is frozen is left alone.
+    """Return the plan of a built model; frozen variables are left alone.
 
     Raises:
         ZeromeanError: The model has no variables yet.
     """
-    # A layer that the model never calls stays without variables.
+    # A layer that the model never calls has no variables.
     if not model.built or (not model.variables and not _all_built(model)):
         raise ZeromeanError(
-            f"{type(model).__name__} {model.name!r}, which is not built yet",
-            "a model whose variables have their shapes",
-            "call it on a batch first, or start it with keras.Input",
+            f"The {type(model).__name__} {model.name!r} is not built yet, so its variables have no"
+            " shapes",
+            "Call it on a batch first, or start it with keras.Input",
         )
     plan = make_plan(owners(model), layers=layers, embeddings=embeddings, scope=scope)
     return Plan(
@@ -118,7 +109,7 @@ def _all_built(model: Any) -> bool:
 
 
 def owners(model: Any) -> Iterator[Owner]:
-    """Every variable that training may change, under every layer that holds it.
+    """Yield every trainable variable under every layer that holds it.
 
     Raises:
         ZeromeanError: A rule names a variable that its layer does not have.
@@ -132,16 +123,16 @@ def owners(model: Any) -> Iterator[Owner]:
         kind = type(layer).__name__
         for variable in variables:
             names = aliases[id(variable)] & set(description or ())
-            told = look_up(kind, min(names, default=variable.name), description)
-            if isinstance(told, FanIn) and "float" not in variable.dtype:
-                told = f"{variable.dtype} entries have no mean"
-            fan_in, reason = (told, kind) if isinstance(told, FanIn) else (None, told)
+            axes = look_up(kind, min(names, default=variable.name), description)
+            if isinstance(axes, FanIn) and "float" not in variable.dtype:
+                axes = f"{variable.dtype} entries have no mean"
+            fan_in, reason = (axes, kind) if isinstance(axes, FanIn) else (None, axes)
             shape = tuple(variable.shape)
             yield Owner(variable.path, variable, shape, layer.path, layer, fan_in, reason)
 
 
 def owners_by_shape(variables: Iterable[Any]) -> Iterator[Owner]:
-    """The rule without a model: all axes but the last of every variable of two or more."""
+    """Apply the rule without a model: all axes but the last, if there are two or more."""
     for variable in variables:
         fan_in, reason = None, "fewer than two dimensions"
         shape = tuple(variable.shape)
@@ -150,5 +141,5 @@ def owners_by_shape(variables: Iterable[Any]) -> Iterator[Owner]:
                 tuple(range(len(shape) - 1)), role="conv" if len(shape) >= 4 else "linear"
             )
             reason = "by its shape alone"
-        name = getattr(variable, "path", variable.name)  # a bare tf.Variable has no path
+        name = getattr(variable, "path", variable.name)  # a tf.Variable has no path
         yield Owner(name, variable, shape, name, None, fan_in, reason)

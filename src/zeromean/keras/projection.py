@@ -10,15 +10,13 @@ from zeromean.fan_in import FanIn
 
 
 def vector_means(x: Any, fan_in: FanIn) -> Any:
-    """The mean of every weight vector, in at least float32, in a shape that broadcasts to x's.
+    """Return the mean of each weight vector, in at least float32, shaped to broadcast to ``x``.
 
-    It is 0 for the row of ``padding_idx``, which belongs to no vector.
+    The mean is 0 in the row of ``padding_idx``, which belongs to no vector.
     """
-    x = widened(x)
-    size = fan_in.size(
-        x.shape
-    )  # sum and divide: Keras' own mean is one of float32 on some backends
-    if fan_in.groups > 1:  # axis 0 is (groups, inputs): one mean for each group
+    x = to_float32(x)
+    size = fan_in.size(x.shape)  # sum and divide: on some backends Keras' mean is float32 only
+    if fan_in.groups > 1:  # axis 0 is (groups, inputs): one mean per group
         inputs = x.shape[0] // fan_in.groups
         split = ops.reshape(x, (fan_in.groups, inputs, *x.shape[1:]))
         axes = tuple(axis + 1 for axis in fan_in.axes)
@@ -32,16 +30,16 @@ def vector_means(x: Any, fan_in: FanIn) -> Any:
 
 
 def center(x: Any, fan_in: FanIn) -> Any:
-    """P(x), in x's own type. TensorFlow's sparse gradients become dense: P makes them so."""
+    """Return P(x) in the type of ``x``. Sparse gradients of TensorFlow become dense."""
     x = ops.convert_to_tensor(x)
-    return ops.cast(widened(x) - vector_means(x, fan_in), x.dtype)
+    return ops.cast(to_float32(x) - vector_means(x, fan_in), x.dtype)
 
 
-def widened(x: Any) -> Any:
-    """The tensor in float32, or in float64 where it has that."""
-    return x if is_wide(x) else ops.cast(x, "float32")
+def to_float32(x: Any) -> Any:
+    """Cast a half-precision tensor to float32; leave float32 and float64 unchanged."""
+    return x if is_full_precision(x) else ops.cast(x, "float32")
 
 
-def is_wide(x: Any) -> bool:
-    """Whether means can be kept in the tensor's own type."""
+def is_full_precision(x: Any) -> bool:
+    """Return whether a tensor is float32 or float64."""
     return "float32" in str(x.dtype) or "float64" in str(x.dtype)

@@ -1,7 +1,8 @@
-"""The names of gradient-centralization-tf, for programs written for it; here they act in ``fit``.
+"""The API of gradient-centralization-tf, for programs written for it; here it works in ``fit``.
 
-They know no model: all axes but the last of every variable with two or more are averaged, which is
-wrong for some layers (:func:`zeromean.keras.centralize` names them and takes the model).
+These functions have no model. They average all axes but the last of every variable with two or more
+axes, which is wrong for some layers; :func:`zeromean.keras.centralize` lists them and takes the
+model.
 
 >>> from zeromean.keras import gctf
 >>> optimizer = gctf.optimizers.adam(learning_rate=0.01)

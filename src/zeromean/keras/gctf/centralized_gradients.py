@@ -1,4 +1,4 @@
-"""gradient-centralization-tf's functions, on every backend."""
+"""The functions of gradient-centralization-tf, on every backend."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 import keras
 
 from zeromean.errors import ZeromeanError
-from zeromean.keras.attach import attach, check_is_optimizer, refuse_optimizer
+from zeromean.keras.centralization import attach, check_is_optimizer, refuse_optimizer
+from zeromean.keras.centralized_optimizer import Centralized
 from zeromean.keras.model import owners_by_shape, unwrap
-from zeromean.keras.optimizer import Centralized
+from zeromean.keras.planners import ByShape
 from zeromean.keras.projection import center
-from zeromean.keras.targets import ByShape
 from zeromean.plan import make_plan
 
 Gradients = Callable[[Any, Sequence[Any]], list[Any]]
 
 
 def centralized_gradients_for_optimizer(optimizer: Any) -> Gradients:
-    """Centralize an optimizer, and give the function that computes its gradients.
+    """Centralize an optimizer and return a function that computes its centralized gradients.
 
-    In the program that this is for, ``optimizer.get_gradients`` is set to the result. Keras has not
-    called that for years, so the optimizer itself is centralized: its next ``fit`` is.
+    Programs for the published package assign the result to ``optimizer.get_gradients``. Keras no
+    longer calls that method, so this function centralizes the optimizer itself, for ``fit``.
 
     Args:
-        optimizer: Any Keras optimizer. One that is centralized already is left as it is.
+        optimizer: Any Keras optimizer. One that is already centralized is left unchanged.
 
     Returns:
         :func:`get_centralized_gradients` as a function of ``loss`` and ``params``.
 
     Raises:
-        ZeromeanError: It is no Keras optimizer, or one that only dispatches to others.
+        ZeromeanError: ``optimizer`` is not a Keras optimizer, or only dispatches to others.
 
     Example:
         >>> import keras
@@ -46,21 +46,23 @@ def centralized_gradients_for_optimizer(optimizer: Any) -> Gradients:
 
 
 def get_centralized_gradients(optimizer: Any, loss: Any, params: Sequence[Any]) -> list[Any]:
-    """The gradients of a loss, clipped as the optimizer clips, then centralized by their shapes.
+    """Compute the gradients of a loss, clip them as the optimizer does, then centralize them.
+
+    The published package centralizes first and clips afterwards.
 
     Args:
-        optimizer: The Keras optimizer whose ``clipnorm``, ``clipvalue`` or ``global_clipnorm`` is
-            meant. The published package centralizes first and clips then.
-        loss: A function of no arguments that computes the loss from ``params``; or the loss itself,
-            a scalar tensor, on torch and inside a ``tf.function``.
-        params: The variables (``model.trainable_variables``).
+        optimizer: Keras optimizer with the clipping options (``clipnorm``, ``clipvalue`` or
+            ``global_clipnorm``).
+        loss: Function without arguments that computes the loss from ``params``; or, on torch and
+            inside a ``tf.function``, the loss itself as a scalar tensor.
+        params: Variables (``model.trainable_variables``).
 
     Returns:
-        One gradient for each variable, for ``optimizer.apply(gradients, params)``.
+        One gradient per variable, for ``optimizer.apply(gradients, params)``.
 
     Raises:
-        ZeromeanError: The backend cannot derive a tensor, the loss leaves a variable out, or
-            ``optimizer`` is none.
+        ZeromeanError: The backend cannot differentiate a tensor, the loss does not depend on a
+            variable, or ``optimizer`` is not a Keras optimizer.
 
     Example:
         >>> import keras
@@ -77,9 +79,7 @@ def get_centralized_gradients(optimizer: Any, loss: Any, params: Sequence[Any]) 
     for gradient, variable in zip(gradients, params, strict=True):
         if gradient is None:
             raise ZeromeanError(
-                f"a loss that does not depend on {variable.name}",
-                "variables that the loss is made from",
-                "leave the variable out of params",
+                f"The loss does not depend on {variable.name}", "Remove the variable from params"
             )
     gradients = unwrap(optimizer)._clip_gradients(gradients)
     fan_ins = {id(row.parameter): row.fan_in for row in make_plan(owners_by_shape(params)).centered}
@@ -105,7 +105,7 @@ def _by_torch(loss: Any, params: Sequence[Any]) -> list[Any]:
     import torch
 
     value = loss() if callable(loss) else loss
-    if not value.requires_grad:  # torch would raise of its own
+    if not value.requires_grad:  # torch.autograd.grad would raise
         return [None for _ in params]
     return list(torch.autograd.grad(value, [v.value for v in params], allow_unused=True))
 
@@ -115,18 +115,17 @@ def _by_jax(loss: Any, params: Sequence[Any]) -> list[Any]:
         raise _needs_function("JAX")
     import jax
 
-    def of(values: list[Any]) -> Any:
+    def loss_of(values: list[Any]) -> Any:
         with keras.StatelessScope(state_mapping=list(zip(params, values, strict=True))):
             return loss()
 
-    return list(jax.grad(of)([variable.value for variable in params]))
+    return list(jax.grad(loss_of)([variable.value for variable in params]))
 
 
 def _needs_function(where: str) -> ZeromeanError:
     return ZeromeanError(
-        f"a loss that is computed already, with {where}",
-        "a function of no arguments that computes it",
-        "pass lambda: loss_fn(y, model(x))",
+        f"The loss is a tensor, which {where} cannot differentiate",
+        "Pass a function that computes it: lambda: loss_fn(y, model(x))",
     )
 
 

@@ -1,4 +1,4 @@
-"""What one Keras optimizer centers: planned when it is built, and saved with it."""
+"""Plan which variables a Keras optimizer centers: when it is built, or from a saved file."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ At = Literal["gradient", "update"]
 
 
 class Planner(Protocol):
-    """Where a plan comes from: a model, shapes alone, or a file."""
+    """The source of a plan: a model, shapes alone, or a saved file."""
 
     def plan(self, variables: Sequence[Any]) -> Plan:
-        """One row at least for each of these variables, which an optimizer was built with."""
+        """Return a plan with at least one row per variable of the optimizer."""
 
     def config(self) -> dict[str, Any]:
-        """What :func:`planner` makes it from, before there are variables.
+        """Return the config that :func:`planner` reads, before the optimizer is built.
 
         Raises:
-            ZeromeanError: That cannot be told yet.
+            ZeromeanError: The model is not built yet.
         """
 
 
 @dataclass
 class ByModel:
-    """A plan by a model's layers."""
+    """Plan by the layers of a model."""
 
     model: Any
     layers: Layers
@@ -38,7 +38,7 @@ class ByModel:
     scope: Scope
 
     def plan(self, variables: Sequence[Any]) -> Plan:
-        """The model's plan, and a row for what the optimizer holds beside it."""
+        """Return the plan of the model, with a row per other variable of the optimizer."""
         held = {id(variable) for variable in variables}
         rows = [
             row.left_alone("not a variable of this optimizer")
@@ -47,23 +47,22 @@ class ByModel:
             for row in plan_of(self.model, self.layers, self.embeddings, self.scope)
         ]
         owned = {id(row.parameter) for row in rows}
-        strangers = [
+        others = [
             Row(v.path, tuple(v.shape), None, False, "not a variable of the model", v)
             for v in variables
             if id(v) not in owned
         ]
-        if strangers and len(strangers) == len(variables):
+        if others and len(others) == len(variables):
             raise ZeromeanError(
-                "an optimizer and a model that share no variable",
-                "the model whose variables the optimizer updates",
-                "pass that model to centralize",
+                "The optimizer and the model share no variable",
+                "Pass to centralize the model whose variables the optimizer updates",
             )
-        if strangers:
+        if others:
             warn(
-                f"{len(strangers)} of the optimizer's variables ({strangers[0].name} first) do not"
+                f"{len(others)} of the optimizer's variables ({others[0].name} first) do not"
                 " belong to the model and are not centered; pass the model that holds them all"
             )
-        return Plan((*rows, *strangers))
+        return Plan((*rows, *others))
 
     def config(self) -> dict[str, Any]:
         variables = self.model.trainable_variables
@@ -72,13 +71,13 @@ class ByModel:
 
 @dataclass
 class ByShape:
-    """A plan by shapes alone: all axes but the last."""
+    """Plan by shapes alone: all axes but the last."""
 
     layers: Layers
     scope: Scope
 
     def plan(self, variables: Sequence[Any]) -> Plan:
-        """The plan of these variables."""
+        """Return the plan of these variables."""
         return make_plan(owners_by_shape(variables), layers=self.layers, scope=self.scope)
 
     def config(self) -> dict[str, Any]:
@@ -87,22 +86,21 @@ class ByShape:
 
 @dataclass
 class AsSaved:
-    """A plan that was saved with an optimizer, for the same variables in the same order."""
+    """Read a plan that was saved with an optimizer, for the same variables in the same order."""
 
     rows: Sequence[dict[str, Any]]
 
     def plan(self, variables: Sequence[Any]) -> Plan:
-        """The saved rows for these variables.
+        """Return the saved rows for these variables.
 
         Raises:
-            ZeromeanError: There are others than when it was saved.
+            ZeromeanError: The shapes differ from the saved ones.
         """
         shapes = [list(variable.shape) for variable in variables]
         if shapes != [list(row["shape"]) for row in self.rows]:
             raise ZeromeanError(
-                f"a centralized optimizer that was saved for {len(self.rows)} other variables",
-                "the variables that it was made for, in their order",
-                "centralize a new optimizer with this model",
+                f"This centralized optimizer was saved for {len(self.rows)} other variables",
+                "Centralize a new optimizer with this model",
             )
         return Plan(
             tuple(
@@ -123,12 +121,12 @@ class AsSaved:
 
 
 def planner(config: dict[str, Any]) -> Planner:
-    """The planner that this was the config of."""
+    """Return the planner of a config."""
     return AsSaved(**config) if "rows" in config else ByShape(**config)
 
 
 def to_config(plan: Plan, variables: Sequence[Any]) -> dict[str, Any]:
-    """The config of a plan that has been made: a row for each variable, in this order."""
+    """Return the config of a finished plan: one row per variable, in this order."""
     row_of = {id(row.parameter): row for row in plan}
     rows = [row_of[id(variable)] for variable in variables]
     return {

@@ -1,4 +1,4 @@
-"""All contestants do the same work, and those that claim GC do it."""
+"""All baselines make the same step, with centering if they claim it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ import torch
 from torch import Tensor
 
 from zeromean import center
-from zeromean.bench.contestants import CONTESTANTS
-from zeromean.bench.contestants.contestant import Absent, Contestant
+from zeromean.bench.baselines import BASELINES, OPTIMIZERS, Baseline, Unavailable, Work
 from zeromean.bench.tensors import TENSORS
-from zeromean.bench.work import OPTIMIZERS, Work
 
 STEPS = 4
 SHAPES = [(5, 3), (7,), (4, 2, 3, 3), (1, 6), (3, 50)]
-BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}
-# What its own code does not have.
-LACKING = {("pytorch_optimizer", "sgd"), ("pytorch_optimizer, use_gc", "sgd")}
+BY_NAME = {baseline.name: baseline for baseline in BASELINES}
+WITHOUT_GC = {("pytorch_optimizer", "sgd"), ("pytorch_optimizer, use_gc", "sgd")}
 
 
 def work(optimizer: str) -> Work:
     hyper = OPTIMIZERS[optimizer]
-    if "eps" in hyper.options:  # it stands in two usual places: too small to matter in either
+    if "eps" in hyper.options:  # so small that its place in the formula does not matter
         hyper = replace(hyper, options={**hyper.options, "eps": 1e-16})
     return Work(hyper, SHAPES, torch.device("cpu"))
 
@@ -34,15 +31,15 @@ def projected(x: Tensor) -> Tensor:
 
 
 def reference(optimizer: str, centers: str | None) -> list[Tensor]:
-    """The same steps in float64 by torch's for-loop, centered by hand."""
+    """The same steps in float64 by torch's for-loop, centered explicitly."""
     hyper, weights = work(optimizer).hyper, [w.double() for w in work(optimizer).weights()]
-    made = getattr(torch.optim, hyper.name)(weights, **hyper.options, foreach=False)
+    optimizer_ = getattr(torch.optim, hyper.name)(weights, **hyper.options, foreach=False)
     for weight, gradient in zip(weights, work(optimizer).gradients(), strict=True):
-        given = gradient.double()
-        weight.grad = projected(given) if centers == "gradient" else given
+        wide = gradient.double()
+        weight.grad = projected(wide) if centers == "gradient" else wide
     for _ in range(STEPS):
         before = [weight.clone() for weight in weights]
-        made.step()
+        optimizer_.step()
         if centers == "update":
             for weight, old in zip(weights, before, strict=True):
                 weight.copy_(old + projected(weight - old))
@@ -53,62 +50,60 @@ def distance(weights: list[Tensor], others: list[Tensor]) -> float:
     return max(
         float((a - b).abs().max())
         for a, b in zip(weights, others, strict=True)
-        if a.ndim > 1  # the others have no mean to lose
+        if a.ndim > 1  # the others are not centered
     )
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", BY_NAME)
-def test_every_contestant_ends_where_the_reference_does(name: str, optimizer: str) -> None:
-    contestant = BY_NAME[name]
+def test_baseline_equals_reference(name: str, optimizer: str) -> None:
+    baseline = BY_NAME[name]
     if name.startswith("optax"):
-        pytest.importorskip("optax", reason="optax is optional: it brings jax")
-    if (name, optimizer) in LACKING:
-        with pytest.raises(Absent, match="has no GC"):
-            contestant.start(work(optimizer))
+        pytest.importorskip("optax", reason="optax is optional")
+    if (name, optimizer) in WITHOUT_GC:
+        with pytest.raises(Unavailable, match="has no GC"):
+            baseline.start(work(optimizer))
         return
-    running = contestant.start(work(optimizer))
+    running = baseline.start(work(optimizer))
     for _ in range(STEPS):
         running.step()
     weights = running.weights()
-    expected = reference(optimizer, contestant.centers)
+    expected = reference(optimizer, baseline.centers)
     moved = distance(expected, [weight.double() for weight in work(optimizer).weights()])
-    for weight, aim in zip(weights, expected, strict=True):
-        torch.testing.assert_close(weight.double(), aim, rtol=0, atol=1e-3 * moved)
-    other = reference(optimizer, None if contestant.centers else "gradient")
-    assert distance(expected, other) > 0.1 * moved  # the two can be told apart
+    for weight, target in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight.double(), target, rtol=0, atol=1e-3 * moved)
+    other = reference(optimizer, None if baseline.centers else "gradient")
+    assert distance(expected, other) > 0.1 * moved  # the two differ
 
 
 @pytest.mark.parametrize("module", ["optax", "jax", "pytorch_optimizer"])
-def test_a_package_that_is_not_installed_is_said_to_be_so(
-    module: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_package_is_unavailable(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     name = "pytorch_optimizer" if module == "pytorch_optimizer" else "optax, jitted"
-    with pytest.raises(Absent, match=r"^not installed$"):
+    with pytest.raises(Unavailable, match=r"^not installed$"):
         BY_NAME[name].start(work("adamw"))
 
 
-@pytest.mark.parametrize("contestant", CONTESTANTS[:8], ids=lambda one: one.name)
-def test_contestants_do_not_share_their_tensors(contestant: Contestant) -> None:
-    one, other = contestant.start(work("sgd")), contestant.start(work("sgd"))
+@pytest.mark.parametrize("baseline", BASELINES[:11], ids=lambda one: one.name)
+def test_baselines_share_no_tensors(baseline: Baseline) -> None:
+    one, other = baseline.start(work("sgd")), baseline.start(work("sgd"))
     one.step()
     assert distance(one.weights(), other.weights()) > 0
 
 
-def test_a_device_that_an_implementation_lacks_is_an_absence(
+def test_unsupported_device_is_unavailable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise RuntimeError("fused=True requires supported devices")
 
     monkeypatch.setattr(torch.optim, "SGD", refuse)
-    with pytest.raises(Absent, match="torch has none on cpu"):
+    with pytest.raises(Unavailable, match="not supported on cpu"):
         BY_NAME["torch fused"].start(work("sgd"))
 
 
-def test_the_sets_of_tensors_are_those_of_the_models() -> None:
-    counts = {name: (len(one.shapes()), one.count()) for name, one in TENSORS.items()}
+def test_tensor_sets_match_the_models() -> None:
+    counts = {name: (len(one.shapes), one.parameters()) for name, one in TENSORS.items()}
     assert counts == {
         "resnet50": (161, 25_557_032),
         "gpt2": (148, 124_439_808),
@@ -117,7 +112,7 @@ def test_the_sets_of_tensors_are_those_of_the_models() -> None:
     assert TENSORS["tiny"].vectors() == 1200
 
 
-def test_work_is_the_same_whenever_it_is_asked_for() -> None:
+def test_work_is_reproducible() -> None:
     one = work("sgd")
     for a, b in zip(one.weights(), replace(one).weights(), strict=True):
         assert torch.equal(a, b)

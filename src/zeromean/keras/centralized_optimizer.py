@@ -1,4 +1,4 @@
-"""A Keras optimizer that centralizes: the class that it was, with centering inside its step."""
+"""Subclass a Keras optimizer so that its step centers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from keras import ops
 
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
-from zeromean.keras.projection import center, is_wide, vector_means, widened
-from zeromean.keras.targets import At, Planner, planner, to_config
+from zeromean.keras.planners import At, Planner, planner, to_config
+from zeromean.keras.projection import center, is_full_precision, to_float32, vector_means
 from zeromean.plan import Plan
 
 _REGISTERED = keras.saving.register_keras_serializable("zeromean", "Centralized")
@@ -20,40 +20,39 @@ _REGISTERED = keras.saving.register_keras_serializable("zeromean", "Centralized"
 
 @_REGISTERED
 class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is not typed
-    """Goes before an optimizer's own class; :func:`zeromean.keras.centralize` puts it there.
+    """A mixin in front of an optimizer's class; :func:`zeromean.keras.centralize` adds it.
 
-    Keras clips (and averages accumulated gradients), then decays the weights, then calls
-    ``_backend_update_step``, on every backend. There,
+    On every backend Keras averages accumulated gradients, clips them, decays the weights, then
+    calls ``_backend_update_step``. There,
 
-    - ``at="gradient"`` hands P(g) on, g as clipped;
-    - ``at="update"`` puts back the mean that every weight vector had, so decay waits until then.
+    - ``at="gradient"`` passes P(g) on, with g clipped;
+    - ``at="update"`` decays the weights, makes the step and restores each vector's mean.
     """
 
     _at: At
     _planner: Planner
     _plan: Plan | None
-    _fan_ins: list[FanIn | None]  # one for each variable, in the order that they were built in
-    _lost: dict[int, Any]
+    _fan_ins: list[FanIn | None]  # one per variable, in the order of build
+    _rounding_errors: dict[int, Any]  # by the index of the variable
 
     @property
     def plan(self) -> Plan:
-        """Which variables are centered, over which axes, and why.
+        """The plan: which variables are centered, over which axes, and why.
 
         Raises:
-            ZeromeanError: The optimizer has not been built, so it has no variables yet.
+            ZeromeanError: The optimizer is not built yet, so it has no variables.
         """
         if self._plan is None:
             raise ZeromeanError(
-                f"{type(self).__name__}, which is not built yet",
-                "an optimizer that knows its variables",
-                "explain(model), or optimizer.build(model.trainable_variables) first",
+                f"{type(self).__name__} is not built yet, so it has no variables",
+                "Call explain(model), or optimizer.build(model.trainable_variables) first",
             )
         return self._plan
 
     def build(self, variables: Sequence[Any]) -> None:
         super().build(variables)
         if self._plan is None:
-            make_plan_of(self)
+            plan_variables(self)
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         if self._at == "gradient":  # decoupled, so it stays outside
@@ -81,25 +80,25 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is
             trainable_variables, fan_ins, indices, before, strict=True
         ):
             if fan_in is not None:
-                self._put_back(variable, fan_in, mean, self._lost.get(index))
+                self._restore_mean(variable, fan_in, mean, self._rounding_errors.get(index))
 
-    def _put_back(self, variable: Any, fan_in: FanIn, mean: Any, lost: Any) -> None:
-        """Shift every weight vector to the mean that it had, and to what rounding lost of it."""
+    def _restore_mean(self, variable: Any, fan_in: FanIn, mean: Any, error: Any) -> None:
+        """Shift each weight vector to its earlier mean, corrected for past rounding."""
         now = vector_means(_value(variable), fan_in)
-        aim = mean if lost is None else mean + _value(lost)
-        # What did not move stays as it is, also where rounding has lost something.
-        amount = (aim - now) * ops.cast(now != mean, now.dtype)
-        self.assign(variable, ops.cast(widened(_value(variable)) + amount, variable.dtype))
-        if lost is not None:
-            self.assign(lost, aim - vector_means(_value(variable), fan_in))
+        target = mean if error is None else mean + _value(error)
+        # A vector that did not move gets no correction.
+        amount = (target - now) * ops.cast(now != mean, now.dtype)
+        self.assign(variable, ops.cast(to_float32(_value(variable)) + amount, variable.dtype))
+        if error is not None:
+            self.assign(error, target - vector_means(_value(variable), fan_in))
 
     def __reduce__(self) -> Any:
-        """As Keras does, by the saving library; but pickle finds no class that was made here."""
+        """Pickle through Keras' saving library; pickle cannot find the class created here."""
         _, arguments = super().__reduce__()
         return Centralized._unpickle_model, arguments
 
     def get_config(self) -> dict[str, Any]:
-        plain: Any = object.__new__(public_class(type(self)))  # this optimizer without centering
+        plain: Any = object.__new__(public_class(type(self)))  # the optimizer without centering
         vars(plain).update(vars(self))
         return {
             "optimizer": keras.saving.serialize_keras_object(plain),
@@ -118,48 +117,48 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is
 
 
 def install(optimizer: Any, at: At, planner: Planner) -> Centralized:
-    """Make a plain optimizer a centralized one, in place, and plan it if it is built."""
+    """Centralize an optimizer in place, and plan it if it is built."""
     plain: Any = type(optimizer)
     object.__setattr__(optimizer, "__class__", centralized_class(plain))
     optimizer._at, optimizer._planner, optimizer._plan = at, planner, None
     centralized: Centralized = optimizer
     if centralized.built:
-        make_plan_of(centralized)
+        plan_variables(centralized)
     return centralized
 
 
-def make_plan_of(optimizer: Centralized) -> None:
-    """Plan for the variables that the optimizer was built with."""
+def plan_variables(optimizer: Centralized) -> None:
+    """Plan the variables of a built optimizer."""
     variables = optimizer._trainable_variables
     plan = optimizer._planner.plan(variables)
     if not plan.centered:
-        warn("nothing is centered: print the plan, which tells why for each variable")
+        warn("nothing is centered; print the plan, which shows why for each variable")
     centered = {id(row.parameter): row.fan_in for row in plan.centered}
     optimizer._plan = plan
     optimizer._fan_ins = [centered.get(id(variable)) for variable in variables]
-    optimizer._lost = {}
+    optimizer._rounding_errors = {}
     if optimizer._at == "gradient":
         return
-    # A mean is finer than a rounding step of half-precision weights: what rounding loses, one
-    # float32 a vector, is carried to the next step that moves the vector.
+    # The correction of a mean is smaller than a rounding step of half-precision weights. The
+    # rounding error, one float32 per vector, is added at the next step that moves the vector.
     for index, (variable, fan_in) in enumerate(zip(variables, optimizer._fan_ins, strict=True)):
-        if fan_in is not None and not is_wide(variable):
+        if fan_in is not None and not is_full_precision(variable):
             shape = vector_means(ops.zeros(variable.shape), fan_in).shape
-            optimizer._lost[index] = optimizer.add_variable(
-                shape=tuple(shape), dtype="float32", name="zeromean_lost"
+            optimizer._rounding_errors[index] = optimizer.add_variable(
+                shape=tuple(shape), dtype="float32", name="zeromean_rounding_error"
             )
 
 
 @functools.cache
 def centralized_class(plain: Any) -> type:
-    """The class of a centralized optimizer of this plain class."""
+    """Return the centralized subclass of an optimizer class."""
     made = type(f"Centralized{plain.__name__}", (Centralized, plain), {"__module__": __name__})
     _REGISTERED(made)
     return made
 
 
 def public_class(centralized: type) -> type:
-    """What :func:`centralized_class` was given, or Keras' own where that is a backend's variant."""
+    """Return the class before centralization, or Keras' public class for a backend's variant."""
     plain = centralized.__bases__[1]
     public: type = getattr(keras.optimizers, plain.__name__, plain)
     return public if issubclass(plain, public) else plain

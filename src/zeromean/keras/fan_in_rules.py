@@ -1,7 +1,7 @@
-"""The fan-in axes of Keras' layers, declared as data; see :mod:`zeromean.fan_in`.
+"""Fan-in rules of Keras layers; see :mod:`zeromean.fan_in`.
 
-Keras keeps most kernels as (..., in, out). Layers of third parties are taught in the same way, by
-:func:`zeromean.fan_in.register`; a rule names variables as the layer names them, or by attribute.
+Keras stores most kernels as (..., in, out). Rules of other layers are registered in the same way,
+by :func:`zeromean.fan_in.register`; a rule refers to a variable by its own name or by its attribute.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def _einsum_dense(layer: Any) -> Description:
     letters = operands.split(",")[1]
     inputs = tuple(axis for axis, letter in enumerate(letters) if letter not in output)
     if not inputs:
-        return {"kernel": "the equation sums over none of its axes"}
+        return {"kernel": "its equation sums over none of its axes"}
     described: dict[str, FanIn | str] = {"kernel": FanIn(inputs)}
-    # LoRA puts the rank in place of the kernel's last axis, and that axis into a second matrix.
+    # LoRA replaces the last axis of the kernel by the rank; a second matrix has that axis.
     if letters[-1] in output:
         described |= {"lora_kernel_a": FanIn(inputs), "lora_kernel_b": FanIn((0,))}
     return _present(layer, described)
@@ -46,7 +46,7 @@ def _transposed(layer: Any) -> Description:  # (k..., out, in)
 
 
 @register("keras.src.layers.convolutional.base_depthwise_conv.BaseDepthwiseConv")
-def _depthwise(layer: Any) -> Description:  # (k..., in, multiplier): each output has one input
+def _depthwise(layer: Any) -> Description:  # (k..., in, multiplier): one input channel per output
     return {"kernel": FanIn(tuple(range(layer.rank)), role="conv")}
 
 
@@ -70,14 +70,18 @@ def _recurrent(layer: Any) -> Description:
 @register("keras.src.layers.core.embedding.Embedding")  # (tokens, dim): a Dense of one-hot tokens
 def _embedding(layer: Any) -> Description:
     tokens = FanIn((0,), role="embedding", padding_idx=0 if layer.mask_zero else None)
-    told = {"embeddings": tokens, "lora_embeddings_a": tokens, "lora_embeddings_b": FanIn((0,))}
-    return _present(layer, told)
+    described: dict[str, FanIn | str] = {
+        "embeddings": tokens,
+        "lora_embeddings_a": tokens,
+        "lora_embeddings_b": FanIn((0,)),
+    }
+    return _present(layer, described)
 
 
 @register("keras.src.layers.core.reversible_embedding.ReversibleEmbedding")
 def _reversible(layer: Any) -> Description:
     if layer.tie_weights:
-        return {"embeddings": "tied to the output layer, whose fan-in axis is the other one"}
+        return {"embeddings": "tied to the output layer, which has another fan-in axis"}
     return {**_embedding(layer), **_present(layer, {"reverse_embeddings": FanIn((0,))})}
 
 
@@ -90,7 +94,7 @@ def _norm(layer: Any) -> Description:
 
 
 @register("keras.src.layers.normalization.spectral_normalization.SpectralNormalization")
-def _spectral(layer: Any) -> Description:  # holds the matrix of the layer inside as its own
+def _spectral(layer: Any) -> Description:  # holds the kernel of the wrapped layer
     inner = layer.layer
     known = {*vars(inner), *(variable.name for variable in own_variables(inner))}
     kind, name = type(inner).__name__, layer.kernel.name
@@ -110,12 +114,12 @@ def _all_but_last(layer: Any, *names: str, role: Role = "linear") -> Description
     }
 
 
-def _present(layer: Any, told: Description) -> Description:
-    """What is told of the variables that this layer has: some come with an option."""
+def _present(layer: Any, described: Description) -> Description:
+    """Keep the descriptions of variables that this layer has; some depend on an option."""
     names = {variable.name for variable in own_variables(layer)}
-    return {name: what for name, what in told.items() if name in names}
+    return {name: what for name, what in described.items() if name in names}
 
 
 def own_variables(layer: Any) -> list[Any]:
-    """The variables that training may change and that no layer inside this one holds."""
+    """Return the trainable variables that this layer holds itself, without its sublayers."""
     return list(layer._trainable_variables)

@@ -1,0 +1,48 @@
+"""Memory bandwidth of a centered step, relative to a plain copy on the same machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from zeromean.bench.baselines import Baseline, Work
+from zeromean.bench.paired_timing import Times, time_in_turn
+
+COPY_BYTES = 8  # a copied float32 is read once and written once
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Times of a step and of a copy of as many numbers as it has parameters.
+
+    Args:
+        parameters: Number of parameters.
+        bytes_per_parameter: Bytes that the step must read and write per parameter.
+        times: Times of "copy" and "step".
+    """
+
+    parameters: int
+    bytes_per_parameter: int
+    times: Times
+
+    @property
+    def of_step(self) -> float:
+        """Bytes per second of the step."""
+        return self.bytes_per_parameter * self.parameters / self.times.median("step")
+
+    @property
+    def share(self) -> float:
+        """Bandwidth of the step relative to that of the copy, median over the rounds."""
+        return self.bytes_per_parameter / COPY_BYTES / self.times.ratio("step", "copy")
+
+
+def measure(baseline: Baseline, work: Work, rounds: int) -> Bandwidth:
+    """Time the step of a baseline and a copy in turn."""
+    running = baseline.start(work)
+    count = sum(weight.numel() for weight in running.weights())
+    source = torch.ones(count, device=work.device)
+    target = torch.empty_like(source)
+    steps = {"copy": lambda: target.copy_(source), "step": running.step}
+    times = time_in_turn(steps, rounds, synchronize=work.synchronize)
+    return Bandwidth(count, work.hyper.bytes_per_parameter, times)

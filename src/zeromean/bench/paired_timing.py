@@ -1,0 +1,98 @@
+"""Time steps in turn, and compare them by the median of paired ratios."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Step = Callable[[], object]
+ClockName = Literal["wall", "cpu"]
+CLOCKS: Mapping[str, Callable[[], float]] = {
+    "wall": time.perf_counter,
+    "cpu": time.process_time,  # all threads of this process; robust on a busy machine
+}
+WARM_UP = 3  # steps that create state, compile programs and fill caches
+MIN_SECONDS = 0.005  # a faster step is repeated in each round
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of each step in each round.
+
+    Args:
+        seconds: Seconds per step, one number per round, by the name of the step.
+    """
+
+    seconds: Mapping[str, tuple[float, ...]]
+
+    def median(self, name: str) -> float:
+        """Return the median seconds of a step."""
+        return statistics.median(self.seconds[name])
+
+    def ratios(self, name: str, base: str) -> list[float]:
+        """Return the time of a step relative to another in the same round, for all rounds."""
+        pairs = zip(self.seconds[name], self.seconds[base], strict=True)
+        return [other / first for other, first in pairs]
+
+    def ratio(self, name: str, base: str) -> float:
+        """Return the median of the ratios."""
+        return statistics.median(self.ratios(name, base))
+
+    def middle_half(self, name: str, base: str) -> tuple[float, float]:
+        """Return the quartiles of the ratios, which show how noisy the machine was."""
+        ratios = self.ratios(name, base)
+        if len(ratios) == 1:
+            return ratios[0], ratios[0]
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return low, high
+
+
+def time_in_turn(
+    steps: Mapping[str, Step],
+    rounds: int,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    synchronize: Callable[[], object] = lambda: None,
+    min_seconds: float = MIN_SECONDS,
+) -> Times:
+    """Time steps in turn, so that a slow moment of a shared machine affects all of them.
+
+    The order is reversed from round to round.
+
+    Args:
+        steps: Steps to time, by name.
+        rounds: Number of rounds, each with all steps.
+        clock: Function that returns seconds (default: wall time).
+        synchronize: Function that waits for the device; called around each measurement.
+        min_seconds: Shortest measurement; a faster step is repeated (default 0.005).
+
+    Example:
+        >>> from zeromean.bench.paired_timing import time_in_turn
+        >>> times = time_in_turn({"long": lambda: sum(range(9)), "short": lambda: None}, rounds=3)
+        >>> len(times.seconds["long"]), times.ratio("short", "long") > 0
+        (3, True)
+    """
+
+    def measure(step: Step, calls: int) -> float:
+        synchronize()
+        start = clock()
+        for _ in range(calls):
+            step()
+        synchronize()
+        return (clock() - start) / calls
+
+    calls = {}
+    for name, step in steps.items():
+        measure(step, WARM_UP - 1)
+        calls[name] = math.ceil(min_seconds / max(measure(step, 1), 1e-9)) or 1
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
+    for _ in range(rounds):
+        for name in names:
+            seconds[name].append(measure(steps[name], calls[name]))
+        names.reverse()
+    return Times({name: tuple(taken) for name, taken in seconds.items()})
