@@ -4,9 +4,9 @@
 
 TRAIN and VALIDATION contain one folder of images per class, for two classes. The network, the
 augmentation and the settings are those of a tutorial on gradient-centralization-tf (horses or
-humans, 300x300 pixels, 1027 + 256 images). In the tutorial the second run continues from the trained
-weights of the first, and centralization has no effect. Here both runs start from the same initial
-weights.
+humans, 300x300 pixels, 1027 + 256 images). In the tutorial the second run continues from the
+trained weights of the first, and centralization has no effect. Here both runs start from the same
+initial weights.
 
 Needs Keras with a backend (KERAS_BACKEND=torch, jax or tensorflow), and Pillow.
 """

@@ -1,7 +1,7 @@
 """Fan-in rules of Keras layers; see :mod:`zeromean.fan_in`.
 
 Keras stores most kernels as (..., in, out). Rules of other layers are registered in the same way,
-by :func:`zeromean.fan_in.register`; a rule refers to a variable by its own name or by its attribute.
+by :func:`zeromean.fan_in.register`; a rule refers to a variable by its name or by its attribute.
 """
 
 from __future__ import annotations
