@@ -21,13 +21,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from zeromean.study.engine.units import MEMBERS
 
 from zeromean.errors import ZeromeanError
 from zeromean.recipes.catalog import recipes
 from zeromean.recipes.cost import MOST_STEPS, measured
 from zeromean.recipes.recipe import Recipe
 from zeromean.study.engine import train
-from zeromean.study.engine.units import MEMBERS
 from zeromean.study.engine.results import Facts
 from zeromean.study.spec.task import ImageTask as Task
 from zeromean.study.tasks.images import image_problem

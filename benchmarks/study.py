@@ -15,14 +15,14 @@ from functools import partial
 
 import torch
 from torch.nn import functional as F
-
 from zeromean.study.engine.train import Training
-from zeromean.study.spec.metric import ACCURACY
+
 from zeromean.study.networks.build import NETWORKS, build
-from zeromean.study.tasks.problem import Examples, Problem
+from zeromean.study.spec.metric import ACCURACY
 from zeromean.study.spec.records import Candidate, Key
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.task import ImageTask as Task
+from zeromean.study.tasks.problem import Examples, Problem
 
 IMAGES, BATCH = 512, 128
 

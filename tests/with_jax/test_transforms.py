@@ -135,7 +135,7 @@ def test_padding_row_is_excluded() -> None:
         (jnp.ones((2, 2)), 2, 1, "an array of 2 dimensions"),
         (jnp.ones((2, 2)), "0", 1, "axes='0'"),
         (jnp.ones((3, 2)), 0, 2, "groups=2"),
-        (jnp.ones((3, 2)), (0, 0), 1, r"axes \(0, 0\)"),
+        (jnp.ones((3, 2)), (0, 0), 1, r"axes.*\(0, 0\)"),
     ],
 )
 def test_center_refuses(x: jax.Array, axes: Any, groups: int, match: str) -> None:
@@ -279,10 +279,10 @@ def test_layers_and_scope() -> None:
 
 
 def test_axes_as_numbers() -> None:
-    told = {"dense": {"kernel": -2, "bias": "no"}, "conv": (-4, 1, 2)}
-    updates, _ = centralize(told).update(tree(1), optax.EmptyState())
+    axes = {"dense": {"kernel": -2, "bias": "no"}, "conv": (-4, 1, 2)}
+    updates, _ = centralize(axes).update(tree(1), optax.EmptyState())
     close(updates, project(tree(1)))
-    only, _ = centralize(told, layers="conv").update(tree(1), optax.EmptyState())
+    only, _ = centralize(axes, layers="conv").update(tree(1), optax.EmptyState())
     assert (only["dense"]["kernel"] == tree(1)["dense"]["kernel"]).all()
 
 
