@@ -1,44 +1,140 @@
-"""What importing zeromean costs: no framework before a name that needs it is used."""
+"""The package surface: lazy imports, public names, and messages about missing extras."""
 
 from __future__ import annotations
 
+import importlib
+import os
 import subprocess
 import sys
 
 import pytest
 
 import zeromean
+from zeromean.errors import MissingExtraError, needs_extra
 
 FRAMEWORKS = ("torch", "numpy", "jax", "keras", "tensorflow", "lightning", "mmengine")
+MODULES = ("compat", "fan_in", "nn", "optim", "reparam")
+MODULES_OF_EXTRAS = {
+    "diagnose": "study",
+    "jax": "jax",
+    "keras": "keras",
+    "lightning": "lightning",
+    "mmengine": "mmengine",
+    "study": "study",
+}
+
+# Makes the packages of all extras unavailable.
+TORCH_ALONE = """
+import sys
+
+sys.modules.update(dict.fromkeys({
+    "PIL", "accelerate", "datasets", "flax", "jax", "jinja2", "keras", "lightning", "matplotlib",
+    "mmengine", "msgspec", "numpy", "optax", "platformdirs", "psutil", "pytorch_lightning", "rich",
+    "scipy", "sklearn", "statsmodels", "tensorflow", "transformers", "typer",
+}))
+"""
+
+
+def run(code: str) -> str:
+    """Run code in a new process without warnings, and return what it prints."""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=os.environ | {"KERAS_BACKEND": "torch"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
 
 
 @pytest.mark.parametrize(
     "statement",
     ["import zeromean", "import zeromean.plan", "from zeromean import FanIn, Plan, ZeromeanError"],
 )
-def test_the_idea_loads_no_framework(statement: str) -> None:
-    probe = f"import sys; {statement}; print([m for m in {FRAMEWORKS} if m in sys.modules])"
-    loaded = subprocess.run(
-        [sys.executable, "-c", probe], check=True, capture_output=True, text=True
+def test_plans_load_no_framework(statement: str) -> None:
+    assert (
+        run(f"import sys; {statement}; print([m for m in {FRAMEWORKS} if m in sys.modules])")
+        == "[]"
     )
-    assert loaded.stdout.strip() == "[]"
 
 
 def test_centralize_loads_torch_alone() -> None:
     heavy = ("scipy", "sklearn", "matplotlib", "rich", "typer", "zeromean.study")
-    probe = (
-        "import sys; from zeromean import centralize, explain, center;"
-        f" print([m for m in {heavy} if m in sys.modules])"
+    assert (
+        run(
+            "import sys; from zeromean import centralize, explain, center;"
+            f" print([m for m in {heavy} if m in sys.modules])"
+        )
+        == "[]"
     )
-    loaded = subprocess.run(
-        [sys.executable, "-c", probe], check=True, capture_output=True, text=True
-    )
-    assert loaded.stdout.strip() == "[]"
 
 
-def test_every_public_name_is_there() -> None:
-    assert set(zeromean.__all__) <= set(dir(zeromean))
+def test_public_names_have_docstrings() -> None:
+    assert dir(zeromean) == sorted(zeromean.__all__)
     for name in zeromean.__all__:
         assert getattr(zeromean, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'centre'"):
         zeromean.centre  # noqa: B018
+
+
+def test_modules_are_attributes_and_show_their_public_names_alone() -> None:
+    code = f"""
+import zeromean
+for name in {[*MODULES, *MODULES_OF_EXTRAS]}:
+    module = getattr(zeromean, name)
+    assert dir(module) == sorted(module.__all__), (name, dir(module))
+    for public in module.__all__:
+        getattr(module, public)
+print("done")
+"""
+    assert run(code).endswith("done")
+
+
+def test_the_package_works_with_torch_alone() -> None:
+    code = """
+import inspect, pydoc
+import zeromean
+from zeromean import *
+assert "centralize" in pydoc.render_doc(zeromean)
+members = dict(inspect.getmembers(zeromean))
+print(members["centralize"] is centralize, members["optim"].AdamW.__name__)
+"""
+    assert run(f"{TORCH_ALONE}\n{code}") == "True AdamW"
+
+
+def test_a_missing_extra_is_named() -> None:
+    code = f"""
+import importlib
+import zeromean
+for name in {list(MODULES_OF_EXTRAS)}:
+    calls = lambda: importlib.import_module("zeromean." + name), lambda: getattr(zeromean, name)
+    for call in calls:
+        try:
+            call()
+        except ImportError as error:
+            print(f"{{type(error).__name__}}: {{error}}")
+"""
+    lines = run(f"{TORCH_ALONE}\n{code}").splitlines()
+    assert len(lines) == 2 * len(MODULES_OF_EXTRAS)
+    for number, (name, extra) in enumerate(MODULES_OF_EXTRAS.items()):
+        for line in lines[2 * number : 2 * number + 2]:
+            assert line.startswith(f"MissingExtraError: zeromean.{name} needs the package ")
+            assert line.endswith(f"Run pip install 'zeromean[{extra}]'.")
+
+
+def test_an_import_error_of_another_kind_is_not_blamed_on_an_extra() -> None:
+    with pytest.raises(ModuleNotFoundError), needs_extra("study", "a study"):
+        importlib.import_module("zeromean.no_such_module")
+    with pytest.raises(ModuleNotFoundError), needs_extra("keras", "zeromean.keras", "keras"):
+        importlib.import_module("no_such_backend")
+    missing = pytest.raises(MissingExtraError, match=r"zeromean\.keras needs the package no_such")
+    with missing, needs_extra("keras", "zeromean.keras"):
+        importlib.import_module("no_such_backend")
+
+
+def test_optim_points_to_centralize_for_other_optimizers() -> None:
+    with pytest.raises(AttributeError, match=r"zeromean\.centralize\(torch\.optim\.NAdam\("):
+        zeromean.optim.NAdam  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'Nadamm'$"):
+        zeromean.optim.Nadamm  # noqa: B018

@@ -12,10 +12,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zeromean import compat as compat
     from zeromean import diagnose as diagnose
     from zeromean import fan_in as fan_in
+    from zeromean import jax as jax
+    from zeromean import keras as keras
+    from zeromean import lightning as lightning
+    from zeromean import mmengine as mmengine
     from zeromean import nn as nn
+    from zeromean import optim as optim
     from zeromean import reparam as reparam
+    from zeromean import study as study
     from zeromean.centralization.centralize import Handle as Handle
     from zeromean.centralization.centralize import centralize as centralize
     from zeromean.centralization.status import Status as Status
@@ -31,8 +38,8 @@ if TYPE_CHECKING:
     from zeromean.reparam import fold as fold
     from zeromean.reparam import reparametrize as reparametrize
 
-# Public name -> where it lives. Names load when first used, so that a framework is imported only
-# by those who use it.
+# Public name -> its module. Names and modules load at their first use, so that a framework is
+# imported only if it is needed.
 _HOMES = {
     "FanIn": "zeromean.fan_in",
     "Handle": "zeromean.centralization.centralize",
@@ -50,14 +57,17 @@ _HOMES = {
     "status": "zeromean.centralization.status",
 }
 
-_MODULES = ("diagnose", "fan_in", "nn", "reparam")
+_MODULES = ("compat", "fan_in", "nn", "optim", "reparam")
+# These need more than torch. They are attributes too, but not part of ``__all__``, so that
+# ``from zeromean import *`` and ``help(zeromean)`` work without any extra.
+_MODULES_OF_EXTRAS = ("diagnose", "jax", "keras", "lightning", "mmengine", "study")
 
 __all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name in _MODULES or name in _MODULES_OF_EXTRAS:
         return importlib.import_module(f"zeromean.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'zeromean' has no attribute {name!r}")
@@ -67,4 +77,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -50,7 +50,7 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)
 
 
 def centralized_gradient(x: Tensor, use_gc: bool = True, gc_conv_only: bool = False) -> Tensor:

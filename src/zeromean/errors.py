@@ -1,13 +1,17 @@
-"""The error and the warning of zeromean."""
+"""The errors and the warning of zeromean."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["MissingExtraError", "ZeromeanError", "ZeromeanWarning"]
 
 
 class ZeromeanError(Exception):
-    """Every error that zeromean raises.
+    """The base class of every error that zeromean raises.
 
     Args:
         problem: One sentence without a final period: what was given, and what is allowed.
@@ -32,8 +36,42 @@ class ZeromeanError(Exception):
         return f"{self.problem}. {self.fix}."
 
 
+class MissingExtraError(ZeromeanError, ImportError):
+    """An optional package is not installed; the message names the extra that installs it."""
+
+
 class ZeromeanWarning(UserWarning):
     """A setting that is allowed but probably not intended; the message says what to do."""
+
+
+@contextmanager
+def needs_extra(extra: str, what: str, *packages: str) -> Iterator[None]:
+    """Turn a failed import inside the ``with`` block into an error that names the extra.
+
+    Args:
+        extra: Extra of zeromean that installs the packages.
+        what: Module or feature that needs it.
+        packages: Packages of the extra; without any, every missing package is taken as one.
+
+    Raises:
+        MissingExtraError: A package is not installed.
+
+    Example:
+        >>> with needs_extra("jax", "zeromean.jax"):
+        ...     import no_such_module
+        Traceback (most recent call last):
+        zeromean.errors.MissingExtraError: zeromean.jax needs the package no_such_module, ...
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "zeromean" or (packages and package not in packages):
+            raise
+        raise MissingExtraError(
+            f"{what} needs the package {error.name}, which is not installed",
+            f"Run pip install 'zeromean[{extra}]'",
+        ) from error
 
 
 def warn(message: str) -> None:

@@ -22,6 +22,10 @@ __all__ = ["FanIn", "register"]
 Role = Literal["conv", "linear", "embedding"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 @dataclass(frozen=True)
 class FanIn:
     """The fan-in axes of one parameter.

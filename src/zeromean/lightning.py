@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
 from zeromean.centralization.centralize import Handle, attach
+from zeromean.errors import needs_extra
 from zeromean.gc_options import GCOptions, WeightDecay
 from zeromean.plan import Layers, Scope
 
+with needs_extra("lightning", "zeromean.lightning"):
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
 __all__ = ["Centralize"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 class Centralize(Callback):

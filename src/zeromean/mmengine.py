@@ -20,13 +20,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 from torch import nn
 
 from zeromean import compat
 from zeromean.centralization.centralize import attach
+from zeromean.errors import needs_extra
 from zeromean.gc_options import GCOptions
+
+with needs_extra("mmengine", "zeromean.mmengine"):
+    from mmengine.optim import OptimWrapper, OptimWrapperDict
+    from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 
 __all__ = ["Centralized"]
 
@@ -34,6 +37,10 @@ __all__ = ["Centralized"]
 for _name in compat.__all__:
     if "_GC" in _name:
         OPTIMIZERS.register_module(name=_name, module=getattr(compat, _name))
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -15,6 +15,10 @@ from zeromean.reparam.preconditions import check_scale
 __all__ = ["CWNConv1d", "CWNConv2d", "CWNConv3d", "CWNConvTranspose2d", "CWNLinear"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 class _CWN(nn.Module):
     """Centers and normalizes the weight of the layer that it is mixed into."""
 

@@ -10,6 +10,10 @@ of the gradients to torch's own functions.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+
 from zeromean.optim.adagrad import Adagrad as Adagrad
 from zeromean.optim.adam import Adam as Adam
 from zeromean.optim.adam import AdamW as AdamW
@@ -21,3 +25,17 @@ from zeromean.optim.sgd import SGD as SGD
 from zeromean.optim.sgd import SGDW as SGDW
 
 __all__ = ["SGD", "SGDW", "Adagrad", "Adam", "AdamW", "Lookahead", "RAdam", "RMSprop", "Ranger"]
+
+
+def __getattr__(name: str) -> Any:
+    message = f"module {__name__!r} has no attribute {name!r}"
+    if isinstance(kind := getattr(torch.optim, name, None), type):
+        message += (
+            f"; centralize torch's {kind.__name__} instead:"
+            f" zeromean.centralize(torch.optim.{name}(model.parameters()), model)"
+        )
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

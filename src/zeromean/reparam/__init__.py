@@ -21,3 +21,7 @@ __all__ = [
     "reparametrize",
     "to_torch",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
