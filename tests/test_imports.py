@@ -15,9 +15,6 @@ from zeromean.errors import MissingExtraError, needs_extra
 FRAMEWORKS = ("torch", "numpy", "jax", "keras", "tensorflow", "lightning", "mmengine")
 MODULES = ("compat", "fan_in", "nn", "optim", "reparam")
 MODULES_OF_EXTRAS = {
-    "diagnose": "study",
-    "jax": "jax",
-    "keras": "keras",
     "lightning": "lightning",
     "mmengine": "mmengine",
     "study": "study",

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zeromean.study.spec.method import Method as Method
-from zeromean.study.spec.optimizer import Optimizer as Optimizer
-from zeromean.study.spec.schedule import Schedule as Schedule
-from zeromean.study.spec.study import Study as Study
-from zeromean.study.spec.task import FunctionTask as FunctionTask
-from zeromean.study.spec.task import ImageTask as ImageTask
-from zeromean.study.spec.task import TextTask as TextTask
-from zeromean.study.spec.toml import read as read
-from zeromean.study.spec.tuning import Tuning as Tuning
+from zeromean.errors import needs_extra
+
+with needs_extra("study", "zeromean.study"):
+    from zeromean.study.spec.method import Method as Method
+    from zeromean.study.spec.optimizer import Optimizer as Optimizer
+    from zeromean.study.spec.schedule import Schedule as Schedule
+    from zeromean.study.spec.study import Study as Study
+    from zeromean.study.spec.task import FunctionTask as FunctionTask
+    from zeromean.study.spec.task import ImageTask as ImageTask
+    from zeromean.study.spec.task import TextTask as TextTask
+    from zeromean.study.spec.toml import read as read
+    from zeromean.study.spec.tuning import Tuning as Tuning
 
 if TYPE_CHECKING:
     from zeromean.study.engine.run import run as run

@@ -178,7 +178,7 @@ def test_without_ray_the_extra_is_named(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ZeromeanError, match=r"--ray here:1 without the module ray; .*\[ray\]"):
+    with pytest.raises(ZeromeanError, match=r"--ray here:1 needs the package ray, .*\[ray\]"):
         run(study, tmp_path, ray="here:1")
 
 

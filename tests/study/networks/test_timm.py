@@ -115,7 +115,7 @@ def test_without_timm_a_line_tells_which_extra_brings_it(
     monkeypatch.setitem(sys.modules, "timm", None)
     code, message = compare("timm:resnet50")
     assert (code, message.count("\n")) == (2, 1)
-    assert "model timm:resnet50 without the module timm" in message
+    assert '"timm:resnet50" needs the package timm' in message
     assert "pip install 'zeromean[timm]'" in message
 
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from zeromean.errors import ZeromeanError
+from zeromean.errors import ZeromeanError, needs_extra
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.image_files import Album, ImageTransform, Picture
-from zeromean.study.extras import of_extra
 
 # Where a set has no test part of its own, what stands for it.
 TEST_PARTS = ("test", "validation", "valid")
@@ -68,7 +67,7 @@ def _same(image: Image.Image | None) -> Image.Image:
 
 
 def _load(path: Path) -> Any:
-    with of_extra("hub", f"hf:{path}"):
+    with needs_extra("hub", f"hf:{path}"):
         import datasets
 
     datasets.disable_progress_bars()

@@ -19,12 +19,11 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
-from zeromean.errors import ZeromeanError
+from zeromean.errors import ZeromeanError, needs_extra
 from zeromean.study.engine import checkpoint, environment
 from zeromean.study.engine.checkpoint import Checkpoint
 from zeromean.study.engine.executors import Event, Plan, loader, train_in_turns, use_threads
 from zeromean.study.engine.scheduler import Group
-from zeromean.study.extras import of_extra
 from zeromean.study.spec.records import Key
 from zeromean.study.spec.study import Study
 from zeromean.study.tasks.interface import Task, TaskInfo
@@ -195,7 +194,7 @@ def _connect(address: str) -> Any:
 
 
 def _import_ray(address: str) -> Any:
-    with of_extra("ray", f"--ray {address}"):
+    with needs_extra("ray", f"--ray {address}"):
         import ray
     return ray
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from zeromean.study.extras import of_extra
+from zeromean.errors import needs_extra
 from zeromean.study.spec.metric import Metric
 from zeromean.study.spec.records import FINAL, Candidate, Run
 from zeromean.study.spec.study import Study
@@ -128,7 +128,7 @@ def check_search(study: Study) -> None:
 
 
 def _import_optuna() -> ModuleType:
-    with of_extra("tuning", "search optuna"):
+    with needs_extra("tuning", "search optuna"):
         import optuna
     return optuna
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from zeromean.errors import needs_extra
 from zeromean.study.engine.watcher import Watcher
-from zeromean.study.extras import of_extra
 from zeromean.study.spec.records import FINAL, Epoch, Key, Run
 
 
@@ -19,7 +19,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, other: Watcher) -> None:
-        with of_extra("tensorboard", "logs for TensorBoard"):
+        with needs_extra("tensorboard", "logs for TensorBoard"):
             from torch.utils.tensorboard import SummaryWriter
         self._make = SummaryWriter
         self._folder = folder

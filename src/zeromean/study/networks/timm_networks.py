@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from zeromean.study.extras import of_extra
+from zeromean.errors import needs_extra
 from zeromean.study.spec.task import TIMM_PREFIX
 from zeromean.study.spec.validation import SettingError
 
@@ -25,7 +25,7 @@ def timm_network(name: str, channels: int, side: int, classes: int) -> nn.Module
             or the network does not take such images.
     """
     model = f'model "{TIMM_PREFIX}{name}"'
-    with of_extra("timm", model):
+    with needs_extra("timm", model):
         import timm
     if not timm.is_model(name):
         raise SettingError(
