@@ -1,0 +1,252 @@
+"""Train or fine-tune an image classifier of timm on folders of images.
+
+DATA holds train/<class>/ and test/<class>/ (or val/<class>/). Each epoch prints one line with top-1
+and top-5 accuracy. Run several processes with torchrun; batch normalization then uses the images of
+each process, as in the published runs.
+
+    python classification.py DATA --model resnet50 --checkpoint resnet50.pth \
+        --lr 0.01 --head-lr 0.1 --epochs 100 --drops 50 80
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+from torchvision import datasets, transforms
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def load_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple:
+    """Training and test images, augmented and standardized."""
+    test = next((args.data / name for name in ("test", "val") if (args.data / name).is_dir()), None)
+    if not (args.data / "train").is_dir() or test is None:
+        parser.error(
+            f"{args.data} needs train/<class>/ and test/<class>/ (or val/<class>/) with image files"
+        )
+    finish = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
+    if args.augment == "resized-crop":
+        change = [transforms.RandomResizedCrop(args.size), transforms.RandomHorizontalFlip()]
+    elif args.augment == "crop":
+        change = [
+            transforms.Resize((args.resize, args.resize)),
+            transforms.RandomCrop(args.size),
+            transforms.RandomHorizontalFlip(),
+        ]
+    else:
+        change = [transforms.Resize((args.size, args.size))]
+    center = [transforms.Resize((args.resize, args.resize)), transforms.CenterCrop(args.size)]
+    train = datasets.ImageFolder(args.data / "train", transforms.Compose([*change, *finish]))
+    tested = datasets.ImageFolder(test, transforms.Compose([*center, *finish]))
+    if train.classes != tested.classes:
+        parser.error(f"{test} has other class folders than {args.data / 'train'}")
+    if args.train_size:
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(args.split_seed))
+        train = torch.utils.data.Subset(train, order[: args.train_size].tolist())
+    if args.test_size:
+        order = torch.randperm(len(tested), generator=torch.Generator().manual_seed(0))
+        tested = torch.utils.data.Subset(tested, order[: args.test_size].tolist())
+    return train, tested
+
+
+def load_checkpoint(model: nn.Module, path: str) -> None:
+    """Load all weights but those of the classifier."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    head = model.get_classifier().weight
+    own = model.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    needed = [
+        k
+        for k, v in own.items()
+        if not (v is head or k.startswith(model.pretrained_cfg["classifier"]))
+    ]
+    missing = [name for name in needed if name not in fitting]
+    if missing:
+        raise SystemExit(
+            f"{path} lacks {len(missing)} of {len(needed)} tensors, {missing[0]} first"
+        )
+    model.load_state_dict(fitting, strict=False)
+
+
+def evaluate(model: nn.Module, loader, device: torch.device) -> dict[str, float]:
+    """Return the loss and top-1 and top-5 accuracy in percent, over all processes."""
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    with torch.no_grad():
+        for images, labels in loader:
+            outputs, labels = model(images.to(device)), labels.to(device)
+            ranked = outputs.topk(min(5, outputs.shape[1]), 1).indices == labels[:, None]
+            loss = nn.functional.cross_entropy(outputs, labels, reduction="sum")
+            sums += torch.stack(
+                [
+                    loss,
+                    ranked[:, 0].sum(),
+                    ranked.sum(),
+                    ranked.new_tensor(len(labels), dtype=torch.int64),
+                ]
+            )
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(sums)
+    loss, top1, top5, count = sums.tolist()
+    return {"test_loss": loss / count, "top1": 100 * top1 / count, "top5": 100 * top5 / count}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="resnet50", help="name of a timm model")
+    parser.add_argument(
+        "--checkpoint", help="local weights to start from; the classifier starts fresh"
+    )
+    parser.add_argument(
+        "--size", type=int, default=224, help="side of the images that the network sees"
+    )
+    parser.add_argument("--resize", type=int, default=256, help="side before cropping")
+    parser.add_argument(
+        "--augment", choices=["none", "crop", "resized-crop"], default="resized-crop"
+    )
+    parser.add_argument("--train-size", type=int, help="number of training images, drawn at random")
+    parser.add_argument("--test-size", type=int)
+    parser.add_argument(
+        "--split-seed", type=int, default=0, help="seed of the choice of training images"
+    )
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument(
+        "--drops",
+        type=int,
+        nargs="*",
+        default=[30, 60, 90],
+        help="epochs after which lr falls to a tenth",
+    )
+    parser.add_argument("--schedule", choices=["steps", "cosine"], default="steps")
+    parser.add_argument(
+        "--batch-size", type=int, default=256, help="images per step over all processes"
+    )
+    parser.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd")
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument(
+        "--head-lr", type=float, help="learning rate of the classifier (default: --lr)"
+    )
+    parser.add_argument("--momentum", type=float, default=0.9)
+    parser.add_argument("--weight-decay", type=float, default=1e-4)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--amp", action="store_true")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from OUT/last.pt if it exists"
+    )
+    parser.add_argument("--out", type=Path, default=Path("classification"))
+    args = parser.parse_args()
+
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    device = torch.device(args.device)
+    if world > 1:
+        torch.distributed.init_process_group()
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    train, test = load_data(args, parser)
+    classes = len(getattr(train, "dataset", train).classes)
+    if args.model not in timm.list_models():
+        parser.error(f"timm has no model {args.model}")
+    model = timm.create_model(args.model, num_classes=classes)
+    if args.checkpoint:
+        load_checkpoint(model, args.checkpoint)
+    model.to(device)
+    head = {id(p) for p in model.get_classifier().parameters()}
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) not in head], "lr": args.lr},
+        {"params": [p for p in model.parameters() if id(p) in head], "lr": args.head_lr or args.lr},
+    ]
+    if args.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, momentum=args.momentum, weight_decay=args.weight_decay)
+    else:
+        optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay)
+    sampler = torch.utils.data.DistributedSampler(
+        train, world, rank, seed=args.seed, drop_last=True
+    )
+    loader = torch.utils.data.DataLoader(
+        train, args.batch_size // world, sampler=sampler, num_workers=args.workers, drop_last=True
+    )
+    share = torch.utils.data.Subset(test, range(rank, len(test), world))
+    test_loader = torch.utils.data.DataLoader(
+        share, args.batch_size // world, num_workers=args.workers
+    )
+
+    def factor(epoch: int) -> float:
+        if args.schedule == "cosine":
+            return (1 + math.cos(math.pi * epoch / args.epochs)) / 2
+        return 0.1 ** sum(epoch >= drop for drop in args.drops)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.amp and device.type == "cuda")
+    begun, last = 0, args.out / "last.pt"
+    if args.resume and last.exists():
+        state = torch.load(last, map_location=device, weights_only=True)
+        for name, part in (
+            ("model", model),
+            ("optimizer", optimizer),
+            ("schedule", schedule),
+            ("scaler", scaler),
+        ):
+            part.load_state_dict(state[name])
+        begun = state["epoch"]
+    wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
+
+    for epoch in range(begun, args.epochs):
+        started, total, right, count = time.perf_counter(), 0.0, 0, 0
+        torch.manual_seed((args.seed * 1000 + epoch) * world + rank + 1)
+        sampler.set_epoch(epoch)
+        model.train()
+        for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
+            with torch.autocast(device.type, dtype, enabled=args.amp):
+                outputs = wrapped(images)
+                loss = nn.functional.cross_entropy(outputs, labels)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            total += loss.detach() * len(labels)
+            right += (outputs.argmax(1) == labels).sum()
+            count += len(labels)
+        schedule.step()
+        metrics = {"train_loss": float(total) / count, "train_top1": 100 * float(right) / count}
+        seconds = time.perf_counter() - started
+        metrics |= evaluate(model, test_loader, device)
+        if rank == 0:
+            print(
+                f"epoch {epoch + 1} " + " ".join(f"{k} {v:.4f}" for k, v in metrics.items()),
+                flush=True,
+            )
+            with (args.out / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"epoch": epoch + 1, "seconds": seconds, **metrics}) + "\n")
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "epoch": epoch + 1,
+            }
+            state |= {"schedule": schedule.state_dict(), "scaler": scaler.state_dict()}
+            torch.save(state, last.with_suffix(".tmp"))
+            last.with_suffix(".tmp").replace(last)
+        if world > 1:
+            torch.distributed.barrier()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""Train Faster R-CNN or Mask R-CNN with FPN on a data set in COCO's format.
+
+DATA holds annotations/instances_{train,val}2017.json, train2017/ and val2017/. Each epoch prints
+one line with the loss and the COCO metrics. Run several processes with torchrun.
+
+    python detection.py DATA --backbone resnet50 --masks --weights resnet50.pth --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import random
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import nn
+from torchvision.models import detection as models
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.faster_rcnn import (
+    FastRCNNConvFCHead,
+    FastRCNNPredictor,
+    TwoMLPHead,
+)
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.transforms.functional import to_tensor
+
+BACKBONES = {
+    "resnet18": partial(ResNet, BasicBlock, [2, 2, 2, 2]),
+    "resnet50": partial(ResNet, Bottleneck, [3, 4, 6, 3]),
+    "resnet101": partial(ResNet, Bottleneck, [3, 4, 23, 3]),
+    "resnext101_32x4d": partial(ResNet, Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4),
+    "resnext101_64x4d": partial(ResNet, Bottleneck, [3, 4, 23, 3], groups=64, width_per_group=4),
+}
+
+
+class CocoImages(torch.utils.data.Dataset):
+    """Images with boxes, labels and masks; category ids are renumbered from 1 without gaps."""
+
+    def __init__(self, root: Path, split: str, masks: bool, train: bool) -> None:
+        with contextlib.redirect_stdout(None):
+            self.coco = COCO(str(root / f"annotations/instances_{split}2017.json"))
+        self.folder, self.masks, self.train = root / f"{split}2017", masks, train
+        self.categories = sorted(self.coco.getCatIds())
+        self.ids = [i for i in sorted(self.coco.imgs) if not train or self.usable(i)]
+
+    def usable(self, image_id: int) -> list[dict]:
+        """Annotations to train on: crowds and boxes without area are left out."""
+        return [
+            a
+            for a in self.coco.imgToAnns[image_id]
+            if not a.get("iscrowd") and a["bbox"][2] >= 1 and a["bbox"][3] >= 1
+        ]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, dict]:
+        info = self.coco.imgs[self.ids[index]]
+        with Image.open(self.folder / info["file_name"]) as file:
+            image = to_tensor(file.convert("RGB"))
+        found = self.usable(info["id"])
+        boxes = torch.tensor([a["bbox"] for a in found], dtype=torch.float32).view(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        target = {"image_id": info["id"], "boxes": boxes}
+        labels = [1 + self.categories.index(a["category_id"]) for a in found]
+        target["labels"] = torch.tensor(labels, dtype=torch.int64)
+        if self.masks and self.train:
+            masks = [self.coco.annToMask(a) for a in found]
+            shape = (len(found), *image.shape[1:])
+            target["masks"] = torch.from_numpy(np.array(masks, dtype=np.uint8).reshape(shape))
+        if self.train and torch.rand(()) < 0.5:
+            image = image.flip(2)
+            boxes[:, [0, 2]] = image.shape[2] - boxes[:, [2, 0]]
+            if "masks" in target:
+                target["masks"] = target["masks"].flip(2)
+        return image, target
+
+
+class StandardizeWeight(nn.Module):
+    """Weight standardization of a convolution (Qiao et al. 2019)."""
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        return (weight - mean) * torch.rsqrt(variance + 1e-5)
+
+
+def build(args: argparse.Namespace, classes: int) -> nn.Module:
+    norms = {
+        "frozen": FrozenBatchNorm2d,
+        "batch": nn.BatchNorm2d,
+        "group": partial(nn.GroupNorm, 32),
+    }
+    backbone = BACKBONES[args.backbone](norm_layer=norms[args.norm])
+    if args.weights:
+        state = torch.load(args.weights, map_location="cpu", weights_only=True)
+        missing, unexpected = backbone.load_state_dict(state, strict=False)
+        print(
+            f"weights {args.weights}: {len(missing)} missing, {len(unexpected)} unexpected",
+            flush=True,
+        )
+    norm = norms["group"] if args.norm == "group" else None
+    layers = args.trainable_layers if args.weights else 5
+    fpn = _resnet_fpn_extractor(backbone, layers, norm_layer=norm)
+    sizes = tuple((size,) for size in args.anchors)
+    head = {}
+    if args.box_head == "4c1f":
+        head["box_head"] = FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=norm)
+    else:
+        head["box_head"] = TwoMLPHead(256 * 49, 1024)
+    head["box_predictor"] = FastRCNNPredictor(1024, classes + 1)
+    anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+    shape = {"min_size": args.min_size, "max_size": args.max_size, "rpn_anchor_generator": anchors}
+    if args.masks:
+        head["mask_head"] = MaskRCNNHeads(256, [256] * 4, 1, norm_layer=norm)
+        head["mask_predictor"] = models.mask_rcnn.MaskRCNNPredictor(256, 256, classes + 1)
+        model = models.MaskRCNN(fpn, **shape, **head)
+    else:
+        model = models.FasterRCNN(fpn, **shape, **head)
+    if args.ws:
+        for module in model.modules():
+            if (
+                isinstance(module, nn.Conv2d)
+                and module.weight.requires_grad
+                and module.out_channels >= 64
+            ):
+                nn.utils.parametrize.register_parametrization(module, "weight", StandardizeWeight())
+    return model
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, loader, dataset: CocoImages, device: torch.device, masks: bool
+) -> dict:
+    model.eval()
+    found = []
+    for images, targets in loader:
+        outputs = model([image.to(device) for image in images])
+        for target, output in zip(targets, outputs, strict=True):
+            boxes = output["boxes"].cpu()
+            boxes[:, 2:] -= boxes[:, :2]
+            for n, (box, label, score) in enumerate(
+                zip(
+                    boxes.tolist(),
+                    output["labels"].tolist(),
+                    output["scores"].tolist(),
+                    strict=True,
+                )
+            ):
+                entry = {"image_id": target["image_id"], "bbox": box, "score": score}
+                entry["category_id"] = dataset.categories[label - 1]
+                if masks:
+                    mask = (output["masks"][n, 0] > 0.5).cpu().numpy().astype(np.uint8)
+                    entry["segmentation"] = rle.encode(np.asfortranarray(mask))
+                found.append(entry)
+    return score(dataset.coco, found, masks)
+
+
+def score(truth: COCO, found: list[dict], masks: bool) -> dict[str, float]:
+    """COCO's AP, AP50 and AP75 in percent, of boxes and of masks."""
+    metrics = {}
+    for kind, prefix in [("bbox", ""), ("segm", "mask_")][: 1 + masks]:
+        if not found:
+            metrics |= {f"{prefix}{name}": 0.0 for name in ("AP", "AP50", "AP75")}
+            continue
+        with contextlib.redirect_stdout(None):
+            evaluation = COCOeval(truth, truth.loadRes(found), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        for name, value in zip(("AP", "AP50", "AP75"), evaluation.stats, strict=False):
+            metrics[f"{prefix}{name}"] = 100 * float(value)
+    return metrics
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--backbone", choices=BACKBONES, default="resnet50")
+    parser.add_argument("--weights", help="state dict of the backbone, such as ImageNet weights")
+    parser.add_argument("--norm", choices=["frozen", "batch", "group"], default="frozen")
+    parser.add_argument("--ws", action="store_true", help="weight standardization of convolutions")
+    parser.add_argument("--box-head", choices=["2fc", "4c1f"], default="2fc")
+    parser.add_argument("--masks", action="store_true", help="Mask R-CNN instead of Faster R-CNN")
+    parser.add_argument("--trainable-layers", type=int, default=3, help="of 5, with --weights")
+    parser.add_argument("--anchors", type=int, nargs="+", default=[32, 64, 128, 256, 512])
+    parser.add_argument("--min-size", type=int, default=800)
+    parser.add_argument("--max-size", type=int, default=1333)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--drops", type=int, nargs="*", default=[8, 11])
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="images per step over all processes"
+    )
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--momentum", type=float, default=0.9)
+    parser.add_argument("--weight-decay", type=float, default=1e-4)
+    parser.add_argument("--clip", type=float, default=35.0, help="bound of the gradient norm")
+    parser.add_argument("--warmup", type=int, default=500, help="steps")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--amp", action="store_true")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from OUT/last.pt if it exists"
+    )
+    parser.add_argument("--out", type=Path, default=Path("detection"))
+    args = parser.parse_args()
+    for split in ("train", "val"):
+        for path in (
+            args.data / f"annotations/instances_{split}2017.json",
+            args.data / f"{split}2017",
+        ):
+            if not path.exists():
+                parser.error(
+                    f"{path} is missing; COCO 2017 (cocodataset.org) goes into DATA in this layout"
+                )
+
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    device = torch.device(args.device)
+    if world > 1:
+        torch.distributed.init_process_group()
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    random.seed(args.seed)
+    np.random.seed(args.seed)
+    train = CocoImages(args.data, "train", args.masks, train=True)
+    val = CocoImages(args.data, "val", args.masks, train=False)
+    model = build(args, len(train.categories)).to(device)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(
+        parameters, lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay
+    )
+    batch = args.batch_size // world
+    sampler = torch.utils.data.DistributedSampler(
+        train, world, rank, seed=args.seed, drop_last=True
+    )
+    loader = torch.utils.data.DataLoader(
+        train,
+        batch,
+        sampler=sampler,
+        num_workers=args.workers,
+        collate_fn=lambda b: [*zip(*b, strict=True)],
+    )
+    val_loader = torch.utils.data.DataLoader(val, 4, collate_fn=lambda b: [*zip(*b, strict=True)])
+    steps = len(loader)
+
+    def factor(step: int) -> float:
+        warm = min(1.0, 1 / 3 + 2 / 3 * step / args.warmup) if args.warmup else 1.0
+        return warm * 0.1 ** sum(step >= drop * steps for drop in args.drops)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.amp and device.type == "cuda")
+    begun, last = 0, args.out / "last.pt"
+    if args.resume and last.exists():
+        state = torch.load(last, map_location=device, weights_only=True)
+        for name, part in (
+            ("model", model),
+            ("optimizer", optimizer),
+            ("schedule", schedule),
+            ("scaler", scaler),
+        ):
+            part.load_state_dict(state[name])
+        begun = state["epoch"]
+    wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
+
+    for epoch in range(begun, args.epochs):
+        started, total = time.perf_counter(), torch.zeros((), device=device)
+        torch.manual_seed(args.seed * 1000 + epoch * world + rank + 1)
+        sampler.set_epoch(epoch)
+        model.train()
+        for images, targets in loader:
+            targets = [{k: v.to(device) for k, v in t.items() if k != "image_id"} for t in targets]
+            with torch.autocast(device.type, dtype, enabled=args.amp):
+                loss = sum(wrapped([image.to(device) for image in images], targets).values())
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, args.clip)
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.step()
+            total += loss.detach()
+        mean_loss = total.item() / steps
+        seconds = time.perf_counter() - started
+        if not math.isfinite(mean_loss):
+            raise SystemExit(f"epoch {epoch + 1}: the loss is {mean_loss}")
+        if rank == 0:
+            metrics = {"loss": mean_loss, **evaluate(model, val_loader, val, device, args.masks)}
+            print(
+                f"epoch {epoch + 1} " + " ".join(f"{k} {v:.4f}" for k, v in metrics.items()),
+                flush=True,
+            )
+            line = json.dumps({"epoch": epoch + 1, "seconds": seconds, **metrics})
+            with (args.out / "metrics.jsonl").open("a") as file:
+                file.write(line + "\n")
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "epoch": epoch + 1,
+            }
+            state |= {"schedule": schedule.state_dict(), "scaler": scaler.state_dict()}
+            torch.save(state, last.with_suffix(".tmp"))
+            last.with_suffix(".tmp").replace(last)
+        if world > 1:
+            torch.distributed.barrier()
+
+
+if __name__ == "__main__":
+    main()

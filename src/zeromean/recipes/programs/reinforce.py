@@ -1,0 +1,123 @@
+"""Train a policy by REINFORCE with a moving-average baseline on a gymnasium environment.
+
+Each evaluation prints one line with the mean return of greedy episodes.
+
+    python reinforce.py --env CartPole-v1 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import gymnasium
+import torch
+from torch import nn
+
+
+def episode(
+    env: gymnasium.Env, policy: nn.Module, seed: int, greedy: bool
+) -> tuple[torch.Tensor, list[float]]:
+    """Log-probabilities of the actions and the rewards of one episode."""
+    state, _ = env.reset(seed=seed)
+    log_probabilities, rewards, done = [], [], False
+    while not done:
+        distribution = torch.distributions.Categorical(
+            logits=policy(torch.as_tensor(state).float())
+        )
+        action = distribution.logits.argmax() if greedy else distribution.sample()
+        log_probabilities.append(distribution.log_prob(action))
+        state, reward, terminated, truncated, _ = env.step(int(action))
+        rewards.append(float(reward))
+        done = terminated or truncated
+    return torch.stack(log_probabilities), rewards
+
+
+def discounted(rewards: list[float], gamma: float) -> torch.Tensor:
+    """Return from each step to the end of the episode."""
+    returns, total = [], 0.0
+    for reward in reversed(rewards):
+        total = reward + gamma * total
+        returns.append(total)
+    return torch.tensor(returns[::-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--env", default="CartPole-v1", help="environment with discrete actions")
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--episodes", type=int, default=500)
+    parser.add_argument("--batch-size", type=int, default=5, help="episodes per update")
+    parser.add_argument("--optimizer", choices=["adam", "sgd"], default="adam")
+    parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--gamma", type=float, default=0.99)
+    parser.add_argument("--evaluate-every", type=int, default=50, help="episodes")
+    parser.add_argument(
+        "--evaluations", type=int, default=10, help="greedy episodes per evaluation"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from OUT/last.pt if it exists"
+    )
+    parser.add_argument("--out", type=Path, default=Path("reinforce"))
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    try:
+        env = gymnasium.make(args.env)
+    except gymnasium.error.Error as error:
+        parser.error(str(error))
+    if not isinstance(env.action_space, gymnasium.spaces.Discrete):
+        parser.error(f"{args.env} has no discrete actions")
+    inputs, actions = env.observation_space.shape[0], int(env.action_space.n)
+    policy = nn.Sequential(
+        nn.Linear(inputs, args.hidden), nn.ReLU(), nn.Linear(args.hidden, actions)
+    )
+    kind = torch.optim.Adam if args.optimizer == "adam" else torch.optim.SGD
+    optimizer = kind(policy.parameters(), lr=args.lr)
+    args.out.mkdir(parents=True, exist_ok=True)
+    begun, last = 0, args.out / "last.pt"
+    if args.resume and last.exists():
+        state = torch.load(last, weights_only=True)
+        policy.load_state_dict(state["policy"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        begun = state["episode"]
+
+    for number in range(begun, args.episodes, args.batch_size):
+        loss = torch.zeros(())
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.amp):
+            for index in range(number, number + args.batch_size):
+                chosen, rewards = episode(env, policy, args.seed * 100_000 + index, greedy=False)
+                returns = discounted(rewards, args.gamma)
+                advantage = (returns - returns.mean()) / (returns.std(correction=0) + 1e-6)
+                loss = loss - (chosen * advantage).sum() / args.batch_size
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        done = number + args.batch_size
+        if done % args.evaluate_every < args.batch_size or done >= args.episodes:
+            with torch.no_grad():
+                scores = [
+                    sum(episode(env, policy, 1_000_000 + n, greedy=True)[1])
+                    for n in range(args.evaluations)
+                ]
+            value = sum(scores) / len(scores)
+            print(f"episode {done} return {value:.1f}", flush=True)
+            with (args.out / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"episode": done, "return": value}) + "\n")
+            state = {
+                "policy": policy.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "episode": done,
+            }
+            torch.save({**state, "random": torch.get_rng_state()}, last.with_suffix(".tmp"))
+            last.with_suffix(".tmp").replace(last)
+
+
+if __name__ == "__main__":
+    main()
