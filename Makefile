@@ -43,8 +43,11 @@ SOURCES := pyproject.toml setup.py $(wildcard src/zeromean/kernels/*.[ch])
 	$(INSTALL) --editable '.[study]'
 	touch $@
 
-.venv/test: .venv/torch $(SOURCES)
+VISION := tests/vision/requirements.txt
+
+.venv/test: .venv/torch $(SOURCES) $(VISION)
 	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-deps --upgrade --target .venv/vision --requirement $(VISION)
 	touch $@
 
 .venv/docs: .venv/test

@@ -1,0 +1,266 @@
+"""The training programs of the recipes: metrics against brute force, bad input, a run of each."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+import zeromean
+from zeromean.recipes.programs import classification, detection, reid
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(detection.__file__).parent
+
+
+def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(PROGRAMS / f"{program}.py"), *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
+def write_images(folder: Path, names: list[str], size: tuple[int, int] = (24, 16)) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in names:
+        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(folder / name)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scenes")
+    script = ROOT / "benchmarks" / "digit_scenes.py"
+    subprocess.run(
+        [sys.executable, str(script), str(out), "--train", "8", "--val", "24"], check=True
+    )
+    return out
+
+
+# --- detection
+
+
+def test_ground_truth_as_detections_scores_100(scenes: Path) -> None:
+    truth = COCO(str(scenes / "annotations/instances_val2017.json"))
+    assert any(a["iscrowd"] for a in truth.anns.values())
+    found = [
+        {key: a[key] for key in ("image_id", "category_id", "bbox", "segmentation")}
+        | {"score": 1.0}
+        for a in truth.anns.values()
+        if not a["iscrowd"]
+    ]
+    metrics = detection.score(truth, found, masks=True)
+    assert len(metrics) == 6
+    assert all(value == pytest.approx(100) for value in metrics.values())
+    assert set(detection.score(truth, [], masks=True).values()) == {0.0}
+
+
+def test_training_images_leave_out_crowds_and_renumber_categories(scenes: Path) -> None:
+    images = detection.CocoImages(scenes, "train", masks=True, train=True)
+    for image, target in images:
+        assert image.shape == (3, 96, 128)
+        assert target["masks"].shape[1:] == image.shape[1:]
+        assert target["labels"].min() >= 1
+        assert target["labels"].max() <= 10
+        for box, mask in zip(target["boxes"], target["masks"], strict=True):
+            rows, columns = mask.nonzero().T
+            corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert box.tolist() == [float(c) for c in corners]
+
+
+def options(**changed: object) -> Namespace:
+    given = {"backbone": "resnet50", "norm": "frozen", "ws": False, "box_head": "2fc"}
+    given |= {"weights": None, "masks": True, "trainable_layers": 3, "min_size": 64}
+    given |= {"max_size": 96, "anchors": [32, 64, 128, 256, 512]}
+    return Namespace(**given | changed)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"backbone": "resnet18", "norm": "group"},
+        {"box_head": "4c1f", "norm": "group", "ws": True, "backbone": "resnet18"},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"backbone": "resnet101"}, marks=pytest.mark.slow),
+        pytest.param({"backbone": "resnext101_32x4d"}, marks=pytest.mark.slow),
+        pytest.param({"backbone": "resnext101_64x4d"}, marks=pytest.mark.slow),
+        pytest.param({"box_head": "4c1f"}, marks=pytest.mark.slow),
+        pytest.param({"norm": "group", "backbone": "resnet101"}, marks=pytest.mark.slow),
+        pytest.param({"norm": "group", "ws": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_detectors_have_a_plan_and_gradients(changed: dict[str, object]) -> None:
+    model = detection.build(options(**changed), classes=80)
+    plan = zeromean.explain(model)
+    assert len(plan.centered) > 20
+    target = {
+        "boxes": torch.tensor([[5.0, 5, 40, 40]]),
+        "labels": torch.tensor([3]),
+        "masks": torch.ones(1, 64, 64, dtype=torch.uint8),
+    }
+    losses = model.train()([torch.rand(3, 64, 64)], [target])
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert model.roi_heads.box_predictor.cls_score.weight.grad is not None
+
+
+# --- re-identification
+
+
+def brute_force(query: tuple, gallery: tuple) -> dict[str, float]:
+    precisions, firsts = [], []
+    for feature, identity, camera in zip(*query, strict=True):
+        ranked = sorted(
+            (
+                (-torch.cosine_similarity(feature, other, dim=0).item(), place, i == identity)
+                for place, (other, i, c) in enumerate(zip(*gallery, strict=True))
+                if not (i == identity and c == camera)
+            ),
+        )
+        hits = [hit for _, _, hit in ranked]
+        if any(hits):
+            found = [sum(hits[: n + 1]) / (n + 1) for n, hit in enumerate(hits) if hit]
+            precisions.append(sum(found) / len(found))
+            firsts.append(float(hits[0]))
+    return {"mAP": 100 * np.mean(precisions), "rank1": 100 * np.mean(firsts)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_retrieval_equals_brute_force(seed: int) -> None:
+    torch.manual_seed(seed)
+
+    def draw(count: int) -> tuple:
+        return torch.randn(count, 6), torch.randint(0, 4, (count,)), torch.randint(1, 4, (count,))
+
+    query, gallery = draw(7), draw(40)
+    found = reid.retrieval(query, gallery)
+    expected = brute_force(query, gallery)
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_retrieval_of_a_worked_example() -> None:
+    """Ranking: same camera (removed), right, wrong, right: AP = (1 + 2/3) / 2."""
+    query = torch.tensor([[1.0, 0.0]]), torch.tensor([7]), torch.tensor([1])
+    features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.3]])
+    gallery = features, torch.tensor([7, 7, 0, 7]), torch.tensor([1, 2, 1, 3])
+    assert reid.retrieval(query, gallery) == pytest.approx({"mAP": 250 / 3, "rank1": 100})
+
+
+def test_people_drop_junk_and_keep_distractors(tmp_path: Path) -> None:
+    names = ["0002_c1s1_000451_03.jpg", "-1_c2s1_000001_01.jpg", "0000_c3s1_000001_01.jpg"]
+    write_images(tmp_path / "test", [*names, "Thumbs.jpg"])
+    people = reid.People(tmp_path / "test", lambda image: image, relabel=False)
+    assert sorted(zip(people.identities, people.cameras, strict=True)) == [(0, 3), (2, 1)]
+
+
+def test_last_stride_is_one_and_the_neck_has_no_bias() -> None:
+    model = reid.BNNeck("resnet18", 5)
+    assert model.backbone.forward_features(torch.rand(1, 3, 64, 32)).shape[-2:] == (4, 2)
+    assert not model.neck.bias.requires_grad
+    assert model.classifier.bias is None
+
+
+# --- classification
+
+
+def test_top5_accuracy_counts_the_five_best() -> None:
+    outputs = torch.eye(7)[[0, 1, 2]] * 2 - torch.arange(7) / 10
+    labels = torch.tensor([0, 6, 4])
+
+    class Fixed(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return outputs
+
+    found = classification.evaluate(Fixed(), [(torch.zeros(3), labels)], torch.device("cpu"))
+    assert found["top1"] == pytest.approx(100 / 3)
+    assert found["top5"] == pytest.approx(200 / 3)
+
+
+# --- bad input, and a run of each program
+
+
+@pytest.mark.parametrize(
+    ("program", "needed"),
+    [
+        ("detection", "instances_train2017.json"),
+        ("reid", "bounding_box_train"),
+        ("classification", "train/<class>/"),
+    ],
+)
+def test_missing_data_ends_in_one_line(program: str, needed: str, tmp_path: Path) -> None:
+    done = run(program, tmp_path / "nothing")
+    assert done.returncode == 2
+    assert needed in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_environment_ends_in_one_line() -> None:
+    done = run("reinforce", "--env", "Nothing-v0")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_reinforce_resumes_to_the_same_policy(tmp_path: Path) -> None:
+    common = ["--episodes", 20, "--evaluate-every", 10, "--evaluations", 1, "--hidden", 8]
+    whole = run("reinforce", *common, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    half = ["--episodes", 10, *common[2:], "--out", tmp_path / "half"]
+    assert run("reinforce", *half).returncode == 0
+    assert run("reinforce", *common, "--resume", "--out", tmp_path / "half").returncode == 0
+    policies = [torch.load(tmp_path / name / "last.pt")["policy"] for name in ("whole", "half")]
+    for name, value in policies[0].items():
+        assert torch.equal(value, policies[1][name])
+
+
+def test_classification_trains_and_resumes(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            write_images(tmp_path / split / name, [f"{n}.png" for n in range(4)])
+    common = [tmp_path, "--model", "resnet18", "--size", 32, "--resize", 36, "--batch-size", 4]
+    common += ["--drops", 1, "--lr", 0.01, "--head-lr", 0.1, "--out"]
+    done = run("classification", *common, tmp_path / "whole", "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("epoch 2 ")
+    assert run("classification", *common, tmp_path / "half", "--epochs", 1).returncode == 0
+    resumed = run("classification", *common, tmp_path / "half", "--epochs", 2, "--resume")
+    assert resumed.stdout == done.stdout.splitlines(keepends=True)[-1]
+
+
+@pytest.mark.slow
+def test_reid_trains(tmp_path: Path) -> None:
+    names = [
+        f"{i:04d}_c{c}s1_000001_0{n}.png" for i in range(1, 5) for c in (1, 2) for n in range(2)
+    ]
+    for folder in ("bounding_box_train", "query", "bounding_box_test"):
+        write_images(tmp_path / folder, names)
+    done = run(
+        "reid", tmp_path, "--model", "resnet18", "--height", 32, "--width", 16, "--epochs", 2,
+        "--identities", 2, "--images", 2, "--evaluate-every", 1, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+@pytest.mark.slow
+def test_detection_trains(scenes: Path, tmp_path: Path) -> None:
+    done = run(
+        "detection", scenes, "--backbone", "resnet18", "--norm", "group", "--masks", "--anchors",
+        8, 16, 24, 32, 48, "--min-size", 96, "--max-size", 128, "--epochs", 1, "--drops",
+        "--warmup", 2, "--batch-size", 2, "--out", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {"AP", "mask_AP50", "loss"} <= json.loads(
+        (tmp_path / "metrics.jsonl").read_text()
+    ).keys()

@@ -1,0 +1,46 @@
+"""Run the cases that need torchvision and timm in a process of their own.
+
+`make test` installs both packages into `.venv/vision`, outside the path of all other tests, because
+the compiled operators of torchvision do not match the CPU build of torch.
+`tests/support/torchvision_ops` replaces the operators.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PATHS = [HERE.parent / "support" / "torchvision_ops", Path(sys.prefix) / "vision", ROOT / "src"]
+
+
+def run_cases(name: str, *options: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *options, str(HERE / name)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, PATHS)), "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-2000:]
+
+
+def test_torchvision_and_timm() -> None:
+    run_cases("cases_vision.py")
+
+
+def test_training_programs() -> None:
+    run_cases("cases_programs.py")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_training_programs_end_to_end() -> None:
+    run_cases("cases_programs.py", "-m", "slow")
