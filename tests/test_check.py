@@ -46,7 +46,7 @@ def warmed(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop])
 @pytest.mark.parametrize("at", ["gradient", "update", "backward"])
-def test_a_centralized_step_is_seen_to_be(
+def test_centralized_step_is_centered(
     at: Any, make: Any, warm: bool, supports: Callable[..., None]
 ) -> None:
     model = network()
@@ -70,7 +70,7 @@ def test_a_centralized_step_is_seen_to_be(
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
 @pytest.mark.parametrize("name", DROP_INS)
-def test_a_drop_in_s_step_is_seen_to_be(name: str, at: Any, supports: Callable[..., None]) -> None:
+def test_drop_in_step_is_centered(name: str, at: Any, supports: Callable[..., None]) -> None:
     model = network()
     optimizer = getattr(optim, name)(model, lr=1e-2, at=at)
     found = check(optimizer, model, batch())
@@ -88,17 +88,17 @@ def test_adaptive_steps_are_centered_at_one_place_alone() -> None:
         assert not any(getattr(layer, other) for layer in found)
 
 
-def test_a_claim_that_is_not_true_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_false_claim_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     handle = zeromean.centralize(optimizer, model)
     monkeypatch.setattr(type(handle._place), "before_step", lambda *args: None)
     found = check(optimizer, model, batch())
     assert not found.ok
-    assert str(found).endswith("AdamW says it centers at gradient; 3 of 3 layers are NOT centered")
+    assert str(found).endswith("AdamW claims to center at gradient; 3 of 3 layers are NOT centered")
 
 
-def test_options_of_other_libraries_are_seen_through(supports: Callable[..., None]) -> None:
+def test_ignored_use_gc_option_is_found(supports: Callable[..., None]) -> None:
     package = pytest.importorskip("pytorch_optimizer", reason="pytorch_optimizer is optional")
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
     pair = torch.randn(8, 6) + 1, torch.randn(8, 3)
@@ -170,13 +170,13 @@ def test_a_model_s_plan_without_the_model() -> None:
         assert check(optimizer, model, (torch.randn(8, 6) + 1, torch.randn(8, 3))).ok
 
 
-def test_what_cannot_be_told_is_not_claimed() -> None:
+def test_undecidable_steps_are_undecided() -> None:
     model = nn.Linear(6, 3)
     optimizer = optim.AdamW(model, lr=0.0)
     found = check(optimizer, model, (torch.randn(8, 6), torch.randn(8, 3)))
     assert found[0].gradient_centered is None
     assert not found.ok
-    assert "1 of 1 cannot be told from this step" in str(found)
+    assert "1 of 1 layers are undecided by this step" in str(found)
     half = nn.Linear(6, 3, dtype=torch.bfloat16)
     pair = torch.randn(8, 6).bfloat16(), torch.randn(8, 3).bfloat16()
     found = check(optim.AdamW(half, lr=1e-5, at="update"), half, pair)
@@ -194,14 +194,14 @@ def test_other_types(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"model": None}, "no model to check"),
-        ({"batch": torch.ones(3)}, "a batch of type Tensor"),
-        ({"batch": (1, 2, 3)}, "a batch of type tuple"),
+        ({"model": None}, "the model is missing"),
+        ({"batch": torch.ones(3)}, "the batch is Tensor"),
+        ({"batch": (1, 2, 3)}, "the batch is tuple"),
         ({"optimizer": 3}, "the optimizer is of type int, not"),
         ({"model": nn.Linear(2, 2)}, "share no parameter"),
     ],
 )
-def test_what_cannot_be_checked_is_refused(arguments: dict[str, Any], words: str) -> None:
+def test_invalid_arguments_raise(arguments: dict[str, Any], words: str) -> None:
     model = nn.Linear(3, 2)
     options: dict[str, Any] = {
         "optimizer": torch.optim.SGD(model.parameters()),
@@ -213,7 +213,7 @@ def test_what_cannot_be_checked_is_refused(arguments: dict[str, Any], words: str
     assert words in str(caught.value)
 
 
-def test_what_cannot_be_copied_is_refused() -> None:
+def test_model_that_cannot_be_copied_raises() -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model.cache = model.weight * 2  # part of a graph
@@ -221,13 +221,13 @@ def test_what_cannot_be_copied_is_refused() -> None:
         check(optimizer, model, (torch.ones(2, 3), torch.ones(2, 2)))
 
 
-def test_a_step_that_overflows_is_not_called_uncentered() -> None:
+def test_nonfinite_step_is_undecided() -> None:
     model = nn.Linear(6, 3)
     optimizer = optim.AdamW(model, at="update")
     found = check(optimizer, model, (torch.full((8, 6), torch.nan), torch.randn(8, 3)))
     assert found[0].mean_kept is None
     assert found[0].gradient_centered is None
-    assert "1 of 1 cannot be told from this step" in str(found)
+    assert "1 of 1 layers are undecided by this step" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -239,9 +239,29 @@ def test_a_step_that_overflows_is_not_called_uncentered() -> None:
         (nn.functional.mse_loss, True, "all is frozen"),
     ],
 )
-def test_a_loss_that_is_none_is_refused(loss: Any, frozen: bool, words: str) -> None:
+def test_invalid_loss_raises(loss: Any, frozen: bool, words: str) -> None:
     model = nn.Linear(6, 3).requires_grad_(not frozen)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     pair = torch.randn(8, 6), torch.randn(8, 3)
     with pytest.raises(zeromean.ZeromeanError, match=words):
         zeromean.check(optimizer, model, pair, loss=loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_vanished_gradient_entries_warn(dtype: torch.dtype) -> None:
+    model = nn.Linear(64, 4, bias=False).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    pair = 1 + 1e-6 * torch.randn(8, 64).to(dtype), None
+    found = zeromean.check(optimizer, model, pair, loss=lambda output, _: output.sum())
+    assert found[0].vanished == 1  # what centering would do causes no warning
+    zeromean.centralize(optimizer, model)
+    with pytest.warns(zeromean.ZeromeanWarning, match="100% of the nonzero gradient entries of w"):
+        found = zeromean.check(optimizer, model, pair, loss=lambda output, _: output.sum())
+    assert "100.0%" in str(found)
+
+
+def test_result_has_a_short_repr_and_html() -> None:
+    model = nn.Linear(6, 3)
+    found = check(optim.SGD(model, lr=0.1), model, (torch.randn(8, 6) + 1, torch.randn(8, 3)))
+    assert repr(found) == "Check(SGD claims to center at gradient; every layer is centered)"
+    assert found._repr_html_().endswith("every layer is centered</p>")

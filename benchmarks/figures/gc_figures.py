@@ -103,8 +103,9 @@ def train(method: str, images: Tensor, labels: Tensor, epochs: int, batch_size: 
         "start": start,
         "end": model.state_dict(),
         "layers": list(norms.layers),
-        "norm": torch.from_numpy(norms.norm),
-        "largest": torch.from_numpy(norms.largest),
+        # What the optimizer steps with: centered with GC.
+        "norm": torch.from_numpy(norms.projected_norm if method == "gc" else norms.norm),
+        "largest": torch.from_numpy(norms.projected_largest if method == "gc" else norms.largest),
         "removed": torch.from_numpy(norms.removed),
         "losses": torch.tensor(losses),
         "seconds": time.perf_counter() - began,

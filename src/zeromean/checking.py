@@ -1,4 +1,4 @@
-"""Whether an optimizer's step is centered, seen from outside: two steps on copies, compared."""
+"""``check``: shows from outside, by steps on copies, whether an optimizer's step is centered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,47 +20,52 @@ from zeromean.centralization.validate import check_subjects, refuse_loss
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.gc_options import GCOptions
+from zeromean.measurement.statistics import vanishing_share, warn_of_vanished
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import is_sharded
 from zeromean.tables import Table
 
-# A step that saw the gradient's mean answers to a change of it with a change of its own size; one
-# that did not, with rounding.
-ANSWERS = 1e-2
-# Rounding steps of the largest weight that a mean may be off, for being kept.
-ROUNDING = 4
+__all__ = ["Check", "CheckedLayer", "check"]
+
+# Response up to which a gradient counts as centered. A step that sees the gradient's mean changes
+# by about its own size when the mean changes; another step changes by rounding.
+MAX_RESPONSE = 1e-2
+# Change of a mean, in rounding steps of the largest weight, up to which it counts as kept.
+MAX_ROUNDING_STEPS = 4
 
 
 @dataclass(frozen=True)
 class CheckedLayer:
-    """What was found of one weight tensor.
+    """The findings for one weight tensor.
 
     Args:
-        name: Its name in the model.
-        response: By how much the step changed when a constant was added to every weight vector's
-            gradient, relative to the step: rounding alone if the optimizer saw a centered gradient.
-        mean_change: The largest change of a weight vector's mean in the step, by the step's root
-            mean square: rounding alone if the mean is kept.
-        gradient_centered: Whether the gradient that the optimizer saw was centered; None if the
-            step was nothing, or overflowed, so that it cannot be told.
-        mean_kept: Whether the mean was kept; None if the step is too small beside the weights'
-            rounding to tell, or overflowed.
+        name: Full name of the parameter in the model.
+        response: Relative change of the step when a constant is added to the gradient of every
+            weight vector; only rounding if the optimizer saw a centered gradient.
+        mean_change: Largest change of a weight vector's mean in the step, divided by the step's
+            root mean square; only rounding if the mean is kept.
+        vanished: Share of the gradient's nonzero entries that centering turns into exact zeros.
+        gradient_centered: Whether the optimizer saw a centered gradient; None if the step was zero
+            or not finite, so that this is unknown.
+        mean_kept: Whether the mean was kept; None if the step is too small compared with the
+            weights' rounding, or not finite.
     """
 
     name: str
     response: float
     mean_change: float
+    vanished: float
     gradient_centered: bool | None
     mean_kept: bool | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Check(Sequence[CheckedLayer]):
-    """What :func:`zeromean.check` found: a sequence of layers; printing it gives a table.
+    """The result of :func:`zeromean.check`: a sequence of layers; printing it gives a table.
 
     Args:
-        optimizer: Its class.
-        at: Where it says that it centers: "gradient", "update" or "backward"; None if nowhere.
+        optimizer: Class name of the optimizer.
+        at: Place where it claims to center: "gradient", "update" or "backward"; None for nowhere.
         layers: Every layer that is centered, or would be by the defaults.
     """
 
@@ -71,13 +75,13 @@ class Check(Sequence[CheckedLayer]):
 
     @property
     def ok(self) -> bool:
-        """Whether every layer was seen to be centered where the optimizer says that it centers.
+        """Whether every layer is centered at the place that the optimizer claims.
 
-        For one that says nothing, whether every layer was seen to be centered at either place.
+        For an optimizer that claims nothing, whether every layer is centered at either place.
         """
-        return bool(self.layers) and all(self._fine(layer) is True for layer in self.layers)
+        return bool(self.layers) and all(self._is_centered(layer) is True for layer in self.layers)
 
-    def _fine(self, layer: CheckedLayer) -> bool | None:
+    def _is_centered(self, layer: CheckedLayer) -> bool | None:
         if self.at == "update":
             return layer.mean_kept
         if self.at is not None:
@@ -93,28 +97,36 @@ class Check(Sequence[CheckedLayer]):
     def __iter__(self) -> Iterator[CheckedLayer]:
         return iter(self.layers)
 
-    def __str__(self) -> str:
-        table = [["layer", "gradient centered", "response", "mean kept", "change"]]
-        table += [
-            [
-                layer.name,
-                _word(layer.gradient_centered),
-                f"{layer.response:.0e}",
-                _word(layer.mean_kept),
-                f"{layer.mean_change:.0e}",
-            ]
+    def table(self) -> Table:
+        """Return the printed table: one row per layer."""
+        words = {True: "yes", False: "no", None: "?"}
+        rows = [
+            (
+                *(layer.name, words[layer.gradient_centered], _number(layer.response)),
+                *(words[layer.mean_kept], _number(layer.mean_change), f"{layer.vanished:.1%}"),
+            )
             for layer in self.layers
         ]
-        return f"{Table(table[0], table[1:])}\n{self._sentence()}"
+        header = ("layer", "gradient centered", "response", "mean kept", "change", "vanished")
+        return Table(header, rows)
 
-    def _sentence(self) -> str:
-        claim = f"says it centers at {self.at}" if self.at else "is not centralized by zeromean"
+    def __str__(self) -> str:
+        return f"{self.table()}\n{self._conclusion()}"
+
+    def __repr__(self) -> str:
+        return f"Check({self._conclusion()})"
+
+    def _repr_html_(self) -> str:
+        return f"{self.table().html()}<p>{self._conclusion()}</p>"
+
+    def _conclusion(self) -> str:
+        claim = f"claims to center at {self.at}" if self.at else "is not centralized by zeromean"
         if self.ok:
             return f"{self.optimizer} {claim}; every layer is centered"
-        told = [self._fine(layer) for layer in self.layers]
-        wrong, unknown = told.count(False), told.count(None)
-        parts = [f"{wrong} of {len(told)} layers are NOT centered"] if wrong else []
-        parts += [f"{unknown} of {len(told)} cannot be told from this step"] if unknown else []
+        found, total = [self._is_centered(layer) for layer in self.layers], len(self.layers)
+        wrong, unknown = found.count(False), found.count(None)
+        parts = [f"{wrong} of {total} layers are NOT centered"] if wrong else []
+        parts += [f"{unknown} of {total} layers are undecided by this step"] if unknown else []
         return f"{self.optimizer} {claim}; {', '.join(parts) or 'no layer could be centered'}"
 
 
@@ -125,31 +137,32 @@ def check(
     *,
     loss: Callable[[Any, Any], Tensor],
 ) -> Check:
-    r"""See for yourself that a step is centered, layer by layer.
+    r"""Check layer by layer whether an optimizer's step is centered.
 
-    Copies of model and optimizer make one step on the batch, and further copies the same step with
-    a constant added to every weight vector's gradient. Nothing of the original changes. From
-    outside alone, whatever the optimizer is made of:
+    Copies of the model and the optimizer make one step on the batch, and other copies make the same
+    step with a constant added to the gradient of every weight vector. The originals do not change.
+    The comparison needs no knowledge of the optimizer:
 
-    - The gradient that the optimizer saw was centered if the step does not answer to the constant:
+    - The optimizer saw a centered gradient if the constant does not change its step, because
       :math:`P(g + c 1) = P(g)`.
     - The mean is kept if :math:`e^T w` is the same after the step.
 
-    So it tells too whether another library's ``use_gc=True`` does anything.
+    So it also shows whether another library's ``use_gc=True`` has an effect. A warning appears if
+    centering turns more than 1 % of a layer's nonzero gradient entries into zeros.
 
     Args:
-        optimizer: A centralized one, a drop-in, or any other.
-        model: The model that it updates, whole in this process.
-        batch: One (input, target) pair; an input is a tensor, or a mapping of keyword arguments.
-        loss: A function of the model's output and the target.
+        optimizer: Centralized optimizer, drop-in, or any other.
+        model: Model that it updates, whole in this process.
+        batch: One (input, target) pair; the input is a tensor or a mapping of keyword arguments.
+        loss: Function of the model's output and the target.
 
     Returns:
-        A :class:`zeromean.checking.Check`; ``ok`` tells whether all is as it should be.
+        A :class:`zeromean.checking.Check`, whose ``ok`` is true if every layer is centered.
 
     Raises:
-        ZeromeanError: The batch is no pair, the loss no single number that depends on the
-            parameters, model and optimizer cannot be copied or do not belong together, or the
-            model is sharded.
+        ZeromeanError: The batch is not a pair; the loss is not a single number that depends on the
+            parameters; the model and the optimizer cannot be copied or do not belong together; or
+            the model is sharded.
 
     Example:
         >>> import torch, zeromean
@@ -168,56 +181,66 @@ def check(
     """
     kind = type(optimizer).__name__
     optimizer = check_subjects(optimizer, model)
-    _refuse(model, batch)
+    _check_arguments(model, batch)
     centering = centering_of(optimizer)
-    chosen = (centering or Centering(optimizer, model, GCOptions())).parameters(optimizer)
+    centered = (centering or Centering(optimizer, model, GCOptions())).parameters(optimizer)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    known = [target for target in chosen if id(target.parameter) in names]
-    step = partial(_step_on_a_copy, optimizer, model, known, batch, loss)
-    before = [target.parameter.detach() for target in known]
-    plainly, shifted = step(shifted=False), step(shifted=True)
+    known = [one for one in centered if id(one.parameter) in names]
+    at = centering.options.at if centering else None
+    before = [one.parameter.detach() for one in known]
+    vanished: list[float] = [0.0] * len(known)
+
+    def measure(index: int, gradient: Tensor) -> Tensor:
+        vanished[index] = vanishing_share(gradient, known[index].fan_in)
+        return gradient
+
+    def add_constant(index: int, gradient: Tensor) -> Tensor:
+        return _shifted(gradient, known[index].fan_in)
+
+    after = _step_on_copies(optimizer, model, known, batch, loss, measure)
+    shifted = _step_on_copies(optimizer, model, known, batch, loss, add_constant)
     layers = [
-        _compare(names[id(target.parameter)], target.fan_in, *weights)
-        for target, *weights in zip(known, before, plainly, shifted, strict=True)
+        _compare(names[id(one.parameter)], one.fan_in, share, *weights)
+        for one, share, *weights in zip(known, vanished, before, after, shifted, strict=True)
     ]
-    return Check(kind, centering.options.at if centering else None, tuple(layers))
+    if at in ("gradient", "backward") and layers:
+        worst = max(layers, key=lambda layer: layer.vanished)
+        warn_of_vanished(worst.name, worst.vanished)
+    return Check(kind, at, tuple(layers))
 
 
-def _refuse(model: object, batch: object) -> None:
+def _check_arguments(model: object, batch: object) -> None:
     if not isinstance(model, nn.Module):
-        raise ZeromeanError(
-            "no model to check", "the model that is trained", "call check(optimizer, model, ...)"
-        )
+        raise ZeromeanError("the model is missing", "Call check(optimizer, model, batch, loss=...)")
     if any(is_sharded(parameter) for parameter in model.parameters()):
         raise ZeromeanError(
-            "a model that is sharded over processes",
-            "one that can be copied in this process",
-            "check before sharding it",
+            "the model is sharded over processes, so that it cannot be copied in this one",
+            "Check it before sharding it",
         )
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ZeromeanError(
-            f"a batch of type {type(batch).__name__}",
-            "one (input, target) pair",
-            "pass check(optimizer, model, (input, target), loss=...)",
+            f"the batch is {type(batch).__name__}, not one (input, target) pair",
+            "Call check(optimizer, model, (input, target), loss=...)",
         )
 
 
-def _step_on_a_copy(
+def _step_on_copies(
     optimizer: Optimizer,
     model: nn.Module,
-    targets: Sequence[CenteredParameter],
+    centered: Sequence[CenteredParameter],
     batch: Sequence[Any],
     loss: Callable[[Any, Any], Tensor],
-    *,
-    shifted: bool,
+    on_gradient: Callable[[int, Tensor], Tensor],
 ) -> list[Tensor]:
-    """The targets' weights after one step, with a constant added to their gradients or without."""
-    model, optimizer, parameters = _copies(optimizer, model, targets)
-    hooks = [
-        parameter.register_hook(partial(_shift, fan_in=target.fan_in))  # type: ignore[no-untyped-call]
-        for parameter, target in zip(parameters, targets, strict=True)
-        if shifted and parameter.requires_grad
-    ]
+    """Return the weights after one step in which each raw gradient passes through a function."""
+    model, optimizer, parameters = _copies(optimizer, model, centered)
+    for index, parameter in enumerate(parameters):
+        if parameter.requires_grad:
+
+            def hook(gradient: Tensor, index: int = index) -> Tensor:
+                return on_gradient(index, gradient)
+
+            parameter.register_hook(hook)  # type: ignore[no-untyped-call]
     inputs, target = batch
 
     def closure() -> Tensor:
@@ -229,51 +252,47 @@ def _step_on_a_copy(
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    with _same_chance(model):
+    with _same_random_numbers(model):
         if _needs_closure(optimizer):
             optimizer.step(closure)  # type: ignore[arg-type]
         else:
             closure()
             optimizer.step()
-    for hook in hooks:
-        hook.remove()
     return [parameter.detach() for parameter in parameters]
 
 
 def _copies(
-    optimizer: Optimizer, model: nn.Module, targets: Sequence[CenteredParameter]
+    optimizer: Optimizer, model: nn.Module, centered: Sequence[CenteredParameter]
 ) -> tuple[nn.Module, Optimizer, list[Tensor]]:
-    together = model, optimizer, [target.parameter for target in targets]
+    originals = model, optimizer, [one.parameter for one in centered]
     memo: dict[int, Any] = {}
     try:
-        copied = copy.deepcopy(together, memo)
-        # Optimizers copy their groups and state alone; some step by other attributes too. What a
-        # schedule has put in the place of methods belongs to the original.
+        copied = copy.deepcopy(originals, memo)
+        # Optimizers copy only their groups and state, but some step by other attributes too.
+        # Methods that a scheduler has replaced belong to the original.
         for name, value in vars(optimizer).items():
             if name not in vars(copied[1]) and not callable(value):
                 setattr(copied[1], name, copy.deepcopy(value, memo))
     except (RuntimeError, TypeError, NotImplementedError, AttributeError) as error:
         raise ZeromeanError(
-            f"{type(model).__name__} and {type(optimizer).__name__}, which cannot be copied"
-            f" ({error})",
-            "a model and an optimizer that copy.deepcopy copies",
-            "check before wrapping or compiling them",
+            f"{type(model).__name__} and {type(optimizer).__name__} cannot be copied by"
+            f" copy.deepcopy ({error})",
+            "Check them before wrapping or compiling them",
         ) from error
     handle = handle_of(optimizer)
     if handle is not None:  # a copy has lost its hooks
         with_model = handle.centering.model is not None
-        options = replace(handle.options, project_state=False)  # it was projected already
+        options = replace(handle.options, project_state=False)  # the state is projected already
         attach(copied[1], copied[0] if with_model else None, options)
     return copied
 
 
-def _shift(gradient: Tensor, fan_in: FanIn) -> Tensor:
-    """The gradient with its own root mean square added to every entry of a weight vector."""
+def _shifted(gradient: Tensor, fan_in: FanIn) -> Tensor:
+    """Return the gradient plus its root mean square in every entry of a weight vector."""
     gradient = gradient.clone(memory_format=torch.preserve_format)
     (means,) = vector_means([gradient], [fan_in])
     size = torch.linalg.vector_norm(gradient.to(means.dtype)).abs() / gradient.numel() ** 0.5
-    amount = torch.where(size > 0, size, 1.0)
-    shift_([gradient], [fan_in], [torch.ones_like(means) * amount])
+    shift_([gradient], [fan_in], [torch.ones_like(means) * torch.where(size > 0, size, 1.0)])
     return gradient
 
 
@@ -283,8 +302,8 @@ def _needs_closure(optimizer: Optimizer) -> bool:
 
 
 @contextmanager
-def _same_chance(model: nn.Module) -> Iterator[None]:
-    """Random numbers as they are now, given back afterwards."""
+def _same_random_numbers(model: nn.Module) -> Iterator[None]:
+    """Restore the state of the random number generators afterwards."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices=devices):
         yield
@@ -292,31 +311,30 @@ def _same_chance(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def _compare(
-    name: str, fan_in: FanIn, before: Tensor, after: Tensor, shifted: Tensor
+    name: str, fan_in: FanIn, vanished: float, before: Tensor, after: Tensor, shifted: Tensor
 ) -> CheckedLayer:
     exact = torch.promote_types(before.dtype, torch.float32)
-    step, answer = after.to(exact) - before.to(exact), shifted.to(exact) - after.to(exact)
-    answered = float(torch.linalg.vector_norm(answer))
-    moved = max(float(torch.linalg.vector_norm(step)), answered)
-    response = answered / moved if moved else 0.0
-    told = moved > 0 and math.isfinite(response)
+    step, difference = after.to(exact) - before.to(exact), shifted.to(exact) - after.to(exact)
+    changed = float(torch.linalg.vector_norm(difference))
+    largest = max(float(torch.linalg.vector_norm(step)), changed)
+    response = changed / largest if largest else 0.0
+    limit = max(MAX_RESPONSE, 16 * torch.finfo(before.dtype).eps)
     old, new = vector_means([before, after], [fan_in, fan_in])
     change = float((new - old).abs().max())
     size = float(torch.linalg.vector_norm(step)) / step.numel() ** 0.5
-    rounding = torch.finfo(before.dtype).eps * float(before.abs().max())
-    kept = change <= ROUNDING * rounding
-    # A small enough change is no proof where a whole step is hardly larger than rounding.
-    hidden = kept and size <= 10 * ROUNDING * rounding
+    rounding = MAX_ROUNDING_STEPS * torch.finfo(before.dtype).eps * float(before.abs().max())
+    kept = change <= rounding
+    # A small change proves nothing if the whole step is hardly larger than rounding.
+    undecided = not math.isfinite(change) or (kept and size <= 10 * rounding)
     return CheckedLayer(
         name=name,
         response=response,
         mean_change=change / size if size else 0.0,
-        gradient_centered=response <= max(ANSWERS, 16 * torch.finfo(before.dtype).eps)
-        if told
-        else None,
-        mean_kept=None if hidden or not math.isfinite(change) else kept,
+        vanished=vanished,
+        gradient_centered=response <= limit if largest > 0 and math.isfinite(response) else None,
+        mean_kept=None if undecided else kept,
     )
 
 
-def _word(told: bool | None) -> str:
-    return {True: "yes", False: "no", None: "?"}[told]
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.0e}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -83,11 +84,11 @@ def test_hidden_layers_match_the_definition(parametrized: bool) -> None:
     assert model(x).shape == (9, 4)  # its parametrizations are as they were
 
 
-def test_jacobians_in_parts_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jacobians_in_parts_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     batch = torch.randn(7, 3, dtype=torch.float64), None
     whole = fisher_condition(model, batch)
-    monkeypatch.setattr(sys.modules[fisher_condition.__module__], "_CHUNK", 50)
+    monkeypatch.setattr(sys.modules[fisher_condition.__module__], "MAX_JACOBIAN_ENTRIES", 50)
     parts = fisher_condition(model, batch)
     for one, other in zip(parts.eigenvalues, whole.eigenvalues, strict=True):
         assert one == pytest.approx(other, abs=1e-14)
@@ -163,17 +164,16 @@ def test_the_estimate_never_overstates() -> None:
     assert 1 < estimate.pseudo_condition[0] <= exact.pseudo_condition[0] * 1.001
 
 
-def test_a_certain_model_has_no_information() -> None:
+@pytest.mark.parametrize("method", ["exact", "lanczos"])
+def test_zero_fisher_information_raises(method: Literal["exact", "lanczos"]) -> None:
     model = nn.Linear(2, 2, dtype=torch.float64)
     model.weight.data.copy_(torch.tensor([[1e6, 1e6], [-1e6, -1e6]]))
     batch = torch.ones(3, 2, dtype=torch.float64), None
-    for method in ("exact", "lanczos"):
-        found = fisher_condition(model, batch, method=method)
-        assert np.isnan(found.pseudo_condition[0])
-        assert "nan" in str(found)
+    with pytest.raises(ZeromeanError, match="Fisher information of weight is zero"):
+        fisher_condition(model, batch, method=method)
 
 
-def test_batch_norm_is_taken_in_evaluation_mode_and_left_in_its_own() -> None:
+def test_model_runs_in_evaluation_mode_and_stays_unchanged() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
     x = torch.randn(12, 3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -218,26 +218,24 @@ class Tupled(nn.Linear):
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [
-        (nn.Linear(3, 2), {"layers": ["head"]}, "layer 'head'; wanted weight"),
-        (nn.Linear(3, 2), {"layers": []}, "no layer"),
+        (nn.Linear(3, 2), {"layers": ["head"]}, '"head" is not one of the layers .*: weight'),
+        (nn.Linear(3, 2), {"layers": []}, "layers is empty"),
         (nn.Linear(3, 2), {"likelihood": "poisson"}, 'likelihood="poisson"'),
         (nn.Linear(3, 2), {"method": "kfac"}, 'method="kfac"'),
         (nn.Linear(3, 2), {"threshold": 0.0}, "threshold=0.0"),
         (nn.Linear(3, 2), {"damping": -1.0}, "damping=-1.0"),
-        (nn.Linear(3, 2).half(), {}, "weight in float16"),
-        (nn.ReLU(), {}, "nothing is centered"),
+        (nn.Linear(3, 2).half(), {}, "weight is float16"),
+        (nn.ReLU(), {}, "no layer that can be centered"),
         (Branching(), {"method": "exact"}, 'method="lanczos"'),
-        (nn.Sequential(nn.Linear(3, 2), Tupled(2, 2)), {"layers": ["0"]}, "output of tuple"),
+        (nn.Sequential(nn.Linear(3, 2), Tupled(2, 2)), {"layers": ["0"]}, "output is tuple"),
     ],
 )
-def test_what_cannot_be_right_is_refused(
-    model: nn.Module, options: dict[str, object], words: str
-) -> None:
+def test_invalid_arguments_raise(model: nn.Module, options: dict[str, object], words: str) -> None:
     with pytest.raises(ZeromeanError, match=words):
         fisher_condition(model, (torch.ones(4, 3), None), **options)
 
 
-def test_an_estimate_knows_where_too_few_outputs_make_it_singular() -> None:
+def test_estimate_is_singular_with_too_few_outputs() -> None:
     model = nn.Linear(60, 10, bias=False)
     inputs = torch.randn(90, 60, generator=torch.Generator().manual_seed(0))
     for samples, singular in ((20, True), (90, False)):
@@ -249,7 +247,7 @@ def test_an_estimate_knows_where_too_few_outputs_make_it_singular() -> None:
     assert np.isinf(fisher_condition(model, (inputs[:63], None), method="lanczos").condition)
 
 
-def test_rounding_is_no_eigenvalue_of_an_estimate() -> None:
+def test_estimate_excludes_eigenvalues_that_are_rounding() -> None:
     generator = torch.Generator().manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
     for parameter in model.parameters():

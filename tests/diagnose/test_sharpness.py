@@ -119,7 +119,7 @@ def test_batches_of_unequal_size_count_by_their_samples() -> None:
     )
 
 
-def test_a_network_in_training_mode_agrees_with_its_dense_hessian_and_is_left_alone() -> None:
+def test_network_in_training_mode_equals_its_dense_hessian() -> None:
     model = nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 2)
     ).double()
@@ -162,20 +162,24 @@ def test_dropout_drops_the_same_units_in_every_product() -> None:
 @pytest.mark.parametrize(
     ("model", "loss", "words"),
     [
-        (nn.Linear(3, 2).requires_grad_(False), None, "nothing requires a gradient"),
-        (nn.Linear(3, 2).bfloat16(), None, "weight in bfloat16"),
-        (nn.Linear(3, 2), lambda z, _: z.sum(1), "one number a batch"),
-        (nn.Linear(3, 2), lambda z, _: (z.square() * torch.inf).sum(), "infinite or undefined"),
+        (
+            nn.Linear(3, 2).requires_grad_(False),
+            None,
+            "no parameter of the model requires",
+        ),
+        (nn.Linear(3, 2).bfloat16(), None, "weight is bfloat16"),
+        (nn.Linear(3, 2), lambda z, _: z.sum(1), "it must be one number"),
+        (nn.Linear(3, 2), lambda z, _: (z.square() * torch.inf).sum(), "not finite"),
         ("model", None, "a torch.nn.Module"),
     ],
 )
-def test_what_has_no_hessian_is_refused(model: nn.Module, loss: object, words: str) -> None:
+def test_invalid_arguments_raise(model: nn.Module, loss: object, words: str) -> None:
     options = {} if loss is None else {"loss": loss}
     with pytest.raises(ZeromeanError, match=words):
         sharpness(model, (torch.ones(4, 3), torch.zeros(4, dtype=torch.long)), **options)
 
 
-def test_a_linear_loss_has_no_curvature() -> None:
+def test_linear_loss_has_zero_curvature() -> None:
     found = sharpness(nn.Linear(40, 2), (torch.ones(2, 40), None), loss=lambda z, _: z.mean())
     assert (found.hessian_norm, found.projected_norm, found.restricted_max) == (0, 0, 0)
 

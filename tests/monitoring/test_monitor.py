@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import zeromean
-from zeromean import optim
-from zeromean.monitoring import Layer, Sample, hooks
-from zeromean.monitoring.sample import QUANTITIES
+from zeromean import monitoring, optim
+from zeromean.centralization.centralize import handle_of
+from zeromean.measurement.sample import QUANTITIES
+from zeromean.monitoring import LayerStatistics, Sample
 
 PLACES = ["plain", "gradient", "update", "backward", "drop-in gradient", "drop-in update"]
 
@@ -84,6 +85,7 @@ def by_hand(row: Any, g: Tensor, old: Tensor, new: Tensor, start: Tensor) -> dic
         "gradient_mean": g.mean(),
         "gradient_mean_centered": rest.mean(),
         "removed": 1 - rest.square().sum() / g.square().sum(),
+        "vanished": ((g != 0) & (rest == 0)).sum() / (g != 0).sum(),
         "weight_mean": (mean.square().sum() / entries).sqrt(),
         "weight_mean_drift": (moved.square().sum() / entries).sqrt(),
         "update_ratio": (new - old).norm() / old.norm(),
@@ -91,7 +93,7 @@ def by_hand(row: Any, g: Tensor, old: Tensor, new: Tensor, start: Tensor) -> dic
     return {name: float(value) for name, value in numbers.items()}
 
 
-def numbers(layer: Layer) -> dict[str, float]:
+def numbers(layer: LayerStatistics) -> dict[str, float]:
     found = asdict(layer)
     del found["name"]
     return found
@@ -111,7 +113,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
         if (place, told) != ("plain", True)
     ],
 )
-def test_the_numbers_are_those_of_the_formulas(
+def test_numbers_equal_the_formulas(
     place: str, embeddings: bool, supports: Callable[..., None]
 ) -> None:
     model = Network().double()
@@ -151,7 +153,7 @@ def test_the_numbers_are_those_of_the_formulas(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_watching_changes_nothing(place: str) -> None:
+def test_monitor_does_not_change_training(place: str) -> None:
     model = Network()
     other = copy.deepcopy(model)
     optimizer, alone = optimizer_of(place, model), optimizer_of(place, other)
@@ -171,12 +173,12 @@ def test_between_samples_nothing_is_measured(place: str, monkeypatch: pytest.Mon
     optimizer = optimizer_of(place, model)
     zeromean.monitor(optimizer, model, every=3, to=lambda sample: None)
     begun: list[int] = []
-    measurement, watch = hooks.Measurement, hooks.Taken.watch
+    measurement, add = monitoring.StepMeasurement, monitoring.RemovedMeans.add
     watched: list[int] = []
     monkeypatch.setattr(
-        hooks, "Measurement", lambda targets: begun.append(step) or measurement(targets)
+        monitoring, "StepMeasurement", lambda targets: begun.append(step) or measurement(targets)
     )
-    handle = hooks.handle_of(optimizer)
+    handle = handle_of(optimizer)
     for step in range(8):
         if place == "backward" and handle._place.watch is not None:
             watched.append(step)
@@ -185,11 +187,11 @@ def test_between_samples_nothing_is_measured(place: str, monkeypatch: pytest.Mon
         optimizer.step()
     assert begun == [0, 3, 6]
     assert watched == ([0, 3, 6] if place == "backward" else [])
-    assert watch is hooks.Taken.watch
+    assert add is monitoring.RemovedMeans.add
 
 
 @pytest.mark.parametrize("place", ["gradient", "update"])
-def test_the_order_of_attaching_does_not_matter(place: Any) -> None:
+def test_order_of_monitor_and_centralize_does_not_matter(place: Any) -> None:
     found = []
     for monitor_first in (True, False):
         torch.manual_seed(1)
@@ -210,7 +212,7 @@ def test_the_order_of_attaching_does_not_matter(place: Any) -> None:
 
 @pytest.mark.parametrize("keyword", [True, False])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_closure_s_gradients_are_seen(place: str, keyword: bool) -> None:
+def test_gradients_of_a_closure_are_measured(place: str, keyword: bool) -> None:
     model, optimizers = Network().double(), []
     found = []
     for with_closure in (True, False):
@@ -236,7 +238,7 @@ def test_a_closure_s_gradients_are_seen(place: str, keyword: bool) -> None:
     assert found[0] == found[1]
 
 
-def test_a_closure_that_fails_leaves_the_monitor_working() -> None:
+def test_failing_closure_keeps_the_monitor_working() -> None:
     model = Network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     samples: list[Sample] = []
@@ -259,7 +261,7 @@ class Twice(torch.optim.SGD):
         return super().step(closure)
 
 
-def test_a_step_inside_a_step_is_one_step() -> None:
+def test_nested_step_counts_once() -> None:
     model = Network()
     optimizer = Twice(model.parameters(), lr=0.1)
     zeromean.centralize(optimizer, model)
@@ -274,7 +276,7 @@ def test_a_step_inside_a_step_is_one_step() -> None:
 
 
 @pytest.mark.parametrize("place", ["plain", "gradient", "update", "backward"])
-def test_accumulated_gradients_are_told_of_as_one(
+def test_accumulated_gradients_are_measured_as_one(
     place: str, supports: Callable[..., None]
 ) -> None:
     model = Network().double()
@@ -296,7 +298,7 @@ def test_accumulated_gradients_are_told_of_as_one(
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("place", ["plain", "gradient", "update", "backward"])
-def test_a_loss_scale_is_not_seen(place: str, fused: bool, supports: Callable[..., None]) -> None:
+def test_loss_scale_is_divided_out(place: str, fused: bool, supports: Callable[..., None]) -> None:
     model = Network()
     found = []
     for scaled in (True, False):
@@ -338,7 +340,7 @@ def test_a_step_that_the_scaler_skips_is_not_sampled(fused: bool) -> None:
     assert all(layer.gradient_norm < 1e3 for layer in samples[0].layers)
 
 
-def test_clipped_gradients_are_told_of_as_the_optimizer_sees_them() -> None:
+def test_gradients_are_measured_after_clipping() -> None:
     for place in ("plain", "gradient", "backward"):
         model = Network().double()
         optimizer = optimizer_of(place, model)
@@ -355,7 +357,7 @@ def test_clipped_gradients_are_told_of_as_the_optimizer_sees_them() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_gradients_do_not_overflow_the_sums(dtype: torch.dtype) -> None:
+def test_sums_of_half_precision_gradients_do_not_overflow(dtype: torch.dtype) -> None:
     model = nn.Linear(300, 200, bias=False).to(dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
@@ -367,7 +369,7 @@ def test_half_precision_gradients_do_not_overflow_the_sums(dtype: torch.dtype) -
     assert layer.gradient_norm_centered == 0
 
 
-def test_layers_without_a_gradient_are_left_out_and_zeros_have_no_share() -> None:
+def test_layers_without_gradient_are_left_out() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
@@ -377,7 +379,7 @@ def test_layers_without_a_gradient_are_left_out_and_zeros_have_no_share() -> Non
     assert (layer.name, layer.removed, layer.update_ratio) == ("1.weight", 0, 0)
 
 
-def test_a_parameter_that_comes_later_drifts_from_where_it_came() -> None:
+def test_added_parameter_drifts_from_its_own_start() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
     monitor = zeromean.monitor(optimizer, model, every=1, to=lambda sample: None)
@@ -390,7 +392,7 @@ def test_a_parameter_that_comes_later_drifts_from_where_it_came() -> None:
     assert monitor.last.layers[1].weight_mean_drift < 1
 
 
-def test_removing_takes_the_hooks_back_and_holds_nothing() -> None:
+def test_remove_removes_all_hooks() -> None:
     model = Network()
     optimizer = torch.optim.AdamW(model.parameters())
     handle = zeromean.centralize(optimizer, model, at="backward")
@@ -412,7 +414,7 @@ def test_a_monitor_does_not_keep_an_optimizer_alive() -> None:
     monitor.remove()
 
 
-def test_a_resumed_run_goes_on_counting() -> None:
+def test_first_step_of_a_resumed_run() -> None:
     model = Network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     samples: list[Sample] = []
@@ -446,20 +448,20 @@ def test_a_sample_prints_as_a_table_and_flattens() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"every": 0}, "every=0; wanted 1 or more"),
+        ({"every": 0}, "every=0 is not a whole number of at least 1"),
         ({"every": 2.5}, "every=2.5"),
-        ({"first_step": -1}, "first_step=-1; wanted 0 or more"),
-        ({"to": None}, "to=None; wanted a SummaryWriter"),
-        ({"to": []}, "somewhere for samples to go"),
+        ({"first_step": -1}, "first_step=-1 is not a whole number of at least 0"),
+        ({"to": None}, "to=None is neither a function of a sample nor a path"),
+        ({"to": []}, "to=[] holds no destination"),
         ({"to": 3}, "to=3"),
-        ({"to": "numbers.txt"}, "ends in .csv or .jsonl"),
+        ({"to": "numbers.txt"}, "does not end in .csv or .jsonl"),
         ({"to": "nowhere/at/all.csv"}, "cannot be written"),
-        ({"model": None}, "no model to monitor"),
+        ({"model": None}, "the model is missing"),
         ({"optimizer": 3}, "the optimizer is of type int, not"),
         ({"model": nn.Linear(2, 2)}, "share no parameter"),
     ],
 )
-def test_what_cannot_be_watched_is_refused(arguments: dict[str, Any], words: str) -> None:
+def test_invalid_arguments_raise(arguments: dict[str, Any], words: str) -> None:
     model = Network()
     options: dict[str, Any] = {
         "optimizer": torch.optim.SGD(model.parameters()),
@@ -471,14 +473,14 @@ def test_what_cannot_be_watched_is_refused(arguments: dict[str, Any], words: str
     assert words in str(caught.value)
 
 
-def test_where_nothing_is_centered_it_says_so() -> None:
+def test_model_without_centered_layers_warns() -> None:
     model = nn.LayerNorm(3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.warns(zeromean.ZeromeanWarning, match="samples hold no layer"):
         zeromean.monitor(optimizer, model, to=print)
 
 
-def test_a_destination_that_fails_leaves_the_monitor_counting() -> None:
+def test_failing_destination_keeps_the_monitor_counting() -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     steps: list[int] = []
@@ -497,3 +499,80 @@ def test_a_destination_that_fails_leaves_the_monitor_counting() -> None:
         else:
             optimizer.step()
     assert steps == [0, 2]
+
+
+# --- vanished gradients ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("place", ["gradient", "backward"])
+def test_vanished_gradient_entries_warn_once(place: Any, dtype: torch.dtype) -> None:
+    model = nn.Linear(64, 4, bias=False).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    zeromean.centralize(optimizer, model, at=place)
+    monitor = zeromean.monitor(optimizer, model, every=1, to=lambda sample: None)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(1 + 1e-6 * torch.randn(8, 64).to(dtype)).sum().backward()
+        optimizer.step()
+
+    with pytest.warns(zeromean.ZeromeanWarning, match="100% of the nonzero gradient entries of w"):
+        step()
+    step()
+    assert monitor.last.layers[0].vanished == 1
+
+
+def test_vanished_share_counts_entries_equal_to_their_mean() -> None:
+    model = nn.Linear(4, 2, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
+    # Means 2 and 1; three of the seven nonzero entries equal their mean.
+    model.weight.grad = torch.tensor([[2.0, 2.0, 1.0, 3.0], [0.0, 1.0, 2.5, 0.5]])
+    optimizer.step()  # not centralized: no warning
+    assert monitor.last.layers[0].vanished == pytest.approx(3 / 7)
+    assert "42.9%" in str(monitor.last)
+
+
+@pytest.mark.parametrize("place", ["gradient", "update"])
+def test_monitor_hooks_stay_outside_those_of_centralize(place: Any) -> None:
+    """Whichever is attached first, so that the monitor never changes how a step is made."""
+    for monitor_first in (True, False):
+        model = Network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        attach = [
+            lambda model=model, its=optimizer: zeromean.monitor(
+                its, model, every=100, to=lambda sample: None
+            ),
+            lambda model=model, its=optimizer: zeromean.centralize(its, model, at=place),
+        ]
+        for one in attach if monitor_first else attach[::-1]:
+            one()
+        orders: list[list[type]] = []
+        optimizer.register_step_pre_hook(
+            lambda its, args, kwargs, orders=orders: orders.append(
+                [
+                    type(getattr(hook, "__self__", None))
+                    for hooks in (its._optimizer_step_pre_hooks, its._optimizer_step_post_hooks)
+                    for hook in hooks.values()
+                ]
+            )
+        )
+        for step in range(2):
+            loss_of(model, batch(step)).backward()
+            optimizer.step()
+        for order in orders:
+            names = [kind.__name__ for kind in order if kind is not type(None)]
+            assert names == ["StepObserver", "Handle", "Handle", "StepObserver"]
+
+
+def test_results_have_a_short_repr() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
+    assert repr(monitor) == "Monitor(SGD, every 50 steps, no sample yet)"
+    model(torch.randn(4, 3)).sum().backward()
+    optimizer.step()
+    assert repr(monitor) == "Monitor(SGD, every 50 steps, last sample at step 0)"
+    assert repr(monitor.last).startswith("Sample(step 0, SGD, not centralized")
+    assert "<table>" in monitor.last._repr_html_()

@@ -53,7 +53,7 @@ def diagnose(
 
     from zeromean.cli.checkpoint import load_weights, read_checkpoint
     from zeromean.cli.factory import make_model
-    from zeromean.diagnose.page import make_room, sections, write
+    from zeromean.diagnose.page import prepare_folder, sections, write
     from zeromean.study.data.load import load_dataset
     from zeromean.study.tasks.load import check_device
 
@@ -65,7 +65,7 @@ def diagnose(
     check_device(device)
     network.to(device).eval()
     _try(network, images[:1], len(dataset.classes), model)
-    make_room(out)
+    prepare_folder(out)
     parts = (torch.split(images, batch_size), torch.split(labels, batch_size))
     batches = list(zip(*parts, strict=True))
     console = Console(stderr=True)

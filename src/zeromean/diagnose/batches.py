@@ -1,4 +1,4 @@
-"""What a diagnostic is fed with: one (input, target) pair, or any number of them."""
+"""The batches and the loss that a diagnostic uses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zeromean.errors import ZeromeanError
 
@@ -14,20 +15,18 @@ Pair: TypeAlias = tuple[Any, Any]
 Batches: TypeAlias = Pair | Iterable[Pair]
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
-_WANTED = "one (input, target) pair or an iterable of such pairs"
-_FIX = "pass (input, target), a list of pairs or a DataLoader"
+_FIX = "Pass one (input, target) pair, a list of pairs, or a DataLoader of them"
 
 
 def pairs(batches: Batches, model: nn.Module) -> list[Pair]:
-    """The batches as a list, on the model's device.
+    """Return the batches as a list on the model's device.
 
-    They are kept, because a diagnostic may go through them often and a shuffling loader would give
-    others each time.
+    They are kept, because a diagnostic may need several passes over the same batches.
 
     Args:
         batches: One (input, target) pair, or an iterable of pairs. An input is a tensor, or a
             mapping of keyword arguments.
-        model: Whose device the tensors go to.
+        model: Model whose device the tensors are moved to.
 
     Raises:
         ZeromeanError: It is something else, or holds no batch or an empty one.
@@ -35,29 +34,89 @@ def pairs(batches: Batches, model: nn.Module) -> list[Pair]:
     if isinstance(batches, tuple | list) and len(batches) == 2 and _is_input(batches[0]):
         batches = [(batches[0], batches[1])]
     if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
-        raise ZeromeanError(f"batches of type {type(batches).__name__}", _WANTED, _FIX)
+        raise ZeromeanError(f"batches is {type(batches).__name__}, not (input, target) pairs", _FIX)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     kept = []
     for pair in batches:
         if not (isinstance(pair, tuple | list) and len(pair) == 2 and _is_input(pair[0])):
-            raise ZeromeanError(f"a batch of type {type(pair).__name__}", _WANTED, _FIX)
+            raise ZeromeanError(
+                f"a batch is {type(pair).__name__}, not an (input, target) pair", _FIX
+            )
         if not count(pair[0]):
-            raise ZeromeanError("an empty batch", "at least one sample a batch", "leave it out")
+            raise ZeromeanError("a batch is empty", "Leave it out")
         kept.append((_moved(pair[0], device), _moved(pair[1], device)))
     if not kept:
-        raise ZeromeanError("no batch", _WANTED, _FIX)
+        raise ZeromeanError("there is no batch", _FIX)
     return kept
 
 
 def run(model: Callable[..., Any], inputs: Any) -> Any:
-    """The model's output for one input: a tensor, or a mapping of keyword arguments."""
+    """Return the model's output for a tensor or a mapping of keyword arguments."""
     return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
 
 
 def count(inputs: Any) -> int:
-    """The number of samples in a batch's input."""
+    """Return the number of samples in a batch's input."""
     first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
     return len(first)
+
+
+def cross_entropy(output: Any, target: Any) -> Tensor:
+    """Compute the default loss: cross-entropy of logits with classes or class probabilities.
+
+    Args:
+        output: Logits of two or more classes along axis 1.
+        target: Class indices, or probabilities in the shape of the output.
+
+    Raises:
+        ZeromeanError: The output or the target is something else, such as a regression target.
+    """
+    check_classes(output, target, axis=1, option="loss", example="torch.nn.functional.mse_loss")
+    return F.cross_entropy(output, target)
+
+
+def check_classes(output: Any, target: Any, *, axis: int, option: str, example: str) -> None:
+    """Raise unless an output holds the logits of classes, and the target, if any, such classes.
+
+    Args:
+        output: The model's output.
+        target: Target of the batch, or None.
+        axis: Axis of the classes.
+        option: Option that says what the output is otherwise.
+        example: Value of that option for the error.
+    """
+    fix = f"Pass {option}=, such as {option}={example}"
+    if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[axis] < 2:
+        shape = f"of shape {tuple(output.shape)}" if isinstance(output, Tensor) else ""
+        raise ZeromeanError(
+            f"the default {option} takes logits of two or more classes along axis {axis}, but the"
+            f" output is a {type(output).__name__} {shape}".rstrip(),
+            fix,
+        )
+    if target is None and option != "loss":
+        return
+    if not isinstance(target, Tensor) or not _are_classes(target, output, axis):
+        found = (
+            f"{target.dtype} of shape {tuple(target.shape)}"
+            if isinstance(target, Tensor)
+            else type(target).__name__
+        )
+        raise ZeromeanError(
+            f"the default {option} takes class indices or class probabilities as targets, but the"
+            f" target is {found}",
+            fix,
+        )
+
+
+def _are_classes(target: Tensor, output: Tensor, axis: int) -> bool:
+    if not target.is_floating_point():
+        shape = list(output.shape)
+        del shape[axis]
+        return target.dtype != torch.bool and list(target.shape) == shape
+    if target.shape != output.shape or bool((target < 0).any()):
+        return False
+    totals = target.sum(axis)
+    return torch.allclose(totals, torch.ones_like(totals), atol=1e-2)
 
 
 def _is_input(value: Any) -> bool:

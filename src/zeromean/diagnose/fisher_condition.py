@@ -1,10 +1,10 @@
-"""The Fisher information of one layer's weights, and how well it is conditioned."""
+"""The conditioning of the Fisher information of a layer's weights."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,20 +15,21 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 from torch.nn.utils import parametrize
 
-from zeromean.diagnose.batches import Batches, Pair, count, pairs, run
+from zeromean.diagnose.batches import Batches, Pair, check_classes, count, pairs, run
 from zeromean.diagnose.lanczos import Product, flat, ritz_values, split_like
 from zeromean.diagnose.layers import (
     Layer,
+    check_precision,
     differentiable,
+    forward_hooks,
     layers_of,
-    listening,
     plain_copy,
-    refuse_half_precision,
     unchanged,
 )
 from zeromean.diagnose.result import GRAY, GREEN, ORANGE, Diagnostic, number
 from zeromean.errors import ZeromeanError
 from zeromean.plan import check_option
+from zeromean.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,31 +37,31 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 Likelihood = Literal["categorical", "gaussian"]
 
-# Weights of a layer up to which the matrix is made: 4096 take 134 MB and some seconds.
-EXACT = 4096
-# Dimension of the Krylov spaces of an estimate, and probes of its trace.
-STEPS, PROBES = 64, 16
-# Entries of Jacobians held at a time.
-_CHUNK = 2**24
+# Number of weights up to which the matrix is computed: 4096 take 134 MB and some seconds.
+MAX_EXACT_SIZE = 4096
+# Dimension of the Krylov spaces of an estimate, and number of probes of its trace.
+LANCZOS_STEPS, TRACE_PROBES = 64, 16
+# Entries of Jacobians in memory at a time.
+MAX_JACOBIAN_ENTRIES = 2**24
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FisherCondition(Diagnostic):
-    r"""Condition numbers of the Fisher information of some layers' weights.
+    r"""The condition numbers of the Fisher information F of some layers' weights.
 
     Args:
         layers: Name of each weight tensor.
-        condition: :math:`|\lambda|_{max} / |\lambda|_{min}`; inf where the smallest is zero to
-            rounding, as a softmax output makes it. Shape (layers,), as the next four.
+        condition: :math:`|\lambda|_{max} / |\lambda|_{min}`; inf if the smallest is zero up to
+            rounding, as with a softmax output. Shape (layers,), as the next four.
         pseudo_condition: The same over the eigenvalues above ``threshold`` times the largest.
         damped_condition: :math:`(\lambda_{max} + \delta) / (\lambda_{min} + \delta)` with
             :math:`\delta` = ``damping`` times the mean eigenvalue.
-        rank: How many eigenvalues are above the threshold; nan where they are estimated.
-        size: How many weights the layer trains: the dimension of F.
-        eigenvalues: For each layer, ascending: all of them where exact, Ritz values where not.
-        methods: Of each layer, "exact" or "Lanczos estimate".
-        threshold: Relative to the largest eigenvalue.
-        damping: Relative to the mean eigenvalue.
+        rank: Number of eigenvalues above the threshold; nan if they are estimated.
+        size: Number of weights that the layer trains, the dimension of F.
+        eigenvalues: Eigenvalues of each layer, ascending; Ritz values if they are estimated.
+        methods: "exact" or "Lanczos estimate" for each layer.
+        threshold: Threshold relative to the largest eigenvalue.
+        damping: Damping relative to the mean eigenvalue.
     """
 
     layers: tuple[str, ...]
@@ -76,8 +77,8 @@ class FisherCondition(Diagnostic):
 
     title: ClassVar[str] = "Conditioning of the Fisher information"
     caption: ClassVar[str] = (
-        "Eigenvalues from the largest to the smallest; the dashed lines are the thresholds."
-        " Of an estimate, its Ritz values."
+        "Eigenvalues, or an estimate's Ritz values, from the largest to the smallest; the dashed"
+        " lines are the thresholds."
     )
     source: ClassVar[str] = "Huang et al. 2017, Fig. 2 c"
 
@@ -85,7 +86,7 @@ class FisherCondition(Diagnostic):
     def answer(self) -> str:
         parts = [
             f"{number(value)} for {name}"
-            + (" (Lanczos estimate, from below)" if method != "exact" else "")
+            + (" (Lanczos estimate, a lower bound)" if method != "exact" else "")
             for name, value, method in zip(
                 self.layers, self.pseudo_condition, self.methods, strict=True
             )
@@ -93,28 +94,24 @@ class FisherCondition(Diagnostic):
         return (
             f"Pseudo-condition number over eigenvalues above {self.threshold:g} of the largest:"
             f" {', '.join(parts)}. Damped by {self.damping:g} of the mean eigenvalue:"
-            f" {', '.join(map(number, self.damped_condition))}. Perfect would be 1."
+            f" {', '.join(map(number, self.damped_condition))}. The ideal is 1."
         )
 
-    def table(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [
-            ("layer", "weights", "rank", "condition", "pseudo", "damped", "largest", "method"),
-        ]
-        for index, name in enumerate(self.layers):
-            rank = self.rank[index]
-            rows.append(
-                (
-                    name,
-                    f"{self.size[index]:.0f}",
-                    "-" if np.isnan(rank) else f"{rank:.0f}",
-                    number(self.condition[index]),
-                    number(self.pseudo_condition[index]),
-                    number(self.damped_condition[index]),
-                    number(float(self.eigenvalues[index][-1])),
-                    self.methods[index],
-                )
+    def table(self) -> Table:
+        rows = [
+            (
+                *(name, f"{self.size[n]:.0f}"),
+                "-" if np.isnan(self.rank[n]) else f"{self.rank[n]:.0f}",
+                *(number(self.condition[n]), number(self.pseudo_condition[n])),
+                *(number(self.damped_condition[n]), number(float(self.eigenvalues[n][-1]))),
+                self.methods[n],
             )
-        return rows
+            for n, name in enumerate(self.layers)
+        ]
+        header = (
+            *("layer", "weights", "rank", "condition", "pseudo", "damped", "largest", "method"),
+        )
+        return Table(header, rows)
 
     def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
         (one,) = axes
@@ -124,15 +121,15 @@ class FisherCondition(Diagnostic):
             kept = kept[kept > 0.01 * self.threshold * kept[0]]
             places = np.arange(1, len(kept) + 1)
             exact = self.methods[index] == "exact"
-            told = name if exact else f"{name} (estimate)"
-            told = told if label is None else f"{label}, {told}"
+            entry = name if exact else f"{name} (estimate)"
+            entry = entry if label is None else f"{label}, {entry}"
             style = colors[index % len(colors)]
-            one.plot(places, kept, "-" if exact else ".", color=style, linewidth=1.5, label=told)
+            one.plot(places, kept, "-" if exact else ".", color=style, linewidth=1.5, label=entry)
             if len(kept):
                 one.axhline(self.threshold * kept[0], color=style, linewidth=0.8, linestyle="--")
         one.set_yscale("log")
         one.set_xlabel("eigenvalue, from the largest")
-        one.set_ylabel("size")
+        one.set_ylabel("value")
         one.legend(frameon=False)
 
 
@@ -141,40 +138,45 @@ def fisher_condition(
     batches: Batches,
     layers: Sequence[str] | None = None,
     *,
-    likelihood: Likelihood = "categorical",
+    likelihood: Likelihood | None = None,
     threshold: float = 1e-10,
     damping: float = 1e-2,
     method: Literal["auto", "exact", "lanczos"] = "auto",
 ) -> FisherCondition:
-    r"""How well the Fisher information of a layer's weights is conditioned.
+    r"""Compute the conditioning of the Fisher information of a layer's weights.
 
     .. math:: F = E_x E_{y \sim p(y|x)} [\nabla \log p(y|x) \, \nabla \log p(y|x)^T]
 
-    over the weights of one layer, its input fixed by the layers below; the labels are the model's
-    own, so targets are not used. The gradient is by the parameters that are trained: of a
-    parametrized weight by its originals (to have it by the effective weights, remove the
-    parametrizations from a copy). Biases are left out. The expectation over y is taken in full,
-    never sampled. The model runs in evaluation mode, so that p(y|x) depends on x alone.
+    over the weights of one layer, with its input fixed by the layers below. The labels y follow the
+    model's own distribution. The gradient is by the trained parameters: for a parametrized weight
+    by its originals (for the effective weights, fold a copy first). Biases are left out. The
+    expectation over y is exact, not sampled. The model runs in evaluation mode, so that p(y|x)
+    depends on x alone.
 
     Args:
-        model: The model, in float32 or float64; its output holds logits (or log-probabilities)
-            along the last axis, or means of a Gaussian.
-        batches: One (input, target) pair, or an iterable of them.
-        layers: Names of modules or of their weights; None (default) takes the last two that run.
-        likelihood: "categorical" (softmax, default), or "gaussian" with variance 1.
-        threshold: Of the pseudo-condition number: eigenvalues below so much of the largest count
-            as zero (default 1e-10).
-        damping: Of the damped one, as a share of the mean eigenvalue (default 0.01).
-        method: "exact" makes the matrix; "lanczos" estimates from products with it: its condition
-            numbers are lower bounds, the damped one up to the estimate of the mean eigenvalue;
-            "auto" (default) is exact up to 4096 weights.
+        model: Model in float32 or float64 whose output holds logits (or log-probabilities) along
+            the last axis, or the means of a Gaussian.
+        batches: One (input, target) pair, or an iterable of pairs. Targets are only used to check
+            the default likelihood, and may be None.
+        layers: Names of modules or of their weights; None (default) for the last two that run.
+        likelihood: "categorical" (softmax), or "gaussian" with variance 1. The default is
+            "categorical", which needs two or more outputs and class indices or probabilities as
+            targets.
+        threshold: Share of the largest eigenvalue below which eigenvalues count as zero in the
+            pseudo-condition number (default 1e-10).
+        damping: Damping of the damped condition number, as a share of the mean eigenvalue
+            (default 0.01).
+        method: "exact" computes the matrix. "lanczos" estimates from products with it: its
+            condition numbers are lower bounds, and the damped one depends on an estimate of the
+            mean eigenvalue. "auto" (default) is exact up to 4096 weights.
 
     Returns:
         A :class:`FisherCondition`.
 
     Raises:
-        ZeromeanError: A layer is unknown, an option has an unknown value, the model is in half
-            precision, its output is no tensor, or its layers cannot be batched over samples.
+        ZeromeanError: A layer is unknown; an option has an unknown value; the default likelihood
+            does not apply; the model is in half precision; its output is not a tensor; F is zero or
+            not finite; or its layers cannot be batched over samples.
 
     Example:
         >>> import torch, zeromean
@@ -188,16 +190,22 @@ def fisher_condition(
         Huang et al., Centered Weight Normalization, ICCV 2017, Fig. 2; the relative Fisher
         information is that of Sun and Nielsen, ICML 2017.
     """
-    check_option("likelihood", likelihood, ("categorical", "gaussian"))
+    if likelihood is not None:
+        check_option("likelihood", likelihood, ("categorical", "gaussian"))
     check_option("method", method, ("auto", "exact", "lanczos"))
     for name, value in (("threshold", threshold), ("damping", damping)):
         if not 0 < value < np.inf:
-            raise ZeromeanError(f"{name}={value}", "a positive number", f"leave {name} out")
+            raise ZeromeanError(f"{name}={value} is not a positive number", f"Leave {name} out")
     found = layers_of(model)
-    refuse_half_precision(model)
+    check_precision(model)
     own = copy.deepcopy(model).eval().requires_grad_()
     given = pairs(batches, model)
-    chosen = _chosen(layers, found, _in_order(model, found, given[0]))
+    order, output = _first_pass(model, found, given[0])
+    if likelihood is None:
+        likelihood = "categorical"
+        _check_output(output)
+        check_classes(output, given[0][1], axis=-1, option="likelihood", example='"gaussian"')
+    chosen = _chosen(layers, found, order)
     own_layers = {layer.name: layer for layer in layers_of(own)}
     spectra = [_spectrum(own, own_layers[name], given, likelihood, method) for name in chosen]
     return _result(chosen, spectra, threshold, damping)
@@ -205,15 +213,15 @@ def fisher_condition(
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """What is known of a layer's F.
+    """The spectrum of a layer's F.
 
     Args:
-        size: Its dimension.
-        smallest: Its smallest eigenvalue, at least zero.
-        mean: The mean of its eigenvalues.
-        in_range: Ascending eigenvalues; of an estimate, Ritz values that see no null space.
-        exact: Whether they are all there.
-        rounding: Below so much of the largest, an eigenvalue may be nothing but rounding.
+        size: Dimension of F.
+        smallest: Smallest eigenvalue, at least zero.
+        mean: Mean of the eigenvalues.
+        in_range: Ascending eigenvalues; for an estimate, Ritz values outside the null space.
+        exact: Whether these are all eigenvalues.
+        rounding: Share of the largest eigenvalue below which an eigenvalue may be only rounding.
     """
 
     size: int
@@ -228,16 +236,21 @@ def _result(
     names: list[str], spectra: list[_Spectrum], threshold: float, damping: float
 ) -> FisherCondition:
     condition, pseudo, damped, rank = [], [], [], []
-    for spectrum in spectra:
+    for name, spectrum in zip(names, spectra, strict=True):
         values = spectrum.in_range
         largest = max(float(values[-1]), 0.0)
+        if not largest:
+            raise ZeromeanError(
+                f"the Fisher information of {name} is zero on these batches",
+                "Check whether the layer affects the output, and whether the softmax is saturated",
+            )
         above = values[values > max(threshold, spectrum.rounding) * largest]
         zero = spectrum.rounding * largest
         smallest = spectrum.smallest if spectrum.smallest > zero else 0.0
         shift = damping * spectrum.mean
         condition.append(largest / smallest if smallest else np.inf)
-        pseudo.append(largest / above[0] if len(above) else np.nan)
-        damped.append((largest + shift) / (smallest + shift) if shift > 0 else np.nan)
+        pseudo.append(largest / above[0])
+        damped.append((largest + shift) / (smallest + shift))
         rank.append(len(above) if spectrum.exact else np.nan)
     return FisherCondition(
         layers=tuple(names),
@@ -253,17 +266,17 @@ def _result(
     )
 
 
-def _in_order(model: nn.Module, found: list[Layer], pair: Pair) -> list[str]:
-    """The layers' names in the order in which they ran last."""
+def _first_pass(model: nn.Module, found: list[Layer], pair: Pair) -> tuple[list[str], Any]:
+    """Return the layers' names in the order of their last calls, and the output."""
     ran: dict[str, None] = {}
 
-    def heard(layer: Layer, _inputs: object, _output: object) -> None:
+    def on_call(layer: Layer, _inputs: object, _output: object) -> None:
         ran.pop(layer.name, None)
         ran[layer.name] = None
 
-    with unchanged(model), torch.no_grad(), listening(found, heard):
-        run(model, pair[0])
-    return list(ran)
+    with unchanged(model), torch.no_grad(), forward_hooks(found, on_call):
+        output = run(model, pair[0])
+    return list(ran), output
 
 
 def _chosen(layers: Sequence[str] | None, found: list[Layer], ran: list[str]) -> list[str]:
@@ -275,13 +288,13 @@ def _chosen(layers: Sequence[str] | None, found: list[Layer], ran: list[str]) ->
         fitting = [one.name for one in found if name in (one.name, one.name.rpartition(".")[0])]
         if not fitting:
             raise ZeromeanError(
-                f"layer {name!r}",
-                ", ".join(layer.name for layer in found),
-                "name layers with fan-in axes, as zeromean.explain(model) lists them",
+                f'"{name}" is not one of the layers with fan-in axes:'
+                f" {', '.join(layer.name for layer in found)}",
+                "Pass names from this list",
             )
         names += fitting
     if not names:
-        raise ZeromeanError("no layer", "one name or more", "leave layers out for the last two")
+        raise ZeromeanError("layers is empty", "Leave layers out for the last two that run")
     return names
 
 
@@ -290,13 +303,15 @@ def _spectrum(
 ) -> _Spectrum:
     trained = _trained(layer)
     size = sum(parameter.numel() for parameter in trained)
-    if method == "exact" or (method == "auto" and max(size, layer.weight.numel()) <= EXACT):
+    if method == "exact" or (
+        method == "auto" and max(size, layer.weight.numel()) <= MAX_EXACT_SIZE
+    ):
         return _exact(model, layer, batches, likelihood)
     return _estimate(model, trained, batches, likelihood)
 
 
 def _trained(layer: Layer) -> list[Tensor]:
-    """What is trained of the layer's weight: itself, or what its parametrization makes it from."""
+    """Return what is trained: the weight, or the originals of its parametrization."""
     if parametrize.is_parametrized(layer.module, layer.tensor):
         parametrized: Any = layer.module.parametrizations
         return list(parametrized[layer.tensor].parameters())
@@ -312,7 +327,7 @@ def _exact(
     batches: list[Pair],
     likelihood: Likelihood,
 ) -> _Spectrum:
-    """From the Jacobian of every sample, by the effective weights, then pulled back."""
+    """Compute F from each sample's Jacobian by the effective weights, then pull it back."""
     plain = plain_copy(model).requires_grad_(requires_grad=False)
     weight = layer.weight
     fisher = np.zeros((weight.numel(), weight.numel()))
@@ -321,17 +336,17 @@ def _exact(
     def output(w: Tensor, sample: Any) -> tuple[Tensor, Tensor]:
         one = {k: v[None] for k, v in sample.items()} if isinstance(sample, dict) else sample[None]
         z = run(lambda *a, **k: functional_call(plain, {layer.name: w}, a, k), one)
-        _refuse_output(z)
+        _check_output(z)
         z = z.reshape(-1, z.shape[-1])
         return z, z
 
     jacobian_of_each = vmap(jacrev(output, has_aux=True), in_dims=(None, 0))
     for part in _parts(model, batches, weight.numel()):
-        with _batchable(), differentiable():
+        with _batchable(), differentiable(plain):
             jacobian, z = jacobian_of_each(weight, part)
         rows = _rows(jacobian, z, likelihood)
         fisher += rows.T @ rows / samples
-    _refuse_undefined(fisher)
+    _check_finite(fisher)
     jacobian_of = _pull_back(layer)
     if jacobian_of is not None:
         fisher = jacobian_of.T @ fisher @ jacobian_of
@@ -348,23 +363,23 @@ def _exact(
 
 
 def _rows(jacobian: Tensor, z: Tensor, likelihood: Likelihood) -> Array:
-    """Rows whose outer products add up to the samples' E_y of the gradient's outer product.
+    """Return rows whose outer products sum to E_y of the gradient's outer product.
 
     Args:
-        jacobian: Of the outputs by the weights, shape (samples, positions, outputs, *weight).
-        z: The outputs, shape (samples, positions, outputs).
-        likelihood: Of the outputs.
+        jacobian: Jacobian of the outputs, shape (samples, positions, outputs, *weight).
+        z: Outputs, shape (samples, positions, outputs).
+        likelihood: Likelihood of the outputs.
     """
     rows = jacobian.flatten(3).double()
     if likelihood == "categorical":
-        # grad log p(y) = J_y - sum_k p_k J_k, and weighted by p_y.
+        # grad log p(y) = J_y - sum_k p_k J_k, weighted by p_y.
         p = z.double().softmax(-1)[..., None]
         rows = p.sqrt() * (rows - (p * rows).sum(2, keepdim=True))
     return rows.flatten(0, 2).cpu().numpy()
 
 
 def _pull_back(layer: Layer) -> Array | None:
-    """The Jacobian of the effective weights by the trained ones; None where they are the same."""
+    """Return the Jacobian of the effective weights by the trained ones; None if they are equal."""
     if not parametrize.is_parametrized(layer.module, layer.tensor):
         return None
     parametrized: Any = layer.module.parametrizations
@@ -379,14 +394,12 @@ def _pull_back(layer: Layer) -> Array | None:
 
 @contextmanager
 def _batchable() -> Iterator[None]:
-    """Says what to do where torch.func cannot differentiate many outputs at once."""
+    """Explain what to do if torch.func cannot batch the model."""
     try:
         yield
     except RuntimeError as error:
         raise ZeromeanError(
-            f"a model that torch.func cannot batch ({error})",
-            "a forward pass without control flow that depends on data",
-            'pass method="lanczos", which needs products alone',
+            f"torch.func cannot batch this model ({error})", 'Pass method="lanczos"'
         ) from error
 
 
@@ -396,38 +409,40 @@ def _batchable() -> Iterator[None]:
 def _estimate(
     model: nn.Module, trained: list[Tensor], batches: list[Pair], likelihood: Likelihood
 ) -> _Spectrum:
-    """From products with F alone."""
+    """Estimate the spectrum from products with F."""
     size = sum(parameter.numel() for parameter in trained)
     product = _product(model, trained, batches, likelihood)
     random = np.random.default_rng(0)
-    seen = product(random.standard_normal(size))  # F r has no part in the null space of F
-    _refuse_undefined(seen)
+    seen = product(random.standard_normal(size))  # F r is outside the null space of F
+    _check_finite(seen)
     if not seen.any():
         return _Spectrum(size, 0.0, 0.0, np.zeros(1), exact=False, rounding=0.0)
-    probes = random.choice([-1.0, 1.0], (PROBES, size))
+    probes = random.choice([-1.0, 1.0], (TRACE_PROBES, size))
     mean = float(np.mean([probe @ product(probe) for probe in probes])) / size  # Hutchinson
     singular = _rank_at_most(model, batches, likelihood) < size
     smallest = (
-        0.0 if singular else float(ritz_values(product, random.standard_normal(size), STEPS)[0])
+        0.0
+        if singular
+        else float(ritz_values(product, random.standard_normal(size), LANCZOS_STEPS)[0])
     )
     return _Spectrum(
         size=size,
         smallest=max(smallest, 0.0),
         mean=mean,
-        in_range=ritz_values(product, seen, STEPS),
+        in_range=ritz_values(product, seen, LANCZOS_STEPS),
         exact=False,
-        # The products are in the parameters' own precision.
+        # The products are in the parameters' precision.
         rounding=max(32 * torch.finfo(parameter.dtype).eps for parameter in trained),
     )
 
 
 def _rank_at_most(model: nn.Module, batches: list[Pair], likelihood: Likelihood) -> int:
-    """The rank of F, at most: an output each, and a softmax has one less to choose."""
+    """Return an upper bound on the rank of F: one per output, one less for a softmax."""
     rank = 0
     for inputs, _ in batches:
         with unchanged(model), torch.no_grad():
             z = run(model, inputs)
-        _refuse_output(z)
+        _check_output(z)
         outputs = z.shape[-1]
         rank += z.numel() // outputs * (outputs - (likelihood == "categorical"))
     return rank
@@ -436,20 +451,17 @@ def _rank_at_most(model: nn.Module, batches: list[Pair], likelihood: Likelihood)
 def _product(
     model: nn.Module, trained: list[Tensor], batches: list[Pair], likelihood: Likelihood
 ) -> Product:
-    """F v = E_x J^T S J v, S the covariance of the gradient of log p by the outputs."""
+    """Return the product F v = E_x J^T S J v, with S the covariance of d log p / d outputs."""
     samples = sum(count(inputs) for inputs, _ in batches)
     graphs: dict[int, tuple[Tensor, Tensor, Sequence[Tensor]]] = {}
 
     def graph(index: int) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        """The outputs z, a dummy u, and J^T u: whose gradient by u, along v, is J v."""
+        """Return the outputs z, a dummy u, and J^T u, whose gradient by u along v is J v."""
         if index in graphs:
             return graphs[index]
-        with ExitStack() as stack:
-            stack.enter_context(unchanged(model))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(differentiable())
+        with differentiable(model):
             z = run(model, batches[index][0])
-            _refuse_output(z)
+            _check_output(z)
             u = torch.zeros_like(z, requires_grad=True)
             back = torch.autograd.grad(
                 z, trained, grad_outputs=u, create_graph=True, materialize_grads=True
@@ -479,12 +491,12 @@ def _product(
 
 
 def _parts(model: nn.Module, batches: list[Pair], weights: int) -> Iterator[Any]:
-    """The inputs in parts whose Jacobians fit into memory."""
+    """Split the inputs into parts whose Jacobians fit into memory."""
     for inputs, _ in batches:
         with unchanged(model), torch.no_grad():
             z = run(model, inputs)
-        _refuse_output(z)
-        step = max(1, _CHUNK * count(inputs) // (weights * z.numel()))
+        _check_output(z)
+        step = max(1, MAX_JACOBIAN_ENTRIES * count(inputs) // (weights * z.numel()))
         for start in range(0, count(inputs), step):
             here = slice(start, start + step)
             if isinstance(inputs, Mapping):
@@ -493,20 +505,18 @@ def _parts(model: nn.Module, batches: list[Pair], weights: int) -> Iterator[Any]
                 yield inputs[here]
 
 
-def _refuse_undefined(values: Array) -> None:
+def _check_finite(values: Array) -> None:
     if not np.isfinite(values).all():
         raise ZeromeanError(
-            "a Fisher information with infinite or undefined entries",
-            "outputs and gradients that are finite",
-            "check the weights and these inputs",
+            "the Fisher information has entries that are not finite",
+            "Check the weights and these inputs",
         )
 
 
-def _refuse_output(z: object) -> None:
+def _check_output(z: object) -> None:
     if not isinstance(z, Tensor) or z.ndim < 2:
-        got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+        found = f"of shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
         raise ZeromeanError(
-            f"a model output of {got}",
-            "a tensor of shape (samples, ..., outputs)",
-            "wrap the model so that it returns its logits",
+            f"the model's output is {found}, not a tensor of shape (samples, ..., outputs)",
+            "Wrap the model so that it returns its logits",
         )

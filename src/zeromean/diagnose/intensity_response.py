@@ -1,4 +1,4 @@
-"""Corollary 4.1 layer by layer: what a shift of a layer's input does to its output."""
+"""The response of each layer to a constant shift of its input (Corollary 4.1)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from zeromean.diagnose.batches import Batches, pairs, run
-from zeromean.diagnose.layers import Layer, layers_of, listening, plain_copy, unchanged
+from zeromean.diagnose.layers import Layer, forward_hooks, layers_of, plain_copy, unchanged
 from zeromean.diagnose.result import Diagnostic, layer_axis, number
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.plan import Layers
 from zeromean.projection import vector_means
+from zeromean.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,22 +26,22 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class IntensityResponse(Diagnostic):
-    r"""What each unit answers when its whole input is raised by c.
+    r"""The change of each unit's output when its whole input is shifted by c.
 
     Args:
         layers: Name of each weight tensor, in the model's order.
-        response: For each layer, :math:`w^T (x + c 1) - w^T x` of each unit, measured on the
-            layer's own inputs and averaged, shape (units,).
-        expected: For each layer, :math:`c\, 1^T w_0` of each unit; of the weights themselves where
-            no start was given, shape (units,).
-        deviation: Of each layer, the largest difference between the two over units, samples and
-            pixels, shape (layers,).
-        sensitivity: For each layer, the response over the largest that weights of the same length
-            could show, :math:`|1^T w| / (\sqrt{M} \|w\|)`, from 0 to 1, shape (units,).
-        left_out: Layer -> why the corollary claims nothing there.
-        shift: c.
+        response: Average of :math:`w^T (x + c 1) - w^T x` over the layer's own inputs x, for each
+            unit of each layer, shape (units,).
+        expected: :math:`c\, 1^T w_0` of each unit, or :math:`c\, 1^T w` if no start was given, per
+            layer, shape (units,).
+        deviation: Largest difference between the two over units, samples and pixels, shape
+            (layers,).
+        sensitivity: Response divided by the largest possible one for weights of the same length,
+            :math:`|1^T w| / (\sqrt{M} \|w\|)`, 0 to 1, per layer, shape (units,).
+        left_out: Reason for each layer to which the corollary does not apply.
+        shift: The constant c.
         from_start: Whether ``expected`` comes from the weights at the start.
     """
 
@@ -55,8 +56,8 @@ class IntensityResponse(Diagnostic):
 
     title: ClassVar[str] = "Response to intensity"
     caption: ClassVar[str] = (
-        "A unit's answer to a shift of its whole input, relative to the largest that weights of"
-        " its length could give; medians, the whiskers hold 8 units of 10."
+        "Response of a unit to a shift of its whole input, relative to the largest possible one for"
+        " weights of its length; medians, the bars span 8 of 10 units."
     )
     source: ClassVar[str] = "Yong et al. 2020, Corollary 4.1"
 
@@ -64,17 +65,15 @@ class IntensityResponse(Diagnostic):
     def answer(self) -> str:
         largest = max(float(np.abs(expected).max()) for expected in self.expected)
         claim = "c 1^T w0 of the start" if self.from_start else "c 1^T w"
-        middle = float(np.median(np.concatenate(self.sensitivity)))
+        median = float(np.median(np.concatenate(self.sensitivity)))
         return (
-            f"Raising a layer's input by {self.shift:g} changes its outputs by {claim} to within"
-            f" {number(float(self.deviation.max()))} (the largest is {number(largest)}); the"
-            f" middling unit shows {middle:.1%} of the largest response possible."
+            f"Shifting a layer's input by c = {self.shift:g} changes its outputs by {claim} to"
+            f" within {number(float(self.deviation.max()))} (the largest is {number(largest)}); the"
+            f" median unit shows {median:.1%} of the largest possible response."
         )
 
-    def table(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [
-            ("layer", "median |response|", "largest |response|", "off by", "sensitivity")
-        ]
+    def table(self) -> Table:
+        rows: list[tuple[str, ...]] = []
         for index, name in enumerate(self.layers):
             sizes = np.abs(self.response[index])
             rows.append(
@@ -89,7 +88,8 @@ class IntensityResponse(Diagnostic):
         rows += [
             (f"{name}: left out, {why}", "", "", "", "") for name, why in self.left_out.items()
         ]
-        return rows
+        header = ("layer", "median |response|", "largest |response|", "off by", "sensitivity")
+        return Table(header, rows)
 
     def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
         (one,) = axes
@@ -100,7 +100,7 @@ class IntensityResponse(Diagnostic):
         one.vlines(places, 100 * low, 100 * high, color=color, alpha=0.4, linewidth=4)
         one.plot(places, 100 * middle, "o", color=color, markersize=4, label=label)
         one.set_ylim(bottom=0)
-        one.set_ylabel("response, % of largest")
+        one.set_ylabel("response, % of the largest possible")
         layer_axis(one, [name.removesuffix(".weight") for name in self.layers])
 
 
@@ -113,28 +113,28 @@ def intensity_response(
     start: nn.Module | None = None,
     layers: Layers = "all",
 ) -> IntensityResponse:
-    r"""Raise each layer's input by a constant c and measure what its outputs answer.
+    r"""Shift each layer's input by a constant c and measure the change of its outputs.
 
     Corollary 4.1: if the whole update is projected, :math:`w_t^T (x + c 1) - w_t^T x = c\, 1^T w_0`
-    for any input x, however long the training (the paper prints the same magnitude with the other
-    sign). It is claimed where every weight meets a shifted input, and measured there alone: not on
-    pixels at a zero-padded border, and not in strided transposed convolutions. The inputs are
-    those that the layers meet in a forward pass, the arithmetic is in float64.
+    for any input x after any number of steps (the paper prints this with the opposite sign). It
+    holds if every weight meets a shifted input, and only such outputs are measured: not pixels at a
+    zero-padded border, and not strided transposed convolutions. The inputs are those of the layers
+    in a forward pass; the arithmetic is in float64.
 
     Args:
-        model: The model.
-        batch: One (input, target) pair, or an iterable of them; targets are not used.
-        shift: c (default 1).
-        start: The model as it was at the start, such as a ``copy.deepcopy`` from then: the response
-            is compared with :math:`c\, 1^T w_0`. Without it, with the weights' own sum.
-        layers: Which layers, as in :func:`zeromean.centralize`.
+        model: Model to diagnose.
+        batch: One (input, target) pair, or an iterable of pairs; targets are not used.
+        shift: The constant c (default 1).
+        start: Model at the start of the training, such as an earlier ``copy.deepcopy``. With it the
+            response is compared with :math:`c\, 1^T w_0`, otherwise with the weights' own sum.
+        layers: Selection of layers, as in :func:`zeromean.centralize`.
 
     Returns:
         An :class:`IntensityResponse`.
 
     Raises:
-        ZeromeanError: The corollary claims nothing for any layer that ran, ``start`` is another
-            model, or ``shift`` is 0 or not finite.
+        ZeromeanError: The corollary applies to no layer that ran, ``start`` is another model,
+            ``shift`` is 0 or not finite, or a weight is not finite.
 
     Example:
         >>> import copy, torch, zeromean
@@ -155,7 +155,7 @@ def intensity_response(
         Yong et al., Gradient Centralization, ECCV 2020, Corollary 4.1.
     """
     if not np.isfinite(shift) or shift == 0:
-        raise ZeromeanError(f"shift={shift}", "a finite number but 0", "leave it at 1")
+        raise ZeromeanError(f"shift={shift} is zero or not finite", "Leave shift out to use 1")
     found = layers_of(model, layers)
     origins = {layer.name: layer for layer in found if start is None}
     if start is not None:
@@ -163,32 +163,31 @@ def intensity_response(
         for layer in found:
             if layer.name not in origins or origins[layer.name].weight.shape != layer.weight.shape:
                 raise ZeromeanError(
-                    f"a start without {layer.name} of shape {tuple(layer.weight.shape)}",
-                    "the same model, as it was before training",
-                    "copy.deepcopy(model) before the first step",
+                    f"start has no {layer.name} of shape {tuple(layer.weight.shape)}",
+                    "Pass a copy.deepcopy of the same model from before the first step",
                 )
     probes: dict[str, _Probe] = {}
     left_out = {layer.name: "it did not run" for layer in found}
 
-    def heard(layer: Layer, inputs: tuple[Any, ...], output: object) -> None:
+    def on_call(layer: Layer, inputs: tuple[Any, ...], output: object) -> None:
         if len(inputs) != 1 or layer.units(output) is None:
-            left_out[layer.name] = "its output is not its weights' product with one input"
+            left_out[layer.name] = "its output is not the product of its weights with one input"
             return
         if layer.name not in probes:
             probes[layer.name] = _Probe(layer, origins[layer.name], shift)
         probes[layer.name].add(inputs[0])
-        left_out[layer.name] = "no output meets all its weights with the shifted input"
+        left_out[layer.name] = "no output uses all its weights on shifted inputs"
 
-    with unchanged(model), listening(found, heard):
+    with unchanged(model), forward_hooks(found, on_call):
         for inputs, _ in pairs(batch, model):
             run(model, inputs)
     probes = {name: probe for name, probe in probes.items() if probe.count}
     left_out = {name: why for name, why in left_out.items() if name not in probes}
     if not probes:
         raise ZeromeanError(
-            "a model in which Corollary 4.1 claims nothing",
-            "a linear or convolutional layer that ran, with pixels away from its padding",
-            "pass larger images, or check layers=",
+            "Corollary 4.1 applies to no layer that ran: it needs a linear layer, or a convolution"
+            " with pixels away from its padding",
+            "Pass larger images, or check layers=",
         )
     order = [layer.name for layer in found if layer.name in probes]
     return IntensityResponse(
@@ -204,14 +203,14 @@ def intensity_response(
 
 
 class _Probe:
-    """One layer, in float64 and without its parametrization, given shifted inputs."""
+    """One layer in float64, without its parametrization, applied to shifted inputs."""
 
     def __init__(self, layer: Layer, origin: Layer, shift: float) -> None:
         module: Any = plain_copy(layer.module).double()
         counter: Any = plain_copy(layer.module).double()
-        getattr(counter, layer.tensor).fill_(1.0)  # its output counts the weights that met a 1
-        # Called without the hooks that were copied too.
-        self._answer: Callable[[Tensor], Tensor] = module.forward
+        getattr(counter, layer.tensor).fill_(1.0)  # its output counts the weights that meet a 1
+        # forward, because the copies have the original's hooks too.
+        self._forward: Callable[[Tensor], Tensor] = module.forward
         self._count: Callable[[Tensor], Tensor] = counter.forward
         self._layer = layer
         self._shift = shift
@@ -224,14 +223,14 @@ class _Probe:
 
     def add(self, inputs: Tensor) -> None:
         inputs = inputs.double()
-        answer = self._difference(self._answer, inputs + self._shift, inputs)
+        response = self._difference(self._forward, inputs + self._shift, inputs)
         met = self._difference(self._count, torch.ones_like(inputs), torch.zeros_like(inputs))
         inside = (met - self._size).abs().amax(-1) < 0.5
-        answer = answer[inside]
-        if len(answer):
-            self.total += answer.sum(0)
-            self.count += len(answer)
-            difference = (answer - self.expected).abs().max()
+        response = response[inside]
+        if len(response):
+            self.total += response.sum(0)
+            self.count += len(response)
+            difference = (response - self.expected).abs().max()
             self.deviation = torch.maximum(self.deviation.to(difference), difference)
 
     def sensitivity(self) -> Tensor:
@@ -247,6 +246,6 @@ class _Probe:
 
 
 def _sums(x: Tensor, fan_in: FanIn) -> Tensor:
-    """The sum of each weight vector, in the order of the units."""
+    """Return the sum of each weight vector, in the order of the units."""
     (means,) = vector_means([x], [fan_in])
     return means.flatten() * fan_in.size(x.shape)

@@ -1,4 +1,4 @@
-"""The layers that a diagnostic looks at: those whose weight vectors centering can act on."""
+"""The layers that a diagnostic looks at: those whose weight vectors can be centered."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from zeromean.sharded import is_sharded
 
 @dataclass(frozen=True)
 class Layer:
-    """One weight tensor of a model, with the module that computes with it.
+    """One weight tensor of a model with the module that computes with it.
 
     Args:
-        name: The tensor's full name in the model, such as ``0.weight``: a parametrized one under
-            the name that it is used by.
-        module: The module that holds it.
-        tensor: Its name in that module.
-        fan_in: Its fan-in axes.
+        name: Full name of the tensor in the model, such as ``0.weight``; a parametrized tensor has
+            the name by which the module uses it.
+        module: Module that holds it.
+        tensor: Name of the tensor in that module.
+        fan_in: Fan-in axes of the tensor.
         alone: Whether the module has no other weight tensor.
     """
 
@@ -42,15 +42,16 @@ class Layer:
 
     @property
     def weight(self) -> Tensor:
-        """The weights as the layer uses them, a parametrization applied, without a graph."""
+        """The weights that the layer computes with, after parametrizations, without a graph."""
         with torch.no_grad():
             value: Tensor = getattr(self.module, self.tensor)
         return value.detach()
 
     def units(self, output: object) -> Tensor | None:
-        """The module's output as one column a unit; None where it is no product with the weights.
+        """Return the module's output with one column per unit.
 
-        Recurrent layers and attention do more with their weights than that.
+        Returns None if the output is not the product of the weights with one input, as in recurrent
+        layers and attention.
         """
         weight = self.weight
         axis = -1 if self.fan_in.role == "linear" else 1 - weight.ndim
@@ -63,41 +64,44 @@ class Layer:
 
 
 def layers_of(model: nn.Module, layers: Layers = "all", embeddings: bool = False) -> list[Layer]:
-    """Every weight tensor that is, or could be, made of zero-mean vectors, in the model's order.
+    """Return every weight tensor whose vectors are or could be zero-mean, in the model's order.
 
-    Those that :func:`zeromean.centralize` would center, and those that a re-parametrization centers
-    already.
+    These are the tensors that :func:`zeromean.centralize` would center, and those that a
+    re-parametrization centers already.
 
     Raises:
-        ZeromeanError: There is none, an option has an unknown value, or the model is no module, is
-            complex, or is sharded over processes.
+        ZeromeanError: There is none, an option has an unknown value, or the model is not a module,
+            is complex, is sharded over processes, or has weights that are not finite.
     """
-    refuse_model(model)
-    refuse_complex(model)
-    held = _owners(model)
-    holders: dict[int, Owner] = {}
-    for owner in held:
-        holders.setdefault(id(owner.parameter), owner)
-    weights = {
-        (owner.module_name, id(owner.parameter)) for owner in held if owner.fan_in is not None
-    }
-    many = Counter(module_name for module_name, _ in weights)
+    check_model(model)
+    check_real(model)
+    owned = _owners(model)
+    first: dict[int, Owner] = {}
+    for owner in owned:
+        first.setdefault(id(owner.parameter), owner)
+    weights = {(o.module_name, id(o.parameter)) for o in owned if o.fan_in is not None}
+    count = Counter(module_name for module_name, _ in weights)
     found: list[Layer] = []
     for row in weights_of(model, layers, embeddings):
-        owner = holders[id(row.parameter)]
+        owner = first[id(row.parameter)]
         assert row.fan_in is not None
-        inside = owner.name.removeprefix(f"{owner.module_name}.").split(".")
-        tensor = inside[1] if inside[0] == "parametrizations" else inside[0]
+        path = owner.name.removeprefix(f"{owner.module_name}.").split(".")
+        tensor = path[1] if path[0] == "parametrizations" else path[0]
         name = f"{owner.module_name}.{tensor}" if owner.module_name else tensor
-        alone = many[owner.module_name] == 1
-        found.append(Layer(name, owner.module, tensor, row.fan_in, alone))
+        layer = Layer(name, owner.module, tensor, row.fan_in, count[owner.module_name] == 1)
+        if not layer.weight.isfinite().all():
+            raise ZeromeanError(
+                f"{name} has entries that are not finite",
+                "Pass the model as it was before training diverged",
+            )
+        found.append(layer)
     return found
 
 
 def weights_of(
     model: nn.Module, layers: Layers = "all", embeddings: bool = False
 ) -> tuple[Row, ...]:
-    """The trained parameters behind those layers' weights, as rows of a plan.
+    """Return the trained parameters behind those weights, as rows of a plan.
 
     Raises:
         ZeromeanError: As :func:`layers_of`.
@@ -105,69 +109,67 @@ def weights_of(
     rows = make_plan(_owners(model), layers=layers, embeddings=embeddings).centered
     if not rows:
         raise ZeromeanError(
-            "a model in which nothing is centered",
-            "at least one layer with fan-in axes",
-            "print zeromean.explain(model), which tells why for each parameter",
+            "the model has no layer that can be centered",
+            "Print zeromean.explain(model) to see why for each parameter",
         )
     return rows
 
 
 def _owners(model: nn.Module) -> list[Owner]:
-    """Every parameter, a proxy whose gradient is zero-mean already as one that is centered."""
+    """Return the owners, with proxies whose gradient is zero-mean already as centered ones."""
     return [
         replace(owner, fan_in=replace(owner.fan_in, zero_mean=False)) if owner.fan_in else owner
         for owner in owners(model)
     ]
 
 
-def refuse_model(model: object) -> None:
+def check_model(model: object) -> None:
     """Raise unless this is a module that is whole in this process."""
     if not isinstance(model, nn.Module):
-        raise ZeromeanError(
-            f"{type(model).__name__} to diagnose", "a torch.nn.Module", "pass the model itself"
-        )
+        raise ZeromeanError(f"{type(model).__name__} is not a torch.nn.Module", "Pass the model")
     if any(is_sharded(parameter) for parameter in model.parameters()):
         raise ZeromeanError(
-            "a model that is sharded over processes",
-            "a model that is whole in this process",
-            "load its full state_dict into a plain copy of the model",
+            "the model is sharded over processes",
+            "Load its full state_dict into a plain copy of the model",
         )
 
 
-def refuse_complex(model: nn.Module) -> None:
-    """Raise where parameters are complex: their imaginary parts would be dropped."""
+def check_real(model: nn.Module) -> None:
+    """Raise if a parameter is complex, because its imaginary part would be dropped."""
     for name, parameter in model.named_parameters():
         if parameter.is_complex():
             raise ZeromeanError(
-                f"{name} in {str(parameter.dtype).removeprefix('torch.')}",
-                "real parameters",
-                "use zeromean.monitor or gradient_norms, which measure complex ones too",
+                f"{name} is {_type_name(parameter)}, but this diagnostic needs real parameters",
+                "Use zeromean.monitor or gradient_norms, which accept complex ones",
             )
 
 
-def refuse_half_precision(model: nn.Module) -> None:
-    """Raise where the parameters are too coarse for eigenvalues."""
+def check_precision(model: nn.Module) -> None:
+    """Raise if a parameter is in half precision, whose rounding hides eigenvalues."""
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and torch.finfo(parameter.dtype).bits < 32:
             raise ZeromeanError(
-                f"{name} in {str(parameter.dtype).removeprefix('torch.')}",
-                "float32 or float64, since eigenvalues drown in the rounding of less",
-                "pass copy.deepcopy(model).float()",
+                f"{name} is {_type_name(parameter)}, whose rounding hides eigenvalues",
+                "Pass copy.deepcopy(model).float()",
             )
 
 
+def _type_name(parameter: Tensor) -> str:
+    return str(parameter.dtype).removeprefix("torch.")
+
+
 @contextmanager
-def listening(
-    layers: list[Layer], heard: Callable[[Layer, tuple[Any, ...], Any], None]
+def forward_hooks(
+    layers: list[Layer], on_call: Callable[[Layer, tuple[Any, ...], Any], None]
 ) -> Iterator[None]:
-    """Tell of each call of the layers' modules: the layer, its inputs and its output."""
+    """Call a function with layer, inputs and output at each call of the layers' modules."""
     with ExitStack() as stack:
         for layer in layers:
 
             def hook(
                 module: nn.Module, args: tuple[Any, ...], output: Any, layer: Layer = layer
             ) -> None:
-                heard(layer, args, output)
+                on_call(layer, args, output)
 
             stack.callback(layer.module.register_forward_hook(hook).remove)
         yield
@@ -175,9 +177,9 @@ def listening(
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Keep a forward pass from changing the running statistics and the random numbers' state.
+    """Keep a forward pass from changing the running statistics and the random number generators.
 
-    It works on copies of the buffers: a graph that outlives it may hold on to them.
+    The pass works on copies of the buffers, because a graph that outlives it may hold them.
     """
     held = [(part._buffers, dict(part._buffers)) for part in model.modules()]
     copies = {id(buffer): buffer.clone() for buffer in model.buffers()}
@@ -193,27 +195,27 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def differentiable() -> Iterator[None]:
-    """Keep attention to the kernels that have the derivatives of each order."""
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Allow derivatives of any order, of a forward pass that leaves the model unchanged."""
     mha = torch.backends.mha
     before = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with unchanged(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         mha.set_fastpath_enabled(before)
 
 
 def plain_copy(module: nn.Module) -> nn.Module:
-    """A copy without parametrizations, whose weights are the effective ones."""
+    """Return a copy without parametrizations whose weights are the effective ones."""
     copied = copy.deepcopy(module)
     for part in list(copied.modules()):
         if parametrize.is_parametrized(part):
             parametrized: Any = part.parametrizations
             with torch.no_grad():
                 values = {name: getattr(part, name).detach() for name in parametrized}
-            # remove_parametrizations would break the original, whose class a copy shares.
+            # remove_parametrizations would break the original, whose class the copy shares.
             part.__class__ = parametrize.type_before_parametrizations(part)
             del part.parametrizations
             for name, value in values.items():

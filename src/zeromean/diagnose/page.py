@@ -1,4 +1,4 @@
-"""All diagnostics of one model, on one HTML page that needs nothing else."""
+"""One self-contained HTML page with every diagnostic of a model."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from zeromean.diagnose.weight_means import WeightMeans, weight_means
 from zeromean.errors import ZeromeanError
 from zeromean.html import template
 from zeromean.model import explain
+from zeromean.tables import Table
 
 NOTE = (
-    "Measured in evaluation mode on the samples named below, which say little about others. A"
-    " diagnostic tells what centering does here, not whether it helps: zeromean compare does."
+    "Measured in evaluation mode on the samples named below; other samples may differ. A diagnostic"
+    " shows what centering does here, not whether it helps: zeromean compare measures that."
 )
 
 
@@ -34,24 +35,24 @@ class Section:
     """One diagnostic on the page.
 
     Args:
-        title: Its heading.
-        answer: What was found in one line, or why nothing was.
-        table: Header and rows; empty where nothing was found.
+        title: Heading of the section.
+        answer: Finding in one line, or the reason why there is none.
+        table: Table of the result, or None if there is no result.
         picture: PNG in base64, or "" for none.
-        caption: Of the picture.
-        source: The paper's figure or statement.
+        caption: Caption of the picture.
+        source: Figure or statement of the paper.
     """
 
     title: str
     answer: str
-    table: list[tuple[str, ...]]
+    table: Table | None
     picture: str = ""
     caption: str = ""
     source: str = ""
 
     @property
     def missing(self) -> bool:
-        return not self.table
+        return self.table is None
 
     @property
     def anchor(self) -> str:
@@ -61,12 +62,12 @@ class Section:
 def sections(
     model: nn.Module, batches: Batches, on_start: Callable[[str], None] = lambda title: None
 ) -> Iterator[Section]:
-    """The plan, then every diagnostic; one that cannot be had says why and stops no other.
+    """Yield the plan and then every diagnostic; one that fails gives its reason instead.
 
     Args:
-        model: The model, in evaluation mode.
-        batches: One (input, target) pair, or an iterable of them; targets are class indices.
-        on_start: Told the title of what is measured next.
+        model: Model in evaluation mode.
+        batches: One (input, target) pair, or an iterable of pairs; targets are class indices.
+        on_start: Called with the title of the next measurement.
     """
     yield _plan(model)
     given = pairs(batches, model)
@@ -80,17 +81,13 @@ def sections(
     ]
     for kind, measure in measures:
         on_start(kind.title)
-        # The model is the user's, and so is whatever it raises: no reason to keep the rest.
+        # The user's model may raise anything, which must not stop the other diagnostics.
         try:
             result = measure()
         except Exception as error:
-            said = (
-                str(error)
-                if isinstance(error, ZeromeanError)
-                else f"{type(error).__name__}: {error}"
-            )
-            reason = " ".join(said.split()).rstrip(".")
-            yield Section(kind.title, f"Not measured: {reason}.", [])
+            name = "" if isinstance(error, ZeromeanError) else f"{type(error).__name__}: "
+            reason = " ".join(f"{name}{error}".split()).rstrip(".")
+            yield Section(kind.title, f"Not measured: {reason}.", None)
         else:
             yield Section(
                 result.title,
@@ -102,14 +99,14 @@ def sections(
             )
 
 
-def make_room(path: Path) -> None:
-    """Make the folder that the page will be in, before anything is measured.
+def prepare_folder(path: Path) -> None:
+    """Create the folder of the page before anything is measured.
 
     Raises:
         ZeromeanError: The page cannot be written there.
     """
     if path.is_dir():
-        raise ZeromeanError(f"--out {path}, which is a folder", "a file", "pass another --out")
+        raise ZeromeanError(f"--out {path} is a folder", "Pass the path of a file as --out")
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -120,7 +117,7 @@ def write(
     """Write the page.
 
     Raises:
-        ZeromeanError: It cannot be written.
+        ZeromeanError: The page cannot be written.
     """
     text = template(Path(__file__).parent, "page.html").render(
         title=title, sections=found, note=NOTE, facts=facts, command=command
@@ -135,15 +132,13 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ZeromeanError(
-            f"--out {path}, which cannot be written ({error})", "a file", "pass another --out"
+            f"--out {path} cannot be written ({error})", "Pass another --out"
         ) from error
 
 
 def _plan(model: nn.Module) -> Section:
     plan = explain(model)
-    table = plan.table()
-    cells = [tuple(table.header), *map(tuple, table.rows)]
-    return Section("What centering acts on", f"{plan.total().capitalize()}.", cells)
+    return Section("What centering acts on", f"{plan.total().capitalize()}.", plan.table())
 
 
 def _picture(result: Diagnostic) -> str:

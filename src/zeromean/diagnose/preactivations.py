@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from zeromean.diagnose.batches import Batches, pairs, run
-from zeromean.diagnose.layers import Layer, layers_of, listening, unchanged
+from zeromean.diagnose.layers import Layer, forward_hooks, layers_of, unchanged
 from zeromean.diagnose.result import Diagnostic, layer_axis, number
 from zeromean.errors import ZeromeanError
 from zeromean.plan import Layers
+from zeromean.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,16 +24,16 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Preactivations(Diagnostic):
     """Moments of the pre-activations over samples (and pixels or positions).
 
     Args:
         layers: Name of each weight tensor, in the model's order.
-        mean: Of each layer, the average of its units' means, shape (layers,).
-        variance: Of each layer, the average of its units' variances, shape (layers,).
-        unit_means: For each layer the mean of each unit, shape (units,).
-        unit_variances: For each layer the biased variance of each unit, shape (units,).
+        mean: Average of the units' means, per layer, shape (layers,).
+        variance: Average of the units' variances, per layer, shape (layers,).
+        unit_means: Mean of each unit, per layer, shape (units,).
+        unit_variances: Biased variance of each unit, per layer, shape (units,).
     """
 
     layers: tuple[str, ...]
@@ -43,7 +44,7 @@ class Preactivations(Diagnostic):
 
     title: ClassVar[str] = "Pre-activations"
     caption: ClassVar[str] = (
-        "Mean and variance by layer, averaged over its units; the whiskers hold 8 units of 10."
+        "Mean and variance by layer, averaged over its units; the bars span 8 of 10 units."
     )
     source: ClassVar[str] = "Huang et al. 2017, Fig. 2 a and b, Proposition 1"
     panels: ClassVar[int] = 2
@@ -51,47 +52,40 @@ class Preactivations(Diagnostic):
     @property
     def answer(self) -> str:
         low, high = int(self.variance.argmin()), int(self.variance.argmax())
-        shift = np.array(
-            [
-                _ratio(float(np.median(np.abs(means))), float(np.median(variances)) ** 0.5)
-                for means, variances in zip(self.unit_means, self.unit_variances, strict=True)
-            ]
-        )
-        most = int(shift.argmax())
+        shift = [
+            _ratio(float(np.median(np.abs(means))), float(np.median(variances)) ** 0.5)
+            for means, variances in zip(self.unit_means, self.unit_variances, strict=True)
+        ]
+        most = int(np.argmax(shift))
         return (
-            f"Variances run from {number(self.variance[low])} ({self.layers[low]}) to"
-            f" {number(self.variance[high])} ({self.layers[high]}); the mean of a middling unit is"
-            f" at most {number(shift[most])} of its deviation from zero ({self.layers[most]})."
+            f"Variances range from {number(self.variance[low])} ({self.layers[low]}) to"
+            f" {number(self.variance[high])} ({self.layers[high]}); the median unit's mean is at"
+            f" most {number(shift[most])} of its deviation from zero ({self.layers[most]})."
         )
 
-    def table(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [
-            ("layer", "units", "mean", "variance", "least variance", "most variance")
-        ]
-        for index, name in enumerate(self.layers):
-            variances = self.unit_variances[index]
-            rows.append(
-                (
-                    name,
-                    str(len(variances)),
-                    number(self.mean[index]),
-                    number(self.variance[index]),
-                    number(float(variances.min())),
-                    number(float(variances.max())),
-                )
+    def table(self) -> Table:
+        rows = [
+            (
+                *(name, str(len(variances)), number(mean), number(variance)),
+                *(number(float(variances.min())), number(float(variances.max()))),
             )
-        return rows
+            for name, mean, variance, variances in zip(
+                self.layers, self.mean, self.variance, self.unit_variances, strict=True
+            )
+        ]
+        header = ("layer", "units", "mean", "variance", "least variance", "largest variance")
+        return Table(header, rows)
 
     def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
         places = np.arange(len(self.layers))
-        for one, middle, units, what in (
+        for one, averages, units, quantity in (
             (axes[0], self.mean, self.unit_means, "mean"),
             (axes[1], self.variance, self.unit_variances, "variance"),
         ):
             low, high = np.array([np.quantile(values, (0.1, 0.9)) for values in units]).T
             one.vlines(places, low, high, color=color, alpha=0.4, linewidth=4)
-            one.plot(places, middle, "o-", color=color, markersize=4, label=label)
-            one.set_ylabel(what)
+            one.plot(places, averages, "o-", color=color, markersize=4, label=label)
+            one.set_ylabel(quantity)
             layer_axis(one, [name.removesuffix(".weight") for name in self.layers])
         axes[0].axhline(0, color="#999999", linewidth=0.8, linestyle="--")
         if (self.variance > 0).all():
@@ -100,24 +94,25 @@ class Preactivations(Diagnostic):
 
 @torch.no_grad()
 def preactivations(model: nn.Module, batches: Batches, *, layers: Layers = "all") -> Preactivations:
-    r"""Mean and variance of what each linear or convolutional layer puts out.
+    r"""Compute mean and variance of the output of each linear or convolutional layer.
 
-    For one unit :math:`z = w^T h + b` (without b where the layer has none) both are taken over
+    For one unit :math:`z = w^T h + b` (without b if the layer has none) both are taken over
     samples, and over pixels or positions. With zero-mean unit-norm w and inputs
-    :math:`h \sim N(\mu 1, \sigma^2 I)`, z has mean 0 and variance :math:`\sigma^2`. Layers whose
-    output is more than that (recurrent ones, attention's projections) are left out. The model runs
-    in the mode that it is in and is left as it was.
+    :math:`h \sim N(\mu 1, \sigma^2 I)`, z has mean 0 and variance :math:`\sigma^2`. Recurrent
+    layers and the projections of attention are left out, because their output is another function
+    of their weights. The model runs in its current mode and stays unchanged.
 
     Args:
-        model: The model.
-        batches: One (input, target) pair, or an iterable of them; targets are not used.
-        layers: Which layers, as in :func:`zeromean.centralize`.
+        model: Model to diagnose.
+        batches: One (input, target) pair, or an iterable of pairs; targets are not used.
+        layers: Selection of layers, as in :func:`zeromean.centralize`.
 
     Returns:
         A :class:`Preactivations`.
 
     Raises:
-        ZeromeanError: No such layer ran, or the batches are not what they should be.
+        ZeromeanError: No such layer ran, the batches are invalid, or a weight or an output is not
+            finite.
 
     Example:
         >>> import torch, zeromean
@@ -134,23 +129,27 @@ def preactivations(model: nn.Module, batches: Batches, *, layers: Layers = "all"
     found = layers_of(model, layers)
     moments: dict[str, _Moments] = {}
 
-    def heard(layer: Layer, _inputs: object, output: object) -> None:
+    def on_call(layer: Layer, _inputs: object, output: object) -> None:
         units = layer.units(output)
         if units is not None:
             moments.setdefault(layer.name, _Moments()).add(units)
 
-    with unchanged(model), listening(found, heard):
+    with unchanged(model), forward_hooks(found, on_call):
         for inputs, _ in pairs(batches, model):
             run(model, inputs)
     names = [layer.name for layer in found if layer.name in moments]
     if not names:
         raise ZeromeanError(
-            "a model in which no linear or convolutional layer ran",
-            "one whose forward pass calls such layers",
-            "print zeromean.explain(model), and check layers=",
+            "no linear or convolutional layer of the model ran",
+            "Print zeromean.explain(model), and check layers=",
         )
     means = tuple(moments[name].mean.cpu().numpy() for name in names)
     variances = tuple(moments[name].variance().cpu().numpy() for name in names)
+    for name, values in zip(names, means, strict=True):
+        if not np.isfinite(values).all():
+            raise ZeromeanError(
+                f"the output of {name} is not finite on these batches", "Check the inputs"
+            )
     return Preactivations(
         layers=tuple(names),
         mean=np.array([mean.mean() for mean in means]),
@@ -161,7 +160,7 @@ def preactivations(model: nn.Module, batches: Batches, *, layers: Layers = "all"
 
 
 def _ratio(part: float, whole: float) -> float:
-    if whole == 0:  # of a single sample, or of units that always say the same
+    if whole == 0:  # a single sample, or units with a constant output
         return np.inf if part else 0.0
     return part / whole
 

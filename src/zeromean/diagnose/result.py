@@ -1,7 +1,8 @@
-"""What every diagnostic returns: arrays, one line that answers, a printed table, a picture."""
+"""The result of a diagnostic: arrays, a one-line answer, a table and a picture."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -12,33 +13,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colors that readers with any color vision can tell apart (Okabe and Ito).
+# Colors that readers with any color vision can distinguish (Okabe and Ito).
 GRAY, BLUE, ORANGE, GREEN = "#4d4d4d", "#0072b2", "#d55e00", "#009e73"
-# Large enough to be read where the picture is a hand wide.
-LETTERS = 12
+# Font size that stays readable in a picture 10 cm wide.
+FONT_SIZE = 12
 
 
 class Diagnostic(ABC):
-    """A result: its attributes are the arrays, ``print`` gives the table, ``plot`` the picture."""
+    """A result: its attributes are arrays, ``print`` gives a table, ``plot`` a picture."""
 
     title: ClassVar[str]
     caption: ClassVar[str]
     source: ClassVar[str]
-    """Which figure or statement of which paper this is."""
+    """Figure or statement of the paper that this result reproduces."""
     panels: ClassVar[int] = 1
 
     @property
     @abstractmethod
     def answer(self) -> str:
-        """What was found, in one line."""
+        """The finding in one line."""
 
     @abstractmethod
-    def table(self) -> list[tuple[str, ...]]:
-        """The header and the rows, as text."""
+    def table(self) -> Table:
+        """Return the printed table."""
 
     @abstractmethod
     def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
-        """Draw into so many axes as there are panels."""
+        """Draw into as many axes as there are panels."""
 
     def plot(
         self,
@@ -50,10 +51,10 @@ class Diagnostic(ABC):
         """Draw the picture.
 
         Args:
-            axes: Axes to draw into, one a panel, so that several results share a picture; None
-                (default) makes a new figure.
-            label: For a legend that tells this result from others in the same axes.
-            color: As matplotlib names it.
+            axes: Axes to draw into, one per panel, so that several results can share a picture;
+                None (default) creates a new figure.
+            label: Legend entry of this result.
+            color: Color as matplotlib names it.
 
         Returns:
             The matplotlib figure; ``savefig`` writes it.
@@ -67,29 +68,40 @@ class Diagnostic(ABC):
         for one in axes:
             one.spines[["top", "right"]].set_visible(False)
             one.set_axisbelow(True)
-            one.tick_params(labelsize=LETTERS)
+            one.tick_params(labelsize=FONT_SIZE)
             for text in (one.xaxis.label, one.yaxis.label, one.title):
-                text.set_fontsize(LETTERS)
+                text.set_fontsize(FONT_SIZE)
             if label is not None or one.get_legend() is not None:
-                one.legend(frameon=False, fontsize=LETTERS)
+                one.legend(frameon=False, fontsize=FONT_SIZE)
         return axes[0].get_figure(root=True)  # type: ignore[return-value]
 
     def __str__(self) -> str:
-        return f"{Table(self.table()[0], self.table()[1:])}\n{self.answer}"
+        return f"{self.table()}\n{self.answer}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.answer})"
+
+    def _repr_html_(self) -> str:
+        return f"{self.table().html()}<p>{self.answer}</p>"
 
 
 def number(value: float) -> str:
-    """Three significant digits."""
-    return f"{value:.3g}"
+    """Format a number with three significant digits; an undefined one is "-"."""
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Format a share as a percentage; an undefined one is "-"."""
+    return "-" if math.isnan(share) else f"{share:.{digits}%}"
 
 
 def layer_axis(axes: Axes, names: Sequence[str]) -> None:
-    """A place a layer on the x-axis, named as far as the names can be read."""
+    """Give each layer a place on the x-axis, named if the names fit."""
     axes.set_xlim(-0.6, len(names) - 0.4)
-    few = len(names) <= 8 and sum(map(len, names)) <= 60
-    if few:
+    if len(names) <= 8 and sum(map(len, names)) <= 60:
         axes.set_xticks(range(len(names)), names)
+        axes.set_xlabel("layer")
     else:
         step = -(-len(names) // 12)
         axes.set_xticks(range(0, len(names), step), [str(n) for n in range(0, len(names), step)])
-    axes.set_xlabel("layer" if few else "layer, in the order of the table")
+        axes.set_xlabel("layer, in the order of the table")

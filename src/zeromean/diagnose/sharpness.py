@@ -1,9 +1,8 @@
-"""Proposition 4.2 on a model of one's own: the loss's Hessian with and without centering."""
+"""The sharpness of the loss with and without centering (Proposition 4.2)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,17 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zeromean.centralization.validate import refuse_loss
-from zeromean.diagnose.batches import Batches, Loss, Pair, count, pairs, run
+from zeromean.diagnose.batches import Batches, Loss, Pair, count, cross_entropy, pairs, run
 from zeromean.diagnose.lanczos import extreme_eigenvalue, flat, split_like
 from zeromean.diagnose.layers import (
+    check_model,
+    check_precision,
+    check_real,
     differentiable,
-    refuse_complex,
-    refuse_half_precision,
-    refuse_model,
-    unchanged,
 )
 from zeromean.diagnose.result import GRAY, ORANGE, Diagnostic, number
 from zeromean.errors import ZeromeanError
@@ -29,6 +26,7 @@ from zeromean.fan_in import FanIn
 from zeromean.kernels import center_
 from zeromean.model import explain
 from zeromean.plan import Layers
+from zeromean.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,16 +34,16 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sharpness(Diagnostic):
-    r"""Three sizes of the Hessian H of the mean loss, P the projection of every centered weight.
+    r"""The size of the Hessian H of the mean loss, where P projects every centered weight.
 
     Args:
         hessian_norm: :math:`\|H\|_2`, the largest magnitude of its eigenvalues.
-        projected_norm: :math:`\|P H\|_2`, its largest singular value; never above the first.
-        restricted_max: The largest eigenvalue of :math:`P H P`, the curvature along zero-mean
-            directions (and 0 along those that P removes, so that it can exceed the largest
-            eigenvalue of an H whose curvature is negative).
+        projected_norm: :math:`\|P H\|_2`, its largest singular value; at most the first.
+        restricted_max: Largest eigenvalue of :math:`P H P`, the curvature along zero-mean
+            directions. It is 0 along the directions that P removes, so that it can exceed the
+            largest eigenvalue of an H with negative curvature.
     """
 
     hessian_norm: float
@@ -65,13 +63,13 @@ class Sharpness(Diagnostic):
             f" zero-mean direction has curvature {number(self.restricted_max)}."
         )
 
-    def table(self) -> list[tuple[str, ...]]:
-        return [
-            ("quantity", "value"),
+    def table(self) -> Table:
+        rows = [
             ("||H||, spectral norm of the Hessian", number(self.hessian_norm)),
-            ("||PH||, of the projected one", number(self.projected_norm)),
+            ("||PH||, spectral norm after projection", number(self.projected_norm)),
             ("largest eigenvalue of PHP", number(self.restricted_max)),
         ]
+        return Table(("quantity", "value"), rows)
 
     def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
         (one,) = axes
@@ -88,31 +86,33 @@ def sharpness(
     model: nn.Module,
     batches: Batches,
     *,
-    loss: Loss = F.cross_entropy,
+    loss: Loss = cross_entropy,
     layers: Layers = "all",
     embeddings: bool = False,
     tolerance: float = 1e-3,
 ) -> Sharpness:
     r"""Measure Proposition 4.2: :math:`\|P H\|_2 \le \|H\|_2`, H the Hessian of the mean loss.
 
-    H is taken over all parameters that require a gradient; P centers those that
-    :func:`zeromean.centralize` would, and leaves the others. Products with H are exact (double
-    backward); the eigenvalues come from scipy's Lanczos iteration. The model runs in the mode that
-    it is in, with the same random numbers for every product, and is left as it was.
+    H is the second derivative by all parameters that require a gradient; P centers those that
+    :func:`zeromean.centralize` would center. Products with H are exact (double backward); the
+    eigenvalues come from scipy's Lanczos iteration. The model runs in its current mode, with the
+    same random numbers for every product, and stays unchanged.
 
     Args:
-        model: The model, in float32 or float64.
-        batches: One (input, target) pair, or an iterable of them; all are kept.
-        loss: A function of output and target, the mean over the batch (default cross-entropy).
-        layers, embeddings: Which layers are centered, as in :func:`zeromean.centralize`.
+        model: Model in float32 or float64.
+        batches: One (input, target) pair, or an iterable of pairs; all are kept in memory.
+        loss: Function of output and target, the mean over the batch. The default is cross-entropy,
+            which needs class indices or probabilities as targets.
+        layers, embeddings: Selection of centered layers, as in :func:`zeromean.centralize`.
         tolerance: Relative accuracy of the eigenvalues (default 1e-3).
 
     Returns:
         A :class:`Sharpness`.
 
     Raises:
-        ZeromeanError: Nothing requires a gradient, the model is complex or in half precision, the
-            loss is no single number, it is not finite, or the iteration does not converge.
+        ZeromeanError: Nothing requires a gradient; the model is complex or in half precision; the
+            loss is not a single finite number; cross-entropy does not apply to the targets; or the
+            iteration does not converge.
 
     Example:
         >>> import torch, zeromean
@@ -127,15 +127,13 @@ def sharpness(
     Reference:
         Yong et al., Gradient Centralization, ECCV 2020, Proposition 4.2.
     """
-    refuse_model(model)
-    refuse_complex(model)
-    refuse_half_precision(model)
+    check_model(model)
+    check_real(model)
+    check_precision(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ZeromeanError(
-            "a model in which nothing requires a gradient",
-            "parameters to differentiate by",
-            "call model.requires_grad_()",
+            "no parameter of the model requires a gradient", "Call model.requires_grad_()"
         )
     fan_in_of = {
         id(row.parameter): row.fan_in
@@ -171,7 +169,7 @@ class _Hessian:
         self._batches = batches
         self._loss = loss
         self._samples = sum(count(inputs) for inputs, _ in batches)
-        # A batch alone keeps its graph, so that a product is one backward pass.
+        # The graph of a single batch is kept, so that each product is one backward pass.
         self._graph: Sequence[Tensor] | None = None
 
     def __call__(self, vector: Array) -> Array:
@@ -186,7 +184,7 @@ class _Hessian:
             gradients = self._graph or self._gradients(inputs, target)
             if len(self._batches) == 1:
                 self._graph = gradients
-            # A gradient that does not depend on the parameters has no graph, and no curvature.
+            # A gradient without a graph does not depend on the parameters: no curvature.
             curved = [
                 (gradient, v)
                 for gradient, v in zip(gradients, along, strict=True)
@@ -205,11 +203,7 @@ class _Hessian:
         return total
 
     def _gradients(self, inputs: Any, target: Any) -> Sequence[Tensor]:
-        with ExitStack() as stack:
-            # The random numbers are as before each time: dropout drops the same units.
-            stack.enter_context(unchanged(self._model))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(differentiable())
+        with differentiable(self._model):  # dropout drops the same units each time
             value = self._loss(run(self._model, inputs), target)
             refuse_loss(value)
             return torch.autograd.grad(
@@ -218,7 +212,7 @@ class _Hessian:
 
 
 def _projected(tensors: list[Tensor], fan_ins: Sequence[FanIn | None]) -> list[Tensor]:
-    """P: the centered ones without their means, the others as they are."""
+    """Apply P: center the tensors that have fan-in axes."""
     copies = [tensor.clone() for tensor in tensors]
     chosen = [(x, fan_in) for x, fan_in in zip(copies, fan_ins, strict=True) if fan_in]
     center_([x for x, _ in chosen], [fan_in for _, fan_in in chosen])

@@ -1,20 +1,21 @@
-"""The mean of each weight vector: what a zero-mean gradient cannot change."""
+"""The mean of each weight vector, which a zero-mean update cannot change."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zeromean.diagnose.layers import layers_of
 from zeromean.diagnose.result import GRAY, Diagnostic, number
 from zeromean.plan import Layers
 from zeromean.projection import vector_means
+from zeromean.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WeightMeans(Diagnostic):
     """The means of a model's weight vectors.
 
     Args:
         layers: Name of each weight tensor, in the model's order.
-        means: For each layer the mean of each of its weight vectors, shape (vectors,).
-        deviations: The standard deviation of each layer's entries, shape (layers,).
-        fan_in: M, the entries of one weight vector, of each layer, shape (layers,).
+        means: Mean of each weight vector, per layer, shape (vectors,).
+        deviations: Standard deviation of each layer's entries, shape (layers,).
+        fan_in: Number M of entries of one weight vector, shape (layers,).
     """
 
     layers: tuple[str, ...]
@@ -40,63 +41,53 @@ class WeightMeans(Diagnostic):
 
     title: ClassVar[str] = "Means of the weight vectors"
     caption: ClassVar[str] = (
-        "One point a weight vector, layers from left to right in turns of two colors."
+        "One point per weight vector, layers from left to right in alternating colors."
     )
     source: ClassVar[str] = "Yong et al. 2020, Fig. 3"
 
     @property
     def answer(self) -> str:
+        scales = self.deviations / np.sqrt(self.fan_in)
         sizes = np.concatenate([np.abs(means) for means in self.means])
-        in_chance = np.concatenate(
+        relative = np.concatenate(
             [
-                np.abs(means) * np.sqrt(m) / max(deviation, np.finfo(float).tiny)
-                for means, m, deviation in zip(
-                    self.means, self.fan_in, self.deviations, strict=True
-                )
+                np.abs(means) / max(scale, np.finfo(float).tiny)
+                for means, scale in zip(self.means, scales, strict=True)
             ]
         )
         return (
-            f"Half of the {len(sizes):,} weight vectors have a mean below"
-            f" {number(float(np.median(sizes)))}; the median mean is"
-            f" {number(float(np.median(in_chance)))} times what independent entries would show by"
-            " chance (their deviation / \N{SQUARE ROOT}M; 0.67 is usual at initialization)."
+            f"The median absolute mean of the {len(sizes):,} weight vectors is"
+            f" {number(float(np.median(sizes)))}, {number(float(np.median(relative)))} times the"
+            " value expected by chance for independent entries (their deviation /"
+            " \N{SQUARE ROOT}M; 0.67 is usual at initialization)."
         )
 
-    def table(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [
-            ("layer", "vectors", "M", "median |mean|", "largest |mean|", "deviation")
-        ]
-        for name, means, m, deviation in zip(
-            self.layers, self.means, self.fan_in, self.deviations, strict=True
-        ):
-            sizes = np.abs(means)
-            rows.append(
-                (
-                    name,
-                    str(len(means)),
-                    str(m),
-                    number(float(np.median(sizes))),
-                    number(float(sizes.max())),
-                    number(float(deviation)),
-                )
+    def table(self) -> Table:
+        rows = [
+            (
+                *(name, str(len(means)), str(m)),
+                number(float(np.median(np.abs(means)))),
+                number(float(np.abs(means).max())),
+                number(float(deviation)),
             )
-        return rows
+            for name, means, m, deviation in zip(
+                self.layers, self.means, self.fan_in, self.deviations, strict=True
+            )
+        ]
+        return Table(
+            ("layer", "vectors", "M", "median |mean|", "largest |mean|", "deviation"), rows
+        )
 
     def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
         (one,) = axes
         start = 0
-        for turn, means in enumerate(self.means):
-            index = np.arange(start, start + len(means))
-            start += len(means)
+        for index, means in enumerate(self.means):
             sizes = np.where(means == 0, np.nan, np.abs(means))  # zero has no logarithm
             one.plot(
-                index,
-                sizes,
-                ".",
-                markersize=3,
-                color=GRAY if turn % 2 else color,
-                label=label if turn == 0 else None,
-            )
+                np.arange(start, start + len(means)), sizes, ".", markersize=3,
+                color=GRAY if index % 2 else color, label=None if index else label,
+            )  # fmt: skip
+            start += len(means)
         one.set_yscale("log")
         one.set_xlabel("weight vector")
         one.set_ylabel("|mean|")
@@ -106,20 +97,21 @@ class WeightMeans(Diagnostic):
 def weight_means(
     model: nn.Module, *, layers: Layers = "all", embeddings: bool = False
 ) -> WeightMeans:
-    r"""The mean of each weight vector, :math:`\frac{1}{M} \sum_{i=1}^{M} w_i`.
+    r"""Compute the mean of each weight vector, :math:`\frac{1}{M} \sum_{i=1}^{M} w_i`.
 
-    Where the whole update is projected, these are what they were at initialization
-    (:math:`e^T w_t = e^T w_0`). A parametrized weight counts as the layer uses it.
+    If the whole update is projected, these stay as they were at initialization
+    (:math:`e^T w_t = e^T w_0`). Parametrized weights are taken as the layer uses them.
 
     Args:
-        model: The model.
-        layers, embeddings: Which layers, as in :func:`zeromean.centralize`.
+        model: Model to diagnose.
+        layers, embeddings: Selection of layers, as in :func:`zeromean.centralize`.
 
     Returns:
         A :class:`WeightMeans`.
 
     Raises:
-        ZeromeanError: The model has no layer with fan-in axes, or an option an unknown value.
+        ZeromeanError: The model has no layer with fan-in axes or has weights that are not finite,
+            or an option has an unknown value.
 
     Example:
         >>> import torch, zeromean
@@ -132,13 +124,13 @@ def weight_means(
         Yong et al., Gradient Centralization, ECCV 2020, eq. 3 and Fig. 3.
     """
     found = layers_of(model, layers, embeddings)
-    weights: list[Any] = [layer.weight for layer in found]
-    means = vector_means(weights, [layer.fan_in for layer in found])
+    weights: list[Tensor] = [layer.weight for layer in found]
+    fan_ins = [layer.fan_in for layer in found]
     return WeightMeans(
         layers=tuple(layer.name for layer in found),
-        means=tuple(mean.flatten().double().cpu().numpy() for mean in means),
-        deviations=np.array([float(w.double().std(correction=0)) for w in weights]),
-        fan_in=np.array(
-            [layer.fan_in.size(w.shape) for layer, w in zip(found, weights, strict=True)]
+        means=tuple(
+            means.flatten().double().cpu().numpy() for means in vector_means(weights, fan_ins)
         ),
+        deviations=np.array([float(w.double().std(correction=0)) for w in weights]),
+        fan_in=np.array([f.size(w.shape) for f, w in zip(fan_ins, weights, strict=True)]),
     )

@@ -1,4 +1,4 @@
-"""Each destination, read back."""
+"""Each destination of samples, read back."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import torch
 from torch import nn
 
 import zeromean
-from zeromean.monitoring import Layer, Sample
-from zeromean.monitoring.sample import QUANTITIES
-from zeromean.monitoring.sinks import sinks_of
+from zeromean.measurement.sample import QUANTITIES
+from zeromean.monitoring import LayerStatistics, Sample, _writers
 
 
 def sample(step: int, gradient_norm: float = 1.0) -> Sample:
     numbers = {name: float(n) + step for n, name in enumerate(QUANTITIES)}
     layers = [
-        Layer(name, **numbers | {"gradient_norm": gradient_norm}) for name in ("conv", 'a "b",c')
+        LayerStatistics(name, **numbers | {"gradient_norm": gradient_norm})
+        for name in ("conv", 'a "b",c')
     ]
     return Sample(step, "AdamW", "update", tuple(layers))
 
 
 def write(to: Any, *samples: Sample) -> None:
-    for sink in sinks_of(to):
+    for writer in _writers(to):
         for one in samples:
-            sink(one)
+            writer(one)
 
 
-def test_csv_has_a_row_a_layer_and_goes_on_where_it_ended(tmp_path: Path) -> None:
+def test_csv_has_one_row_per_layer_and_is_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "run.csv"
     write(path, sample(0), sample(50))
     write(str(path), sample(100, gradient_norm=float("nan")))
@@ -53,15 +53,15 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
         assert float(next(csv.DictReader(file))["gradient_norm"]) == 0.1 + 0.2
 
 
-def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_csv_with_other_data_raises(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(zeromean.ZeromeanError, match="first line is not a monitor's"):
-        sinks_of(path)
+    with pytest.raises(zeromean.ZeromeanError, match="holds other data"):
+        _writers(path)
     assert path.read_text() == "a,b\n1,2\n"
 
 
-def test_jsonl_has_a_line_a_sample_and_null_for_what_is_no_number(tmp_path: Path) -> None:
+def test_jsonl_has_one_line_per_sample_and_null_for_nan(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     write(path, sample(0), sample(50, gradient_norm=float("inf")))
     first, second = (json.loads(line) for line in path.read_text().splitlines())
@@ -70,22 +70,22 @@ def test_jsonl_has_a_line_a_sample_and_null_for_what_is_no_number(tmp_path: Path
     assert second["layers"][0]["gradient_norm"] is None
 
 
-def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
-    (sink,) = sinks_of(tmp_path / "deep.csv")
+def test_unwritable_file_raises(tmp_path: Path) -> None:
+    (writer,) = _writers(tmp_path / "deep.csv")
     (tmp_path / "deep.csv").unlink()
     (tmp_path / "deep.csv").mkdir()
     with pytest.raises(zeromean.ZeromeanError, match="cannot be written"):
-        sink(sample(0))
+        writer(sample(0))
 
 
-def test_several_destinations_and_functions(tmp_path: Path) -> None:
+def test_list_of_destinations(tmp_path: Path) -> None:
     heard: list[Sample] = []
     write([heard.append, tmp_path / "a.jsonl"], sample(0))
     assert heard == [sample(0)]
     assert (tmp_path / "a.jsonl").exists()
 
 
-def test_tensorboard_s_own_writer(tmp_path: Path) -> None:
+def test_tensorboard_by_a_function(tmp_path: Path) -> None:
     reader = pytest.importorskip(
         "tensorboard.backend.event_processing.event_file_loader",
         reason="tensorboard is optional",
@@ -93,7 +93,12 @@ def test_tensorboard_s_own_writer(tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(tmp_path)) as writer:
-        write(writer, sample(0), sample(50))
+
+        def log(sample: Sample) -> None:
+            for name, value in sample.scalars().items():
+                writer.add_scalar(name, value, sample.step)
+
+        write(log, sample(0), sample(50))
     (file,) = tmp_path.iterdir()
     found = {
         (value.tag, event.step): value.tensor.float_val[0]
@@ -109,11 +114,11 @@ def test_tensorboard_s_own_writer(tmp_path: Path) -> None:
     }
 
 
-def test_lightning_s_loggers(tmp_path: Path) -> None:
+def test_lightning_logger_by_a_function(tmp_path: Path) -> None:
     from lightning.pytorch.loggers import CSVLogger
 
     logger = CSVLogger(str(tmp_path), name="run", version="0")
-    write([logger], sample(0), sample(50))
+    write(lambda one: logger.log_metrics(one.scalars(), step=one.step), sample(0), sample(50))
     logger.save()
     with (tmp_path / "run" / "0" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -122,7 +127,7 @@ def test_lightning_s_loggers(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator")
-def test_the_hugging_face_trainer(tmp_path: Path) -> None:
+def test_hugging_face_trainer_by_a_function(tmp_path: Path) -> None:
     import transformers
 
     class Model(nn.Module):
@@ -135,7 +140,9 @@ def test_the_hugging_face_trainer(tmp_path: Path) -> None:
 
     class Watch(transformers.TrainerCallback):
         def on_train_begin(self, args, state, control, model, optimizer, **others):  # type: ignore
-            self.monitor = zeromean.monitor(optimizer.optimizer, model, every=2, to=trainer)
+            self.monitor = zeromean.monitor(
+                optimizer.optimizer, model, every=2, to=lambda sample: trainer.log(sample.scalars())
+            )
 
     trainer = transformers.Trainer(
         model=Model(),

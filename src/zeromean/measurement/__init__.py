@@ -1,0 +1,1 @@
+"""The measurements that ``monitor``, ``check`` and ``diagnose`` share."""

@@ -1,0 +1,108 @@
+"""Observation of an optimizer's steps by hooks that change nothing."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from zeromean.centralization.at_backward import AtBackward
+from zeromean.centralization.centralize import handle_of
+from zeromean.fan_in import FanIn
+
+
+class StepObserver:
+    """Calls functions around each step of an optimizer.
+
+    The hooks run before all others before a step, so that they see gradients that are not centered
+    yet, and after all others after it, so that they see the final weights. Therefore they never
+    stand between the hooks of ``zeromean.centralize`` and the step.
+
+    Args:
+        optimizer: Optimizer to observe. No reference to it is kept.
+        begin: Called before a step; returns whether to observe it.
+        see_gradients: Called as soon as the gradients of an observed step exist: before the step,
+            or after the first evaluation of its closure.
+        end: Called after a step, observed or not, with whether it was observed.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        begin: Callable[[Optimizer], bool],
+        see_gradients: Callable[[Optimizer], None],
+        end: Callable[[Optimizer, bool], None],
+    ) -> None:
+        self._begin, self._see_gradients, self._end = begin, see_gradients, end
+        self._inside = self._observed = self._seen = False
+        self._before = optimizer.register_step_pre_hook(self._before_step)
+        _ordered(optimizer._optimizer_step_pre_hooks).move_to_end(self._before.id, last=False)
+        self._after = optimizer.register_step_post_hook(self._after_step)
+
+    def remove(self) -> None:
+        """Stop observing. A second call does nothing."""
+        self._before.remove()
+        self._after.remove()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._inside:  # super().step() runs the hooks again within the same step
+            return None
+        self._inside = True
+        _ordered(optimizer._optimizer_step_post_hooks).move_to_end(self._after.id)
+        self._observed, self._seen = self._begin(optimizer), False
+        if not self._observed:
+            return None
+        # A closure computes the gradients inside step.
+        if len(args) > 1 and args[1] is not None:
+            return (args[0], partial(self._run_closure, optimizer, args[1]), *args[2:]), kwargs
+        if kwargs.get("closure") is not None:
+            closure = partial(self._run_closure, optimizer, kwargs["closure"])
+            return args, {**kwargs, "closure": closure}
+        self._see_gradients(optimizer)
+        return None
+
+    def _run_closure(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Any:
+        try:
+            loss = closure()
+        except BaseException:
+            self._inside = self._observed = False
+            raise
+        if not self._seen:  # some optimizers evaluate a closure several times per step
+            self._seen = True
+            self._see_gradients(optimizer)
+        return loss
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _after_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if self._inside:
+            observed, self._inside, self._observed = self._observed, False, False
+            self._end(optimizer, observed)
+
+
+def watch_backward(optimizer: Optimizer, watch: Callable[[Tensor, FanIn], None] | None) -> None:
+    """Call ``watch`` with each parameter whose gradient at="backward" is about to center.
+
+    Args:
+        optimizer: Optimizer; nothing happens unless it is centralized at="backward".
+        watch: Function of a parameter and its fan-in axes; None to stop.
+    """
+    handle = handle_of(optimizer)
+    place = handle._place if handle is not None else None
+    if isinstance(place, AtBackward):
+        place.watch = watch
+
+
+def _ordered(hooks: Any) -> OrderedDict[int, Any]:
+    """Return torch's hooks by id, whose order its API does not expose."""
+    assert isinstance(hooks, OrderedDict)
+    return hooks
