@@ -208,7 +208,7 @@ def test_page_shows_how_the_run_was_centralized(folder: Path, nested: bool) -> N
         (("mlp.pt", "--out", "own_models.py/x.html"), "own_models:mlp", "cannot be written"),
         (("mlp.pt", "--samples", 0), "own_models:mlp", "--samples 0; wanted 1 or more"),
         (("mlp.pt", "--batch-size", 0), "own_models:mlp", "--batch-size 0; wanted 1 or more"),
-        (("mlp.pt", "--device", "abacus"), "own_models:mlp", "torch cannot use here"),
+        (("mlp.pt", "--device", "abacus"), "own_models:mlp", "torch cannot use the device"),
         (("mlp.pt", "--out", "."), "own_models:mlp", "--out . is a folder"),
         (("mlp.pt", "--data", "mnist"), "own_models:mlp", "data 'mnist'; wanted digits"),
         (("mlp.pt", "--quick"), "own_models:mlp", "No such option: --quick"),
