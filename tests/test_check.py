@@ -265,3 +265,20 @@ def test_result_has_a_short_repr_and_html() -> None:
     found = check(optim.SGD(model, lr=0.1), model, (torch.randn(8, 6) + 1, torch.randn(8, 3)))
     assert repr(found) == "Check(SGD claims to center at gradient; every layer is centered)"
     assert found._repr_html_().endswith("every layer is centered</p>")
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_ranger_and_lookahead_are_checked_by_the_optimizer_inside(at: Any) -> None:
+    model = nn.Linear(6, 3)
+    batch = torch.randn(8, 6) + 1, torch.randn(8, 3)
+    inner = torch.optim.AdamW(model.parameters(), lr=0.01)
+    plain = optim.Lookahead(inner)
+    assert not check(plain, model, batch).ok
+    zeromean.centralize(plain, model, at=at)
+    assert zeromean.status(inner).attached == zeromean.status(plain).attached
+    for optimizer in (plain, optim.Ranger(model, at=at)):
+        assert zeromean.status(optimizer).centered == 1
+        found = check(optimizer, model, batch)
+        assert found.ok
+        assert found.at == at
+        assert found.optimizer == type(optimizer).__name__

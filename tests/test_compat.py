@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,57 @@ def test_every_published_name_is_there() -> None:
     assert len(names) == 14
     for name in names:
         assert issubclass(getattr(compat, name), torch.optim.Optimizer)
+
+
+@pytest.mark.parametrize(("gc_loc", "at"), [(True, "gradient"), (False, "update")])
+def test_ranger_is_zeromeans_ranger_by_shape(gc_loc: bool, at: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1)).double()
+    twin = copy.deepcopy(model)
+    keywords: Any = {"lr": 0.1, "weight_decay": 0.2, "k": 2}
+    optimizer = compat.Ranger(model.parameters(), gc_loc=gc_loc, **keywords)
+    other = zeromean.optim.Ranger(twin, at=at, decoupled_weight_decay=True, **keywords)
+    for _ in range(8):
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        optimizer.step()
+        other.step()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+    assert zeromean.status(optimizer).centered == 2
+    off = compat.Ranger(model.parameters(), use_gc=False)
+    assert zeromean.status(off).attached is None
+    conv = compat.Ranger(
+        [nn.Parameter(torch.randn(2, 2, 3, 3)), model[0].weight], gc_conv_only=True
+    )
+    assert zeromean.status(conv).centered == 1
+    with pytest.raises(zeromean.ZeromeanError, match="N_sma_threshhold is 4"):
+        compat.Ranger(model.parameters(), N_sma_threshhold=4)
+
+
+def test_centralized_gradient_works_in_place() -> None:
+    for shape, conv_only, centered in (
+        ((3, 4), False, True),
+        ((3, 4), True, False),
+        ((3, 4, 2, 2), True, True),
+        ((4,), False, False),
+        ((4, 1), False, False),
+    ):
+        x = torch.randn(shape)
+        before = x.clone()
+        assert compat.centralized_gradient(x, gc_conv_only=conv_only) is x
+        if centered:
+            expected = before - before.mean(tuple(range(1, x.ndim)), keepdim=True)
+            torch.testing.assert_close(x, expected)
+        else:
+            assert torch.equal(x, before)
+    assert torch.equal(compat.centralized_gradient(before.clone(), use_gc=False), before)
+
+
+def test_a_star_import_brings_the_published_names_alone() -> None:
+    names: dict[str, object] = {}
+    exec("from zeromean.compat import *", names)
+    assert set(names) - {"__builtins__"} == set(compat.__all__)
 
 
 def test_without_use_gc_it_is_torchs() -> None:

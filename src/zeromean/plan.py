@@ -218,6 +218,12 @@ def make_plan(
 def check_selection(layers: Layers, embeddings: bool, scope: Scope) -> None:
     """Raise if one of the options that select parameters has an unknown value."""
     is_predicate = callable(layers) and not isinstance(layers, type)
+    if isinstance(layers, list | tuple | set):
+        raise ZeromeanError(
+            f'layers={layers!r} is a {type(layers).__name__}, not one of "all", "conv",'
+            ' "linear" or a predicate',
+            "Use a predicate, such as layers=lambda name, module: name in (...)",
+        )
     check_option("layers", layers, ("all", "conv", "linear"), is_predicate)
     check_option("embeddings", embeddings, (True, False))
     check_option("scope", scope, ("vector", "tensor"))

@@ -177,7 +177,7 @@ def test_a_removed_handle_is_forgotten() -> None:
 
 
 def test_the_status_of_something_else_is_refused() -> None:
-    with pytest.raises(zeromean.ZeromeanError, match="Linear, which is a model.*explain"):
+    with pytest.raises(zeromean.ZeromeanError, match=r"Linear, which is a model.*explain"):
         zeromean.status(nn.Linear(2, 2))  # type: ignore[arg-type]
 
 

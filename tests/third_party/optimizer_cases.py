@@ -79,6 +79,17 @@ PYTORCH_OPTIMIZER = {
     # Its flag chooses between two ways to shrink the weights beside the gradient.
     "Adan, weight_decouple=False": Case(po.Adan, LR | {"weight_decouple": False}, "decoupled"),
     "Adan, weight_decouple=True": Case(po.Adan, LR | {"weight_decouple": True}, "decoupled"),
+    "AdamP, weight_decouple=False": Case(po.AdamP, LR | {"weight_decouple": False}, "decoupled"),
+    "AdamP, weight_decouple=True": Case(po.AdamP, LR | {"weight_decouple": True}, "decoupled"),
+    # It adds decay that is not decoupled after its preconditioner.
+    "Lamb, weight_decouple=False": Case(po.Lamb, LR | {"weight_decouple": False}, "decoupled"),
+    "Lamb, weight_decouple=True": Case(po.Lamb, LR | {"weight_decouple": True}, "decoupled"),
+    "Ranger, weight_decouple=False": Case(
+        po.Ranger, LR | {"weight_decouple": False, "use_gc": False}, "coupled"
+    ),
+    "Ranger, weight_decouple=True": Case(
+        po.Ranger, LR | {"weight_decouple": True, "use_gc": False}, "decoupled"
+    ),
     "SOAP": Case(po.SOAP, LR | {"precondition_frequency": 2}, "decoupled"),
 }
 

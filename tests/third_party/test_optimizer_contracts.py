@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import pytorch_optimizer as po
 import torch
 from optimizer_cases import APART, CASES, TORCH, Case
 from torch import Tensor, nn, optim
@@ -354,6 +355,60 @@ def test_sparse_adam_is_refused_at_gradient_and_kept_at_update(supports: Say) ->
     torch.testing.assert_close(weight.mean(0), start.mean(0))
     supports("Optimizer", "torch SparseAdam", "gradient", "refused: its gradients are sparse")
     supports("Optimizer", "torch SparseAdam", "update", "means kept")
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_lars_keeps_the_means_and_takes_its_trust_ratio_from_the_centered_gradient(
+    at: Any, momentum: float, supports: Say
+) -> None:
+    lr, trust = 0.5, 0.1
+    model = nn.Linear(6, 4, bias=False).double()
+    optimizer = po.LARS(
+        model.parameters(), lr, weight_decay=DECAY, momentum=momentum, trust_coefficient=trust
+    )
+    zeromean.centralize(optimizer, model, at=at)
+    before = means(model)
+    for step in range(3):
+        draw_gradients(model, step)
+        w, g = model.weight.detach().clone(), model.weight.grad.clone()
+        optimizer.step()
+        if momentum == 0:
+            if at == "gradient":  # the decay that is added later has its mean subtracted now
+                g = zeromean.center(g + DECAY * w, 1) - DECAY * w
+            ratio = trust * w.norm() / (g.norm() + DECAY * w.norm())
+            expected = w - lr * ratio * zeromean.center(g + DECAY * w, 1)
+            torch.testing.assert_close(model.weight.detach(), expected)
+    torch.testing.assert_close(means(model), before)
+    supports(
+        "Optimizer", "pytorch_optimizer LARS", at, "its formula with P(g + decay w); means kept"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (lambda p: po.Ranger21(p, num_iterations=10), "centralize_gradients=True"),
+        (po.Ranger, "use_gc=True"),
+        (lambda p: po.AdamP(p, use_gc=True), "use_gc=True"),
+    ],
+)
+def test_an_optimizer_that_centers_itself_is_reported(make: Any, option: str) -> None:
+    model = nn.Linear(6, 4)
+    optimizer = make(model.parameters())
+    assert zeromean.status(optimizer).centers_itself == option
+    assert f"centers gradients itself ({option})" in str(zeromean.status(optimizer))
+    with pytest.warns(zeromean.ZeromeanWarning, match=f"itself .{option}.*=False"):
+        zeromean.centralize(optimizer, model)
+    assert zeromean.status(po.AdamP(model.parameters())).centers_itself == ""
+
+
+def test_decay_after_a_preconditioner_is_not_taken_for_coupled() -> None:
+    """The flag of ScalableShampoo says that its decay is not decoupled, but not where it acts."""
+    model = nn.Linear(6, 4)
+    optimizer = po.ScalableShampoo(model.parameters(), weight_decay=0.1)
+    with pytest.raises(zeromean.ZeromeanError, match=r"ScalableShampoo has weight_decay=0\.1"):
+        zeromean.centralize(optimizer, model)
 
 
 # --- what a step may do besides -------------------------------------------------------------------

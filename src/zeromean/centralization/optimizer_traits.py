@@ -117,12 +117,14 @@ _traits |= {
 }
 
 # pytorch-optimizer: only classes in whose source ``weight_decouple=False`` adds the decay to the
-# gradient. In Adan it divides the weights instead, and in Ranger21 it drops the decay.
+# gradient. In Adan it divides the weights instead; in AdamP and Ranger21 it drops the decay.
 _flagged = OptimizerTraits("coupled", ("exp_avg",), decouples_by="weight_decouple")
 _flagged_gc = replace(_flagged, centers_by="use_gc")
 _traits |= {
     "pytorch_optimizer.optimizer.adabelief.AdaBelief": _flagged,
-    "pytorch_optimizer.optimizer.adamp.AdamP": _flagged_gc,
+    "pytorch_optimizer.optimizer.adamp.AdamP": OptimizerTraits(
+        momentum=("exp_avg",), centers_by="use_gc"
+    ),
     "pytorch_optimizer.optimizer.ademamix.AdEMAMix": replace(
         _flagged, momentum=("exp_avg", "exp_avg_slow")
     ),
@@ -132,6 +134,8 @@ _traits |= {
     ),
     "pytorch_optimizer.optimizer.adopt.ADOPT": replace(_flagged, momentum=()),
     "pytorch_optimizer.optimizer.came.CAME": replace(_flagged, momentum=()),
+    "pytorch_optimizer.optimizer.lamb.Lamb": OptimizerTraits(momentum=("exp_avg",)),
+    "pytorch_optimizer.optimizer.lars.LARS": OptimizerTraits("coupled", ("momentum_buffer",)),
     "pytorch_optimizer.optimizer.lion.Lion": _flagged_gc,
     "pytorch_optimizer.optimizer.ranger.Ranger": _flagged_gc,
     "pytorch_optimizer.optimizer.ranger21.Ranger21": OptimizerTraits(
@@ -169,7 +173,8 @@ _traits |= {
 }
 
 # timm. Lamb, Kron and NvNovoGrad add decay that is not decoupled after their preconditioner, where
-# it is outside the projection too. Lars adds it to the gradient and scales both by its trust ratio.
+# it is outside the projection too. (So does the Lamb above.) LARS adds it to the gradient and then
+# scales both by its trust ratio.
 _decoupled = OptimizerTraits("decoupled", ("exp_avg",))
 _timm_flagged = OptimizerTraits("coupled", ("exp_avg",), decouples_by="decoupled_decay")
 _traits |= {
