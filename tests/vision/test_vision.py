@@ -36,6 +36,10 @@ def test_torchvision_and_timm() -> None:
     run_cases("cases_vision.py")
 
 
+def test_optimizers_of_timm() -> None:
+    run_cases("cases_optimizers.py")
+
+
 def test_training_programs() -> None:
     run_cases("cases_programs.py")
 
