@@ -134,7 +134,7 @@ def test_told_decay_overrides_the_table() -> None:
 def test_scope_tensor_averages_the_whole_tensor() -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1)
-    zeromean.centralize(optimizer, model, scope="tensor")
+    zeromean.centralize(optimizer, model, scope="tensor", fused=False)
     backward(model, optimizer)
     before = model[0].weight.grad.clone()
     optimizer.step()
@@ -424,7 +424,7 @@ def test_attaching_inside_a_step_begins_with_the_next() -> None:
 def test_parameters_from_outside_the_model_are_left_alone_with_a_warning() -> None:
     model, other = nn.Linear(4, 4), nn.Linear(4, 4)
     optimizer = SGD(model.parameters(), lr=0.1)
-    handle = zeromean.centralize(optimizer, model)
+    handle = zeromean.centralize(optimizer, model, fused=False)
     optimizer.add_param_group({"params": other.parameters()})
     model.weight.grad = torch.ones(4, 4)
     other.weight.grad = torch.ones(4, 4)
@@ -449,7 +449,7 @@ def test_parameters_without_a_gradient_are_skipped() -> None:
     model = network()
     model[0].weight.requires_grad_(False)
     optimizer = SGD(model.parameters(), lr=0.1)
-    zeromean.centralize(optimizer, model)
+    zeromean.centralize(optimizer, model, fused=False)
     optimizer.step()
     backward(model, optimizer)
     optimizer.step()
@@ -648,7 +648,7 @@ def test_sparse_gradients_are_refused() -> None:
 def test_one_tensor_as_the_gradient_of_two_parameters_is_refused(decay: float) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     optimizer = SGD(model.parameters(), lr=0.1, weight_decay=decay)
-    zeromean.centralize(optimizer, model)
+    zeromean.centralize(optimizer, model, fused=False)
     model(torch.randn(2, 3)).square().sum().backward()
     optimizer.step()  # ready from here on
     model[1].weight.grad = model[0].weight.grad
@@ -662,7 +662,7 @@ def test_one_tensor_as_the_gradient_of_two_parameters_is_refused(decay: float) -
 def test_an_expanded_gradient_is_refused() -> None:
     model = nn.Linear(3, 2)
     optimizer = SGD(model.parameters(), lr=0.1)
-    zeromean.centralize(optimizer, model)
+    zeromean.centralize(optimizer, model, fused=False)
     model.weight.grad = torch.randn(2, 1).expand(2, 3)
     with pytest.raises(zeromean.ZeromeanError, match=r"gradient of weight is expanded.*clone"):
         optimizer.step()

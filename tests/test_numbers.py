@@ -23,10 +23,10 @@ def wide(tensor: Tensor) -> Tensor:
 
 
 def centralized(
-    model: nn.Module, at: Any = "gradient", **hyper: Any
+    model: nn.Module, at: Any = "gradient", fused: bool | None = None, **hyper: Any
 ) -> tuple[torch.optim.Optimizer, zeromean.Handle]:
     optimizer = torch.optim.SGD(model.parameters(), **{"lr": 0.1, **hyper})
-    return optimizer, zeromean.centralize(optimizer, model, at=at)
+    return optimizer, zeromean.centralize(optimizer, model, at=at, fused=fused)
 
 
 # --- types ----------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ def centralized(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_gradient_of_any_type_is_centered_in_it(dtype: torch.dtype, supports: Supports) -> None:
     model = nn.Linear(4099, 8, bias=False, dtype=dtype)
-    optimizer, _ = centralized(model)
+    optimizer, _ = centralized(model, fused=False)
     gradient = (torch.randn(8, 4099) + 1).to(dtype)
     model.weight.grad = gradient.clone()
     optimizer.step()
@@ -200,7 +200,7 @@ def test_autocast_in_bfloat16(supports: Supports) -> None:
 
 def test_clipping_comes_before_centering(supports: Supports) -> None:
     model = nn.Linear(6, 4)
-    optimizer, _ = centralized(model)
+    optimizer, _ = centralized(model, fused=False)
     model(torch.randn(8, 6) + 1).sum().backward()
     raw = model.weight.grad.clone()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
@@ -212,7 +212,7 @@ def test_clipping_comes_before_centering(supports: Supports) -> None:
 
 def test_accumulated_gradients_are_centered_once(supports: Supports) -> None:
     model = nn.Linear(6, 4)
-    optimizer, _ = centralized(model, weight_decay=0.1)
+    optimizer, _ = centralized(model, fused=False, weight_decay=0.1)
     parts = [torch.randn(8, 6) for _ in range(3)]
     for part in parts:
         model(part).square().mean().backward()

@@ -452,7 +452,7 @@ def test_lookahead_shares_the_groups_of_an_optimizer_that_loads_by_itself() -> N
 def test_lookahead_refuses_the_checkpoint_of_another_optimizer() -> None:
     model = network()
     optimizer = optim.Lookahead(optim.SGD(model, lr=0.1))
-    with pytest.raises(zeromean.ZeromeanError, match=r"load it into \.optimizer"):
+    with pytest.raises(zeromean.ZeromeanError, match=r"Load it into \.optimizer"):
         optimizer.load_state_dict(optimizer.optimizer.state_dict())
 
 

@@ -69,8 +69,9 @@ def test_prepared_centering_agrees_with_float64(
         ]
         for center, indices in parts:
             found = [gradients[n] for n in indices]
-            assert center.is_valid(found)
-            center.run(found, decays)
+            bound = center.bind(found)
+            assert bound is not None
+            bound(decays)
         for gradient, exact in zip(gradients, expected, strict=True):
             torch.testing.assert_close(gradient.double(), exact, **rounding(dtype))
 
@@ -127,7 +128,7 @@ def test_weights_that_a_step_moves_elsewhere_get_their_means_back(backend: str) 
     torch.testing.assert_close(weight.detach().mean(1), before)
     assert not torch.equal(weight, left)
     if backend != "reference":
-        assert not keep.is_valid()
+        assert keep.record() is None
 
 
 @pytest.mark.usefixtures("native_library")
@@ -135,16 +136,16 @@ def test_a_prepared_centering_looks_again_when_anything_moves() -> None:
     weight, gradient = torch.randn(6, 4, 3, 3), torch.randn(6, 4, 3, 3)
     entry = Entry(weight, FanIn((1, 2, 3)), {}, 0)
     center = cpu_backend.Center([entry], [gradient], decayed=True)
-    assert center.is_valid([gradient])
-    assert center.is_valid([gradient.clone()])
-    assert not center.is_valid([gradient[:3]])  # the same strides, fewer entries
-    assert not center.is_valid([gradient.double()])
-    assert not center.is_valid([gradient.to_sparse()])
-    assert not center.is_valid([nn.Parameter(gradient)])
-    assert not center.is_valid([gradient.to(memory_format=torch.channels_last)])
+    assert center.bind([gradient]) is not None
+    assert center.bind([gradient.clone()]) is not None
+    assert center.bind([gradient[:3]]) is None  # the same strides, fewer entries
+    assert center.bind([gradient.double()]) is None
+    assert center.bind([gradient.to_sparse()]) is None
+    assert center.bind([nn.Parameter(gradient)]) is None
+    assert center.bind([gradient.to(memory_format=torch.channels_last)]) is None
     weight.data = weight.data.clone()
-    assert not center.is_valid([gradient])
-    assert cpu_backend.Center([entry], [gradient], decayed=False).is_valid([gradient])
+    assert center.bind([gradient]) is None
+    assert cpu_backend.Center([entry], [gradient], decayed=False).bind([gradient]) is not None
 
 
 @pytest.mark.usefixtures("backend")

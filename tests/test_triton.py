@@ -35,7 +35,7 @@ def test_very_long_vectors_are_shared_among_programs(
     expected = weight.double() - zeromean.center(0.1 * gradient.double(), fan_in.axes)
     (part,) = kernels.prepare(["sgd"], at, [Entry(weight, fan_in, {}, 0)], [gradient])
     assert part.step._launch._shares
-    part.step.run([gradient], [SGDRule(0.1)])
+    part.step.bind([gradient])([SGDRule(0.1)])
     torch.testing.assert_close(weight.double(), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -89,8 +89,7 @@ def test_gradients_may_lie_anywhere() -> None:
         gradient = torch.randn(80)[offset : offset + 64].view(4, 16)
         if part is None:
             (part,) = kernels.prepare(["sgd"], "gradient", [Entry(weight, ROWS, {}, 0)], [gradient])
-        assert part.step.is_valid([gradient])
-        part.step.run([gradient], [SGDRule(0.1)])
+        part.step.bind([gradient])([SGDRule(0.1)])
         exact -= 0.1 * zeromean.center(gradient.double(), 1)
     torch.testing.assert_close(weight.double(), exact, rtol=1e-6, atol=1e-6)
 
@@ -111,7 +110,7 @@ def test_a_rate_may_be_a_tensor_on_the_device() -> None:
         rate.fill_(lr)
         twin.param_groups[0]["lr"] = lr
         other.grad = zeromean.center(gradient, 1)
-        part.step.run([gradient], [rule])
+        part.step.bind([gradient])([rule])
         twin.step()
     torch.testing.assert_close(weight, other.detach())
 

@@ -22,6 +22,7 @@ class GCOptions:
         scope: "vector" or "tensor".
         weight_decay: "auto", "coupled" or "decoupled".
         project_state: Whether momentum buffers are projected once when attaching.
+        fused: Whether zeromean's kernels make the whole step: None, True or False.
 
     Raises:
         ZeromeanError: An option has an unknown value, or no effect with this ``at``.
@@ -33,12 +34,19 @@ class GCOptions:
     scope: Scope = "vector"
     weight_decay: Literal["auto"] | WeightDecay = "auto"
     project_state: bool = False
+    fused: bool | None = None
 
     def __post_init__(self) -> None:
         check_option("at", self.at, ("gradient", "update", "backward"))
         check_selection(self.layers, self.embeddings, self.scope)
         check_option("weight_decay", self.weight_decay, ("auto", "coupled", "decoupled"))
         check_option("project_state", self.project_state, (True, False))
+        check_option("fused", self.fused, (None, True, False))
+        if self.at == "backward" and self.fused is not None:
+            raise ZeromeanError(
+                f'fused={self.fused} has no effect with at="backward"',
+                'Leave fused out, or use at="gradient"',
+            )
         if self.at == "update" and self.weight_decay != "auto":
             raise ZeromeanError(
                 f'weight_decay="{self.weight_decay}" has no effect with at="update", which projects'

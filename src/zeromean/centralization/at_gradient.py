@@ -15,7 +15,8 @@ from zeromean.centralization.optimizer_traits import unwrap
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.kernels import Entry, center_, prepare_center
-from zeromean.kernels.backends import Center, CenterPart
+from zeromean.kernels.backends import CenterPart
+from zeromean.kernels.prepared import RunCenter
 from zeromean.projection import vector_means
 from zeromean.sharded import gradient_of, local_part
 
@@ -78,18 +79,23 @@ class AtGradient:
         traits = self._centering.traits
         decays = [traits.coupled_decay(optimizer, group) for group in optimizer.param_groups]
         decayed = any(decays)
-        if self._ready is None or not self._ready.is_valid(centered, present, decayed, gradients):
+        ready, calls = self._ready, None
+        if ready is not None and ready.fits(centered, present, decayed, gradients):
+            calls = ready.bind(gradients)
+        if calls is None:
             self._refuse_shared([(centered[n].parameter, gradients[n]) for n in present])
             entries = [
                 Entry(centered[n].parameter, centered[n].fan_in, {}, centered[n].group)
                 for n in present
             ]
             parts = prepare_center(entries, [gradients[n] for n in present], decayed)
-            self._ready = _Ready(centered, present, decayed, parts)
+            ready = self._ready = _Ready(centered, present, decayed, parts)
+            calls = ready.bind(gradients)
+        assert calls is not None
         scale = getattr(optimizer, "grad_scale", None)
         factors = [decay * scale if decay and scale is not None else decay for decay in decays]
-        for center, found in self._ready.of(gradients):
-            center.run(found, factors)
+        for call in calls:
+            call(factors)
 
     def _refuse_shared(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         """Raise if two entries of a gradient, or two gradients, share memory."""
@@ -135,7 +141,7 @@ class _Ready(NamedTuple):
     decayed: bool
     parts: list[CenterPart]
 
-    def is_valid(
+    def fits(
         self,
         centered: list[CenteredParameter],
         present: Sequence[int],
@@ -148,13 +154,14 @@ class _Ready(NamedTuple):
             and decayed == self.decayed
             # All gradients are different tensors; None may occur several times.
             and len({*map(id, gradients)}) == len(present) + (len(present) < len(gradients))
-            and all(center.is_valid(found) for center, found in self.of(gradients))
         )
 
-    def of(self, gradients: list[Any]) -> list[tuple[Center, list[Tensor]]]:
-        """Return the gradients of each part."""
+    def bind(self, gradients: list[Any]) -> list[RunCenter] | None:
+        """Return the centering of all gradients, or None if a tensor changed."""
         here = [gradients[n] for n in self.present]
-        return [(center, [here[n] for n in indices]) for center, indices in self.parts]
+        calls = [center.bind([here[n] for n in indices]) for center, indices in self.parts]
+        found = [call for call in calls if call is not None]
+        return found if len(found) == len(calls) else None
 
 
 @torch.no_grad()

@@ -38,18 +38,18 @@ class AtUpdate:
     ) -> None:
         """Record the means."""
         centered = self._centering.parameters(optimizer)
-        ready = self._ready
-        if (
-            ready is None
-            or centered is not ready.centered
-            or not all(keeper.is_valid() for keeper in ready.keepers)
-        ):
+        ready, records = self._ready, None
+        if ready is not None and centered is ready.centered:
+            records = ready.record()
+        if records is None:
             entries = [
                 Entry(weight, fan_in, {}, group, self._residuals.of(weight, fan_in))
                 for group, weight, fan_in in centered
             ]
             ready = self._ready = _Ready(centered, prepare_mean_keeper(entries))
-        self._entered.append([(keeper, keeper.record()) for keeper in ready.keepers])
+            records = ready.record()
+        assert records is not None
+        self._entered.append(records)
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:
@@ -78,3 +78,8 @@ class _Ready(NamedTuple):
 
     centered: list[CenteredParameter]
     keepers: list[MeanKeeper]
+
+    def record(self) -> list[tuple[MeanKeeper, Any]] | None:
+        """Record all means, or return None if a weight moved or changed."""
+        records = [(keeper, keeper.record()) for keeper in self.keepers]
+        return None if any(record is None for _, record in records) else records

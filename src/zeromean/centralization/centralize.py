@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 from weakref import ref
 
@@ -15,6 +16,7 @@ from zeromean.centralization.at_gradient import AtGradient, project_momentum, wa
 from zeromean.centralization.at_update import AtUpdate
 from zeromean.centralization.centering import Centering
 from zeromean.centralization.fingerprint import erase, stamp, warn_of_other_options
+from zeromean.centralization.fused_step import Arguments, TakenOver, Way
 from zeromean.centralization.optimizer_traits import unwrap
 from zeromean.centralization.validate import check_subjects, refuse_model, refuse_optimizer
 from zeromean.class_lookup import is_a
@@ -35,13 +37,15 @@ def centralize(
     scope: Scope = "vector",
     weight_decay: Literal["auto"] | WeightDecay = "auto",
     project_state: bool = False,
+    fused: bool | None = None,
 ) -> Handle:
     r"""Center the gradients, or the updates, of an optimizer from now on.
 
     With :math:`P g = g - \operatorname{mean}(g)` over each weight vector's fan-in axes,
 
     - ``at="gradient"`` lets the optimizer see :math:`P(g)`, or :math:`P(g + \lambda w)` if its
-      weight decay is coupled. This writes into ``.grad`` during ``step``.
+      weight decay is coupled. In two passes (see ``fused``), this writes into ``.grad`` during
+      ``step``.
     - ``at="update"`` projects the whole change of the weights, decay included:
       :math:`w \leftarrow w - P(\Delta)`. Each weight vector keeps the mean it had before the step.
     - ``at="backward"`` centers each gradient as soon as it is accumulated, for optimizers that step
@@ -70,6 +74,10 @@ def centralize(
             "auto" (default) looks it up in a table of known optimizers and their flags.
         project_state: Whether momentum buffers are projected once, for attaching in the middle of a
             run (default False).
+        fused: Whether zeromean's kernels make the whole step of torch's SGD, Adam and AdamW, which
+            takes no longer than without centering and leaves ``.grad`` unchanged. None (default)
+            does so at each step that allows it and centers in two passes otherwise; True raises
+            instead; False always centers in two passes.
 
     Returns:
         A :class:`zeromean.Handle`, which detaches by ``remove()`` or as a context manager.
@@ -95,7 +103,7 @@ def centralize(
         Yong et al., Gradient Centralization, ECCV 2020, Algorithms 1 and 2. Unlike in the published
         code, the mean is taken over each layer's own fan-in axes, and fan-in 1 is left alone.
     """
-    options = GCOptions(at, layers, embeddings, scope, weight_decay, project_state)
+    options = GCOptions(at, layers, embeddings, scope, weight_decay, project_state, fused)
     return attach(optimizer, model, options)
 
 
@@ -111,15 +119,23 @@ def attach(optimizer: Optimizer, model: nn.Module | None, options: GCOptions) ->
     refuse_model(optimizer, model, options)
     centering = Centering(optimizer, model, options)
     centering.warn_of_doubt()
-    if options.at == "update":
-        return Handle(optimizer, centering, AtUpdate(centering))
     if options.project_state:
         project_momentum(optimizer, centering)
-    else:
+    elif options.at != "update":
         warn_of_momentum(optimizer, centering)
     if options.at == "backward":
         return Handle(optimizer, centering, AtBackward(centering, optimizer))
-    return Handle(optimizer, centering, AtGradient(centering))
+    place: Place = AtUpdate(centering) if options.at == "update" else AtGradient(centering)
+    if options.fused is False:
+        return Handle(optimizer, centering, place)
+    taken_over = TakenOver(centering, place)
+    handle = Handle(optimizer, centering, taken_over)
+    try:
+        taken_over.check_required(optimizer)
+    except ZeromeanError:
+        handle.remove()
+        raise
+    return handle
 
 
 class Place(Protocol):
@@ -159,6 +175,7 @@ class Handle:
         self._place = place
         self._optimizer = ref(optimizer)
         self._kind = type(optimizer).__name__
+        self._observers: list[tuple[Callable[[Optimizer], None], Callable[[Optimizer], None]]] = []
         warn_of_other_options(optimizer, self.how)
         stamp(optimizer, self.how)
         self._hooks: tuple[RemovableHandle, ...] = (
@@ -167,6 +184,35 @@ class Handle:
             optimizer.register_state_dict_pre_hook(self._before_save),
             optimizer.register_load_state_dict_post_hook(self._after_load),
         )
+
+    @property
+    def way(self) -> Way:
+        """How the next step will be made, and why."""
+        optimizer = self._optimizer()
+        if optimizer is None or handle_of(optimizer) is not self:
+            return Way("not centered", "the handle was removed")
+        if isinstance(self._place, TakenOver):
+            return self._place.way(optimizer)
+        if self.options.at == "backward":
+            return Way("in backward", "each gradient is centered as soon as it is accumulated")
+        return Way("two passes", "fused=False")
+
+    def observe(
+        self, before: Callable[[Optimizer], None], after: Callable[[Optimizer], None]
+    ) -> Callable[[], None]:
+        """Call two functions around each step, without changing how the step is made.
+
+        Args:
+            before: Called with the optimizer when the gradients are complete, before they are
+                centered; with a closure, each time after it returns.
+            after: Called with the optimizer after the step.
+
+        Returns:
+            A function that ends the observation.
+        """
+        observer = before, after
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer) if observer in self._observers else None
 
     @property
     def plan(self) -> Plan:
@@ -212,13 +258,33 @@ class Handle:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self.centering.before_step(optimizer)
-        return self._place.before_step(optimizer, args, kwargs)
+        watched = self._watch_gradients(optimizer, args, kwargs) if self._observers else None
+        return self._place.before_step(optimizer, *(watched or (args, kwargs))) or watched
+
+    def _watch_gradients(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Arguments | None:
+        def run_closure() -> Any:
+            loss = closure() if closure is not None else None
+            for before, _ in self._observers:
+                before(optimizer)
+            return loss
+
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            run_closure()
+            return None
+        if len(args) > 1:
+            return (args[0], run_closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": run_closure}
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         self._place.after_step(optimizer)
+        for _, after in self._observers:
+            after(optimizer)
 
     def _before_save(self, optimizer: Optimizer) -> None:
         stamp(optimizer, self.how)  # groups may have been added since

@@ -1,4 +1,4 @@
-"""Which backend carries out what."""
+"""Chooses the backend that carries out each step, centering or restoring of means."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from torch import Tensor
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.kernels import cpu_backend, reference, triton_backend
-from zeromean.kernels.step_spec import At, Decay, Entry, Kind, Rule
+from zeromean.kernels.checks import check_fan_in, check_shape, check_step, check_storage
+from zeromean.kernels.prepared import RunCenter, RunStep
+from zeromean.kernels.step_spec import At, Decay, Entry, Kind
 
 Backend = Literal["reference", "native", "triton"]
 VARIABLE = "ZEROMEAN_KERNELS"
 
 
 def backend(device: str | torch.device = "cpu") -> Backend:
-    """The backend that serves a device.
+    """Return the backend that serves a device.
 
-    It serves the types and memory layouts that it knows; what it does not know goes to the
-    reference, whichever backend is in use.
+    The compiled backends serve the types and memory layouts that they know; the reference serves
+    all others.
 
     Args:
-        device: A device, as torch names it (default "cpu").
+        device: Device, as torch names it (default "cpu").
 
     Returns:
-        "native" on the CPU where the library was built with the package, "triton" on a CUDA device
-        that Triton runs on, else "reference".
+        "native" on the CPU if the library was built with the package, "triton" on a CUDA device
+        that Triton supports, else "reference".
 
     Raises:
-        ZeromeanError: ``ZEROMEAN_KERNELS`` names no backend, or one that is not here.
+        ZeromeanError: ``ZEROMEAN_KERNELS`` names no backend, or one that is not available.
 
     Example:
         >>> from zeromean import kernels
@@ -44,21 +46,19 @@ def backend(device: str | torch.device = "cpu") -> Backend:
     forced = os.environ.get(VARIABLE)
     if forced not in (None, "", "reference", "native", "triton"):
         raise ZeromeanError(
-            f"{VARIABLE}={forced}",
-            "reference, native or triton",
-            f"set {VARIABLE} to one of these",
+            f"{VARIABLE}={forced} is not one of reference, native or triton",
+            f"Set {VARIABLE} to one of these, or unset it",
         )
     if forced == "native" and cpu_backend.library() is None:
         raise ZeromeanError(
-            f"{VARIABLE}=native where the library was not built, or from other sources",
-            "an installation that found a C compiler",
-            "install a wheel, or a C compiler and zeromean again",
+            f"{VARIABLE}=native, but the library was not built, is damaged, or was built from other"
+            " sources",
+            "Install a wheel, or install a C compiler and reinstall zeromean",
         )
     if forced == "triton" and not triton_backend.installed():
         raise ZeromeanError(
-            f"{VARIABLE}=triton where Triton is not installed",
-            "Triton, which CUDA builds of torch bring",
-            "install a CUDA build of torch, or triton",
+            f"{VARIABLE}=triton, but Triton is not installed",
+            "Install a CUDA build of torch, or triton",
         )
     here = torch.device(device)
     if forced == "triton" or (not forced and here.type == "cuda"):
@@ -69,16 +69,16 @@ def backend(device: str | torch.device = "cpu") -> Backend:
 
 
 class _Served(NamedTuple):
-    """What one compiled backend carries out in one call."""
+    """The work that one compiled backend does in one call."""
 
-    by: ModuleType  # native or triton, which have serves, serves_center, center_ and the classes
+    by: ModuleType  # cpu_backend or triton_backend
     device: torch.device
     dtype: torch.dtype
     kind: Kind | None = None
 
 
 class _Compiled(dict[torch.device, ModuleType | None]):
-    """The compiled backend that serves each device, or None, looked up once a call."""
+    """The compiled backend that serves each device, or None; looked up once per call."""
 
     def __missing__(self, device: torch.device) -> ModuleType | None:
         self[device] = {"native": cpu_backend, "triton": triton_backend}.get(backend(device))
@@ -86,36 +86,27 @@ class _Compiled(dict[torch.device, ModuleType | None]):
 
 
 class Step(Protocol):
-    """A step of many tensors, ready to run."""
+    """A step of many tensors that is set up once."""
 
-    def is_valid(self, gradients: Sequence[Tensor]) -> bool:
-        """Whether the step is still ready: tensors are where they were, gradients alike."""
-
-    def run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
-        """Step every entry along its gradient, by its group's rule."""
+    def bind(self, gradients: Sequence[Tensor]) -> RunStep | None:
+        """Return the step along these gradients, or None if it must be prepared again."""
 
 
 class Center(Protocol):
-    """The centering of many gradients in place, ready to run."""
+    """A centering of many gradients in place that is set up once."""
 
-    def is_valid(self, gradients: Sequence[Tensor]) -> bool:
-        """Whether it is still ready: weights are where they were, gradients alike."""
-
-    def run(self, gradients: Sequence[Tensor], decays: Sequence[float | Tensor]) -> None:
-        """Take each vector's mean away, with its group's lambda w inside the projection."""
+    def bind(self, gradients: Sequence[Tensor]) -> RunCenter | None:
+        """Return the centering of these gradients, or None if it must be prepared again."""
 
 
 class MeanKeeper(Protocol):
-    """Keeps the means of many weights through a step of someone else, ready to run."""
+    """Keeps the means of many weights through another optimizer's step."""
 
-    def is_valid(self) -> bool:
-        """Whether it is still ready: the weights are where they were."""
+    def record(self) -> Any | None:
+        """Return the mean of every weight vector, or None if it must be prepared again."""
 
-    def record(self) -> Any:
-        """The mean of every weight vector, before the step."""
-
-    def restore(self, noted: Any) -> None:
-        """Give every vector that moved its mean back, after the step."""
+    def restore(self, recorded: Any) -> None:
+        """Give every vector that moved its recorded mean."""
 
 
 class Part(NamedTuple):
@@ -135,24 +126,29 @@ class CenterPart(NamedTuple):
 def prepare(
     kinds: Sequence[Kind], at: At, entries: Sequence[Entry], gradients: Sequence[Tensor]
 ) -> list[Part]:
-    """Make one centered step of many parameters ready.
+    """Set up one centered step of many parameters.
 
     Args:
-        kinds: Which step each param group makes.
+        kinds: Kind of step of each param group.
         at: "gradient" (the step sees centered gradients) or "update" (the whole change of the
             weights is centered).
         entries: The parameters; each names its group.
-        gradients: A gradient for each. They are never written to.
+        gradients: A gradient per entry. They are only read.
 
     Returns:
-        The parts that together make the step, one after the other. A parameter that is listed twice
-        is in two of them: it is stepped twice, as by torch.
+        The parts that together make the step, in order. A parameter that is listed twice is in two
+        of them and is stepped twice, as torch does.
+
+    Raises:
+        ZeromeanError: A gradient or state tensor has another shape than its weight, or a storage is
+            too small.
     """
     compiled = _Compiled()
     parts: dict[tuple[_Served | None, int], list[int]] = {}
     before: Counter[Tensor] = Counter()
     for index, (entry, gradient) in enumerate(zip(entries, gradients, strict=True)):
         kind, weight = kinds[entry.group], entry.weight
+        check_step(kind, entry, gradient)
         by = compiled[weight.device]
         served = None
         if by is not None and by.serves(kind, entry, gradient):
@@ -162,7 +158,7 @@ def prepare(
     steps = []
     for (served, _), indices in parts.items():
         chosen = [entries[index] for index in indices]
-        step: Step = reference.Step(at, chosen)
+        step: Step = reference.Step(at, chosen, kinds)
         if served is not None:
             step = served.by.Step(served.kind, at, chosen, [gradients[index] for index in indices])
         steps.append(Part(step, indices))
@@ -172,15 +168,19 @@ def prepare(
 def prepare_center(
     entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
 ) -> list[CenterPart]:
-    """Make the centering of many gradients, in place and again and again, ready.
+    """Set up the centering of many gradients in place.
 
     Args:
-        entries: Whose gradients: fan-in axes, group and, with ``decayed``, weight are looked at.
-        gradients: A gradient for each.
+        entries: The parameters of the gradients; their fan-in axes, groups and, with ``decayed``,
+            weights are used.
+        gradients: A gradient per entry.
         decayed: Whether ``lambda w`` of a group may belong inside the projection.
 
     Returns:
         The parts that together center them all.
+
+    Raises:
+        ZeromeanError: As :func:`prepare`.
     """
     compiled = _Compiled()
     parts: dict[_Served | None, list[int]] = {}
@@ -205,6 +205,11 @@ def _centered_by(
     fan_in: FanIn | None,
     weight: Tensor | None,
 ) -> _Served | None:
+    check_fan_in(fan_in, gradient)
+    if weight is not None:
+        check_shape("a gradient", gradient, weight)
+        check_storage(weight)
+    check_storage(gradient, into)
     by = compiled[gradient.device]
     if by is None or not by.serves_center(into, gradient, fan_in, weight):
         return None
@@ -212,13 +217,16 @@ def _centered_by(
 
 
 def prepare_mean_keeper(entries: Sequence[Entry]) -> list[MeanKeeper]:
-    """Make ready to keep the means of many weights through steps that someone else makes.
+    """Set up keeping the means of many weights through another optimizer's steps.
 
     Args:
-        entries: The weights: fan-in axes and residual are looked at.
+        entries: The weights; their fan-in axes and residuals are used.
 
     Returns:
-        What together keeps them all.
+        The keepers that together keep them all.
+
+    Raises:
+        ZeromeanError: A storage is too small.
     """
     compiled = _Compiled()
     parts: dict[_Served | None, list[Entry]] = {}
@@ -238,17 +246,21 @@ def center_(
     decays: Iterable[Decay | None] | None = None,
     into: Sequence[Tensor] | None = None,
 ) -> None:
-    r"""Take the mean of every weight vector of many tensors away: :math:`P g`.
+    r"""Subtract the mean from every weight vector of many tensors: :math:`P g`.
 
-    With coupled decay :math:`g - \operatorname{mean}(g + \lambda w)`, to which an optimizer that
-    adds :math:`\lambda w` makes :math:`P(g + \lambda w)`.
+    With coupled decay the result is :math:`g - \operatorname{mean}(g + \lambda w)`; an optimizer
+    that adds :math:`\lambda w` then sees :math:`P(g + \lambda w)`.
 
     Args:
         gradients: Tensors of any shapes and types.
-        fan_ins: The fan-in axes of each.
-        decays: For each a weight of its shape and its lambda, or None; None (default) for no
+        fan_ins: Fan-in axes of each.
+        decays: Per gradient a weight of its shape and its lambda, or None; None (default) means no
             decay at all.
-        into: Where to write; None (default) writes in place.
+        into: Per gradient a tensor of its shape to write to; None (default) writes in place.
+
+    Raises:
+        ZeromeanError: The lists differ in length, a weight or a target differs in shape from its
+            gradient, or a storage is too small.
 
     Example:
         >>> import torch
@@ -260,10 +272,17 @@ def center_(
     """
     into = gradients if into is None else into
     decays = [None] * len(gradients) if decays is None else list(decays)
+    lengths = len(gradients), len(fan_ins), len(decays), len(into)
+    if len({*lengths}) > 1:
+        raise ZeromeanError(
+            "center_ got {} gradients, {} fan-in axes, {} decays and {} targets".format(*lengths),
+            "Pass one of each per gradient",
+        )
     compiled = _Compiled()
     parts: dict[_Served | None, list[int]] = {}
     for index, decay in enumerate(decays):
         weight = None if decay is None else decay[0]
+        check_shape("a target", into[index], gradients[index])
         served = _centered_by(compiled, into[index], gradients[index], fan_ins[index], weight)
         parts.setdefault(served, []).append(index)
     for served, indices in parts.items():

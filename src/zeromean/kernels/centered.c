@@ -21,15 +21,17 @@
 #define SIMD(clauses) _Pragma(TEXT(omp simd clauses))
 #endif
 
-/* One compilation for each generation of processors, chosen when the library is loaded. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+/* One compilation for each generation of processors, chosen when the library is loaded; a build for
+   one of them defines CLONES as nothing. */
+#if defined(CLONES)
+#elif defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
     __GNUC__ >= 12
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define CLONES
 #endif
 
-/* What native.py compares with its own LAYOUT, so that it never calls a library that was built from
+/* What cpu_backend.py compares with its own LAYOUT, so that it never calls a library that was built from
    other sources: counted up with every change of a structure, an enum or an exported function. */
 enum { LAYOUT = 1 };
 EXPORT int64_t zeromean_layout(void) { return LAYOUT; }

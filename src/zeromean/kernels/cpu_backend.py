@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from struct import Struct
 
 import torch
 from torch import Tensor
@@ -41,11 +42,15 @@ TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 _FIELDS = 15
 _STARTS = 13
 
+# An ELF file's header, and the header of one of its segments.
+_HEADER = Struct("<16sHHIQQQIHHHHHH")
+_SEGMENT = Struct("<IIQQQQQQ")
+
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The library that was built with the package, or None where none was that fits."""
-    path = Path(__file__).with_name("centered.dll" if sys.platform == "win32" else "centered.so")
+    """Return the library that was built with the package, or None if there is none that fits."""
+    path = _path()
     if not path.exists():
         return None
     library = _load(path)
@@ -66,24 +71,51 @@ def library() -> ctypes.CDLL | None:
     return library
 
 
+def _path() -> Path:
+    return Path(__file__).with_name("centered.dll" if sys.platform == "win32" else "centered.so")
+
+
 def _load(path: Path) -> ctypes.CDLL | None:
-    """The library at a path, or None, with a warning, where it is not the one that is meant."""
+    """Load the library, or warn and return None if the file is damaged or of other sources."""
     try:
+        _check_complete(path)
         library = ctypes.CDLL(str(path))
         library.zeromean_layout.restype = ctypes.c_int64
         layout = library.zeromean_layout()
         wrong = "" if layout == LAYOUT else f"its layout is {layout}, not {LAYOUT}"
-    except OSError as error:  # of another machine, or half written
+    except OSError as error:  # for another machine, or incomplete
         wrong = str(error)
     except AttributeError:
-        wrong = "it is older than layouts are counted"
+        wrong = "it has no layout number"
     if not wrong:
         return library
     warn(
-        f"{path.name} was built from other sources and is left alone ({wrong}): centering is"
-        " slower; install zeromean again, in a checkout by make test or pip install --editable ."
+        f"{path.name} is damaged or was built from other sources ({wrong}), so the slower reference"
+        " is used; reinstall zeromean, in a checkout by make test or pip install --editable ."
     )
     return None
+
+
+def _check_complete(path: Path) -> None:
+    """Raise OSError if an ELF file ends before its segments do.
+
+    The loader maps such a file, and reading past its end kills the process. Other formats are left
+    to their loaders, which check this themselves.
+    """
+    data = path.read_bytes()
+    if data[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
+        return
+    ends = [_HEADER.size]
+    if len(data) >= _HEADER.size:
+        header = _HEADER.unpack_from(data)
+        start, sections, (size, count, section, section_count) = header[5], header[6], header[9:13]
+        ends += [start + size * count, sections + section * section_count]
+        if len(data) >= ends[1]:
+            for index in range(count):
+                segment = _SEGMENT.unpack_from(data, start + size * index)
+                ends.append(segment[2] + segment[5])
+    if max(ends) > len(data):
+        raise OSError(f"it has {len(data)} of {max(ends)} bytes")
 
 
 def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:
@@ -99,9 +131,9 @@ def serves_center(
     return can_center(_known, into, gradient, fan_in, weight)
 
 
-def plain(x: Tensor) -> bool:
-    """Whether this is a tensor that the library can read and write as it lies in memory."""
-    return prepared.plain(x) and _known(x)
+def is_served(x: Tensor) -> bool:
+    """Return whether the library can read and write a tensor as it lies in memory."""
+    return prepared.is_plain(x) and _known(x)
 
 
 def _known(x: Tensor) -> bool:
@@ -186,15 +218,13 @@ class Step(PreparedStep):
             0,
         )
 
-    def run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
-        """Step every entry along its gradient, by its group's rule."""
-        gradients = self._laid_as_weights(gradients)
+    def _run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
         numbers = array("d", [float(number) for rule in rules for number in _numbers(rule)])
         _call(self._kind, self._dtype, self._table, _addresses(gradients), numbers, at=self._at)
-        increment_version(self._weights)
-        for index in self._starting:
+
+    def _started(self) -> None:
+        for index in range(len(self._weights)):
             self._table[index * _FIELDS + _STARTS] = 0
-        self._starting = []
 
 
 def _center_table(

@@ -1,4 +1,4 @@
-"""How the weight vectors of a tensor lie in memory."""
+"""Describes how the weight vectors of a tensor lie in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from zeromean.fan_in import FanIn
 
 
 class Layout(NamedTuple):
-    """Entry (o, i, c, k) lies at ((o * m1 + i) * inner + c) * m2 + k; a vector is one (o, c).
+    """The order of a tensor's entries: (o, i, c, k) is at ((o * m1 + i) * inner + c) * m2 + k.
+
+    A weight vector consists of the entries of one (o, c).
 
     Rows of a matrix are (rows, 1, 1, M), its columns (1, M, columns, 1); a transposed convolution
     with groups is (groups, inputs of a group, outputs of a group, kernel).
@@ -28,16 +30,18 @@ class Layout(NamedTuple):
 def layout_of(
     shape: tuple[int, ...], strides: tuple[int, ...], fan_in: FanIn | None
 ) -> Layout | None:
-    """The layout of a dense tensor's vectors; without fan-in axes the whole is one.
+    """Return the layout of a dense tensor's vectors; without fan-in axes the whole is one vector.
 
-    None if the tensor has gaps or overlaps, or its vectors lie in no such order.
+    Returns:
+        The layout, or None if the tensor has gaps or overlaps, has no such axes, or its vectors lie
+        in another order.
     """
+    if fan_in is not None and (fan_in.padding_idx is not None or not fan_in.fits(shape)):
+        return None
     axes = [
         (stride, size, fan_in is None or axis in fan_in.axes)
         for axis, (size, stride) in enumerate(zip(shape, strides, strict=True))
     ]
-    if fan_in is not None and fan_in.padding_idx is not None:
-        return None
     if fan_in is not None and fan_in.groups > 1:
         stride, size, _ = axes[0]
         each = size // fan_in.groups
@@ -59,7 +63,7 @@ def layout_of(
 
 
 def _as_layout(runs: list[tuple[bool, int]]) -> Layout | None:
-    """Fit runs of axes, outermost first, to kept, averaged, kept, averaged."""
+    """Fit runs of axes, outermost first, to the order kept, averaged, kept, averaged."""
     sizes = [1, 1, 1, 1]
     place = 0
     for averaged, size in runs:
@@ -79,5 +83,5 @@ def _dense_strides(sizes: Sequence[int]) -> list[int]:
 
 
 def same_layout(a: tuple[int, ...], b: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether two tensors of this shape with these strides lie alike in memory."""
+    """Return whether tensors of one shape with these strides lie alike in memory."""
     return a == b or all(x == y or size <= 1 for x, y, size in zip(a, b, shape, strict=True))

@@ -1,15 +1,17 @@
-"""The reference backend: plain torch, any device, type and layout, written to be read."""
+"""Provides the reference backend: plain torch for any device, type and layout, easy to read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from zeromean.fan_in import FanIn
-from zeromean.kernels.step_spec import AdamRule, At, Decay, Entry, Rule, SGDRule
+from zeromean.kernels.checks import check_shape, check_step, check_storage
+from zeromean.kernels.step_spec import AdamRule, At, Decay, Entry, Kind, Number, Rule, SGDRule
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import summed_over_ranks
 
@@ -20,7 +22,7 @@ def center_(
     fan_ins: Sequence[FanIn],
     decays: Sequence[Decay | None],
 ) -> None:
-    """``into = g - mean(g) - lambda mean(w)``, with a (w, lambda) for each gradient that decays."""
+    """Compute ``into = g - mean(g) - lambda mean(w)``; decays hold (w, lambda) or None."""
     # All means at once: sharded ones are summed over ranks together.
     decaying = [(n, *decay) for n, decay in enumerate(decays) if decay is not None]
     weights = [weight for _, weight, _ in decaying]
@@ -34,10 +36,10 @@ def center_(
 
 
 class Center:
-    """Centers the gradients of the given entries, in place.
+    """Centers the gradients of entries in place.
 
     Args:
-        entries: Whose gradients.
+        entries: The parameters of the gradients.
         decayed: Whether ``lambda w`` may belong inside the projection.
     """
 
@@ -45,12 +47,20 @@ class Center:
         self._entries = entries
         self._decayed = decayed
 
-    def is_valid(self, gradients: Sequence[Tensor]) -> bool:
-        """Whether it is still ready: always, because nothing is kept of the tensors."""
-        return True
+    def bind(self, gradients: Sequence[Tensor]) -> Callable[[Sequence[Number]], None]:
+        """Return the centering of these gradients; nothing of the tensors is kept.
 
-    def run(self, gradients: Sequence[Tensor], decays: Sequence[float | Tensor]) -> None:
-        """Center every gradient, with its group's decay inside the projection."""
+        Raises:
+            ZeromeanError: A gradient has another shape than its weight, or a storage is too small.
+        """
+        for entry, gradient in zip(self._entries, gradients, strict=True):
+            check_storage(gradient)
+            if self._decayed:
+                check_shape("a gradient", gradient, entry.weight)
+                check_storage(entry.weight)
+        return partial(self._run, gradients)
+
+    def _run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
         factors = [decays[entry.group] if self._decayed else 0.0 for entry in self._entries]
         inside: list[Decay | None] = [
             None if isinstance(factor, float) and factor == 0 else (entry.weight, factor)
@@ -60,10 +70,10 @@ class Center:
 
 
 class MeanKeeper:
-    """Notes down the means of weights before a step, and puts them back after it.
+    """Records the means of weights before a step, and restores them after it.
 
     Args:
-        entries: The weights, and what rounding took from their means so far.
+        entries: The weights and the rounding errors of their means so far.
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -71,19 +81,20 @@ class MeanKeeper:
         self._weights = [entry.weight for entry in entries]
         self._found = _described(entries)
 
-    def is_valid(self) -> bool:
-        """Whether it is still ready: residuals are those of these weights."""
-        return _described(self._entries) == self._found
-
-    def record(self) -> Sequence[Tensor]:
-        """The mean of every weight vector."""
+    def record(self) -> Sequence[Tensor] | None:
+        """Return the mean of every weight vector, or None if a residual no longer fits."""
+        if _described(self._entries) != self._found:
+            return None
+        check_storage(*self._weights)
         return vector_means(self._weights, _fan_ins(self._entries))
 
-    def restore(self, noted: Sequence[Tensor]) -> None:
-        """Give every weight vector that moved the mean that was noted down."""
+    def restore(self, recorded: Sequence[Tensor]) -> None:
+        """Give every weight vector that moved its recorded mean."""
         fan_ins = _fan_ins(self._entries)
         after = vector_means(self._weights, fan_ins)
-        before = [old.view(new.shape).to(new.dtype) for old, new in zip(noted, after, strict=True)]
+        before = [
+            old.view(new.shape).to(new.dtype) for old, new in zip(recorded, after, strict=True)
+        ]
         aims = [
             old if entry.residual is None else old + entry.residual.view(old.shape)
             for entry, old in zip(self._entries, before, strict=True)
@@ -100,26 +111,35 @@ class MeanKeeper:
 
 
 class Step:
-    """A step of the given entries: one after the other, to hold no more than one change at once.
+    """Steps entries one after the other, so that only one change is in memory at a time.
 
-    Only those whose vectors lie on several ranks go together, so that ranks send one message.
+    Entries whose vectors lie on several ranks are stepped together, so that ranks send one message.
 
     Args:
         at: Whether the gradient or the whole update is centered.
-        entries: What to step.
+        entries: The parameters to step.
+        kinds: Kind of step of each param group.
     """
 
-    def __init__(self, at: At, entries: Sequence[Entry]) -> None:
+    def __init__(self, at: At, entries: Sequence[Entry], kinds: Sequence[Kind]) -> None:
         self._at = at
         self._entries = entries
+        self._kinds = kinds
         self._found = _described(entries)
 
-    def is_valid(self, gradients: Sequence[Tensor]) -> bool:
-        """Whether the step is still ready: residuals are those of these weights."""
-        return _described(self._entries) == self._found
+    def bind(self, gradients: Sequence[Tensor]) -> Callable[[Sequence[Rule]], None] | None:
+        """Return the step along these gradients, or None if a residual no longer fits.
 
-    def run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
-        """Step every entry along its gradient, by its group's rule."""
+        Raises:
+            ZeromeanError: A gradient or state tensor has another shape than its weight.
+        """
+        if _described(self._entries) != self._found:
+            return None
+        for entry, gradient in zip(self._entries, gradients, strict=True):
+            check_step(self._kinds[entry.group], entry, gradient)
+        return partial(self._run, gradients)
+
+    def _run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
         together: list[tuple[Entry, Tensor]] = []
         for entry, gradient in zip(self._entries, gradients, strict=True):
             if entry.fan_in is not None and any(
@@ -158,14 +178,14 @@ def _step(at: At, pairs: Sequence[tuple[Entry, Tensor]], rules: Sequence[Rule]) 
 
 
 def _seen(w: Tensor, g: Tensor, rule: Rule) -> Tensor:
-    """The gradient that the step sees, before it is centered."""
+    """Return the gradient that the step sees, before it is centered."""
     if rule.maximize:
         g = -g
     return g + rule.weight_decay * w if rule.weight_decay and not rule.decoupled else g
 
 
 def _change(entry: Entry, w: Tensor, g: Tensor, rule: Rule) -> Tensor:
-    """What is to be taken off the weights, decay included."""
+    """Return the amount to subtract from the weights, decay included."""
     if entry.waits:
         return torch.zeros_like(w)
     change = _sgd(entry, g, rule) if isinstance(rule, SGDRule) else _adam(entry, g, rule)
@@ -173,7 +193,7 @@ def _change(entry: Entry, w: Tensor, g: Tensor, rule: Rule) -> Tensor:
 
 
 def _sgd(entry: Entry, g: Tensor, rule: SGDRule) -> Tensor:
-    """The change ``lr d``: d is g, or the momentum b = mu b + (1 - tau) g, or g + mu b."""
+    """Return the change ``lr d``: d is g, or the momentum b = mu b + (1 - tau) g, or g + mu b."""
     if rule.momentum == 0:
         return rule.lr * g
     buffer = entry.state.get("momentum_buffer")
@@ -187,7 +207,7 @@ def _sgd(entry: Entry, g: Tensor, rule: SGDRule) -> Tensor:
 
 
 def _adam(entry: Entry, g: Tensor, rule: AdamRule) -> Tensor:
-    """The change ``lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)``."""
+    """Return ``lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)``."""
     state, (beta1, beta2) = entry.state, rule.betas
     state["step"] += 1
     t = float(state["step"])
@@ -204,7 +224,7 @@ def _adam(entry: Entry, g: Tensor, rule: AdamRule) -> Tensor:
 
 
 def _centered(tensors: Sequence[Tensor], entries: Sequence[Entry]) -> list[Tensor]:
-    """Copies, those with fan-in axes centered; what rounding took before is given back as well."""
+    """Return copies, centered if they have fan-in axes, with earlier rounding errors corrected."""
     found = list(tensors)
     places = [n for n, entry in enumerate(entries) if entry.fan_in is not None]
     chosen = [entries[n] for n in places]
@@ -220,13 +240,13 @@ def _centered(tensors: Sequence[Tensor], entries: Sequence[Entry]) -> list[Tenso
 
 
 def _residual(entry: Entry, mean: Tensor) -> Tensor:
-    """An entry's residual, shaped like the means of its vectors."""
+    """Return an entry's residual in the shape of the means of its vectors."""
     assert entry.residual is not None
     return entry.residual.view(mean.shape)
 
 
 def _described(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
-    """Of the weights, what decides how many residuals there are, of which type, and where."""
+    """Describe the weights: their residuals depend on their type, device and shape."""
     return [(entry.weight.dtype, entry.weight.device, entry.weight.shape) for entry in entries]
 
 
@@ -235,11 +255,11 @@ def _fan_ins(entries: Sequence[Entry]) -> list[FanIn]:
 
 
 def _narrow(x: Tensor) -> Tensor:
-    """The tensor itself, a complex one as pairs of reals: the last axis is no fan-in axis."""
+    """Return the tensor, a complex one as pairs of reals; the last axis is no fan-in axis."""
     return torch.view_as_real(x) if x.is_complex() else x
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Its values in at least float32."""
+    """Return the values in at least float32."""
     x = _narrow(x)
     return x.to(torch.promote_types(x.dtype, torch.float32))

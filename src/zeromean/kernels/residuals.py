@@ -1,4 +1,4 @@
-"""What rounding takes from the means of half-precision weights, one number a weight vector."""
+"""Keeps the rounding errors of half-precision weight means, one number per weight vector."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from zeromean.projection import vectors_here
 
 
 class Residuals:
-    """Carries, between steps, what rounding took from each vector's mean so far.
+    """Keeps, between steps, the rounding error of each weight vector's mean.
 
-    A mean is finer than a rounding step of half-precision weights. What is lost is added at the
-    next step that moves the vector. float32 and float64 weights need none.
+    A mean is finer than a rounding step of half-precision weights. The error is added at the next
+    step that moves the vector. float32 and float64 weights need none.
     """
 
     def __init__(self) -> None:
         self._of: dict[Tensor, Tensor] = {}
 
     def of(self, weight: Tensor, fan_in: FanIn) -> Tensor | None:
-        """The residual of a weight, flat, in at least float32; None where none is needed."""
+        """Return a weight's residual, flat and at least float32; None if it needs none."""
         wide = torch.promote_types(weight.dtype, torch.float32)
         if wide == weight.dtype:
             return None
@@ -31,5 +31,5 @@ class Residuals:
         return found
 
     def clear(self) -> None:
-        """Forget: the weights were replaced."""
+        """Forget all residuals, because the weights were replaced."""
         self._of.clear()

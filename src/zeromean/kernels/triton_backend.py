@@ -78,7 +78,12 @@ def _tiles() -> ModuleType:
 
 def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:
     """Whether the kernels can step this entry along this gradient."""
-    return can_step(_known, kind, entry, gradient) and _counted(layout(entry.weight, entry.fan_in))
+    step = entry.state.get("step")
+    return (
+        can_step(_known, kind, entry, gradient)
+        and (step is None or step.device == entry.weight.device)
+        and _counted(layout(entry.weight, entry.fan_in))
+    )
 
 
 def serves_center(
@@ -163,17 +168,11 @@ class MeanKeeper(PreparedMeanKeeper):
 
 
 class Step(PreparedStep):
-    """A step of entries on one device in one launch.
-
-    Counts of steps are moved to the device, as torch's fused steps have them.
-    """
+    """Steps entries on one device in one launch."""
 
     def __init__(
         self, kind: Kind, at: At, entries: Sequence[Entry], gradients: Sequence[Tensor]
     ) -> None:
-        for entry in entries:
-            if kind in ("adam", "amsgrad"):
-                entry.state["step"] = entry.state["step"].to(entry.weight.device)
         super().__init__(kind, at, entries, gradients)
         rows = [self._row(entry, index in self._starting) for index, entry in enumerate(entries)]
         self._launch = _Launch(kind, at, self._dtype, entries[0].weight.device, rows)
@@ -192,14 +191,11 @@ class Step(PreparedStep):
             step is not None and step.dtype == torch.float64,
         )
 
-    def run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
-        """Step every entry along its gradient, by its group's rule."""
-        numbers = [number for rule in rules for number in _numbers(rule)]
-        self._launch.run(self._laid_as_weights(gradients), numbers)
-        increment_version(self._weights)
-        if self._starting:
-            self._starting = []
-            self._launch.started()
+    def _run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
+        self._launch.run(gradients, [number for rule in rules for number in _numbers(rule)])
+
+    def _started(self) -> None:
+        self._launch.started()
 
 
 def _center_rows(

@@ -1,4 +1,4 @@
-"""The native kernels that bring weight vectors to a length, forwards and backwards."""
+"""Calls the native kernels that normalize weight vectors, and those of the gradient."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch import Tensor
 from zeromean.fan_in import FanIn
 from zeromean.kernels import cpu_backend
 from zeromean.kernels.backends import backend
+from zeromean.kernels.checks import check_storage
 from zeromean.kernels.layout import layout_of, same_layout
 
-# ``struct normal`` of normalized.h: sizes and switches, eps and scale, addresses (0 for nothing).
+# ``struct normal`` of normalized.h: sizes and switches, eps and scale, addresses (0 for none).
 _NORMAL = Struct("@6q2d9P")
 
 
@@ -32,15 +33,15 @@ def _function() -> Any:
 
 
 class Normalize:
-    """Normalizes one proxy, again and again; what can be known of it is looked up once.
+    """Normalizes one proxy at every forward pass.
 
-    A layer calls this between large products, which leave nothing of the interpreter in cache: what
-    is touched on the way then costs ten times what it does in a loop, so little is.
+    A layer calls this between large matrix products, when the interpreter's data is no longer in
+    cache, so it looks up as little as possible per call.
 
     Args:
-        v, gain, offset: The first of the proxies, gains and offsets; all served.
-        centers, eps: What the formula is.
-        fan_in: The axes of a weight vector.
+        v, gain, offset: Proxy, gains and offsets of the first call; all served.
+        centers, eps: Options of the formula.
+        fan_in: Fan-in axes of the proxy.
     """
 
     def __init__(
@@ -58,22 +59,31 @@ class Normalize:
         self._type = cpu_backend.TYPES[v.dtype]
         self._vectors = layout.outer * layout.inner
         scale = 1.0 if isinstance(gain, Tensor) else gain
-        self._told = (*layout, centers, eps is not None, eps or 0.0, scale)
+        self._constants = (*layout, centers, eps is not None, eps or 0.0, scale)
 
     def is_valid(self, v: Tensor, gain: Tensor | float, offset: Tensor | None) -> bool:
-        """Whether these lie in memory as the first ones did."""
+        """Return whether these tensors lie in memory as the first ones did."""
         return (_describe(v), _describe(gain), _describe(offset)) == self._found
 
-    def is_valid_backward(self, grad: Tensor, v: Tensor) -> bool:
-        """Whether this gradient of the weight can be taken back to ``v``, as it is now."""
-        return cpu_backend.plain(grad) and grad.dtype == v.dtype and _describe(v) == self._found[0]
+    def is_valid_backward(
+        self, grad: Tensor, v: Tensor, gain: Tensor | float, kept: Tensor
+    ) -> bool:
+        """Return whether the library can propagate a gradient of the weight to these tensors."""
+        return (
+            cpu_backend.is_served(grad)
+            and (grad.dtype, grad.shape) == (v.dtype, v.shape)
+            and (_describe(v), _describe(gain)) == self._found[:2]
+            and cpu_backend.is_served(kept)
+            and (kept.dtype, kept.shape) == (torch.float64, (2 * self._vectors,))
+            and kept.is_contiguous()
+        )
 
     def forward(
         self, v: Tensor, gain: Tensor | float, offset: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The weight, and what the way back needs: all vectors' means, then their divisors."""
+        """Return the weight, and the numbers that backward needs: all means, then all divisors."""
         w = torch.empty_like(v)
-        # The device is named, because a default one may be another than v's.
+        # Name the device, because the default device may differ from that of v.
         kept = torch.empty(2 * self._vectors, dtype=torch.float64, device=v.device)
         self._run(False, v, gain, offset, kept, w, None, None, None)
         return w, kept
@@ -84,13 +94,14 @@ class Normalize:
         v: Tensor,
         gain: Tensor | float,
         kept: Tensor,
-        wanted: Sequence[bool],
+        needed: Sequence[bool],
     ) -> tuple[Tensor | None, Tensor | None]:
-        """What reaches v and the gains of the weight's gradient, as far as it is wanted."""
+        """Return the gradients of v and of the gains, each if it is needed."""
+        check_storage(grad, kept)
         if not same_layout(grad.stride(), v.stride(), v.shape):
             grad = torch.empty_like(v).copy_(grad)
-        grad_v = torch.empty_like(v) if wanted[0] else None
-        grad_gain = torch.empty_like(gain) if wanted[1] and isinstance(gain, Tensor) else None
+        grad_v = torch.empty_like(v) if needed[0] else None
+        grad_gain = torch.empty_like(gain) if needed[1] and isinstance(gain, Tensor) else None
         self._run(True, v, gain, None, kept, None, grad, grad_v, grad_gain)
         return grad_v, grad_gain
 
@@ -103,10 +114,10 @@ class Normalize:
         kept: Tensor,
         *others: Tensor | None,
     ) -> None:
-        """Run the library; the others are its last addresses, in their order."""
+        """Run the library; ``others`` are its last addresses, in their order."""
         means = kept.data_ptr()
         normal = _NORMAL.pack(
-            *self._told,
+            *self._constants,
             v.data_ptr(),
             gain.data_ptr() if isinstance(gain, Tensor) else 0,
             0 if offset is None else offset.data_ptr(),
@@ -125,22 +136,31 @@ def prepare(
     eps: float | None,
     fan_in: FanIn,
 ) -> Normalize | None:
-    """The normalization of such tensors by the library, or None where it does not serve them."""
-    served = (
-        cpu_backend.plain(v)
-        and backend() == "native"
-        and layout_of(v.shape, v.stride(), fan_in) is not None
-        and all(
-            cpu_backend.plain(x) and x.dtype == v.dtype and x.is_contiguous()
-            for x in (gain, offset)
-            if isinstance(x, Tensor)
-        )
+    """Set up the normalization of such tensors by the library.
+
+    Returns:
+        The normalization, or None if the library does not serve these tensors.
+
+    Raises:
+        ZeromeanError: The storage of a tensor is smaller than its shape and strides require.
+    """
+    numbers = [x for x in (gain, offset) if isinstance(x, Tensor)]
+    check_storage(v, *numbers)
+    if not cpu_backend.is_served(v) or backend() != "native":
+        return None
+    layout = layout_of(v.shape, v.stride(), fan_in)
+    served = layout is not None and all(
+        cpu_backend.is_served(x)
+        and (x.dtype, x.numel()) == (v.dtype, layout.outer * layout.inner)
+        and x.is_contiguous()
+        for x in numbers
     )
     return Normalize(v, gain, offset, centers, eps, fan_in) if served else None
 
 
 def _describe(x: Tensor | float | None) -> object:
-    """How a tensor lies in memory; a number is itself."""
+    """Describe how a tensor lies in memory; a number stands for itself."""
     if not isinstance(x, Tensor):
         return x
-    return type(x), x.dtype, x.is_cpu, x.layout, x.shape, x.stride(), x.is_neg()
+    size = x.untyped_storage().nbytes()
+    return type(x), x.dtype, x.is_cpu, x.layout, x.shape, x.stride(), x.is_neg(), size

@@ -7,32 +7,25 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from zeromean.kernels.step_spec import At
-from zeromean.optim.centered import refuse, subjects
-from zeromean.optim.via_torch import Copying
+from zeromean.optim.centered import OPTIONS_DOC, RAISES_DOC, VIA_TORCH_DOC, refuse, subjects
+from zeromean.optim.via_torch import ViaTorch
 from zeromean.plan import Layers
 
 
-class Adagrad(Copying, torch.optim.Adagrad):
-    r"""``torch.optim.Adagrad`` with centering inside the step.
-
-    torch's own function makes the step along centered copies of the gradients, with coupled decay
-    inside: :math:`P(g + \lambda w)`; or, with ``at="update"``, the whole change of the weights is
-    projected.
-
+class Adagrad(ViaTorch, torch.optim.Adagrad):
+    __doc__ = (
+        VIA_TORCH_DOC.format(name="Adagrad")
+        + """
     Args:
         params: A model; or parameters or param groups as in torch.
-        lr, lr_decay, weight_decay, initial_accumulator_value,
-            eps, foreach, maximize: As in ``torch.optim.Adagrad``.
-        differentiable, fused: Refused: centering leaves no graph behind, and fused steps
-            take the gradients as a scaler left them.
-        model: The model that tells the fan-in axes, where ``params`` is none. Without it only
-            shapes are known, and a warning says so.
-        at: "gradient" (default) or "update".
-        layers, embeddings: As in :func:`zeromean.centralize`.
-
-    Raises:
-        ZeromeanError: An option is not carried out, or has an unknown value or no effect.
-
+        lr, lr_decay, weight_decay, initial_accumulator_value, eps, foreach, maximize: As in
+            ``torch.optim.Adagrad``.
+        differentiable, fused: Refused, because centering leaves no graph, and fused steps read
+            gradients that a scaler has not unscaled.
+"""
+        + OPTIONS_DOC
+        + RAISES_DOC
+        + """
     Example:
         >>> import torch
         >>> from zeromean.optim import Adagrad
@@ -41,6 +34,7 @@ class Adagrad(Copying, torch.optim.Adagrad):
     Reference:
         Duchi et al., Adaptive Subgradient Methods, JMLR 2011.
     """
+    )
 
     def __init__(
         self,
@@ -61,7 +55,7 @@ class Adagrad(Copying, torch.optim.Adagrad):
         embeddings: bool = False,
     ) -> None:
         refuse(self, "centering leaves no graph behind", differentiable=differentiable)
-        refuse(self, "a fused step takes gradients as a scaler left them", fused=fused)
+        refuse(self, "a fused step reads gradients that a scaler has not unscaled", fused=fused)
         params, model = subjects(params, model)
         super().__init__(
             params,

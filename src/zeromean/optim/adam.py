@@ -8,62 +8,68 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
+from zeromean.centralization.fused_step import adam_rule
 from zeromean.kernels import AdamRule, backend
 from zeromean.kernels.step_spec import At
-from zeromean.optim.centered import OWN_KERNELS, number, refuse, subjects
+from zeromean.optim.centered import (
+    OPTIONS_DOC,
+    OWN_KERNELS,
+    RAISES_DOC,
+    REFUSED_DOC,
+    refuse,
+    subjects,
+)
 from zeromean.optim.fused import Fused
 from zeromean.plan import Layers
 
+_CAPTURABLE = """\
+        capturable: Whether a CUDA graph may hold the step; needs Triton's kernels (default False).
+"""
+
 
 class _AnyAdam(Fused, torch.optim.Adam):
-    """The step that Adam and AdamW share."""
+    """The parts that Adam and AdamW share."""
 
-    def _rule(self, group: dict[str, Any]) -> AdamRule:
-        beta1, beta2 = group["betas"]
-        return AdamRule(
-            number(group["lr"]),
-            (number(beta1), number(beta2)),
-            group["eps"],
-            group["amsgrad"],
-            float(group["weight_decay"]),
-            group["decoupled_weight_decay"],
-            group["maximize"],
-        )
+    @staticmethod
+    def _rule(group: dict[str, Any]) -> AdamRule:
+        return adam_rule(group)
 
     def _refuse_capturable(self, capturable: bool) -> None:
         parameters = [p for group in self.param_groups for p in group["params"]]
         if any(backend(p.device) != "triton" for p in parameters):
-            refuse(self, "only the triton kernels can be captured", capturable=capturable)
+            refuse(self, "only Triton's kernels can be captured", capturable=capturable)
 
-    def _begin(self, group: dict[str, Any]) -> None:
-        lists: list[list[Tensor]] = [[] for _ in range(6)]
-        self._init_group(group, *lists)  # type: ignore[no-untyped-call]
+    def _init_group(self, group: dict[str, Any], *lists: Any) -> Any:
+        """Create state as torch does, with step counters where the kernels read them."""
+        found = super()._init_group(group, *lists)  # type: ignore[no-untyped-call]
+        for p in group["params"]:
+            state = self.state.get(p)
+            if state and backend(p.device) == "triton":
+                state["step"] = state["step"].to(p.device)
+        return found
 
 
 class Adam(_AnyAdam):
-    r"""``torch.optim.Adam`` with centering inside the step.
+    __doc__ = (
+        r"""``torch.optim.Adam`` with centering inside the step.
 
     .. math::
         d = P(g + \lambda w), \quad m \leftarrow \beta_1 m + (1 - \beta_1) d, \quad
         v \leftarrow \beta_2 v + (1 - \beta_2) d^2, \quad
         w \leftarrow w - \eta \hat m / (\sqrt{\hat v} + \epsilon)
 
-    With ``at="update"`` d is not centered but the whole change of w is.
+    With ``at="update"`` the whole change of w is centered instead of d.
 
     Args:
         params: A model; or parameters or param groups as in torch.
-        lr, betas, eps, weight_decay, amsgrad, maximize: As in ``torch.optim.Adam``.
-        decoupled_weight_decay: As in ``torch.optim.Adam``.
-        capturable: Whether a CUDA graph may hold the step, which takes the triton kernels.
-        foreach, differentiable, fused: Refused: kernels of its own make every step.
-        model: The model that tells the fan-in axes, where ``params`` is none. Without it only
-            shapes are known, and a warning says so.
-        at: "gradient" (default) or "update".
-        layers, embeddings: As in :func:`zeromean.centralize`.
-
-    Raises:
-        ZeromeanError: An option is not carried out, or has an unknown value or no effect.
-
+        lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay: As in
+            ``torch.optim.Adam``.
+"""
+        + _CAPTURABLE
+        + REFUSED_DOC
+        + OPTIONS_DOC
+        + RAISES_DOC
+        + """
     Example:
         >>> import torch
         >>> from zeromean.optim import Adam
@@ -72,6 +78,7 @@ class Adam(_AnyAdam):
     Reference:
         Yong et al., Gradient Centralization, ECCV 2020, Algorithm 2.
     """
+    )
 
     def __init__(
         self,
@@ -93,13 +100,7 @@ class Adam(_AnyAdam):
         layers: Layers = "all",
         embeddings: bool = False,
     ) -> None:
-        refuse(
-            self,
-            OWN_KERNELS,
-            foreach=foreach,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        refuse(self, OWN_KERNELS, foreach=foreach, differentiable=differentiable, fused=fused)
         params, model = subjects(params, model)
         super().__init__(
             params,
@@ -117,28 +118,25 @@ class Adam(_AnyAdam):
 
 
 class AdamW(_AnyAdam, torch.optim.AdamW):
-    r"""``torch.optim.AdamW`` with centering inside the step.
+    __doc__ = (
+        r"""``torch.optim.AdamW`` with centering inside the step.
 
     .. math::
         m \leftarrow \beta_1 m + (1 - \beta_1) P(g), \quad
         v \leftarrow \beta_2 v + (1 - \beta_2) P(g)^2, \quad
         w \leftarrow (1 - \eta \lambda) w - \eta \hat m / (\sqrt{\hat v} + \epsilon)
 
-    With ``at="update"`` the gradient is not centered but the whole change of w is, decay included.
+    With ``at="update"`` the whole change of w, decay included, is centered instead of g.
 
     Args:
         params: A model; or parameters or param groups as in torch.
         lr, betas, eps, weight_decay, amsgrad, maximize: As in ``torch.optim.AdamW``.
-        capturable: Whether a CUDA graph may hold the step, which takes the triton kernels.
-        foreach, differentiable, fused: Refused: kernels of its own make every step.
-        model: The model that tells the fan-in axes, where ``params`` is none. Without it only
-            shapes are known, and a warning says so.
-        at: "gradient" (default) or "update".
-        layers, embeddings: As in :func:`zeromean.centralize`.
-
-    Raises:
-        ZeromeanError: An option is not carried out, or has an unknown value or no effect.
-
+"""
+        + _CAPTURABLE
+        + REFUSED_DOC
+        + OPTIONS_DOC
+        + RAISES_DOC
+        + """
     Example:
         >>> import torch
         >>> from zeromean.optim import AdamW
@@ -153,6 +151,7 @@ class AdamW(_AnyAdam, torch.optim.AdamW):
     Reference:
         Yong et al., Gradient Centralization, ECCV 2020, Algorithm 2.
     """
+    )
 
     def __init__(
         self,
@@ -173,13 +172,7 @@ class AdamW(_AnyAdam, torch.optim.AdamW):
         layers: Layers = "all",
         embeddings: bool = False,
     ) -> None:
-        refuse(
-            self,
-            OWN_KERNELS,
-            foreach=foreach,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        refuse(self, OWN_KERNELS, foreach=foreach, differentiable=differentiable, fused=fused)
         params, model = subjects(params, model)
         super().__init__(
             params,

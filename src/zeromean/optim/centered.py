@@ -1,10 +1,10 @@
-"""What all drop-in optimizers share: the plan, and what they accept."""
+"""The base of all drop-in optimizers: the plan, the accepted options and shared documentation."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
@@ -15,13 +15,34 @@ from zeromean.gc_options import GCOptions
 from zeromean.kernels.step_spec import At
 from zeromean.plan import Layers, Plan, check_option
 
-OWN_KERNELS = "kernels of its own make every step"
+OWN_KERNELS = "its own kernels make every step"
+
+# Parts of the drop-ins' docstrings.
+REFUSED_DOC = """\
+        foreach, differentiable, fused: Refused, because its own kernels make every step.
+"""
+OPTIONS_DOC = """\
+        model: Model whose layers define the fan-in axes; needed if ``params`` is no model. Without
+            it the axes follow from shapes alone, and a warning says so.
+        at: "gradient" (default) or "update".
+        layers, embeddings: As in :func:`zeromean.centralize`.
+"""
+RAISES_DOC = """
+    Raises:
+        ZeromeanError: An option is not supported, or has an unknown value or no effect.
+"""
+VIA_TORCH_DOC = r"""``torch.optim.{name}`` with centering inside the step.
+
+    torch's own function makes the step along centered copies of the gradients, with coupled decay
+    inside the projection: :math:`P(g + \lambda w)`. With ``at="update"`` the whole change of the
+    weights is projected instead.
+"""
 
 
 class Centered(Optimizer):
-    """An optimizer that centers inside its step; goes before torch's class among the bases.
+    """An optimizer that centers inside its step; stands before torch's class among the bases.
 
-    The plan is an attribute, not part of the param groups: a checkpoint holds what torch's would.
+    The plan is an attribute and not part of the param groups, so checkpoints are torch's.
     """
 
     _at: At = "gradient"
@@ -41,46 +62,39 @@ class Centered(Optimizer):
 
     @property
     def how(self) -> str | None:
-        """The place and the options in one line, as of a Handle."""
+        """The place and the options in one line, as on a Handle."""
         return None if self.centering is None else self.centering.how
 
     @property
     def plan(self) -> Plan:
-        """Every parameter, and what is done with it."""
+        """Every parameter, and whether it is centered."""
         return Plan(()) if self.centering is None else self.centering.plan
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_at": self._at, "centering": self.centering}
-        return super().__getstate__() | own  # torch's keeps nothing but its own
+        return super().__getstate__() | own  # torch's keeps only its own attributes
 
 
 def subjects(
     params: nn.Module | ParamsT, model: nn.Module | None
 ) -> tuple[ParamsT, nn.Module | None]:
-    """What to step, and the model that tells the axes, of a drop-in's first argument and model."""
+    """Return the parameters to step and the model that defines the axes."""
     if not isinstance(params, nn.Module):
         return params, model
     if model is not None:
         raise ZeromeanError(
-            "a model as the first argument and model= beside it",
-            "one model",
-            "leave model= out, or pass its parameters first",
+            "the first argument is a model, and model= is given too",
+            "Leave model= out, or pass parameters first",
         )
     return params.parameters(), params
 
 
-def number(value: float | Tensor) -> float | Tensor:
-    """A rule's number as its kernel reads it: one on a GPU stays there, and nobody waits for it."""
-    return value if isinstance(value, Tensor) and not value.is_cpu else float(value)
-
-
 def refuse(optimizer: Optimizer, reason: str, **options: bool | None) -> None:
-    """Raise if an option was given that the drop-in does not carry out."""
+    """Raise if an option is set that the drop-in does not support."""
     for name, value in options.items():
         if value:
             kind = type(optimizer).__name__
             raise ZeromeanError(
-                f"{kind}({name}=True)",
-                f"{kind} without {name}: {reason}",
-                f"leave {name} out, or centralize torch.optim.{kind}",
+                f"zeromean.optim.{kind} does not support {name}=True: {reason}",
+                f"Leave {name} out, or centralize torch.optim.{kind}",
             )

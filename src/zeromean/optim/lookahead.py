@@ -1,4 +1,4 @@
-"""Lookahead around any optimizer, and Ranger: Lookahead around RAdam with centering."""
+"""Lookahead around any optimizer, and Ranger, which is Lookahead around centered RAdam."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from zeromean.plan import Layers
 
 
 class Lookahead(Optimizer):
-    r"""Slow weights that follow an optimizer's fast ones every few steps.
+    r"""Averages an optimizer's weights with slow weights every few steps.
 
     .. math::
         \phi \leftarrow \phi + \alpha (\theta - \phi), \quad \theta \leftarrow \phi
         \quad \text{every } k \text{ steps}
 
-    It shares the optimizer's param groups, so schedulers and ``zero_grad`` act on both. It does
-    not center: the optimizer inside does, and slow weights keep the means that fast ones keep.
+    Lookahead shares the optimizer's param groups, so schedulers and ``zero_grad`` act on both. It
+    does not center; the inner optimizer does, and slow weights keep the means that fast ones keep.
 
     Args:
-        optimizer: Any optimizer, a drop-in or a centralized one too. Step this one, not that.
-        k: Fast steps to each slow one (default 5).
-        alpha: How far a slow step goes, from 0 to 1 (default 0.5).
+        optimizer: Any optimizer, including drop-ins and centralized ones. Step the Lookahead
+            instead of it.
+        k: Number of fast steps per slow step (default 5).
+        alpha: Size of a slow step, from 0 to 1 (default 0.5).
 
     Raises:
-        ZeromeanError: ``k`` or ``alpha`` is out of range, or ``optimizer`` is none.
+        ZeromeanError: ``k`` or ``alpha`` is out of range, or ``optimizer`` is no optimizer.
 
     Example:
         >>> import torch
@@ -46,42 +47,43 @@ class Lookahead(Optimizer):
     def __init__(self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5) -> None:
         if not isinstance(optimizer, Optimizer):
             raise ZeromeanError(
-                f"{type(optimizer).__name__} to look ahead of",
-                "a torch.optim.Optimizer",
-                "call Lookahead(AdamW(model))",
+                f"Lookahead needs a torch.optim.Optimizer, not a {type(optimizer).__name__}",
+                "Call Lookahead(AdamW(model))",
             )
         if not (isinstance(k, int) and k >= 1) or not 0 <= alpha <= 1:
             raise ZeromeanError(
-                f"k={k!r}, alpha={alpha!r}",
-                "k at least 1 and alpha from 0 to 1",
-                "take the defaults, 5 and 0.5",
+                f"k={k!r} must be an integer of at least 1, and alpha={alpha!r} from 0 to 1",
+                "Use the defaults, k=5 and alpha=0.5",
             )
-        self.optimizer: Optimizer | None = None  # until the base class has its groups
+        self.optimizer: Optimizer | None = None  # None while the base class sets up its groups
         super().__init__(optimizer.param_groups, {})
         self.optimizer = optimizer
-        self.defaults = optimizer.defaults  # which schedulers look at
+        self.defaults = optimizer.defaults  # schedulers read them
         self.k, self.alpha = k, alpha
         self.param_groups = optimizer.param_groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a param group to the optimizer inside, whose groups these are."""
+        """Add a param group to the inner optimizer."""
         if self.optimizer is None:
             super().add_param_group(param_group)
         else:
             self.optimizer.add_param_group(param_group)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make a fast step, and each k-th time a slow one.
+        """Make a fast step, and a slow one after every k.
 
         Args:
-            closure: Evaluates the model anew and returns the loss (default None).
+            closure: Function that evaluates the model and returns the loss (default None).
 
         Returns:
-            What the closure returned, else None.
+            The loss that the closure returned, else None.
         """
         assert self.optimizer is not None
-        self.param_groups = self.optimizer.param_groups  # new ones if it has loaded by itself
+        self.param_groups = (
+            self.optimizer.param_groups
+        )  # it has new ones after loading a state dict
         parameters = [p for group in self.param_groups for p in group["params"]]
         for parameter in parameters:
             if not self.state[parameter]:
@@ -97,27 +99,27 @@ class Lookahead(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The slow weights and step counters in torch's form, and the ``optimizer``'s own dict."""
+        """Return the slow weights and step counters, and the inner ``optimizer``'s own dict."""
         assert self.optimizer is not None
         return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` gave.
+        """Load a dict that :meth:`state_dict` returned.
 
         Raises:
-            ZeromeanError: It is the dict of another optimizer.
+            ZeromeanError: The dict comes from an optimizer without Lookahead.
         """
         assert self.optimizer is not None
         if "optimizer" not in state_dict:
             raise ZeromeanError(
-                f"a state_dict with {', '.join(state_dict)} and no optimizer inside",
-                f"what state_dict() of a {type(self).__name__} gave",
-                "load it into .optimizer, and the slow weights start anew",
+                f"the state dict holds {', '.join(state_dict)}, but no inner optimizer of a"
+                f" {type(self).__name__}",
+                "Load it into .optimizer; the slow weights then start from the current ones",
             )
         own = {key: value for key, value in state_dict.items() if key != "optimizer"}
         super().load_state_dict(own)
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.param_groups = self.optimizer.param_groups  # loading has made new ones
+        self.param_groups = self.optimizer.param_groups  # loading creates new ones
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"optimizer": self.optimizer, "k": self.k, "alpha": self.alpha}
@@ -125,7 +127,7 @@ class Lookahead(Optimizer):
 
 
 class Ranger(Lookahead):
-    """RAdam with centering, inside Lookahead.
+    """Lookahead around RAdam with centering.
 
     Args:
         params: A model; or parameters or param groups as in torch.
@@ -143,7 +145,7 @@ class Ranger(Lookahead):
         >>> optimizer = Ranger(torch.nn.Linear(3, 2), lr=1e-3)
 
     Reference:
-        Wright, Ranger - a synergistic optimizer, 2019. Here RAdam is torch's.
+        Wright, Ranger - a synergistic optimizer, 2019. The RAdam here is torch's.
     """
 
     def __init__(

@@ -7,31 +7,24 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from zeromean.kernels.step_spec import At
-from zeromean.optim.centered import refuse, subjects
-from zeromean.optim.via_torch import Copying
+from zeromean.optim.centered import OPTIONS_DOC, RAISES_DOC, VIA_TORCH_DOC, refuse, subjects
+from zeromean.optim.via_torch import ViaTorch
 from zeromean.plan import Layers
 
 
-class RAdam(Copying, torch.optim.RAdam):
-    r"""``torch.optim.RAdam`` with centering inside the step.
-
-    torch's own function makes the step along centered copies of the gradients, with coupled decay
-    inside: :math:`P(g + \lambda w)`; or, with ``at="update"``, the whole change of the weights is
-    projected.
-
+class RAdam(ViaTorch, torch.optim.RAdam):
+    __doc__ = (
+        VIA_TORCH_DOC.format(name="RAdam")
+        + """
     Args:
         params: A model; or parameters or param groups as in torch.
-        lr, betas, eps, weight_decay, decoupled_weight_decay,
-            foreach, maximize, capturable: As in ``torch.optim.RAdam``.
-        differentiable: Refused: centering leaves no graph behind.
-        model: The model that tells the fan-in axes, where ``params`` is none. Without it only
-            shapes are known, and a warning says so.
-        at: "gradient" (default) or "update".
-        layers, embeddings: As in :func:`zeromean.centralize`.
-
-    Raises:
-        ZeromeanError: An option is not carried out, or has an unknown value or no effect.
-
+        lr, betas, eps, weight_decay, decoupled_weight_decay, foreach, maximize, capturable: As in
+            ``torch.optim.RAdam``.
+        differentiable: Refused, because centering leaves no graph.
+"""
+        + OPTIONS_DOC
+        + RAISES_DOC
+        + """
     Example:
         >>> import torch
         >>> from zeromean.optim import RAdam
@@ -40,6 +33,7 @@ class RAdam(Copying, torch.optim.RAdam):
     Reference:
         Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, ICLR 2020.
     """
+    )
 
     def __init__(
         self,

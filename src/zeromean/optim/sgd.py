@@ -8,32 +8,39 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
+from zeromean.centralization.fused_step import sgd_rule
 from zeromean.kernels import SGDRule
 from zeromean.kernels.step_spec import At
-from zeromean.optim.centered import OWN_KERNELS, number, refuse, subjects
+from zeromean.optim.centered import (
+    OPTIONS_DOC,
+    OWN_KERNELS,
+    RAISES_DOC,
+    REFUSED_DOC,
+    refuse,
+    subjects,
+)
 from zeromean.optim.fused import Fused
 from zeromean.plan import Layers
 
 
 class SGD(Fused, torch.optim.SGD):
-    r"""``torch.optim.SGD`` with centering inside the step.
+    __doc__ = (
+        r"""``torch.optim.SGD`` with centering inside the step.
 
     .. math::
         d = P(g + \lambda w), \quad b \leftarrow \mu b + (1 - \tau) d, \quad
         w \leftarrow w - \eta b
 
+    For SGD, ``at="gradient"`` and ``at="update"`` agree.
+
     Args:
         params: A model; or parameters or param groups as in torch.
         lr, momentum, dampening, weight_decay, nesterov, maximize: As in ``torch.optim.SGD``.
-        foreach, differentiable, fused: Refused: kernels of its own make every step.
-        model: The model that tells the fan-in axes, where ``params`` is none. Without it only
-            shapes are known, and a warning says so.
-        at: "gradient" (default) or "update"; for SGD the two agree.
-        layers, embeddings: As in :func:`zeromean.centralize`.
-
-    Raises:
-        ZeromeanError: An option is not carried out, or has an unknown value or no effect.
-
+"""
+        + REFUSED_DOC
+        + OPTIONS_DOC
+        + RAISES_DOC
+        + """
     Example:
         >>> import torch
         >>> from zeromean.optim import SGD
@@ -48,8 +55,11 @@ class SGD(Fused, torch.optim.SGD):
     Reference:
         Yong et al., Gradient Centralization, ECCV 2020, Algorithm 1.
     """
+    )
 
-    _decoupled = False
+    @staticmethod
+    def _rule(group: dict[str, Any]) -> SGDRule:
+        return sgd_rule(group)
 
     def __init__(
         self,
@@ -69,45 +79,25 @@ class SGD(Fused, torch.optim.SGD):
         layers: Layers = "all",
         embeddings: bool = False,
     ) -> None:
-        refuse(
-            self,
-            OWN_KERNELS,
-            foreach=foreach,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        refuse(self, OWN_KERNELS, foreach=foreach, differentiable=differentiable, fused=fused)
         params, model = subjects(params, model)
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
         self._centralize(model, at, layers, embeddings)
 
-    def _rule(self, group: dict[str, Any]) -> SGDRule:
-        return SGDRule(
-            number(group["lr"]),
-            float(group["momentum"]),
-            float(group["dampening"]),
-            group["nesterov"],
-            float(group["weight_decay"]),
-            self._decoupled,
-            group["maximize"],
-        )
-
-    def _begin(self, group: dict[str, Any]) -> None:
-        self._init_group(group, [], [], [])  # type: ignore[no-untyped-call]
-
 
 class SGDW(SGD):
-    r"""SGD with decoupled weight decay, and centering inside the step.
+    r"""SGD with decoupled weight decay and centering inside the step.
 
     .. math::
         w \leftarrow (1 - \eta \lambda) w, \quad b \leftarrow \mu b + (1 - \tau) P(g), \quad
         w \leftarrow w - \eta b
 
-    With ``at="gradient"`` the decay alone shrinks the mean of a weight vector.
+    With ``at="gradient"`` only the decay shrinks the mean of a weight vector.
 
     Args:
-        params, lr, momentum, dampening, weight_decay, nesterov: As in :class:`SGD`, but for where
-            the decay acts.
-        maximize, foreach, differentiable, fused: As in :class:`SGD`.
+        params, lr, momentum, dampening, nesterov, maximize, foreach, differentiable, fused: As in
+            :class:`SGD`.
+        weight_decay: Decoupled weight decay :math:`\lambda` (default 0).
         model, at, layers, embeddings: As in :class:`SGD`.
 
     Raises:
@@ -122,4 +112,6 @@ class SGDW(SGD):
         Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019, Algorithm 1.
     """
 
-    _decoupled = True
+    @staticmethod
+    def _rule(group: dict[str, Any]) -> SGDRule:
+        return sgd_rule(group, decoupled=True)

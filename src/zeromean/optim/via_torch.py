@@ -1,4 +1,4 @@
-"""Drop-ins that hand centered copies of the gradients to torch's own step."""
+"""Drop-ins that pass centered copies of the gradients to torch's own step."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from zeromean.optim.centered import Centered, refuse
 from zeromean.sharded import gradient_of
 
 
-class Copying(Centered):
-    """Steps as torch does, along centered copies; or puts the means back after the step."""
+class ViaTorch(Centered):
+    """Steps as torch does along centered copies, or restores the means after the step."""
 
     _place: AtUpdate | None = None
     _copies: Mapping[Tensor, Tensor] = MappingProxyType({})
@@ -26,14 +26,16 @@ class Copying(Centered):
         super().__setstate__(state)
         self._place = None
 
+    # A compiled step would hold on to the first step's copies.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step.
 
         Args:
-            closure: Evaluates the model anew and returns the loss (default None).
+            closure: Function that evaluates the model and returns the loss (default None).
 
         Returns:
-            What the closure returned, else None.
+            The loss that the closure returned, else None.
         """
         loss = None
         if closure is not None:
@@ -58,13 +60,13 @@ class Copying(Centered):
         return loss
 
     def _step_of_torch(self) -> None:
-        # Where torch has made an optimizer of its own class, it runs hooks there too: once is due.
+        # torch's class, once instantiated, runs hooks in its step; here they have run already.
         step: Any = super().step.__func__  # type: ignore[attr-defined]
         (step.__wrapped__ if getattr(step, "hooked", False) else step)(self)
 
     @torch.no_grad()
     def _centered_copies(self, centering: Centering) -> dict[Tensor, Tensor]:
-        """The gradients of all groups, centered: ranks that share vectors send one message."""
+        """Center copies of all gradients at once, so that ranks exchange one message."""
         decays = [centering.traits.coupled_decay(self, group) for group in self.param_groups]
         found = [
             (target, gradient)
@@ -83,11 +85,11 @@ class Copying(Centered):
         )
         return dict(zip((target.parameter for target, _ in found), copies, strict=True))
 
-    # Called by torch's step to gather what its own function is to step.
+    # torch's step calls this to collect what its own function steps.
     def _init_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *state: Any
     ) -> Any:
-        refuse(self, "centering leaves no graph behind", differentiable=group["differentiable"])
+        refuse(self, "centering leaves no graph", differentiable=group["differentiable"])
         found = super()._init_group(group, params, grads, *state)  # type: ignore[misc]
         grads[:] = [self._copies.get(p, grad) for p, grad in zip(params, grads, strict=True)]
         return found

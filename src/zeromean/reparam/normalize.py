@@ -111,7 +111,7 @@ class _Normalize(torch.autograd.Function):
         if (
             kernels is not None
             and not torch.is_grad_enabled()
-            and kernels.is_valid_backward(grad, v)
+            and kernels.is_valid_backward(grad, v, g, saved)
         ):
             grad_v, grad_g = kernels.backward(grad, v, g, saved, ctx.needs_input_grad)
             return grad_v, grad_g, None, None
