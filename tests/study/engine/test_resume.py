@@ -2,191 +2,162 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
+from study_helpers import PowerCut, with_task
 
 from zeromean.errors import ZeromeanError
-from zeromean.study import declare, report
-from zeromean.study.engine.train import Training
-from zeromean.study.engine.units import Folder, units
-from zeromean.study.engine.results import Results, read
+from zeromean.study import Study, Tuning, read, run
+from zeromean.study.engine import results
+from zeromean.study.engine.results import Results
 from zeromean.study.engine.store import Store
-from zeromean.study import Study
-from zeromean.study import Tuning
 from zeromean.study.engine.watcher import Silent
+from zeromean.study.spec.records import Run
+from zeromean.study.spec.toml import to_toml
 
 
-def scores(results: Results) -> dict[object, object]:
-    return {
-        run.key: (run.test_score, *(epoch.loss for epoch in run.epochs)) for run in results.runs
-    }
+def scores(found: Results) -> dict[object, object]:
+    return {one.key: (one.test_score, *(epoch.loss for epoch in one.epochs)) for one in found.runs}
 
 
 def with_seeds(study: Study, seeds: int) -> Study:
     return replace(study, seeds=seeds)
 
 
-class PowerCut(Silent):
-    def on_run(self, run: object) -> None:
+class CutAtRun(Silent):
+    def on_run(self, run: Run) -> None:
         raise RuntimeError("power cut")
 
 
-class EarlyPowerCut(Silent):
-    def on_epoch(self, key: object, epoch: object) -> None:
-        raise RuntimeError("power cut")
+class Runs(Silent):
+    def __init__(self) -> None:
+        self.seeds: set[int] = set()
+
+    def on_run(self, run: Run) -> None:
+        self.seeds.add(run.key.seed)
 
 
-def test_a_finished_study_gets_more_seeds_and_keeps_what_it_has(
-    large: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at_once = scores(with_seeds(large, 3).run(tmp_path / "at-once"))
+def test_a_finished_study_gets_more_seeds(study: Study, tmp_path: Path) -> None:
+    at_once = scores(run(with_seeds(study, 3), tmp_path / "at-once"))
     out = tmp_path / "grown"
-    first = scores(with_seeds(large, 1).run(out))
-    begun: list[int] = []
-    init = Training.__init__
-
-    def told(training: Training, problem: object, study: Study, key: object, *rest: object) -> None:
-        begun.append(key.seed)  # type: ignore[attr-defined]
-        init(training, problem, study, key, *rest)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "__init__", told)
-        grown = with_seeds(large, 2).run(out)
-    assert set(begun) == {1}
+    first = scores(run(with_seeds(study, 1), out))
+    runs = Runs()
+    grown = run(with_seeds(study, 2), out, watcher=runs)
+    assert runs.seeds == {1}
     assert first.items() < scores(grown).items()
-    found = with_seeds(large, 3).run(out, command="the last one")
+    found = run(with_seeds(study, 3), out, command="the last one")
     assert scores(found) == at_once
     assert (found.begun, found.study.seeds, found.command) == ((1, 2), 3, "the last one")
-    assert read(out) == found
-    text = "".join(file.read_text() for file in report.write(found) if file.suffix == ".html")
-    assert "finished with 1 and then with 2 before more came" in text
+    assert results.read(out) == found
+    assert found.growth == "; finished with 1 and then with 2 before more came"
+    assert read(out / "study.toml") == with_seeds(study, 3)
 
 
-def test_the_file_of_a_folder_declares_the_seeds_that_it_has(large: Study, tmp_path: Path) -> None:
-    noted = replace(large, note="A note.", seeds=1)
-    run(noted, tmp_path)
-    with_seeds(noted, 2).run(tmp_path)
-    assert toml.read(tmp_path / "study.toml") == with_seeds(noted, 2)
-
-
-def test_a_file_of_the_users_own_is_changed_in_its_seeds_alone(
-    study: Study, tmp_path: Path
-) -> None:
-    noted = replace(study, note="A note.", seeds=1)
+def test_in_the_users_file_only_the_seeds_change(study: Study, tmp_path: Path) -> None:
+    one = with_seeds(study, 1)
     file = tmp_path / "out" / "study.toml"
     file.parent.mkdir()
-    text = toml.to_toml(noted).replace("seeds = 1", "  seeds=1  # as many as there is time for")
+    text = to_toml(one).replace("seeds = 1", "  seeds=1  # as many as there is time for")
     file.write_text(text)
-    run(noted, file.parent)
-    with_seeds(noted, 2).run(file.parent)
+    run(one, file.parent)
+    run(with_seeds(one, 2), file.parent)
     assert file.read_text() == text.replace("seeds=1", "seeds=2")
     own = file.read_text().replace("seeds=2", "seeds = 3").replace("as many", "now as many")
     file.write_text(own)
-    toml.read(file).run(file.parent)
+    run(read(file), file.parent)
     assert file.read_text() == own
     file.write_text(other := own.replace("epochs = 3", "epochs = 4"))
-    with pytest.raises(ZeromeanError, match=r"out/study.toml, which declares another study"):
-        with_seeds(noted, 4).run(file.parent)
+    with pytest.raises(ZeromeanError, match=r"out/study.toml declares another study"):
+        run(with_seeds(one, 4), file.parent)
     assert file.read_text() == other
-    assert read(file.parent).study.seeds == 3
     file.unlink()
-    with_seeds(noted, 4).run(file.parent)
+    run(with_seeds(one, 4), file.parent)
     assert [*file.parent.glob("study.toml*")] == [file]
 
 
-def test_seeds_that_a_file_does_not_tell_are_told(study: Study, tmp_path: Path) -> None:
-    (task,) = study.tasks
-    noted = dataclasses.replace(
-        study, note="A note.", seeds=5, tasks=[replace(task, epochs=1)]
-    )
+def test_a_file_without_seeds_gets_them(study: Study, tmp_path: Path) -> None:
+    five = with_task(study, seeds=5, epochs=1)
     file = tmp_path / "study.toml"
-    file.write_text(text := "# mine\n" + toml.to_toml(noted).replace("seeds = 5\n", ""))
-    run(noted, tmp_path)
-    with_seeds(noted, 6).run(tmp_path)
+    file.write_text(text := "# mine\n" + to_toml(five).replace("seeds = 5\n", ""))
+    run(five, tmp_path)
+    run(with_seeds(five, 6), tmp_path)
     assert file.read_text() == "seeds = 6\n" + text
 
 
-def test_seeds_of_networks_that_train_together_are_added(study: Study, tmp_path: Path) -> None:
-    """Others of them train side by side then, which only rounds otherwise."""
-    at_once = scores(with_seeds(study, 6).run(tmp_path / "at-once"))
-    with_seeds(study, 4).run(tmp_path / "grown")
-    grown = scores(with_seeds(study, 6).run(tmp_path / "grown"))
-    assert grown.keys() == at_once.keys()
-    for key, values in grown.items():
-        assert values == pytest.approx(at_once[key], rel=1e-4)
-
-
-def test_of_processes_that_add_seeds_at_once_each_sees_what_the_other_did(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_seeds(study, 1).run(tmp_path)
-    create = Store.create
-
-    def create_late(path: Path, facts: Mapping[str, str]) -> Store:
-        store = create(path, facts)
-        monkeypatch.undo()
-        with_seeds(study, 2).run(tmp_path)
-        return store
-
-    monkeypatch.setattr(Store, "create", create_late)
-    assert with_seeds(study, 3).run(tmp_path).begun == (1, 2)
-
-
-def test_seeds_that_were_a_slip_are_taken_back_where_no_run_is_lost(
-    either: Study, tmp_path: Path
-) -> None:
-    first = scores(with_seeds(either, 1).run(tmp_path))
-    slip = with_seeds(either, 60)
+def test_too_many_seeds_can_be_taken_back_if_no_run_is_lost(study: Study, tmp_path: Path) -> None:
+    first = scores(run(with_seeds(study, 1), tmp_path))
+    slip = with_seeds(study, 60)
     with pytest.raises(RuntimeError, match="power cut"):
-        run(slip, tmp_path, watcher=EarlyPowerCut())
-    with Folder(tmp_path).claim(units(slip)[0]) as mine:
-        assert mine
-        with pytest.raises(ZeromeanError, match=r"with 60, and a process trains it; wanted 60 or"):
-            with_seeds(either, 1).run(tmp_path)
-    back = with_seeds(either, 1).run(tmp_path, command="the first one")
+        run(slip, tmp_path, watcher=PowerCut(0))
+    back = run(with_seeds(study, 1), tmp_path, command="the first one")
     assert (scores(back), back.begun, back.command) == (first, (), "the first one")
     assert not (tmp_path / "work").exists()
     with pytest.raises(RuntimeError, match="power cut"):
-        run(slip, tmp_path, watcher=PowerCut())
-    with Store(tmp_path / "study.sqlite") as store:
-        least = 1 + max(key.seed for key in store.keys())  # noqa: SIM118
-    assert 1 < least <= 4
-    with pytest.raises(ZeromeanError, match=rf"with 60; wanted {least} or more; fix: raise it"):
-        with_seeds(either, least - 1).run(tmp_path)
-    fewer = with_seeds(either, least).run(tmp_path)
-    assert (len(fewer.runs), fewer.begun) == (2 * least, (1,))
+        run(slip, tmp_path, watcher=CutAtRun())
+    with pytest.raises(ZeromeanError, match="seeds is 1, but .* with 60 and has runs of 2. Raise"):
+        run(with_seeds(study, 1), tmp_path)
+    fewer = run(with_seeds(study, 2), tmp_path)
+    assert (len(fewer.runs), fewer.begun) == (4, (1,))
     assert first.items() < scores(fewer).items()
 
 
-def test_who_trains_bears_that_another_has_tidied_up(large: Study, tmp_path: Path) -> None:
-    class Tidy(Silent):
+def test_training_survives_a_removed_work_folder(study: Study, tmp_path: Path) -> None:
+    class Remove(Silent):
         def on_epoch(self, key: object, epoch: object) -> None:
             shutil.rmtree(tmp_path / "work", ignore_errors=True)
 
-    assert len(run(large, tmp_path, watcher=Tidy()).runs) == 4
+    assert len(run(study, tmp_path, watcher=Remove()).runs) == 4
 
 
-def test_fewer_seeds_are_refused_by_name(large: Study, tmp_path: Path) -> None:
-    run(large, tmp_path)
-    with pytest.raises(ZeromeanError, match=r"seeds = 1 in out .*with 2; wanted 2 or more; fix: r"):
-        with_seeds(large, 1).run(tmp_path)
+def test_fewer_seeds_are_refused(study: Study, tmp_path: Path) -> None:
+    run(study, tmp_path)
+    with pytest.raises(ZeromeanError, match=r"seeds is 1, but out .* with 2 and has runs of 2"):
+        run(with_seeds(study, 1), tmp_path)
 
 
-def test_an_unfinished_study_is_finished_before_it_gets_more(large: Study, tmp_path: Path) -> None:
+def test_an_unfinished_study_is_finished_before_it_gets_more(study: Study, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="power cut"):
-        run(large, tmp_path, watcher=PowerCut(), command="the first one")
-    with pytest.raises(ZeromeanError, match=r"of which 3 run.* fix: finish it: the first one"):
-        with_seeds(large, 3).run(tmp_path)
-    run(large, tmp_path)
-    assert len(with_seeds(large, 3).run(tmp_path).runs) == 6
+        run(study, tmp_path, watcher=CutAtRun(), command="the first one")
+    with pytest.raises(ZeromeanError, match=r"of which 3 run.* Finish it first: the first one"):
+        run(with_seeds(study, 3), tmp_path)
+    run(study, tmp_path)
+    assert len(run(with_seeds(study, 3), tmp_path).runs) == 6
 
 
-def test_a_tuned_study_has_used_the_next_seeds(large: Study, tmp_path: Path) -> None:
-    tuned = replace(large, seeds=1, tuning=Tuning(rates=(0.1, 0.2), epochs=1))
+def test_a_tuned_study_has_used_the_next_seeds(study: Study, tmp_path: Path) -> None:
+    tuning = Tuning(rates=(0.1, 0.2), epochs=1, seeds=1, extensions=0)
+    tuned = replace(study, seeds=1, tuning=tuning)
     run(tuned, tmp_path)
-    with pytest.raises(ZeromeanError, match="tuned with seeds 1 and up; wanted seeds = 1: "):
-        with_seeds(tuned, 2).run(tmp_path)
+    with pytest.raises(ZeromeanError, match="its tuning has used the seeds from 1 on. Use seeds"):
+        run(with_seeds(tuned, 2), tmp_path)
+
+
+def test_another_study_is_refused_with_the_settings_that_differ(
+    study: Study, tmp_path: Path
+) -> None:
+    run(study, tmp_path)
+    with pytest.raises(ZeromeanError, match=r"with other settings \(lr\)"):
+        run(replace(study, lr=0.07), tmp_path)
+    with pytest.raises(ZeromeanError, match=r"with other settings \(batch_size\)"):
+        run(with_task(study, batch_size=4), tmp_path)
+    with pytest.raises(ZeromeanError, match=r"with other settings \(weight_decay\)"):
+        run(
+            replace(study, optimizers=({"name": "sgd", "weight_decay": 0.1},)),  # type: ignore[arg-type]
+            tmp_path,
+        )
+    noted = replace(study, note="A note.")
+    assert run(noted, tmp_path).runs == results.read(tmp_path).runs
+    with Store(tmp_path / results.DATABASE) as store:
+        assert len(store.keys()) == 4
+
+
+def test_other_data_is_refused(study: Study, archive: Path, tmp_path: Path) -> None:
+    from study_files import write_npz
+
+    run(study, tmp_path / "out")
+    write_npz(archive, seed=1)
+    with pytest.raises(ZeromeanError, match="does not have the data that the study began with"):
+        run(study, tmp_path / "out")

@@ -6,21 +6,24 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from study_helpers import with_task
 from torch import Tensor, nn
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.reparam import NaturalLinear
-from zeromean.study.methods import PARTS, Method
+from zeromean.study import Method, Study
 from zeromean.study.networks.build import build
-from zeromean.study.parts.standardized import standardize_
-from zeromean.study import Study
+from zeromean.study.spec import presets
+from zeromean.study.tasks.apply_method import attach, prepare_network
+from zeromean.study.tasks.interventions.zscore import standardize_
+from zeromean.study.tasks.load import load
 
 
-def gradients_seen(name: str, network: nn.Module, bound: float = 1.0) -> dict[str, Tensor]:
+def gradients_seen(method: Method, network: nn.Module) -> dict[str, Tensor]:
     """What the optimizer reads after a step with gradients of many sizes."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    Method.parse(name).attach(optimizer, network)
+    attach(optimizer, network, method)
     for number, parameter in enumerate(network.parameters()):
         parameter.grad = torch.randn_like(parameter) * 3 + number
     optimizer.step()
@@ -40,30 +43,30 @@ def test_group_normalization_has_32_groups_where_there_are_channels(
 ) -> None:
     for layer in (nn.Conv2d(1, features, 1), nn.Linear(1, features)):
         network = nn.Sequential(layer, nn.Linear(features, 2))
-        Method.parse("norm=group").prepare(network)
+        prepare_network(network, presets.method("norm=group"))
         (norm,) = (one for one in network.modules() if isinstance(one, nn.GroupNorm))
         assert (norm.num_groups, norm.num_channels) == (groups, features)
 
 
 def test_clipping_by_norm_comes_before_centering(network: nn.Module) -> None:
-    seen = gradients_seen("gc+clip-norm=0.5", network)
+    seen = gradients_seen(Method("m", gradient="gc", clip_norm=0.5), network)
     torch.manual_seed(0)
     build("cnn", 1, 8, 10, seed=0)
     means = [g.flatten(1).mean(1).abs().max() for g in seen.values() if g.ndim > 1]
     assert max(means) < 1e-7
     # Were it clipped last, the whole would be exactly as long as the bound.
     assert torch.stack([g.norm() for g in seen.values()]).norm() < 0.499
-    clipped = gradients_seen("clip-norm=0.5", build("cnn", 1, 8, 10, seed=0))
+    clipped = gradients_seen(Method("m", clip_norm=0.5), build("cnn", 1, 8, 10, seed=0))
     assert torch.stack([g.norm() for g in clipped.values()]).norm() == pytest.approx(0.5)
 
 
 def test_clipping_by_value_bounds_every_entry(network: nn.Module) -> None:
-    seen = gradients_seen("clip-value=0.25", network)
+    seen = gradients_seen(Method("m", clip_value=0.25), network)
     assert max(g.abs().max() for g in seen.values()) == 0.25
 
 
 def test_standardized_gradients_have_mean_zero_and_deviation_one(network: nn.Module) -> None:
-    seen = gradients_seen("zscore", network)
+    seen = gradients_seen(presets.method("zscore"), network)
     for gradient in seen.values():
         if gradient.ndim > 1:
             vectors = gradient.flatten(1)
@@ -89,8 +92,8 @@ def test_standardizing_knows_groups_and_constants() -> None:
 def test_normalization_is_put_in_changed_and_taken_out(name: str) -> None:
     network = build("resnet20", 3, 16, 10, seed=0)
     if name == "batch":
-        Method.parse("norm=group").prepare(network)
-    Method.parse(f"norm={name}").prepare(network)
+        prepare_network(network, presets.method("norm=group"))
+    prepare_network(network, presets.method(f"norm={name}"))
     kinds = [type(module) for module in network.modules()]
     counts = {
         kind: kinds.count(kind) for kind in (nn.BatchNorm2d, nn.GroupNorm) if kinds.count(kind)
@@ -102,23 +105,23 @@ def test_normalization_is_put_in_changed_and_taken_out(name: str) -> None:
 def test_a_network_without_normalization_gets_it_after_all_layers_but_the_last(
     network: nn.Module,
 ) -> None:
-    Method.parse("norm=batch").prepare(network)
+    prepare_network(network, presets.method("norm=batch"))
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     assert [norm.num_features for norm in norms] == [32, 64]
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)
     mlp = build("mlp", 1, 8, 10, seed=0)
-    Method.parse("norm=group").prepare(mlp)
+    prepare_network(mlp, presets.method("norm=group"))
     assert sum(isinstance(module, nn.GroupNorm) for module in mlp.modules()) == 2
 
 
 def test_there_must_be_a_normalization_to_take_out(network: nn.Module) -> None:
-    with pytest.raises(ZeromeanError, match="would change nothing"):
-        Method.parse("norm=none").prepare(network)
+    with pytest.raises(ZeromeanError, match="changes nothing"):
+        prepare_network(network, presets.method("norm=none"))
 
 
 def test_batch_normalization_in_the_place_of_itself_is_refused() -> None:
-    with pytest.raises(ZeromeanError, match=r"norm=batch .* would change nothing"):
-        Method.parse("norm=batch").prepare(build("vgga", 3, 32, 10, seed=0))
+    with pytest.raises(ZeromeanError, match="\"batch\" changes nothing"):
+        prepare_network(build("vgga", 3, 32, 10, seed=0), presets.method("norm=batch"))
 
 
 def test_a_normalization_that_may_do_more_is_refused() -> None:
@@ -127,14 +130,14 @@ def test_a_normalization_that_may_do_more_is_refused() -> None:
             return super().forward(input).relu()
 
     network = nn.Sequential(nn.Conv2d(1, 4, 3), WithActivation(4))
-    with pytest.raises(ZeromeanError, match="WithActivation, which may do more than normalize"):
-        Method.parse("norm=group").prepare(network)
+    with pytest.raises(ZeromeanError, match="cannot replace WithActivation, which may do more than"):
+        prepare_network(network, presets.method("norm=group"))
 
 
 @pytest.mark.parametrize("width", [2, 5, 8, 48])
 def test_group_normalization_of_vectors_leaves_something_of_them(width: int) -> None:
     network = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2))
-    Method.parse("norm=group").prepare(network)
+    prepare_network(network, presets.method("norm=group"))
     assert network[0](torch.rand(4, 3)).abs().amax(1).min() > 0.1
 
 
@@ -151,7 +154,7 @@ def test_initial_weights_have_the_variance_of_their_kind(
     name: str, variance: Callable[[int, int], float]
 ) -> None:
     network = nn.Sequential(nn.Conv2d(16, 64, 3), nn.Linear(400, 300), nn.BatchNorm2d(3))
-    Method.parse(f"init={name}").prepare(network)
+    prepare_network(network, presets.method(f"init={name}"))
     for index, fans in ((0, (144, 576)), (1, (400, 300))):
         weight = network[index].weight
         assert weight.var().item() == pytest.approx(variance(*fans), rel=0.06)
@@ -160,17 +163,17 @@ def test_initial_weights_have_the_variance_of_their_kind(
     assert torch.equal(network[2].weight, torch.ones(3))
 
 
-@pytest.mark.parametrize("name", ["wn", "cwn", "ws", "nnn", "wn-unit", "cwn-unit", "nnn-eps=0.01"])
+@pytest.mark.parametrize("name", ["wn", "cwn", "ws", "nnn", "wn-unit", "cwn-unit"])
 def test_weights_are_reparametrized(name: str, network: nn.Module) -> None:
     before = len(list(network.modules()))
-    Method.parse(name).prepare(network)
+    prepare_network(network, presets.method(name))
     assert len(list(network.modules())) > before or name.startswith("nnn")
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", ["wn", "cwn"])
 def test_a_unit_start_makes_every_weight_vector_one_long(name: str, network: nn.Module) -> None:
-    Method.parse(f"{name}-unit").prepare(network)
+    prepare_network(network, presets.method(f"{name}-unit"))
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             vectors = module.weight.flatten(1)
@@ -181,47 +184,40 @@ def test_a_unit_start_makes_every_weight_vector_one_long(name: str, network: nn.
             assert (gain == 1).all()
 
 
-def test_the_ridge_of_nnn_is_the_one_that_is_named(network: nn.Module) -> None:
-    method = Method.parse("nnn-eps=0.01+init=he")
-    assert method.describe().endswith('reparametrize(model, "nnn", eps=0.01)')
-    method.prepare(network)
+def test_eps_reaches_nnn(network: nn.Module) -> None:
+    method = Method("m", reparametrization="nnn", eps=0.01, initialization="he")
+    assert method.calls.endswith('reparametrize(model, "nnn", eps=0.01)')
+    prepare_network(network, method)
     (layer,) = (module for module in network.modules() if isinstance(module, NaturalLinear))
     assert layer.eps == 0.01
 
 
+@pytest.mark.parametrize("name", ["wn-conv", "cwn-conv", "ws-conv", "cwn-conv-unit"])
+def test_conv_methods_leave_the_classifier_plain(name: str, network: nn.Module) -> None:
+    prepare_network(network, presets.method(name))
+    changed = {type(one) for one in network.modules() if hasattr(one, "parametrizations")}
+    assert [cls.__name__ for cls in changed] == ["ParametrizedConv2d"]
+
+
+def test_tensor_centering_takes_the_mean_of_the_whole_tensor(network: nn.Module) -> None:
+    seen = gradients_seen(presets.method("gc-tensor"), network)
+    weights = [gradient for gradient in seen.values() if gradient.ndim > 1]
+    assert max(gradient.mean().abs() for gradient in weights) < 1e-6
+    assert min(gradient.flatten(1).mean(1).abs().max() for gradient in weights) > 1e-3
+
+
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("method", "model", "message"),
     [
-        ("gcc", "method 'gcc'; wanted plain, gc, gc-conv"),
-        ("plain+gc", "wanted plain, gc"),
-        ("gc+gc-update", "2 parts for the gradient"),
-        ("clip-norm=0", "above 0"),
-        ("clip-norm=-1", "above 0"),
-        ("clip-norm=inf", "above 0"),
-        ("clip-value=x", "above 0"),
-        ("nnn-eps=0", "nnn-eps=NUMBER above 0"),
-        ("nnn-eps", "wanted nnn-eps=NUMBER above 0"),
-        ("nnn+nnn-eps=1", "2 parts for the weights"),
-        ("cwn+cwn-unit", "2 parts for the weights"),
-        ("norm=layer", "method 'norm=layer'"),
-        ("gc+", "method 'gc\\+'"),
+        ("gc-conv", "mlp", "needs conv layers"),
+        ("ws-conv", "mlp", "needs conv layers"),
+        ("cwn+gc", "mlp", "a part of the method .* changes nothing"),
+        ("norm=none", "mlp", "changes nothing in this network"),
     ],
 )
-def test_a_method_that_cannot_be_is_refused(name: str, message: str) -> None:
+def test_methods_without_effect_are_refused_before_training(
+    study: Study, method: str, model: str, message: str
+) -> None:
+    changed = with_task(study, model=model, methods=("plain", method))
     with pytest.raises(ZeromeanError, match=message):
-        Method.parse(name)
-
-
-@pytest.mark.parametrize(
-    "names", [("ws+gc", "gc+ws"), ("nnn", "nnn-eps=0.1"), ("clip-norm=1", "clip-norm=1.0")]
-)
-def test_one_method_under_two_names_is_refused(names: tuple[str, str]) -> None:
-    with pytest.raises(
-        ZeromeanError, match=f"{names[0]} and {names[1]}; wanted each".replace("+", r"\+")
-    ):
-        Study(methods=("plain", *names))
-
-
-def test_every_part_says_what_it_does() -> None:
-    for name in PARTS:
-        assert Method.parse(name).describe()
+        load(changed, changed.tasks[0]).check(changed.methods, changed.optimizers)

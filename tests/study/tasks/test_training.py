@@ -9,21 +9,20 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from msgspec.structs import replace
+from study_helpers import start, train, with_task
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean.study.data.load import load_dataset as load_data
-from zeromean.study.engine import train as module
-from zeromean.study.engine.train import Training, batches, evaluate
-from zeromean.study.methods import Method
-from zeromean.study.optimizers import OPTIMIZERS
-from zeromean.study.tasks.problem import Examples, Problem
-from zeromean.study.spec.records import Candidate, Epoch, Key
+from zeromean.study import Method, Study, Tuning
+from zeromean.study.data.load import load_dataset
 from zeromean.study.engine.store import Store
-from zeromean.study import Study
-from zeromean.study.tasks.load import load
-from zeromean.study.tasks.preprocessing import PREPARATIONS, channel_moments
-from zeromean.study import Tuning
+from zeromean.study.spec.optimizer import CUSTOMARY
+from zeromean.study.tasks import training as module
+from zeromean.study.tasks.load import load_problem
+from zeromean.study.tasks.preprocessing import PREPROCESSINGS, channel_moments
+from zeromean.study.tasks.problem import Examples, Problem
+from zeromean.study.tasks.training import batches, evaluate
 
 METHODS = ("plain", "gc", "gc-conv", "gc-update")
 MORE = (
@@ -33,40 +32,15 @@ MORE = (
     "wn+gc-update",
     "nnn",
     "zscore",
-    "clip-norm=1+gc",
     "norm=batch",
     "init=he+gc",
 )
-RATES = {name: choice.learning_rates["cnn"] for name, choice in OPTIMIZERS.items()}
+RATES = {name: one.rates["cnn"] for name, one in CUSTOMARY.items()}
 
 
 @pytest.fixture
 def problem(study: Study) -> Problem:
-    return load(study, study.tasks[0])
-
-
-def start(
-    problem: Problem, study: Study, method: str = "plain", seed: int = 0, lr: float = 0.05
-) -> Training:
-    key = Key(study.tasks[0].label, study.optimizers[0], method, seed)
-    return Training(problem, study, key, Candidate(lr))
-
-
-def train(
-    problem: Problem, study: Study, method: str = "plain", seed: int = 0, lr: float = 0.05
-) -> list[Epoch]:
-    training = start(problem, study, method, seed, lr)
-    while not training.ended:
-        training.advance()
-    return training.epochs
-
-
-def with_task(study: Study, **changes: Any) -> Study:
-    """The study with another task of the kind, and what else of the study is changed."""
-    own = {name: changes.pop(name) for name in ("optimizers", "precision") if name in changes}
-    return dataclasses.replace(
-        study, tasks=(replace(study.tasks[0], **changes),), **own
-    )
+    return load_problem(study, study.tasks[0])
 
 
 @dataclasses.dataclass
@@ -82,9 +56,9 @@ class Witness:
 def witness(monkeypatch: pytest.MonkeyPatch) -> list[Witness]:
     """Filled with one witness a run."""
     witnesses: list[Witness] = []
-    original = Method.attach
+    original = module.attach
 
-    def attach(method: Method, optimizer: Optimizer, network: nn.Module) -> None:
+    def attach(optimizer: Optimizer, network: nn.Module, method: Method) -> None:
         start = [parameter.detach().clone() for parameter in network.parameters()]
         seen = Witness(start, [], network)
 
@@ -94,9 +68,9 @@ def witness(monkeypatch: pytest.MonkeyPatch) -> list[Witness]:
 
         network.register_forward_pre_hook(keep)
         witnesses.append(seen)
-        original(method, optimizer, network)
+        original(optimizer, network, method)
 
-    monkeypatch.setattr(Method, "attach", attach)
+    monkeypatch.setattr(module, "attach", attach)
     return witnesses
 
 
@@ -108,10 +82,10 @@ def test_every_method_of_a_seed_sees_the_same_weights_and_batches(
     problem: Problem, study: Study, witness: list[Witness]
 ) -> None:
     study = with_task(study, model="cnn")
-    problem = load(study, study.tasks[0])
+    problem = load_problem(study, study.tasks[0])
     for method in METHODS:
         torch.rand(3)  # whatever else draws random numbers must not matter
-        train(problem, study, method, seed=1)
+        train(start(study, method, seed=1))
     plain, *others = witness
     assert len(plain.fed) == study.tasks[0].epochs * (48 // study.tasks[0].batch_size)
     for other in others:
@@ -124,7 +98,7 @@ def test_another_seed_changes_weights_and_batches(
     problem: Problem, study: Study, witness: list[Witness]
 ) -> None:
     for seed in (0, 1):
-        train(problem, study, "plain", seed)
+        train(start(study, "plain", seed))
     first, second = witness
     assert not same(first.start, second.start)
     assert not same(first.fed, second.fed)
@@ -152,7 +126,7 @@ def test_each_method_keeps_the_means_it_stands_for(
     linear_kept: bool,
 ) -> None:
     study = with_task(study, model="cnn", optimizers=(optimizer,))
-    train(load(study, study.tasks[0]), study, method)
+    train(start(study, method))
     (seen,) = witness
     kept = {}
     for start, parameter in zip(seen.start, seen.network.parameters(), strict=True):
@@ -174,7 +148,7 @@ def test_an_epoch_meets_each_image_once_and_leaves_an_incomplete_batch_out() -> 
 def test_each_epoch_has_an_order_of_its_own(
     problem: Problem, study: Study, witness: list[Witness]
 ) -> None:
-    train(problem, study)
+    train(start(study))
     (seen,) = witness
     steps = len(seen.fed) // study.tasks[0].epochs
     first, second = torch.cat(seen.fed[:steps]), torch.cat(seen.fed[steps : 2 * steps])
@@ -183,7 +157,7 @@ def test_each_epoch_has_an_order_of_its_own(
 
 
 def test_training_images_are_standardized_by_channel(study: Study) -> None:
-    images = load_data(study.tasks[0].data).train_images
+    images = load_dataset(study.tasks[0].data).train_images
     color = torch.cat([images, torch.full_like(images, 7)], dim=1)
     mean, deviation = channel_moments(color)
     standard = (color.float() - mean) / deviation
@@ -195,7 +169,7 @@ def test_training_images_are_standardized_by_channel(study: Study) -> None:
 def test_networks_see_standardized_images(
     problem: Problem, study: Study, witness: list[Witness]
 ) -> None:
-    train(problem, study)
+    train(start(study))
     fed = torch.cat(witness[0].fed)
     assert fed.mean().abs() < 1e-5
     assert (fed.std() - 1).abs() < 1e-3
@@ -209,7 +183,8 @@ def test_evaluation_counts_right_answers_over_all_test_images(
             return torch.tensor([0.0, 2.0, 0.0]).expand(len(x), 3)
 
     monkeypatch.setattr(module, "EVALUATION_BATCH", 5)
-    loss, accuracy = evaluate(problem, Constant(), problem.test)
+    found = evaluate(problem, Constant(), problem.test)
+    loss, accuracy = found["loss"], found["score"]
     assert accuracy == (problem.test.targets == 1).double().mean().item()
     partition = torch.tensor([0.0, 2.0, 0.0]).logsumexp(0).item()
     assert loss == pytest.approx(partition - 2 * accuracy)
@@ -239,24 +214,25 @@ def test_large_images_are_scored_a_few_at_a_time(
 def test_the_run_tells_of_training_and_test_examples_at_the_end(
     problem: Problem, study: Study
 ) -> None:
-    training = start(problem, study)
+    training = start(study)
     while not training.ended:
         training.advance()
     run = training.run()
-    assert run.train_score == evaluate(problem, training.network, problem.train)[1]
-    assert (run.test_loss, run.test_score) == evaluate(problem, training.network, problem.test)
+    assert run.train_score == evaluate(problem, training.network, problem.train)["score"]
+    found = evaluate(problem, training.network, problem.test)
+    assert (run.test_loss, run.test_score) == (found["loss"], found["score"])
 
 
 def test_a_run_goes_on_from_its_state_as_if_nothing_had_been(study: Study) -> None:
     for method in (*METHODS, *MORE):
         changed = with_task(study, model="cnn", optimizers=("adamw",))
-        problem = load(changed, changed.tasks[0])
-        whole = start(problem, changed, method)
-        halves = start(problem, changed, method)
+        problem = load_problem(changed, changed.tasks[0])
+        whole = start(changed, method)
+        halves = start(changed, method)
         whole.advance()
         halves.advance()
         state = halves.state_dict()
-        again = start(problem, changed, method)
+        again = start(changed, method)
         torch.rand(7)
         again.load_state_dict(state)
         for training in (whole, again):
@@ -269,13 +245,13 @@ def test_a_run_goes_on_from_its_state_as_if_nothing_had_been(study: Study) -> No
 @pytest.mark.parametrize(
     ("method", "optimizer"),
     [
-        *((method, name) for method in METHODS for name in OPTIMIZERS),
+        *((method, name) for method in METHODS for name in CUSTOMARY),
         *((one, "sgd") for one in MORE),
     ],
 )
 def test_every_method_learns(study: Study, optimizer: str, method: str) -> None:
     study = with_task(study, model="cnn", optimizers=(optimizer,), epochs=8)
-    epochs = train(load(study, study.tasks[0]), study, method, lr=RATES[optimizer])
+    epochs = train(start(study, method, lr=RATES[optimizer]))
     assert [epoch.number for epoch in epochs] == list(range(1, 9))
     assert epochs[-1].train_loss < 0.6 * epochs[0].train_loss
     assert epochs[-1].score > 0.6
@@ -284,7 +260,7 @@ def test_every_method_learns(study: Study, optimizer: str, method: str) -> None:
 def test_a_run_that_diverges_ends_with_the_epoch_in_which_it_did(
     problem: Problem, study: Study
 ) -> None:
-    training = start(problem, study, lr=1e30)
+    training = start(study, lr=1e30)
     training.advance()
     assert training.ended
     run = training.run()
@@ -295,10 +271,10 @@ def test_a_run_that_diverges_ends_with_the_epoch_in_which_it_did(
 def test_a_run_whose_test_loss_is_no_number_has_diverged(study: Study, tmp_path: Path) -> None:
     """It is watched on validation images, which it may still do well on."""
     study = replace(study, tuning=Tuning(rates=(0.05,), epochs=1))
-    problem = load(study, study.tasks[0])
+    problem = load_problem(study, study.tasks[0])
     inputs = torch.full_like(problem.test.inputs, float("inf"), dtype=torch.float32)
-    problem = replace(problem, test=Examples(inputs, problem.test.targets))
-    training = start(problem, study)
+    problem = dataclasses.replace(problem, test=Examples(inputs, problem.test.targets))
+    training = start(study, problem=problem)
     while not training.ended:
         training.advance()
     run = training.run()
@@ -309,16 +285,16 @@ def test_a_run_whose_test_loss_is_no_number_has_diverged(study: Study, tmp_path:
         store.add(run)
         (kept,) = store.runs()
     assert kept.diverged
-    assert (kept.train_score, kept.test_loss, kept.test_score) == (None, None, None)
+    assert kept.status is run.status
 
 
 def test_validation_images_take_no_part_in_what_is_fitted(study: Study) -> None:
     study = replace(study, tuning=Tuning(rates=(0.05,), validation=0.5))
-    for prepare in PREPARATIONS:
-        changed = with_task(study, prepare=prepare)
-        problem = load(changed, changed.tasks[0])
-        apart = PREPARATIONS[prepare].fit(problem.train.inputs)
-        together = PREPARATIONS[prepare].fit(
+    for name in PREPROCESSINGS:
+        changed = with_task(study, preprocess=name)
+        problem = load_problem(changed, changed.tasks[0])
+        apart = PREPROCESSINGS[name].fit(problem.train.inputs)
+        together = PREPROCESSINGS[name].fit(
             torch.cat([problem.train.inputs, problem.watched.inputs])
         )
         some = problem.test.inputs[:5]
@@ -326,7 +302,29 @@ def test_validation_images_take_no_part_in_what_is_fitted(study: Study) -> None:
         assert not torch.equal(problem.preprocess(some), together(some))
 
 
-def test_the_host_waits_for_the_device_once_an_epoch_however_many_steps(
+def test_top5_accuracy_is_recorded_with_more_than_five_classes() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.arange(10.0).expand(len(x), 10)  # classes 5 to 9 are the best five
+
+    digits = Study().tasks[0]
+    problem = load_problem(Study(), digits)
+    found = evaluate(problem, Fixed(), problem.test)
+    assert found["top5_accuracy"] == (problem.test.targets >= 5).double().mean().item()
+    assert found["score"] == (problem.test.targets == 9).double().mean().item()
+
+
+def test_training_accuracy_is_that_of_the_batches(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(with_task(study, batch_size=48), lr=1e-9)
+    epoch = run.advance()
+    found = evaluate(run.problem, run.network, run.problem.train)
+    assert epoch.metrics["train_score"] == found["score"]
+    assert epoch.train_loss == pytest.approx(found["loss"], rel=1e-4)
+
+
+def test_the_host_waits_for_the_device_once_per_epoch_however_many_steps(
     problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = []
@@ -335,37 +333,37 @@ def test_the_host_waits_for_the_device_once_an_epoch_however_many_steps(
     counts = []
     for batch_size in (24, 2):
         waits.clear()
-        train(problem, with_task(study, batch_size=batch_size), "gc")
+        train(start(with_task(study, batch_size=batch_size), "gc"))
         counts.append(len(waits))
-    # One for the training loss, two for the test loss and accuracy.
+    # Two for training loss and accuracy, one for the test loss.
     assert counts == [3 * study.tasks[0].epochs] * 2
 
 
 def test_seconds_leave_evaluation_out(
     problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(*arguments: object) -> tuple[float, float]:
+    def slow(*arguments: object) -> dict[str, float]:
         time.sleep(1)
-        return 0.0, 0.0
+        return {"loss": 0.0, "score": 0.0}
 
     monkeypatch.setattr(module, "evaluate", slow)
-    assert 0 < start(problem, study).advance().seconds < 1
+    assert 0 < start(study).advance().seconds < 1
 
 
 def test_the_learning_rate_falls_to_zero_along_a_cosine(
     problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = []
-    original = Method.attach
+    original = module.attach
 
-    def attach(method: Method, optimizer: Optimizer, network: nn.Module) -> None:
-        original(method, optimizer, network)
+    def attach(optimizer: Optimizer, network: nn.Module, method: Method) -> None:
+        original(optimizer, network, method)
         optimizer.register_step_pre_hook(
             lambda optimizer, args, kwargs: rates.append(optimizer.param_groups[0]["lr"])
         )
 
-    monkeypatch.setattr(Method, "attach", attach)
-    train(problem, study, lr=0.2)
+    monkeypatch.setattr(module, "attach", attach)
+    train(start(study, lr=0.2))
     steps = torch.arange(len(rates), dtype=torch.float64)
     expected = 0.1 * (1 + torch.cos(torch.pi * steps / len(rates)))
     assert rates == pytest.approx(expected.tolist())
@@ -376,7 +374,7 @@ def test_half_precision_keeps_weights_whole_and_images_channels_last(
 ) -> None:
     for precision in ("float32", "bfloat16"):
         changed = with_task(study, model="cnn", precision=precision)
-        epochs = train(load(changed, changed.tasks[0]), changed)
+        epochs = train(start(changed))
         assert epochs[-1].train_loss < epochs[0].train_loss
     whole, half = witness
     assert all(parameter.dtype == torch.float32 for parameter in half.network.parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,9 +65,12 @@ def load(path: Path) -> Checkpoint | None:
     digest = hashlib.sha256(memoryview(content)[HEADER:]).digest()
     if content[:HEADER] != MAGIC + digest:
         return None
-    turns, state = torch.load(
-        io.BytesIO(memoryview(content)[HEADER:]), map_location="cpu", weights_only=True
-    )
+    try:
+        turns, state = torch.load(
+            io.BytesIO(memoryview(content)[HEADER:]), map_location="cpu", weights_only=True
+        )
+    except (pickle.UnpicklingError, RuntimeError):  # code, or another version of torch
+        return None
     return Checkpoint(turns, state)
 
 

@@ -87,7 +87,7 @@ def plan(
         if len(rates) < 2 or not side or not left[side]:
             return candidates, True
         ends = rates[:2] if side == "lowest" else rates[:-3:-1]
-        rate = ends[0] ** 2 / ends[1]
+        rate = float(f"{ends[0] ** 2 / ends[1]:.12g}")
         if not 0 < rate <= LARGEST_FLOAT32:
             return candidates, True
         left[side] -= 1

@@ -11,11 +11,11 @@ from zeromean.study.spec.records import FINAL, Epoch, Key, Run
 
 
 class TensorBoard:
-    """Writes a log a run, and tells another watcher too.
+    """Write one log per run, and pass everything on to another watcher.
 
     Args:
-        folder: Of the logs.
-        other: Told of everything as well.
+        folder: Folder of the logs.
+        other: The other watcher.
     """
 
     def __init__(self, folder: Path, other: Watcher) -> None:
@@ -33,8 +33,8 @@ class TensorBoard:
             words = (key.task, key.optimizer, key.method, *trial, f"seed {key.seed}")
             name = "-".join(words).replace("/", "_")
             self._writers[key] = self._make(str(self._folder / name))
-        for what in ("train_loss", "loss", "score", "seconds"):
-            self._writers[key].add_scalar(what, getattr(epoch, what), epoch.number)
+        for name, value in {**epoch.metrics, "seconds": epoch.seconds}.items():
+            self._writers[key].add_scalar(name, value, epoch.number)
         self._writers[key].flush()
 
     def on_run(self, run: Run) -> None:
