@@ -19,13 +19,12 @@ import pytest
 from study_files import patterns, write_npz
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
+from zeromean.study.engine.train import Training
 
 from zeromean.cli import app
-from zeromean.study.engine.train import Training
-from zeromean.study.report.table import NOTHING
+from zeromean.study import ImageTask, Study
 from zeromean.study.engine.store import Store
-from zeromean.study import Study
-from zeromean.study import ImageTask
+from zeromean.study.report.table import NOTHING
 from zeromean.study.watchers import display
 from zeromean.study.watchers.display import LiveProgress
 

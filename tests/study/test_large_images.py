@@ -25,16 +25,14 @@ from typer.testing import CliRunner
 
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
+from zeromean.study import ImageTask, Study, Tuning
 from zeromean.study.data.cache import MEMORY, PLACE, images_in_memory
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.disk_images import DiskImages, map_file, split
 from zeromean.study.data.image_files import Album, ImageTransform
 from zeromean.study.data.load import load_dataset
-from zeromean.study import Study
-from zeromean.study import ImageTask
 from zeromean.study.tasks.load import load as load_task
 from zeromean.study.tasks.preprocessing import channel_moments
-from zeromean.study import Tuning
 
 GIGANTIC = "1000"
 

@@ -16,11 +16,9 @@ from typer.testing import CliRunner
 
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
-from zeromean.study.spec import toml
+from zeromean.study import ImageTask, Study
 from zeromean.study.data.load import load_dataset as load_data
-from zeromean.study.tasks.problem import Problem
-from zeromean.study import Study
-from zeromean.study import ImageTask
+from zeromean.study.spec import toml
 from zeromean.study.tasks.augment import crop_flip
 from zeromean.study.tasks.load import load
 from zeromean.study.tasks.preprocessing import (
@@ -31,6 +29,7 @@ from zeromean.study.tasks.preprocessing import (
     gray,
     pixel_moments,
 )
+from zeromean.study.tasks.problem import Problem
 
 
 def noise(count: int = 300, channels: int = 3, side: int = 4, seed: int = 0) -> Tensor:

@@ -28,12 +28,11 @@ from typer.testing import CliRunner
 
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
+from zeromean.study import ImageTask, Study
 from zeromean.study.data import plain_pickle
 from zeromean.study.data.image_files import ImageTransform
 from zeromean.study.data.load import load_dataset
 from zeromean.study.data.plain_pickle import ByteArray
-from zeromean.study import Study
-from zeromean.study import ImageTask
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**31), 2**31 - 1),

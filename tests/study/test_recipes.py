@@ -15,6 +15,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 from typer.testing import CliRunner
+from zeromean.study.methods import BASELINE
+from zeromean.study.optimizers import OptimizerChoice
+from zeromean.study.schedules import Schedule
 
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
@@ -25,13 +28,8 @@ from zeromean.recipes.measures import MEASURES
 from zeromean.recipes.published import PAPERS, Published
 from zeromean.recipes.recipe import NEW, PLACEHOLDER, Recipe
 from zeromean.recipes.shorten import shortened
-from zeromean.study.methods import BASELINE
-from zeromean.study.optimizers import OptimizerChoice
+from zeromean.study import ImageTask, Study, Tuning
 from zeromean.study.report.table import NOTHING
-from zeromean.study.schedules import Schedule
-from zeromean.study import Study
-from zeromean.study import ImageTask
-from zeromean.study import Tuning
 
 RECIPES = catalog.recipes()
 GC = published.read("gradient_centralization")

@@ -15,14 +15,14 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from synthetic import make_results
+from zeromean.study.methods import PARTS
 
 from zeromean.errors import ZeromeanError
 from zeromean.recipes.catalog import recipes
 from zeromean.study import report
-from zeromean.study.methods import PARTS
+from zeromean.study.engine.results import Results
 from zeromean.study.report import profile
 from zeromean.study.report.styles import Style, styles
-from zeromean.study.engine.results import Results
 
 CURVES = {
     "plain": ((0.4, 0.7, 0.7), (0.5, 0.8, 0.8)),

@@ -26,6 +26,9 @@ from scipy.io import savemat
 from study_files import patterns, write_cifar, write_miniimagenet
 from torch import nn
 from typer.testing import CliRunner
+from zeromean.study.engine.train import Training
+from zeromean.study.methods import Method
+from zeromean.study.networks.from_timm import is_of_timm
 
 import zeromean
 from zeromean.cli import app
@@ -38,16 +41,12 @@ from zeromean.recipes.page import page
 from zeromean.recipes.published import Published
 from zeromean.recipes.recipe import Recipe
 from zeromean.recipes.shorten import shortened
-from zeromean.study import declare, report, results
+from zeromean.study import Study, report, results
 from zeromean.study.data.disk_images import Images
-from zeromean.study.engine.train import Training
-from zeromean.study.methods import Method
-from zeromean.study.spec.metric import MINUS
 from zeromean.study.networks.build import NETWORKS
-from zeromean.study.networks.from_timm import is_of_timm
 from zeromean.study.report.table import NOTHING
+from zeromean.study.spec.metric import MINUS
 from zeromean.study.spec.validation import SettingError
-from zeromean.study import Study
 from zeromean.study.tasks.load import load
 
 RECIPES = catalog.recipes()

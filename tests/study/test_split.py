@@ -9,14 +9,12 @@ import pytest
 import torch
 from study_files import write_idx
 from torch import Tensor
+from zeromean.study.facts import Facts
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.facts import Facts
-from zeromean.study.tasks.problem import Problem
-from zeromean.study import Study
-from zeromean.study import ImageTask
+from zeromean.study import ImageTask, Study, Tuning
 from zeromean.study.tasks.load import load
-from zeromean.study import Tuning
+from zeromean.study.tasks.problem import Problem
 
 
 def with_task(study: Study, **changes: object) -> Study:

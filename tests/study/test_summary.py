@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from synthetic import Curves, make_results
 
-from zeromean.study.spec.metric import LOSS
+from zeromean.study.engine.results import Results
 from zeromean.study.report import headline, sections
 from zeromean.study.report.table import NOTHING, Row
-from zeromean.study.engine.results import Results
+from zeromean.study.spec.metric import LOSS
 from zeromean.study.summary import Summary, target_score
 from zeromean.study.summary import summarize as summarize_all
 

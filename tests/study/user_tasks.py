@@ -56,6 +56,10 @@ def fails() -> Any:
     raise ValueError("the disk is\ngone")
 
 
+def leaves() -> Any:
+    raise SystemExit(0)
+
+
 def named_outputs() -> Any:
     class Named(nn.Linear):
         def forward(self, inputs: Tensor) -> Any:
@@ -122,17 +126,3 @@ def raises_on_a_cluster() -> Any:
             return super().forward(inputs)
 
     return lambda: Raising(4, 2), (_points(0), _points(1)), F.cross_entropy
-
-
-def parts_of_batches() -> Any:
-    """Of each batch of 8, a process of several has its part alone."""
-
-    class Part(nn.Linear):
-        def forward(self, inputs: Tensor) -> Tensor:
-            if self.training and torch.is_grad_enabled():
-                assert len(inputs) == 8 // int(os.environ.get("WORLD_SIZE", "1"))
-            return super().forward(inputs)
-
-    # Fewer examples in the last batch that is scored than two processes need.
-    test = _points(1, count=1001)
-    return lambda: nn.Sequential(Part(4, 8), nn.Linear(8, 2)), (_points(0), test), F.cross_entropy

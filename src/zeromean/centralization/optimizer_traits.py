@@ -81,6 +81,7 @@ _UNKNOWN = OptimizerTraits(decay=None, known=False)
 _torch_adam = OptimizerTraits("coupled", ("exp_avg",), decouples_by="decoupled_weight_decay")
 _traits: dict[type | str, OptimizerTraits] = {
     "torch.optim.sgd.SGD": OptimizerTraits("coupled", ("momentum_buffer",)),
+    "zeromean.study.tasks.sgdw.SGDW": OptimizerTraits("decoupled", ("momentum_buffer",)),
     "torch.optim.adam.Adam": _torch_adam,
     "torch.optim.adamw.AdamW": replace(_torch_adam, decay="decoupled"),
     "torch.optim.adamax.Adamax": OptimizerTraits("coupled", ("exp_avg",)),

@@ -150,7 +150,7 @@ def test_a_group_that_cannot_be_trained_ends_the_study(
 
 
 def test_machines_that_are_too_small_are_refused(cluster: Any, long: Study, tmp_path: Path) -> None:
-    with pytest.raises(ZeromeanError, match="no machine of the Ray cluster at .* has 2 CPU"):
+    with pytest.raises(ZeromeanError, match=r"no machine of the Ray cluster at .* has 2 CPU"):
         run(replace(long, threads=2), tmp_path / "out", ray=cluster.address)
 
 

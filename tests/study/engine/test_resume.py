@@ -97,7 +97,7 @@ def test_too_many_seeds_can_be_taken_back_if_no_run_is_lost(study: Study, tmp_pa
     assert not (tmp_path / "work").exists()
     with pytest.raises(RuntimeError, match="power cut"):
         run(slip, tmp_path, watcher=CutAtRun())
-    with pytest.raises(ZeromeanError, match="seeds is 1, but .* with 60 and has runs of 2. Raise"):
+    with pytest.raises(ZeromeanError, match=r"seeds is 1, but .* with 60 and has runs of 2. Raise"):
         run(with_seeds(study, 1), tmp_path)
     fewer = run(with_seeds(study, 2), tmp_path)
     assert (len(fewer.runs), fewer.begun) == (4, (1,))
@@ -131,7 +131,7 @@ def test_a_tuned_study_has_used_the_next_seeds(study: Study, tmp_path: Path) -> 
     tuning = Tuning(rates=(0.1, 0.2), epochs=1, seeds=1, extensions=0)
     tuned = replace(study, seeds=1, tuning=tuning)
     run(tuned, tmp_path)
-    with pytest.raises(ZeromeanError, match="its tuning has used the seeds from 1 on. Use seeds"):
+    with pytest.raises(ZeromeanError, match=r"its tuning has used the seeds from 1 on. Use seeds"):
         run(with_seeds(tuned, 2), tmp_path)
 
 

@@ -67,9 +67,7 @@ def test_every_task_meets_every_optimizer_method_and_seed(study: Study, tmp_path
 
 
 def test_equivalent_methods_are_trained_once_and_noted(study: Study, tmp_path: Path) -> None:
-    same = replace(
-        study, methods=("plain", "gc", "gc-update"), optimizers=("sgd", "adam"), seeds=1
-    )
+    same = replace(study, methods=("plain", "gc", "gc-update"), optimizers=("sgd", "adam"), seeds=1)
     found = run(same, tmp_path)
     by_sgd, by_adam = found.comparisons
     assert len(found.runs) == 2 + 3
@@ -324,7 +322,7 @@ def test_impossible_folders_are_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ZeromeanError, match="out '.*' cannot be used"):
+    with pytest.raises(ZeromeanError, match=r"out '.*' cannot be used"):
         run(study, out)
 
 

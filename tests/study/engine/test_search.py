@@ -68,9 +68,8 @@ def test_test_examples_are_scored_once_at_the_end_of_each_final_run(
 
 @pytest.mark.parametrize("search", ["grid", "optuna"])
 def test_an_interrupted_search_ends_the_same(study: Study, tmp_path: Path, search: str) -> None:
-    tuning = Tuning(
-        rates=(0.01, 0.3), search=search, trials=3 if search == "optuna" else None, epochs=2, seeds=1
-    )  # type: ignore[arg-type]  # fmt: skip
+    trials = 3 if search == "optuna" else None
+    tuning = Tuning(rates=(0.01, 0.3), search=search, trials=trials, epochs=2, seeds=1)  # type: ignore[arg-type]
     tuned = replace(study, tuning=tuning, seeds=1)
     with pytest.raises(RuntimeError, match="power cut"):
         run(tuned, tmp_path / "cut", watcher=PowerCut(7))

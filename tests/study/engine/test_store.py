@@ -122,7 +122,9 @@ def test_a_locked_database_is_named_and_nothing_is_to_be_removed(
     monkeypatch.setattr(store, "WAIT_SECONDS", 0.1)
     with closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(ZeromeanError, match=r"cannot be read now \(database is locked\)") as one:
+        with pytest.raises(
+            ZeromeanError, match=r"cannot be read now \(database is locked\)"
+        ) as one:
             Store(path)
     assert "not affected" in str(one.value)
     assert "remove" not in str(one.value)

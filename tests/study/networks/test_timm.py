@@ -14,9 +14,8 @@ from typer.testing import CliRunner
 
 from zeromean.cli import app
 from zeromean.errors import ZeromeanError
+from zeromean.study import ImageTask, Study
 from zeromean.study.networks.build import build
-from zeromean.study import Study
-from zeromean.study import ImageTask
 
 CALLS: list[dict[str, object]] = []
 
@@ -72,10 +71,14 @@ def test_a_network_of_timm_has_the_tasks_channels_and_classes() -> None:
 @pytest.mark.parametrize(
     ("name", "side", "message"),
     [
-        ("timm:large", 8, r"model timm:large, which timm 1\.0 does not have"),
-        ("timm:small.lost", 8, r"cannot make \(RuntimeError: Invalid pretrained tag\.\)"),
-        ("timm:small", 9, r"3x9x9, which it does not take \(AssertionError: Input height 9 "),
-        ("timm:features", 8, "gives no number a class"),
+        ("timm:large", 8, r"\"timm:large\" is not a name of .* in timm 1\.0"),
+        (
+            "timm:small.lost",
+            8,
+            r"cannot be made by timm \(RuntimeError: Invalid pretrained tag\.\)",
+        ),
+        ("timm:small", 9, r"does not take images of 3x9x9 \(AssertionError: Input height 9 "),
+        ("timm:features", 8, "does not return one number per class"),
     ],
 )
 def test_what_timm_cannot_give_is_told(name: str, side: int, message: str) -> None:
@@ -121,5 +124,5 @@ def test_without_timm_a_line_tells_which_extra_brings_it(
 
 def test_a_name_is_wanted() -> None:
     assert Study(tasks=(ImageTask(model="timm:resnet50"),)).tasks[0].label == "digits/timm:resnet50"
-    with pytest.raises(ZeromeanError, match=r"model 'timm:'; wanted mlp.*timm:NAME"):
+    with pytest.raises(ZeromeanError, match=r"model 'timm:' is not one of mlp.*timm:NAME"):
         ImageTask(model="timm:")

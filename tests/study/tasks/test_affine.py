@@ -11,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from scipy import ndimage
 from torch import Tensor
 
-from zeromean.study import Study
-from zeromean.study import ImageTask
+from zeromean.study import ImageTask, Optimizer, Study, run
 from zeromean.study.tasks.augment import Affine, warped
 
 STILL = Affine(rotation=0, shift=0, shear=0, zoom=0, flip=False)
@@ -160,11 +160,11 @@ def test_a_study_with_affine_maps_is_the_same_each_time(study: Study, tmp_path: 
     task = replace(study.tasks[0], augment="affine", epochs=1)
     again = replace(study, tasks=(task,), seeds=1)
     losses = [
-        [run.epochs[0].train_loss for run in again.run(tmp_path / name).runs] for name in "ab"
+        [one.epochs[0].train_loss for one in run(again, tmp_path / name).runs] for name in "ab"
     ]
     assert losses[0] == losses[1]
-    plain = dataclasses.replace(again, tasks=(replace(task, augment="none"),))
-    assert plain.run(tmp_path / "c").runs[0].epochs[0].train_loss != losses[0][0]
+    plain = replace(again, tasks=(replace(task, augment="none"),))
+    assert run(plain, tmp_path / "c").runs[0].epochs[0].train_loss != losses[0][0]
 
 
 def test_the_tutorials_set_up_trains(tmp_path: Path) -> None:
@@ -177,8 +177,8 @@ def test_the_tutorials_set_up_trains(tmp_path: Path) -> None:
     task = ImageTask(
         data=f"npz:{tmp_path}/images.npz", model="horses", augment="affine", epochs=8, batch_size=8
     )
-    optimizers = ("rmsprop+lr=0.0003",)
-    results = Study(tasks=(task,), optimizers=optimizers, seeds=1).run(tmp_path / "out")
-    for run in results.runs:
-        assert run.epochs[-1].train_loss < 0.8 * run.epochs[0].train_loss
-        assert run.test_score == 1
+    optimizers = (Optimizer("rmsprop", lr=0.0003),)
+    results = run(Study(tasks=(task,), optimizers=optimizers, seeds=1), tmp_path / "out")
+    for one in results.runs:
+        assert one.epochs[-1].train_loss < 0.8 * one.epochs[0].train_loss
+        assert one.test_score == 1

@@ -169,7 +169,6 @@ def test_centering_leaves_the_decay_of_sgdw_outside_the_gradient(at: Any) -> Non
     torch.testing.assert_close(model.weight.detach().mean(1), kept * before)
 
 
-
 SCHEDULES = {
     "cosine": Schedule(),
     "constant": Schedule("constant"),

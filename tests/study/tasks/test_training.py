@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 import torch
@@ -82,7 +82,6 @@ def test_every_method_of_a_seed_sees_the_same_weights_and_batches(
     problem: Problem, study: Study, witness: list[Witness]
 ) -> None:
     study = with_task(study, model="cnn")
-    problem = load_problem(study, study.tasks[0])
     for method in METHODS:
         torch.rand(3)  # whatever else draws random numbers must not matter
         train(start(study, method, seed=1))
@@ -116,7 +115,7 @@ def test_another_seed_changes_weights_and_batches(
         ("gc-update", "adam", True, True),
     ],
 )
-def test_each_method_keeps_the_means_it_stands_for(
+def test_each_method_keeps_the_means_that_it_should(
     problem: Problem,
     study: Study,
     witness: list[Witness],
@@ -129,9 +128,9 @@ def test_each_method_keeps_the_means_it_stands_for(
     train(start(study, method))
     (seen,) = witness
     kept = {}
-    for start, parameter in zip(seen.start, seen.network.parameters(), strict=True):
+    for before, parameter in zip(seen.start, seen.network.parameters(), strict=True):
         if parameter.ndim > 1:
-            drift = (parameter.detach() - start).flatten(1).mean(1).abs().max()
+            drift = (parameter.detach() - before).flatten(1).mean(1).abs().max()
             kept.setdefault(parameter.ndim, []).append(drift < 1e-6)
     assert kept == {4: [conv_kept] * 2, 2: [linear_kept]}
 
@@ -211,7 +210,7 @@ def test_large_images_are_scored_a_few_at_a_time(
     assert sum(Witness.sizes) == len(problem.test.targets)
 
 
-def test_the_run_tells_of_training_and_test_examples_at_the_end(
+def test_the_run_records_training_and_test_scores_at_its_end(
     problem: Problem, study: Study
 ) -> None:
     training = start(study)
@@ -223,10 +222,9 @@ def test_the_run_tells_of_training_and_test_examples_at_the_end(
     assert (run.test_loss, run.test_score) == (found["loss"], found["score"])
 
 
-def test_a_run_goes_on_from_its_state_as_if_nothing_had_been(study: Study) -> None:
+def test_a_run_continued_from_its_state_ends_the_same(study: Study) -> None:
     for method in (*METHODS, *MORE):
         changed = with_task(study, model="cnn", optimizers=("adamw",))
-        problem = load_problem(changed, changed.tasks[0])
         whole = start(changed, method)
         halves = start(changed, method)
         whole.advance()
