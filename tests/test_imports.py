@@ -15,6 +15,7 @@ from zeromean.errors import MissingExtraError, needs_extra
 FRAMEWORKS = ("torch", "numpy", "jax", "keras", "tensorflow", "lightning", "mmengine")
 MODULES = ("compat", "fan_in", "nn", "optim", "reparam")
 MODULES_OF_EXTRAS = {
+    "diagnose": "study",
     "lightning": "lightning",
     "mmengine": "mmengine",
     "study": "study",

@@ -9,13 +9,16 @@
 
 from __future__ import annotations
 
-from zeromean.diagnose.fisher_condition import FisherCondition, fisher_condition
-from zeromean.diagnose.gradient_norms import GradientNorms, gradient_norms
-from zeromean.diagnose.intensity_response import IntensityResponse, intensity_response
-from zeromean.diagnose.preactivations import Preactivations, preactivations
-from zeromean.diagnose.result import Diagnostic
-from zeromean.diagnose.sharpness import Sharpness, sharpness
-from zeromean.diagnose.weight_means import WeightMeans, weight_means
+from zeromean.errors import needs_extra
+
+with needs_extra("study", "zeromean.diagnose"):
+    from zeromean.diagnose.fisher_condition import FisherCondition, fisher_condition
+    from zeromean.diagnose.gradient_norms import GradientNorms, gradient_norms
+    from zeromean.diagnose.intensity_response import IntensityResponse, intensity_response
+    from zeromean.diagnose.preactivations import Preactivations, preactivations
+    from zeromean.diagnose.result import Diagnostic
+    from zeromean.diagnose.sharpness import Sharpness, sharpness
+    from zeromean.diagnose.weight_means import WeightMeans, weight_means
 
 __all__ = [
     "Diagnostic",
@@ -32,3 +35,7 @@ __all__ = [
     "sharpness",
     "weight_means",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
