@@ -225,3 +225,13 @@ def test_the_repr_is_one_line_and_html_is_escaped() -> None:
     assert plan._repr_html_().count("<tr>") == 3
     odd = nn.ModuleDict({"<b>": nn.Linear(3, 2)})
     assert "&lt;b&gt;.weight" in zeromean.explain(odd)._repr_html_()
+
+
+def test_a_handle_explains_how_its_steps_are_made() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, model, fused=False)
+    assert str(zeromean.explain(handle)).endswith("\nstep: two passes (fused=False)")
+    assert "; step: two passes (fused=False)" in str(zeromean.status(optimizer))
+    assert zeromean.explain(handle).rows == handle.plan.rows
+    assert repr(handle).startswith("<Handle of SGD: at=gradient, layers=all")

@@ -30,7 +30,7 @@ class Centralize(Callback):
     Checkpoints name the callback, so Lightning warns if a run is resumed without it.
 
     Args:
-        at, layers, embeddings, scope, weight_decay, project_state: Options of
+        at, layers, embeddings, scope, weight_decay, project_state, fused: Options of
             :func:`zeromean.centralize`, for all of the trainer's optimizers.
 
     Raises:
@@ -55,8 +55,9 @@ class Centralize(Callback):
         scope: Scope = "vector",
         weight_decay: Literal["auto"] | WeightDecay = "auto",
         project_state: bool = False,
+        fused: bool | None = None,
     ) -> None:
-        self.options = GCOptions(at, layers, embeddings, scope, weight_decay, project_state)
+        self.options = GCOptions(at, layers, embeddings, scope, weight_decay, project_state, fused)
         self.handles: list[Handle] = []
 
     @property

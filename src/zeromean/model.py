@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -82,7 +83,8 @@ def explain(
             " options",
             "Leave the options out, or pass the model",
         )
-    return plan
+    way = getattr(subject, "way", None)
+    return plan if way is None else replace(plan, note=f"step: {way}")
 
 
 def owners(model: nn.Module) -> Iterator[Owner]:

@@ -102,6 +102,10 @@ class Plan(Sequence[Row]):
 
     Printing it gives a table.
 
+    Args:
+        rows: One row per parameter.
+        note: A line that is printed below the table, such as how steps are made.
+
     Example:
         >>> import torch, zeromean
         >>> plan = zeromean.explain(torch.nn.Linear(4, 2))
@@ -117,6 +121,7 @@ class Plan(Sequence[Row]):
     """
 
     rows: tuple[Row, ...]
+    note: str = ""
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -172,7 +177,7 @@ class Plan(Sequence[Row]):
         )
 
     def __str__(self) -> str:
-        lines = [str(self.table()), self.total(), self.undescribed()]
+        lines = [str(self.table()), self.total(), self.undescribed(), self.note]
         return "\n".join(filter(None, lines))
 
     def __repr__(self) -> str:
@@ -180,7 +185,9 @@ class Plan(Sequence[Row]):
 
     def _repr_html_(self) -> str:
         notes = "".join(
-            f"<p>{html.escape(note)}</p>" for note in (self.total(), self.undescribed()) if note
+            f"<p>{html.escape(note)}</p>"
+            for note in (self.total(), self.undescribed(), self.note)
+            if note
         )
         return f"{self.table().html()}{notes}"
 

@@ -422,7 +422,7 @@ class Way(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+        return f"{self.name} ({self.reason})"
 
 
 def _refusal(optimizer: Optimizer, reason: str) -> ZeromeanError:

@@ -8,7 +8,7 @@ from html import escape
 from torch import nn
 from torch.optim import Optimizer
 
-from zeromean.centralization.centralize import centering_of
+from zeromean.centralization.centralize import centering_of, handle_of
 from zeromean.centralization.fingerprint import read
 from zeromean.centralization.optimizer_traits import traits_of
 from zeromean.centralization.validate import check_optimizer
@@ -25,6 +25,8 @@ class Status:
         remembered: How the optimizer that its param groups come from was centralized, or None.
         centered: Number of its parameters that are centered.
         parameters: Number of its parameters.
+        way: How the next step is made, and why, if hooks centralize it; see
+            :class:`zeromean.Handle`.
         centers_itself: Option by which an optimizer of another library centers gradients itself,
             such as "use_gc=True", or "".
     """
@@ -34,6 +36,7 @@ class Status:
     remembered: str | None
     centered: int
     parameters: int
+    way: str = ""
     centers_itself: str = ""
 
     @property
@@ -54,6 +57,8 @@ class Status:
                 f"{self.optimizer} is centralized with {self.attached}:"
                 f" {self.centered} of {self.parameters} parameters"
             )
+            if self.way:
+                text += f"; step: {self.way}"
             if not self.as_remembered:
                 text += f"; its param groups come from an optimizer with {self.remembered}"
         if self.centers_itself:
@@ -102,7 +107,7 @@ def status(optimizer: Optimizer) -> Status:
     kind = type(optimizer).__name__
     optimizer = check_optimizer(optimizer)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    centering = centering_of(optimizer)
+    centering, handle = centering_of(optimizer), handle_of(optimizer)
     return Status(
         optimizer=kind,
         attached=centering.how if centering else None,
@@ -111,5 +116,6 @@ def status(optimizer: Optimizer) -> Status:
         if centering
         else 0,
         parameters=len(held),
+        way=str(handle.way) if handle else "",
         centers_itself=traits_of(optimizer).centers_itself(optimizer),
     )
