@@ -8,10 +8,10 @@ from zeromean.study.networks.sizes import check_size
 
 
 def cnn(channels: int, side: int, classes: int) -> nn.Module:
-    """Two blocks of 3x3 convolution, ReLU and 2x2 max pooling, then one linear layer.
+    """Make two blocks of 3x3 convolution, ReLU and 2x2 max pooling, and one linear layer.
 
     Raises:
-        ZeromeanError: The images are smaller than 4x4 pixels, so that pooling leaves nothing.
+        ZeromeanError: The images are smaller than 4x4 pixels, which leaves nothing after pooling.
     """
     check_size("cnn", side, 4)
     return nn.Sequential(

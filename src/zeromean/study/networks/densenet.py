@@ -1,4 +1,4 @@
-"""A network whose layers each see all those before them (Huang et al., CVPR 2017)."""
+"""DenseNet, in which each layer sees the outputs of all layers before it (Huang et al., 2017)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from zeromean.study.networks.sizes import check_size
 
 
 class DenseLayer(nn.Module):
-    """Appends ``growth`` channels, by convolutions of 1x1 and 3x3 pixels, to those that come in.
+    """Append ``growth`` channels, by a 1x1 and a 3x3 convolution, to the input.
 
     Args:
-        inputs: Channels that come in.
-        growth: Channels that are added; the 1x1 convolution has four times as many.
+        inputs: Number of input channels.
+        growth: Number of channels that are added; the 1x1 convolution has four times as many.
     """
 
     def __init__(self, inputs: int, growth: int) -> None:
@@ -32,13 +32,13 @@ class DenseLayer(nn.Module):
 
 
 def densenet121(channels: int, side: int, classes: int) -> nn.Module:
-    """DenseNet-121 (k = 32) with a stem for small images: 7.0 million parameters.
+    """Make DenseNet-121 (k = 32) with a stem for small images: 7.0 million parameters.
 
-    The stem is one 3x3 convolution, without normalization or pooling; between blocks channels and
-    size are halved.
+    The stem is one 3x3 convolution without normalization or pooling. Channels and size are halved
+    between blocks.
 
     Raises:
-        ZeromeanError: The images are smaller than 8x8 pixels, so that pooling leaves nothing.
+        ZeromeanError: The images are smaller than 8x8 pixels, which leaves nothing after pooling.
     """
     check_size("densenet121", side, 8)
     growth = 32

@@ -1,4 +1,4 @@
-"""A network of parallel paths (Szegedy et al., CVPR 2015), in its batch-normalized form."""
+"""GoogLeNet with batch normalization, a network of parallel paths (Szegedy et al., CVPR 2015)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from zeromean.study.networks.sizes import check_size
 
 
 class Paths(NamedTuple):
-    """Channels of an inception module's four paths.
+    """Numbers of channels of the four paths of an inception module.
 
     Args:
-        one: Of the 1x1 convolution; 0 leaves the path out.
-        three: Of a 1x1 and a 3x3 convolution.
-        double: Of a 1x1 convolution, and of each of two of 3x3.
-        pooled: Of the 1x1 convolution after pooling; 0 passes what is pooled on.
-        pool: ``average`` or ``max``, over 3x3 pixels.
+        one: Channels of the 1x1 convolution; 0 leaves the path out.
+        three: Channels of a 1x1 and a 3x3 convolution.
+        double: Channels of a 1x1 convolution, and of each of two 3x3 convolutions.
+        pooled: Channels of the 1x1 convolution after pooling; 0 leaves that convolution out.
+        pool: Kind of pooling over 3x3 pixels, ``average`` or ``max``.
     """
 
     one: int
@@ -53,7 +53,7 @@ STAGES = (
 def _linear_map(
     inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0
 ) -> list[nn.Module]:
-    """A convolution, batch normalization right after it, ReLU."""
+    """Return a convolution, batch normalization and ReLU."""
     return [
         nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
         nn.BatchNorm2d(outputs),
@@ -62,7 +62,7 @@ def _linear_map(
 
 
 class Inception(nn.Module):
-    """Paths side by side, their outputs one after the other; ``stride`` is of each path's last."""
+    """Concatenate the outputs of parallel paths; the last layer of each path has the stride."""
 
     def __init__(self, inputs: int, paths: Paths, stride: int = 1) -> None:
         super().__init__()
@@ -93,14 +93,14 @@ class Inception(nn.Module):
 
 
 def googlenet(channels: int, side: int, classes: int) -> nn.Module:
-    """GoogLeNet of the CWN paper for CIFAR (section 4.2): batch normalization after linear maps.
+    """Make GoogLeNet as in the CWN paper for CIFAR (section 4.2), normalized after linear maps.
 
-    Two unpadded 3x3 convolutions are the stem, and convolutions of 2x2 pixels with stride 2 halve
-    the size, as in the authors' code. That code has a ReLU before each normalization of an
-    inception module too, which neither paper has; here there is none.
+    The stem is two unpadded 3x3 convolutions, and 2x2 convolutions with stride 2 halve the size, as
+    in the authors' code. That code also has a ReLU before each normalization of an inception
+    module; neither paper has it, and here there is none.
 
     Raises:
-        ZeromeanError: The images are smaller than 8x8 pixels, so that nothing is left to halve.
+        ZeromeanError: The images are smaller than 8x8 pixels, which leaves nothing to halve.
     """
     check_size("googlenet", side, 8)
     layers = [*_linear_map(channels, 64, 3), *_linear_map(64, 192, 3)]
@@ -117,10 +117,10 @@ def googlenet(channels: int, side: int, classes: int) -> nn.Module:
 
 
 def googlenet_imagenet(channels: int, side: int, classes: int) -> nn.Module:
-    """GoogLeNet for large images, as Ioffe and Szegedy (ICML 2015, Figure 5) normalize it.
+    """Make GoogLeNet for large images, normalized as by Ioffe and Szegedy (ICML 2015, Figure 5).
 
     Raises:
-        ZeromeanError: The images are smaller than 32x32 pixels, so that nothing is left to halve.
+        ZeromeanError: The images are smaller than 32x32 pixels, which leaves nothing to halve.
     """
     check_size("googlenet-imagenet", side, 32)
     layers: list[nn.Module] = [

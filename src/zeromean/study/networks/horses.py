@@ -1,4 +1,4 @@
-"""The network of a tutorial that tells horses from humans."""
+"""The network of a tutorial on classifying horses and humans."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from zeromean.study.networks.sizes import check_size
 
 
 def horses(channels: int, side: int, classes: int) -> nn.Module:
-    r"""Three unpadded 3x3 convolutions with 2x2 max pooling, then a hidden layer of 512 units.
+    r"""Make three unpadded 3x3 convolutions with 2x2 max pooling and a hidden layer of 512 units.
 
-    Half of the numbers are dropped after the second and third convolution and before the linear
-    layers. Weights start as Keras draws them, Xavier's way, with biases 0: 40.2 million
-    parameters on 300x300 pixels.
+    Dropout of a half follows the second and third convolution and precedes the linear layers.
+    Initial weights are Xavier's with biases 0, Keras' default. There are 40.2 million parameters
+    for 300x300 pixels.
 
-    The tutorial has one sigmoid output z and binary cross entropy. Two outputs with cross entropy
-    are the same model, :math:`z = z_1 - z_0`. At the same rate the difference of the two weight
+    The tutorial has one sigmoid output z and binary cross-entropy. Two outputs with cross-entropy
+    are the same model, :math:`z = z_1 - z_0`. At the same rate, the difference of the two weight
     vectors moves twice as fast as the one vector would, and it starts with twice the variance.
 
     Raises:
-        ZeromeanError: The images are smaller than 22x22 pixels, so that pooling leaves nothing.
+        ZeromeanError: The images are smaller than 22x22 pixels, which leaves nothing after pooling.
     """
     check_size("horses", side, 22)
     layers: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""Networks that tell the next character: outputs of shape (batch, alphabet, length)."""
+"""Networks that predict the next character: outputs of shape (batch, alphabet, length)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class LSTM(nn.Module):
     """One layer of long short-term memory between an embedding and a linear layer.
 
     Args:
-        alphabet: How many characters there are.
-        size: Of the embedding; the hidden state is twice as large.
+        alphabet: Number of different characters.
+        size: Size of the embedding; the hidden state is twice as large.
     """
 
     def __init__(self, alphabet: int, size: int = 64) -> None:
@@ -32,9 +32,9 @@ class Block(nn.Module):
     """Causal self-attention and two linear layers, each normalized before and added to its input.
 
     Args:
-        size: Of a position's vector.
-        heads: Of the attention.
-        dropout: Of what is added.
+        size: Size of the vector of a position.
+        heads: Number of attention heads.
+        dropout: Dropout rate of what is added.
     """
 
     def __init__(self, size: int, heads: int, dropout: float) -> None:
@@ -62,9 +62,9 @@ class Transformer(nn.Module):
     """Two blocks of four heads over learned positions.
 
     Args:
-        alphabet: How many characters there are.
-        length: Of the longest text.
-        size: Of a position's vector.
+        alphabet: Number of different characters.
+        length: Number of characters of the longest text.
+        size: Size of the vector of a position.
     """
 
     def __init__(self, alphabet: int, length: int = 256, size: int = 64) -> None:

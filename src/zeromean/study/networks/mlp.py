@@ -9,11 +9,11 @@ from torch import nn
 
 
 def perceptron(inputs: int, hidden: Sequence[int], classes: int) -> nn.Module:
-    """Linear layers with ReLU between them.
+    """Make linear layers with ReLU between them.
 
     Args:
-        inputs: Numbers in an example.
-        hidden: Units of each hidden layer.
+        inputs: Number of inputs.
+        hidden: Number of units of each hidden layer.
         classes: Number of outputs.
     """
     layers: list[nn.Module] = [nn.Flatten()]
@@ -23,18 +23,18 @@ def perceptron(inputs: int, hidden: Sequence[int], classes: int) -> nn.Module:
 
 
 def mlp(channels: int, side: int, classes: int) -> nn.Module:
-    """Two hidden layers of 256 rectified units."""
+    """Make two hidden layers of 256 units with ReLU."""
     return perceptron(channels * side**2, (256, 256), classes)
 
 
 def mlp_yaleb(channels: int, side: int, classes: int) -> nn.Module:
-    """Hidden layers of 128, 64, 48 and 48 units: the CWN paper's for Yale-B (section 4.1)."""
+    """Make hidden layers of 128, 64, 48 and 48 units, the CWN paper's for Yale-B (section 4.1)."""
     return perceptron(channels * side**2, (128, 64, 48, 48), classes)
 
 
 def mlp_svhn(channels: int, side: int, classes: int) -> nn.Module:
-    """Six layers, the hidden ones of 128 units: the CWN paper's for SVHN (section 4.1).
+    """Make six layers with 128 hidden units, the CWN paper's for SVHN (section 4.1).
 
-    The method ``norm=batch`` puts batch normalization before each nonlinearity (its Figure 4a).
+    The method ``norm=batch`` adds batch normalization before each nonlinearity (its Figure 4a).
     """
     return perceptron(channels * side**2, (128,) * 5, classes)

@@ -12,11 +12,11 @@ from zeromean.study.networks.initialization import he_convolutions
 
 
 class PaddedShortcut(nn.Module):
-    """The parameter-free shortcut of the paper's CIFAR networks (its option A).
+    """The parameter-free shortcut of the paper's CIFAR networks (option A).
 
     Args:
-        extra: Zero channels to append.
-        stride: Step in pixels, both ways.
+        extra: Number of zero channels to append.
+        stride: Step in pixels along both axes.
     """
 
     def __init__(self, extra: int, stride: int) -> None:
@@ -40,10 +40,10 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut around them.
 
     Args:
-        inputs: Channels that come in.
-        width: Channels of both convolutions.
-        stride: Of the first.
-        projected: A 1x1 convolution in the shortcut where the shape changes, instead of padding.
+        inputs: Number of input channels.
+        width: Number of channels of both convolutions.
+        stride: Stride of the first convolution.
+        projected: Whether the shortcut changes the shape by a 1x1 convolution instead of padding.
     """
 
     def __init__(self, inputs: int, width: int, stride: int, projected: bool) -> None:
@@ -63,11 +63,11 @@ class Bottleneck(nn.Module):
     """Convolutions of 1x1, 3x3 and 1x1 pixels and a shortcut around them.
 
     Args:
-        inputs: Channels that come in.
-        width: Channels of the first two convolutions.
-        stride: Of the second.
-        expansion: How many times more channels go out than ``width``.
-        groups: Of the second convolution; more than one make it a block of a ResNeXt.
+        inputs: Number of input channels.
+        width: Number of channels of the first two convolutions.
+        stride: Stride of the second convolution.
+        expansion: Ratio of output channels to ``width``.
+        groups: Number of groups of the second convolution; a ResNeXt has several.
     """
 
     def __init__(
@@ -100,17 +100,17 @@ def residual_network(
     depths: tuple[int, ...],
     expansion: int = 1,
 ) -> nn.Module:
-    """A stem that keeps the size, stages of blocks that halve it in between, global pooling.
+    """Make a stem that keeps the size, stages of blocks that halve it between them, and pooling.
 
     Args:
-        channels: Of the images.
+        channels: Number of channels of the images.
         classes: Number of outputs.
-        block: Makes a block from channels that come in, width and stride.
-        stem: Channels of the first convolution.
-        kernel: Its size in pixels.
-        widths: Of each stage's blocks.
-        depths: Blocks in each stage.
-        expansion: How many times more channels leave a block than it is wide.
+        block: Function from input channels, width and stride to a block.
+        stem: Number of channels of the first convolution.
+        kernel: Size of the first convolution in pixels.
+        widths: Width of the blocks of each stage.
+        depths: Number of blocks of each stage.
+        expansion: Ratio of a block's output channels to its width.
     """
     layers: list[nn.Module] = [
         nn.Conv2d(channels, stem, kernel, padding=kernel // 2, bias=False),
@@ -127,7 +127,7 @@ def residual_network(
 
 
 def _narrow(channels: int, classes: int, blocks: int) -> nn.Module:
-    """The paper's own networks for CIFAR-10 (section 4.2): 6 n + 2 layers, padded shortcuts."""
+    """Make a network for CIFAR-10 of the paper (section 4.2): 6 n + 2 layers, padded shortcuts."""
     block = partial(BasicBlock, projected=False)
     widths, depths = (16, 32, 64), (blocks,) * 3
     return he_convolutions(
@@ -142,9 +142,10 @@ def _wide(
     depths: tuple[int, ...],
     expansion: int,
 ) -> nn.Module:
-    """The paper's networks for ImageNet with the usual stem for small images: 3x3, no pooling.
+    """Make a network for ImageNet of the paper with the usual stem for small images.
 
-    Their weights start as torch draws them, for so they do in the GC authors' code.
+    The stem is a 3x3 convolution without pooling. Initial weights are torch's, as in the GC
+    authors' code.
     """
     return residual_network(
         channels, classes, block,
@@ -153,26 +154,26 @@ def _wide(
 
 
 def resnet20(channels: int, _side: int, classes: int) -> nn.Module:
-    """The paper's CIFAR-10 network of 20 layers: 0.27 million parameters, any image size."""
+    """Make the paper's CIFAR-10 network of 20 layers: 0.27 million parameters, any image size."""
     return _narrow(channels, classes, blocks=3)
 
 
 def resnet56(channels: int, _side: int, classes: int) -> nn.Module:
-    """The paper's CIFAR-10 network of 56 layers: 0.85 million parameters, any image size."""
+    """Make the paper's CIFAR-10 network of 56 layers: 0.85 million parameters, any image size."""
     return _narrow(channels, classes, blocks=9)
 
 
 def resnet18(channels: int, _side: int, classes: int) -> nn.Module:
-    """ResNet-18 with the stem for small images: 11.2 million parameters."""
+    """Make ResNet-18 with the stem for small images: 11.2 million parameters."""
     block = partial(BasicBlock, projected=True)
     return _wide(channels, classes, block, depths=(2, 2, 2, 2), expansion=1)
 
 
 def resnet50(channels: int, _side: int, classes: int) -> nn.Module:
-    """ResNet-50 with the stem for small images: 23.5 million parameters."""
+    """Make ResNet-50 with the stem for small images: 23.5 million parameters."""
     return _wide(channels, classes, Bottleneck, depths=(3, 4, 6, 3), expansion=4)
 
 
 def resnet101(channels: int, _side: int, classes: int) -> nn.Module:
-    """ResNet-101 with the stem for small images: 42.5 million parameters."""
+    """Make ResNet-101 with the stem for small images: 42.5 million parameters."""
     return _wide(channels, classes, Bottleneck, depths=(3, 4, 23, 3), expansion=4)

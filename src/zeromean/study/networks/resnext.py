@@ -1,4 +1,4 @@
-"""A residual network whose blocks are wide and grouped (Xie et al., CVPR 2017)."""
+"""ResNeXt, a residual network with grouped convolutions (Xie et al., CVPR 2017)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from zeromean.study.networks.resnet import Bottleneck, residual_network
 
 
 def resnext29(channels: int, _side: int, classes: int) -> nn.Module:
-    """ResNeXt-29, 4x64d, as the GC authors trained it: 27.1 million parameters, any image size.
+    """Make ResNeXt-29, 4x64d, as the GC authors trained it: 27.1 million parameters, any size.
 
-    Their stem is a convolution of one pixel, and a block's outputs are twice as wide as its
-    grouped convolution; the ResNeXt paper has 3x3, and outputs of 256, 512 and 1024 channels.
+    Their stem is a 1x1 convolution, and a block has twice as many output channels as its grouped
+    convolution. The ResNeXt paper has a 3x3 stem, and 256, 512 and 1024 output channels.
     """
     return residual_network(
         channels,

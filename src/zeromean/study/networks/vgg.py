@@ -11,10 +11,10 @@ A = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 
 def _convolutions(channels: int, normalized: bool) -> list[nn.Module]:
-    """Configuration A's eight convolutions and what is left of an image: 512 numbers.
+    """Return the eight convolutions of configuration A, which leave 512 numbers of an image.
 
-    Pooling rounds up, and what remains is averaged: on 32x32 pixels neither changes anything, and
-    other sizes have a way through.
+    Pooling rounds sizes up, and its output is averaged. Neither changes anything for 32x32 pixels,
+    and both allow other sizes.
     """
     layers: list[nn.Module] = []
     for widths in A:
@@ -29,14 +29,14 @@ def _convolutions(channels: int, normalized: bool) -> list[nn.Module]:
 
 
 def vgg11(channels: int, _side: int, classes: int) -> nn.Module:
-    """VGG-11 as the GC authors trained it: batch normalization, one linear layer, 9.2 million."""
+    """Make VGG-11 as the GC authors trained it: normalized, one linear layer, 9.2 million."""
     return nn.Sequential(*_convolutions(channels, normalized=True), nn.Linear(512, classes))
 
 
 def vgga(channels: int, _side: int, classes: int) -> nn.Module:
-    """VGG-A of the CWN paper (section 4.2): one hidden linear layer of 512 units, 9.5 million.
+    """Make VGG-A of the CWN paper (section 4.2): one hidden linear layer of 512 units, 9.5 million.
 
-    That layer alone has batch normalization.
+    Only that layer has batch normalization.
     """
     return he_convolutions(
         nn.Sequential(
