@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from zeromean.study.data import cache
-from zeromean.study.data.disk_images import DiskImages
+from zeromean.study.data.disk_images import CACHE_VARIABLE, IMAGES, MEMORY_VARIABLE, DiskImages
 from zeromean.study.data.image_files import ImageTransform
 from zeromean.study.data.load import load_dataset
 from zeromean.study.tasks.augment import ResizedCrop
@@ -63,7 +62,7 @@ def main() -> None:
         write(folder / "files", chosen.images)
         mean = sum(one.stat().st_size for one in folder.rglob("*.jpg")) / chosen.images
         print(f"{chosen.images} files of {mean / 1e3:.0f} kB on average")
-        os.environ |= {cache.PLACE: str(folder / "cache"), cache.MEMORY: "0"}
+        os.environ |= {CACHE_VARIABLE: str(folder / "cache"), MEMORY_VARIABLE: "0"}
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.perf_counter()
         images = load_dataset(f"imagefolder:{folder / 'files'}", SIZE).train_images
@@ -77,7 +76,7 @@ def main() -> None:
         print(f"opened again: {time.perf_counter() - started:.2f} s")
         print(f"read from memory: {per_second(images, len(images)):.0f} images/s")
         if hasattr(os, "posix_fadvise"):
-            (file,) = (folder / "cache").glob("*/images.bin")
+            (file,) = (folder / "cache").glob(f"*/{IMAGES}")
             del images
             with file.open("rb") as opened:
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,1 +1,1 @@
-"""Labeled images, decoded once into tensors; one reader a format."""
+"""Readers of data sets: one module per format, all of which return a `Dataset`."""

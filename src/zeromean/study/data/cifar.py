@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as published for Python: pickles of rows of 3,072 bytes."""
+"""CIFAR-10 and CIFAR-100 as published for Python: pickles with rows of 3,072 bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pickle
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from zeromean.errors import ZeromeanError
@@ -15,11 +14,12 @@ from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.plain_pickle import ByteArray
 
 SHAPE = (3, 32, 32)
+ROW_BYTES = 3072
 SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
 class _Layout(NamedTuple):
-    """Files of one of the two sets, and the keys in them."""
+    """File names of one of the two data sets, and the keys inside the files."""
 
     archive: str
     train: tuple[str, ...]
@@ -50,24 +50,23 @@ LAYOUTS = (
 
 
 def read_cifar(folder: Path) -> Dataset:
-    """Reads the folder ``cifar-10-batches-py`` or ``cifar-100-python``, with the fine labels.
+    """Read the folder ``cifar-10-batches-py`` or ``cifar-100-python``, with the fine labels.
 
-    The pickles are read without running anything: see ``plain_pickle``.
+    Nothing that the pickles name is executed: see ``plain_pickle``.
 
     Raises:
-        ZeromeanError: A file is missing, or is not of the published form.
+        ZeromeanError: A file is missing or not of the published form.
     """
     layout = next((one for one in LAYOUTS if (folder / one.names).is_file()), None)
     if layout is None:
-        raise _missing(
-            folder,
-            " or ".join(one.names for one in LAYOUTS),
-            " or ".join(one.archive for one in LAYOUTS),
-        )
+        files = " or ".join(one.names for one in LAYOUTS)
+        raise _missing(folder, files, " or ".join(one.archive for one in LAYOUTS))
     for file in (*layout.train, layout.test):
         if not (folder / file).is_file():
             raise _missing(folder, file, layout.archive)
-    names = _names(folder / layout.names, layout.names_key)
+    names = _content(folder / layout.names).get(layout.names_key)
+    if not (isinstance(names, list) and all(isinstance(one, bytes | str) for one in names)):
+        raise _invalid(folder / layout.names, f"has no list of texts {layout.names_key}")
     parts = [_read(folder / name, layout.labels_key, len(names)) for name in layout.train]
     test_images, test_labels = _read(folder / layout.test, layout.labels_key, len(names))
     return Dataset(
@@ -76,39 +75,33 @@ def read_cifar(folder: Path) -> Dataset:
         train_labels=torch.cat([labels for _, labels in parts]),
         test_images=test_images,
         test_labels=test_labels,
-        classes=names,
+        classes=tuple(map(_text, names)),
         split="the data set's own test set",
     )
-
-
-def _names(path: Path, key: str) -> tuple[str, ...]:
-    names = _content(path).get(key)
-    if not (isinstance(names, list) and all(isinstance(one, bytes | str) for one in names)):
-        raise _other(path, f"without the list of texts {key}")
-    return tuple(_text(one) for one in names)
 
 
 def _read(path: Path, labels_key: str, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     content = _content(path)
     data, labels = content.get("data"), content.get(labels_key)
-    if not (isinstance(data, ByteArray) and data.array.shape[1:] == (int(np.prod(SHAPE)),)):
-        raise _other(path, "without rows of 3,072 bytes in data")
+    if not (isinstance(data, ByteArray) and data.array.shape[1:] == (ROW_BYTES,)):
+        raise _invalid(path, f"has no rows of {ROW_BYTES:,} bytes in data")
     if not (
         isinstance(labels, list)
         and len(labels) == len(data.array)
         and all(type(one) is int and 0 <= one < classes for one in labels)
     ):
-        raise _other(path, f"without a class of each row in {labels_key}")
-    return torch.from_numpy(data.array.reshape(-1, *SHAPE).copy()), torch.tensor(labels)
+        raise _invalid(path, f"has no class per row in {labels_key}")
+    images = torch.from_numpy(data.array.reshape(-1, *SHAPE).copy())
+    return images, torch.tensor(labels, dtype=torch.int64)
 
 
 def _content(path: Path) -> dict[str, object]:
     try:
         content = plain_pickle.loads(path.read_bytes())
-    except (OSError, pickle.UnpicklingError) as error:
-        raise _other(path, f"which cannot be read ({error})") from error
+    except (OSError, MemoryError, pickle.UnpicklingError) as error:
+        raise _invalid(path, f"cannot be read ({error})") from error
     if not isinstance(content, dict):
-        raise _other(path, f"which holds {type(content).__name__}")
+        raise _invalid(path, f"holds a {type(content).__name__} instead of a dict")
     # Python 2, which wrote the published files, has bytes for texts.
     return {_text(key): value for key, value in content.items() if isinstance(key, bytes | str)}
 
@@ -119,15 +112,10 @@ def _text(one: bytes | str) -> str:
 
 def _missing(folder: Path, file: str, archive: str) -> ZeromeanError:
     return ZeromeanError(
-        f"cifar:{folder} without {file}",
-        "the unpacked folder cifar-10-batches-py or cifar-100-python",
-        f"fetch {archive} from {SOURCE} (the Python version), unpack it, and name that folder",
+        f"cifar:{folder} has no {file}",
+        f"Download {archive} from {SOURCE}, unpack it, and name the unpacked folder",
     )
 
 
-def _other(path: Path, what: str) -> ZeromeanError:
-    return ZeromeanError(
-        f"{path}, {what}",
-        "a pickle of plain data, as published",
-        f"fetch it anew from {SOURCE} (the Python version)",
-    )
+def _invalid(path: Path, problem: str) -> ZeromeanError:
+    return ZeromeanError(f"{path} {problem}", f"Download the Python version again from {SOURCE}")

@@ -1,123 +1,131 @@
-"""Images in a file, of which memory holds those in use: as far as a study needs them, a tensor."""
+"""Images on disk: decoded images that exceed the memory limit, in an Arrow file.
+
+Hugging Face's ``datasets`` maps the file into memory and gathers rows of it in any order.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-import warnings
+import os
+import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
+import platformdirs
+import psutil
 import torch
+from filelock import FileLock
 from torch import Tensor
 
-# Of SHA-256.
-DIGEST_BYTES = 32
+from zeromean.errors import ZeromeanError, needs_extra
+
+CACHE_VARIABLE = "ZEROMEAN_CACHE"
+MEMORY_VARIABLE = "ZEROMEAN_IMAGE_MEMORY"
+# Share of the free memory that images may take. All processes share the file of larger images,
+# but each has its own copy of smaller ones.
+MEMORY_SHARE = 1 / 8
+# Number of images whose digests are verified when the file is opened.
+VERIFIED_IMAGES = 64
+WRITE_BATCH_BYTES = 2**23
+IMAGES, INDEX = "images.arrow", "index.json"
+Found = tuple["DiskImages", tuple[tuple[str, str], ...], np.ndarray]
 
 
-class PixelFacts(NamedTuple):
-    """What takes a look at every pixel, of one image or of many, kept so that none is needed.
+def images_in_memory() -> float:
+    """Return how many bytes of images a process may keep in memory.
 
-    Args:
-        digests: SHA-256 of each image's bytes.
-        totals: Sum of each channel of each image.
-        squares: Sum of the squares of each channel of each image.
+    Raises:
+        ZeromeanError: ``ZEROMEAN_IMAGE_MEMORY`` is not a number of gigabytes.
     """
-
-    digests: np.ndarray
-    totals: np.ndarray
-    squares: np.ndarray
-
-    @classmethod
-    def of(cls, pixels: np.ndarray) -> PixelFacts:
-        """Of one image: bytes of shape (channels, height, width)."""
-        values = pixels.reshape(len(pixels), -1)
-        counts = np.stack([np.bincount(channel, minlength=256) for channel in values])
-        return cls(
-            np.frombuffer(hashlib.sha256(pixels.data).digest(), np.uint8),
-            counts @ np.arange(256),
-            counts @ np.arange(256) ** 2,
-        )
+    text = os.environ.get(MEMORY_VARIABLE)
+    if not text:
+        return float(psutil.virtual_memory().available * MEMORY_SHARE)
+    with suppress(ValueError):
+        if (gigabytes := float(text)) >= 0:
+            return gigabytes * 1e9
+    raise ZeromeanError(
+        f"{MEMORY_VARIABLE}={text} is not a number of gigabytes, 0 or more", "Correct or unset it"
+    )
 
 
-class Ledger:
-    """Facts of images as they come: millions take the memory of their numbers, not of arrays."""
+def _record_type(channels: int) -> np.dtype[Any]:
+    """Return the type of what is stored per image next to its pixels.
 
-    def __init__(self) -> None:
-        self._columns = [bytearray() for _ in PixelFacts._fields]
-        self._like: PixelFacts | None = None
+    It holds the SHA-256 of the bytes, and the sums of the values and of their squares per channel,
+    so that a start reads no pixels.
+    """
+    sums = (np.int64, channels)
+    return np.dtype([("digest", np.uint8, 32), ("sum", *sums), ("squares", *sums), ("group", "i4")])
 
-    def add(self, facts: PixelFacts) -> None:
-        """Those of the next image."""
-        self._like = facts
-        for column, values in zip(self._columns, facts, strict=True):
-            column.extend(values.tobytes())
 
-    def close(self) -> PixelFacts | None:
-        """Of all images; None of none."""
-        if self._like is None:
-            return None
-        pairs = zip(self._columns, self._like, strict=True)
-        return PixelFacts(
-            *(np.frombuffer(column, one.dtype).reshape(-1, len(one)) for column, one in pairs)
-        )
+def _record(pixels: np.ndarray, group: int) -> bytes:
+    counts = np.stack([np.bincount(one.ravel(), minlength=256) for one in pixels])
+    record = np.zeros((), _record_type(len(pixels)))
+    record["digest"] = np.frombuffer(hashlib.sha256(pixels.data).digest(), np.uint8)
+    record["sum"], record["squares"] = counts @ np.arange(256), counts @ np.arange(256) ** 2
+    record["group"] = group
+    return record.tobytes()
 
 
 class DiskImages:
-    """Images of a file, in any order: what a study uses of a tensor's interface.
+    """Images in a file, with the part of a tensor's interface that studies use.
 
-    What is taken of them is read then, and goes to their device.
+    Indexing selects images without reading them; :meth:`batches` and :meth:`split` read.
 
     Args:
-        images: Unsigned bytes of shape (N, channels, height, width), as :func:`map_file` gives
-            them.
-        facts: Of each of them.
-        rows: Which of them, in which order; None for all as they are.
-        device: Where what is taken goes.
+        table: ``datasets.Dataset`` in Arrow format with a column ``pixels``.
+        records: Record of each image, of ``_record_type``.
+        shape: Shape of each image, (channels, height, width).
+        rows: Selected rows, in order; None for all.
+        device: Device that batches are copied to.
     """
+
+    dtype = torch.uint8
 
     def __init__(
         self,
-        images: Tensor,
-        facts: PixelFacts,
+        table: Any,
+        records: np.ndarray,
+        shape: tuple[int, ...],
         rows: Tensor | None = None,
         device: torch.device | None = None,
     ) -> None:
-        self._images, self._facts = images, facts
-        self._rows = torch.arange(len(images)) if rows is None else rows
-        self.device = device or images.device
+        self._table, self._records, self._shape = table, records, shape
+        self._rows = torch.arange(len(records)) if rows is None else rows
+        self.device = device or torch.device("cpu")
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size([len(self._rows), *self._images.shape[1:]])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._images.dtype
+        return torch.Size([len(self._rows), *self._shape])
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: slice | np.ndarray | Tensor) -> DiskImages:
-        """Some of them, of which none is read yet."""
-        return DiskImages(self._images, self._facts, self._rows[index], self.device)
+        rows = self._rows[index]
+        return DiskImages(self._table, self._records, self._shape, rows, self.device)
 
     def to(self, device: torch.device) -> DiskImages:
-        """The same images in the same file, for another device."""
-        return DiskImages(self._images, self._facts, self._rows, device)
+        """Return the same images, whose batches are copied to another device."""
+        return DiskImages(self._table, self._records, self._shape, self._rows, device)
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """All of them, so many at a time."""
+        """Iterate over all images in order, ``size`` at a time."""
         return self.batches(torch.split(torch.arange(len(self)), size))
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Those of each batch of indices, the next ones read ahead; the device is not waited for.
+        """Iterate over batches, reading one batch ahead and copying without synchronization.
 
         Args:
-            order: Indices on the processor.
+            order: Indices of each batch, on the CPU.
         """
         with ThreadPoolExecutor(1) as reader:
             ahead = None
@@ -130,54 +138,218 @@ class DiskImages:
                 yield ahead.result().to(self.device, non_blocking=True)
 
     def _read(self, indices: Tensor) -> Tensor:
-        chosen = torch.empty(
-            (len(indices), *self.shape[1:]),
-            dtype=self.dtype,
-            pin_memory=self.device.type == "cuda",  # or the copy would be waited for
+        import pyarrow
+
+        rows = self._rows[indices].tolist()
+        column = self._table[rows].column("pixels")
+        gathered = column.combine_chunks()
+        size = len(rows) * math.prod(self._shape)
+        start = gathered.offset * math.prod(self._shape)
+        pixels = gathered.buffers()[1].slice(start, size)
+        read = torch.utils.dlpack.from_dlpack(
+            pyarrow.Array.from_buffers(pyarrow.uint8(), size, [None, pixels])
         )
-        return torch.index_select(self._images, 0, self._rows[indices], out=chosen)
+        if column.num_chunks < 2:  # Not copied: still the file, which must not be written to.
+            read = read.clone()
+        if self.device.type == "cuda":  # Copies from other memory would synchronize.
+            read = read.pin_memory()
+        return read.view(-1, *self._shape)
 
     @property
     def digests(self) -> np.ndarray:
         """SHA-256 of each image, of shape (N, 32)."""
-        chosen: np.ndarray = self._facts.digests[self._rows.numpy()]
-        return chosen
+        digests: np.ndarray = self._records["digest"][self._rows.numpy()]
+        return digests
 
     def channel_sums(self) -> tuple[Tensor, Tensor]:
-        """Sum of the values of each channel over all images, and of their squares."""
-        rows = self._rows.numpy()
-        totals, squares = self._facts.totals[rows].sum(0), self._facts.squares[rows].sum(0)
-        return torch.from_numpy(totals).to(self.device), torch.from_numpy(squares).to(self.device)
+        """Return the sums of all values and of their squares, each of shape (channels,)."""
+        rows = self._records[self._rows.numpy()]
+        total, squares = (torch.from_numpy(rows[name].sum(0)) for name in ("sum", "squares"))
+        return total.to(self.device), squares.to(self.device)
 
 
 Images = Tensor | DiskImages
 
 
-def map_file(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """The bytes of a file as a tensor that must not be written to.
-
-    Raises:
-        OSError: It cannot be mapped.
-        ValueError: It has another size.
-    """
-    if path.stat().st_size != math.prod(shape):
-        raise ValueError(f"{path} of {path.stat().st_size:,} bytes, not {math.prod(shape):,}")
-    # Not as torch.from_file does: what is mapped to be written, even privately, counts as memory
-    # that is promised, and the system refuses more of it than there is.
-    values = np.memmap(path, np.uint8, "r", shape=shape)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(values)
-
-
 def split(images: Images, size: int) -> Iterable[Tensor]:
-    """All of them on their device, so many at a time."""
+    """Iterate over all images in order on their device, ``size`` at a time."""
     return images.split(size) if isinstance(images, DiskImages) else torch.split(images, size)
 
 
 def digests(images: Images) -> np.ndarray:
-    """SHA-256 of the bytes of each image, of shape (N, 32): the same in memory as in a file."""
+    """Return the SHA-256 of each image, of shape (N, 32): the same in memory and on disk."""
     if isinstance(images, DiskImages):
         return images.digests
     found = [hashlib.sha256(one.data).digest() for one in images.cpu().contiguous().numpy()]
-    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, DIGEST_BYTES)
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
+
+
+class ImageCache:
+    """A folder with the decoded images of one data set under one transform.
+
+    Args:
+        name: Data set as the user named it.
+        transform: Description of the transform.
+        fingerprint: Text that changes whenever a file of the data set changes.
+    """
+
+    def __init__(self, name: str, transform: str, fingerprint: str) -> None:
+        self._name, self._fingerprint = name, fingerprint
+        self._announced = False
+        kind, _, path = name.partition(":")
+        if Path(path).exists():
+            path = str(Path(path).resolve())
+        identity = f"{kind}:{path} {transform}".encode(errors="surrogateescape")
+        readable = "".join(one if one.isalnum() else "-" for one in Path(path).name)[:40]
+        self._root = _cache_root()
+        self._folder = self._root / f"{kind}-{readable}-{hashlib.sha256(identity).hexdigest()[:12]}"
+
+    def find(self) -> Found | None:
+        """Return the cached images; None if there are none, or files changed, or it is damaged."""
+        if not (self._folder / INDEX).is_file():
+            return None
+        datasets = self._datasets()
+        # Damaged files raise errors of many types.
+        with suppress(Exception):
+            index = json.loads((self._folder / INDEX).read_bytes())
+            file = self._folder / IMAGES
+            expected = [self._fingerprint, file.stat().st_size]
+            if [index["fingerprint"], index["size"]] != expected:
+                return None
+            table = datasets.Dataset.from_file(str(file))
+            shape = tuple(index["shape"])
+            column = table.data.column("record").combine_chunks()
+            kind = _record_type(shape[0])
+            records = np.frombuffer(column.buffers()[1], kind, len(table)).copy()
+            images = DiskImages(table.with_format("arrow", columns=["pixels"]), records, shape)
+            some = np.linspace(0, len(table) - 1, min(len(table), VERIFIED_IMAGES), dtype=int)
+            found = np.concatenate([digests(batch) for batch in images[some].split(4)])
+            if np.array_equal(found, records["digest"][some]):
+                groups = tuple((part, label) for part, label in index["groups"])
+                return images, groups, records["group"]
+        return None
+
+    def write(
+        self,
+        rows: Iterator[tuple[np.ndarray, int]],
+        shape: tuple[int, ...],
+        count: int,
+        groups: dict[tuple[str, str], int],
+    ) -> Found:
+        """Write images into the cache; one process writes while others wait for it.
+
+        Args:
+            rows: Pixels and index of the group of each image.
+            shape: Shape of each image, (channels, height, width).
+            count: Number of images.
+            groups: Index of each group, complete once all rows were read.
+
+        Raises:
+            ZeromeanError: The folder cannot be written to or has too little room.
+        """
+        self._datasets()
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._root / f"{self._folder.name}.lock"):
+                if (found := self.find()) is None:
+                    with self._new_folder() as folder, (folder / IMAGES).open("wb") as file:
+                        self._write_arrow(file, rows, shape, count)
+                        _sync(file)
+                        about = {
+                            "fingerprint": self._fingerprint,
+                            "size": file.tell(),
+                            "shape": shape,
+                            "groups": [*groups],
+                        }
+                        with (folder / INDEX).open("wb") as index:
+                            index.write(json.dumps(about).encode())
+                            _sync(index)
+                    found = self.find()
+                if found is None:
+                    raise OSError("the written images cannot be read back")
+                return found
+        # File systems without locks raise NotImplementedError.
+        except (OSError, NotImplementedError) as error:
+            raise ZeromeanError(
+                f"The images of {self._name} exceed the memory limit, but {self._root} cannot be"
+                f" written to ({error})",
+                f"Set {CACHE_VARIABLE} to a folder with enough room",
+            ) from error
+
+    @contextmanager
+    def _new_folder(self) -> Iterator[Path]:
+        """Replace the folder by a new one once that is complete."""
+        partial = self._folder.with_name(f"{self._folder.name}.partial")
+        # Outdated, or left by a process that was killed.
+        for old in (self._folder, partial):
+            if old.exists():
+                shutil.rmtree(old)
+        partial.mkdir()
+        if not self._announced:
+            notice = f"zeromean: decoding {self._name} into {self._folder}, once for all runs"
+            print(notice, file=sys.stderr, flush=True)
+            self._announced = True
+        try:
+            yield partial
+            partial.rename(self._folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _write_arrow(
+        self,
+        file: BinaryIO,
+        rows: Iterator[tuple[np.ndarray, int]],
+        shape: tuple[int, ...],
+        count: int,
+    ) -> None:
+        import pyarrow
+
+        size, written = math.prod(shape), 0
+        types = [pyarrow.binary(size), pyarrow.binary(_record_type(shape[0]).itemsize)]
+        schema = pyarrow.schema(list(zip(("pixels", "record"), types, strict=True)))
+        with pyarrow.ipc.new_stream(file, schema) as writer:
+            while batch := list(islice(rows, max(1, WRITE_BATCH_BYTES // size))):
+                self._check_room(count * size, written * size)
+                pixels = np.stack([one for one, _ in batch])
+                records = b"".join(_record(*row) for row in batch)
+                arrays = [
+                    pyarrow.Array.from_buffers(kind, len(batch), [None, pyarrow.py_buffer(data)])
+                    for kind, data in zip(types, (pixels, records), strict=True)
+                ]
+                writer.write_batch(pyarrow.record_batch(arrays, schema=schema))
+                written += len(batch)
+
+    def _check_room(self, total: int, written: int) -> None:
+        free = shutil.disk_usage(self._root).free
+        if free < total - written:
+            raise ZeromeanError(
+                f"The images of {self._name} exceed the memory limit and take"
+                f" {total / 1e9:.3g} GB, but {self._root} has room for"
+                f" {(free + written) / 1e9:.3g} GB",
+                f"Free disk space, or set {CACHE_VARIABLE} to a folder on a larger disk",
+            )
+
+    def _datasets(self) -> Any:
+        with needs_extra("hub", f"{self._name}, whose images exceed the memory limit,"):
+            import datasets
+
+        return datasets
+
+
+def _cache_root() -> Path:
+    root = os.environ.get(CACHE_VARIABLE)
+    if not root:
+        return platformdirs.user_cache_path("zeromean", False)
+    try:
+        return Path(root).expanduser()
+    except RuntimeError as error:  # an unknown user
+        raise ZeromeanError(
+            f"{CACHE_VARIABLE}={root} is not a folder", "Correct or unset it"
+        ) from error
+
+
+def _sync(file: BinaryIO) -> None:
+    """Write the content to the disk, so that a power cut leaves no renamed but empty file."""
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""What tells files from the same files once they were changed, without reading them."""
+"""Detect changed files without reading them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 class Fingerprint:
-    """Names, sizes and times of change of files, as one digest.
+    """Digest of the names, sizes and modification times of files.
 
-    A file that changes and keeps both its size and its time is taken for the old one.
+    A file that changes but keeps its size and its modification time goes unnoticed.
     """
 
     def __init__(self) -> None:
@@ -17,13 +17,13 @@ class Fingerprint:
         self._digest = hashlib.sha256()
 
     def add(self, name: str, file: Path) -> None:
-        """Adds a file by what it is called among the others."""
+        """Add a file under the name that identifies it among the others."""
         self.count += 1
-        known = file.stat()
-        text = f"{name}\0{known.st_size}\0{known.st_mtime_ns}\n"
+        status = file.stat()
+        text = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"
         self._digest.update(text.encode(errors="surrogateescape"))
 
     @property
     def digest(self) -> str:
-        """Of all that were added."""
+        """Digest of all files added so far, as hexadecimal text."""
         return self._digest.hexdigest()

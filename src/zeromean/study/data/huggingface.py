@@ -2,68 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from zeromean.errors import ZeromeanError, needs_extra
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.image_files import Album, ImageTransform, Picture
+from zeromean.study.data.image_files import (
+    ImageFile,
+    ImageSource,
+    ImageTransform,
+    load_images,
+    read_file,
+)
 
-# Where a set has no test part of its own, what stands for it.
+# Parts that serve as the test set, in order of preference.
 TEST_PARTS = ("test", "validation", "valid")
+# Usual names of label columns that are not declared as class labels.
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 
 
-def read_huggingface(path: Path, size: ImageTransform) -> Dataset:
-    """Reads ``hf:NAME`` from the hub (or its local cache), ``hf:DIR`` as ``save_to_disk`` left it.
+def read_huggingface(path: Path, transform: ImageTransform) -> Dataset:
+    """Read ``hf:NAME`` from the hub or its local cache, ``hf:DIR`` as ``save_to_disk`` wrote it.
 
-    The set has one column of images, one of class labels, a train part, and a test or validation
-    part. Colored images become three channels, all-gray ones one.
+    The set has a column of images, a column of labels (class labels, whole numbers or texts), a
+    part ``train``, and a test or validation part. Each part's own class names apply to it.
 
     Raises:
-        ZeromeanError: It is not there, or is another kind of set.
+        ZeromeanError: The set cannot be loaded or has another form.
     """
+    name = f"hf:{path}"
     parts = _load(path)
-    image, label = _columns(path, next(iter(parts.values())))
-    # ImageNet's test part, for one, has no labels.
-    labeled = [name for name, part in parts.items() if _is_labeled(part, image, label)]
-    test = next((name for name in TEST_PARTS if name in labeled), None)
-    if "train" not in labeled or test is None:
-        told = ", ".join(name if name in labeled else f"{name} (without labels)" for name in parts)
+    image, label = _columns(name, next(iter(parts.values())).features)
+    # The test part of ImageNet, for example, has no labels.
+    names = {part: _class_names(data, image, label) for part, data in parts.items()}
+    test = next((part for part in TEST_PARTS if names.get(part)), None)
+    if not names.get("train") or test is None:
+        found = ", ".join(part if names[part] else f"{part} (without labels)" for part in parts)
         raise ZeromeanError(
-            f"hf:{path} with the parts {told}",
-            f"train and one of {', '.join(TEST_PARTS)}, with labels",
-            "pick another set, or save one with these parts",
+            f"{name} has the parts {found}; train and one of {', '.join(TEST_PARTS)}, with labels,"
+            " are needed",
+            "Choose another set, or save one with these parts",
         )
-    used = {name: parts[name].select_columns([image, label]) for name in ("train", test)}
-    classes = tuple(parts["train"].features[label].names)
+    used = {part: _encoded(parts[part], image, label) for part in ("train", test)}
 
-    def pictures() -> Iterator[Picture]:
-        for name, part in used.items():
-            for example in part:
-                kind = classes[example[label]]
-                yield Picture(name, kind, f"an image of hf:{path}", partial(_same, example[image]))
+    def files() -> Generator[ImageFile, None, None]:
+        for part, data in used.items():
+            for row, example in enumerate(data):
+                which = f"row {row} of part {part} of {name}"
+                read = partial(_content, which, example[image])
+                yield ImageFile(part, names[part][example[label]], which, read)
 
-    source = " ".join(part._fingerprint for part in used.values())
-    album = Album(f"hf:{path}", size, source, sum(map(len, used.values())), pictures)
-    return album.read().dataset(f"hf:{path}", test, f"the data set's own {test} part", classes)
-
-
-def _is_labeled(part: Any, image: str, label: str) -> bool:
-    """Whether each of its images has a class; -1 stands for one that nobody is told."""
-    if not {image, label} <= {*part.column_names}:
-        return False
-    return all(one is not None and one >= 0 for one in part[label])
-
-
-def _same(image: Image.Image | None) -> Image.Image:
-    """What ``datasets`` has decoded already."""
-    if image is None:
-        raise ValueError("a row without an image")
-    return image
+    fingerprint = " ".join(part._fingerprint for part in used.values())
+    images = load_images(
+        ImageSource(name, fingerprint, sum(map(len, used.values())), files), transform
+    )
+    classes = tuple(dict.fromkeys([*names["train"].values(), *names[test].values()]))
+    return images.dataset(name, test, f"the data set's own {test} part", classes)
 
 
 def _load(path: Path) -> Any:
@@ -75,29 +71,61 @@ def _load(path: Path) -> Any:
         if (path / "dataset_dict.json").is_file():
             return datasets.load_from_disk(str(path))
         return datasets.load_dataset(str(path))
-    # Which errors a missing or unreachable set raises differs by version.
+    # The type of error for a missing or unreachable set differs between versions.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ZeromeanError(
-            f"hf:{path}, which cannot be loaded ({reason})",
-            "a set of the hub, or a folder that datasets saved",
-            f"where there is a network: datasets.load_dataset({str(path)!r}).save_to_disk(DIR);"
-            " then hf:DIR",
+            f"hf:{path} cannot be loaded ({reason})",
+            f"Run datasets.load_dataset({str(path)!r}).save_to_disk(DIR) on a machine with network"
+            " access, then use hf:DIR",
         ) from error
 
 
-def _columns(path: Path, part: Any) -> tuple[str, str]:
+def _columns(name: str, features: Any) -> tuple[str, str]:
+    """Return the names of the columns of images and labels."""
     import datasets
 
-    def of(kind: type) -> list[str]:
-        return [name for name, feature in part.features.items() if isinstance(feature, kind)]
-
-    images, labels = of(datasets.Image), of(datasets.ClassLabel)
+    images = [one for one, kind in features.items() if isinstance(kind, datasets.Image)]
+    labels = [one for one, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    labels = labels or [one for one in LABEL_COLUMNS if _is_plain_label(features.get(one))]
     if not images or not labels:
         raise ZeromeanError(
-            f"hf:{path} with the columns {', '.join(part.features)}",
-            "a column of images and one of class labels",
-            "pick a set for image classification",
+            f"{name} has the columns {', '.join(features)}, not one of images and one of labels",
+            "Choose a set for image classification",
         )
-    # Some have several labels, the usual one first or called so.
+    # Sets with several labels have the usual one first, or name it fine_label.
     return images[0], "fine_label" if "fine_label" in labels else labels[0]
+
+
+def _is_plain_label(kind: Any) -> bool:
+    text = str(getattr(kind, "dtype", ""))
+    return text in ("string", "large_string") or text.startswith(("int", "uint"))
+
+
+def _class_names(part: Any, image: str, label: str) -> dict[Any, str]:
+    """Map labels to class names; empty if an image has no label, that is, ``None`` or -1."""
+    if not {image, label} <= {*part.column_names}:
+        return {}
+    values = part.unique(label)
+    declared = getattr(part.features[label], "names", None)
+    if any(one is None or one == -1 for one in values):
+        return {}
+    if declared is not None:
+        return dict(enumerate(declared))
+    return {one: str(one) for one in sorted(values)}
+
+
+def _encoded(part: Any, image: str, label: str) -> Any:
+    """Return the two columns, with undecoded images."""
+    import datasets
+
+    return part.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
+
+
+def _content(name: str, image: dict[str, Any] | None) -> bytes:
+    content, path = ((image or {}).get(key) for key in ("bytes", "path"))
+    if content is not None:
+        return bytes(content)
+    if path is not None and Path(path).is_file():
+        return read_file(Path(path))
+    raise ZeromeanError(f"There is no image in {name}", "Remove the row")

@@ -10,83 +10,77 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.dataset import Dataset
+from zeromean.study.data.dataset import Dataset, index_labels
 
-# The third byte names the element type (8: unsigned byte), the fourth the number of dimensions.
+# The third byte is the element type (8: unsigned byte), the fourth the number of dimensions.
 UNSIGNED_BYTE = 8
+SOURCE = "https://github.com/zalandoresearch/fashion-mnist"
 
 
 def read_idx(folder: Path) -> Dataset:
-    """Reads ``{train,t10k}-{images-idx3,labels-idx1}-ubyte``, each as it is or with ``.gz``.
+    """Read ``{train,t10k}-{images-idx3,labels-idx1}-ubyte``, with or without ``.gz``.
+
+    Names with a dot, such as ``train-images.idx3-ubyte``, are found, too. Labels are any bytes.
 
     Raises:
-        ZeromeanError: A file is missing or is not of the stated format.
+        ZeromeanError: A file is missing or not of this format.
     """
     if not folder.is_dir():
         raise ZeromeanError(
-            f"idx:{folder}, which is not a folder",
-            "a folder with train-images-idx3-ubyte and its three companions",
-            "check the path; Fashion-MNIST comes with Debian's dataset-fashion-mnist, or from"
-            " https://github.com/zalandoresearch/fashion-mnist",
+            f"idx:{folder} is not a folder",
+            f"Put train-images-idx3-ubyte and its three companions there, such as from {SOURCE}",
         )
-    arrays = {
-        (part, kind): _read_array(_find(folder, f"{part}-{kind}-ubyte"), dimensions)
+    train_images, train_labels, test_images, test_labels = (
+        _read_array(_find(folder, part, kind, dimensions), dimensions)
         for part in ("train", "t10k")
-        for kind, dimensions in (("images-idx3", 3), ("labels-idx1", 1))
-    }
-    train_labels, test_labels = (
-        torch.from_numpy(arrays[part, "labels-idx1"].astype(np.int64)) for part in ("train", "t10k")
+        for kind, dimensions in (("images", 3), ("labels", 1))
     )
-    train_images, test_images = (
-        torch.from_numpy(arrays[part, "images-idx3"].copy())[:, None] for part in ("train", "t10k")
-    )
-    highest = max(
-        (int(labels.max()) for labels in (train_labels, test_labels) if len(labels)), default=-1
-    )
+    classes, labels = index_labels(train_labels.long(), test_labels.long())
     return Dataset(
         name=f"idx:{folder}",
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        classes=tuple(str(label) for label in range(highest + 1)),
+        train_images=train_images[:, None],
+        train_labels=labels[0],
+        test_images=test_images[:, None],
+        test_labels=labels[1],
+        classes=classes,
         split="the data set's own test set (t10k)",
     )
 
 
-def _find(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
+def _find(folder: Path, part: str, kind: str, dimensions: int) -> Path:
+    names = [f"{part}-{kind}{sign}idx{dimensions}-ubyte" for sign in "-."]
+    for name in names:
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file():
+                return path
     raise ZeromeanError(
-        f"idx:{folder} without {name}",
-        f"{name} or {name}.gz in that folder",
-        "check the path, or add the file",
+        f"idx:{folder} has no {names[0]} and no {names[0]}.gz", "Check the path, or add the file"
     )
 
 
-def _read_array(path: Path, dimensions: int) -> np.ndarray:
-    wanted = f"an IDX file of unsigned bytes with {dimensions} dimension(s)"
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ZeromeanError(
-            f"unreadable {path} ({error})", wanted, "fetch the file anew"
-        ) from error
+def _read_array(path: Path, dimensions: int) -> Tensor:
     header = 4 + 4 * dimensions
-    if data[:4] != bytes((0, 0, UNSIGNED_BYTE, dimensions)) or len(data) < header:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            start = file.read(header)
+            if start[:4] != bytes((0, 0, UNSIGNED_BYTE, dimensions)) or len(start) < header:
+                raise ZeromeanError(
+                    f"{path} starts with bytes {start[:4].hex(' ')}; an IDX file of unsigned bytes"
+                    f" with {dimensions} dimension(s) starts with 00 00 08 {dimensions:02x}",
+                    "Check that it is the right file",
+                )
+            shape = struct.unpack(f">{dimensions}I", start[4:])
+            data = file.read(math.prod(shape) + 1)
+    except (OSError, EOFError, MemoryError, OverflowError, zlib.error) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ZeromeanError(f"{path} cannot be read ({reason})", "Download it again") from error
+    if len(data) != math.prod(shape):
+        size = f"{len(data)} bytes" if len(data) < math.prod(shape) else "more bytes"
         raise ZeromeanError(
-            f"{path} starting with bytes {data[:4].hex(' ')}",
-            wanted,
-            "check that it is the right file",
+            f"{path} has {size} of data, but its header says {math.prod(shape)}",
+            "Download the file again",
         )
-    shape = struct.unpack(f">{dimensions}I", data[4:header])
-    if len(data) - header != math.prod(shape):
-        raise ZeromeanError(
-            f"{path} with {len(data) - header} bytes of data",
-            f"{math.prod(shape)} bytes, as its header says",
-            "fetch the file anew",
-        )
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())

@@ -1,249 +1,335 @@
-"""Image files, decoded and brought to one size, until they are a data set."""
+"""Read image files: which files are images, how they are decoded, and to which size.
+
+Folders, tar archives and Hugging Face data sets all come through here, so that the same files give
+the same pixels.
+"""
 
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO, NamedTuple
+from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import numpy as np
 import PIL
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.cache import Cache, Check, Written, images_in_memory
-from zeromean.study.data.decoded import Decoded
-from zeromean.study.data.disk_images import Ledger, PixelFacts
-from zeromean.study.settings import SettingError
+from zeromean.study.data.dataset import Dataset
+from zeromean.study.data.disk_images import ImageCache, Images, images_in_memory
+from zeromean.study.data.split import UnsplitDataset
 
-# Modes of images without colors, of 8 bits or less.
-GRAY = ("1", "L")
-# Images that a thread decodes before it takes the next ones.
-TOGETHER = 16
+SUFFIXES = (
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+# Decoders that a file may select by its content. Pillow has others that start programs.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+GRAY_MODES = ("1", "L", "LA", "La")
+MAX_FILE_BYTES = 2**30
+# Number of images that a thread decodes at a time.
+DECODE_BATCH = 16
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file of that name is an image, by its suffix.
+
+    Example:
+        >>> is_image("cat.JPEG"), is_image("notes.txt")
+        (True, False)
+    """
+    return PurePath(name).suffix.lower() in SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of that name belongs to a system, not to the data."""
+    return name.startswith(".") or name in ("@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of an image file.
+
+    Raises:
+        ZeromeanError: The file cannot be read or is too large.
+    """
+    try:
+        check_file_size(str(path), path.stat().st_size)
+        return path.read_bytes()
+    except OSError as error:
+        raise ZeromeanError(f"{path} cannot be read ({error})", "Make the file readable") from error
+
+
+def check_file_size(name: str, size: int) -> None:
+    """Raise if an image file is larger than any sensible image."""
+    if size > MAX_FILE_BYTES:
+        raise ZeromeanError(
+            f"Image {name} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are allowed",
+            "Replace or remove the file",
+        )
 
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """What is done to an image once it is decoded.
+    """Steps that bring decoded images to one size, in this order.
 
     Args:
-        resize: Height and width that it is scaled to, whatever its proportions; None for none.
-        crop: Height and width of the middle that is kept of it then; None for all.
-        grayscale: Whether colors are made gray at last.
+        resize: Height and width in pixels to scale each image to, ignoring its aspect ratio; None
+            keeps its size.
+        crop: Height and width in pixels of the center to keep; None keeps everything.
+        grayscale: Whether to convert colors to gray.
     """
 
     resize: int | None = None
     crop: int | None = None
     grayscale: bool = False
 
-    @property
-    def says_nothing(self) -> bool:
-        return self == ImageTransform()
-
-    def of(self, name: str, image: Image.Image) -> Image.Image:
-        """The image in that size.
+    def apply(self, name: str, image: Image.Image) -> Image.Image:
+        """Return the transformed image.
 
         Raises:
-            ZeromeanError: It is smaller than what is to be kept of it.
+            ZeromeanError: The image is smaller than the crop.
         """
         if self.resize is not None:
             image = image.resize((self.resize, self.resize), Image.Resampling.BILINEAR)
         if self.crop is not None:
             width, height = image.size
             if min(width, height) < self.crop:
-                raise SettingError(
-                    "crop",
-                    f"{name} of {height}x{width} pixels with crop = {self.crop}",
-                    "a crop within every image",
-                    "lower crop, or resize first",
-                    "leave out images that are smaller",
+                raise ZeromeanError(
+                    f"Image {name} has {height}x{width} pixels, fewer than crop={self.crop}",
+                    "Lower crop, set resize, or remove smaller images",
                 )
             left, top = (width - self.crop) // 2, (height - self.crop) // 2
             image = image.crop((left, top, left + self.crop, top + self.crop))
         return image.convert("L") if self.grayscale else image
 
 
-class Picture(NamedTuple):
-    """An image file.
+UNCHANGED = ImageTransform()
+
+
+class ImageFile(NamedTuple):
+    """An image file with its label.
 
     Args:
-        part: Such as ``train``.
-        label: Name of its class.
-        name: For messages.
-        open: Gives the image, in another thread.
+        part: Part of the data, such as ``train``.
+        label: Name of the class.
+        name: Path or description for error messages.
+        read: Function that returns the content; worker threads call it.
     """
 
     part: str
     label: str
     name: str
-    open: Callable[[], Image.Image]
-
-
-class _Page(NamedTuple):
-    """A decoded image: bytes of shape (channels, height, width), and what is known of them."""
-
-    picture: Picture
-    pixels: np.ndarray
-    colored: bool
-    facts: PixelFacts | None
-
-
-class _ColorError(Exception):
-    """An image with colors, where all were thought to be gray."""
-
-
-class _MemoryError(Exception):
-    """More images than may be in memory."""
+    read: Callable[[], bytes]
 
 
 @dataclass(frozen=True)
-class Album:
-    """Image files with their labels, in parts.
+class ImageSource:
+    """A collection of image files.
 
     Args:
-        name: How the user named the data.
-        size: What each image is brought to.
-        source: What changes as soon as a file does.
-        count: How many files there are; None where only reading them tells.
-        pictures: The files, each time in the same order.
+        name: Data set as the user named it.
+        fingerprint: Text that changes whenever a file changes.
+        count: Number of files.
+        files: Function that iterates over the files, always in the same order.
     """
 
     name: str
-    size: ImageTransform
-    source: str
-    count: int | None
-    pictures: Callable[[], Iterable[Picture]]
+    fingerprint: str
+    count: int
+    files: Callable[[], Generator[ImageFile, None, None]]
 
-    def read(self) -> Decoded:
-        """All images: in memory, or in a file where they would take too much of it.
 
-        They are bytes of one channel where all of them are gray, else of three.
+class LabeledImages(NamedTuple):
+    """All images of a source.
 
-        Raises:
-            ZeromeanError: A file is broken, or of another size than the first; all are gray and
-                are to be made so; or no disk has room for what does not fit into memory.
-        """
-        # Which pixels a file has, is for its decoder to say.
-        cache = Cache(self.name, repr(self.size), f"{self.source} Pillow {PIL.__version__}")
-        return cache.find() or self._in_memory() or cache.make(self._write)
+    Args:
+        images: Unsigned bytes of shape (N, channels, height, width).
+        groups: Pairs of part and label, such as ``("train", "cat")``.
+        group: Index into ``groups`` per image, of shape (N,).
+    """
 
-    def _in_memory(self) -> Decoded | None:
-        """None where they are too large for that."""
-        most, file = images_in_memory(), io.BytesIO()
+    images: Images
+    groups: tuple[tuple[str, str], ...]
+    group: np.ndarray
 
-        def check(total: int, written: int) -> None:
-            if total > most:
-                raise _MemoryError
-
-        try:
-            written = self._write(file, check, measure=False)
-        except _MemoryError:
-            return None
-        images = torch.from_numpy(np.asarray(file.getbuffer())).view(-1, *written.shape)
-        return Decoded(images, written.groups, written.group)
-
-    def _write(self, file: BinaryIO, check: Check, measure: bool = True) -> Written:
-        """Writes the images one after another.
+    def dataset(
+        self, name: str, test: str, split: str, classes: tuple[str, ...] | None = None
+    ) -> Dataset:
+        """Return the part ``train`` and a test part as a data set.
 
         Args:
-            file: Empty.
-            check: Asked before each of them.
-            measure: Whether facts of them are asked for.
+            name: Data set as the user named it.
+            test: Name of the test part.
+            split: One sentence on the origin of the test set.
+            classes: Labels in the order of their indices; None for alphabetical order.
         """
-        try:
-            return self._write_channels(1, file, check, measure)
-        except _ColorError:
-            file.seek(0)
-            file.truncate()
-            return self._write_channels(3, file, check, measure)
+        used = {label for part, label in self.groups if part in ("train", test)}
+        classes = classes or tuple(sorted(used))
+        train, held_out = self._part("train", classes), self._part(test, classes)
+        return Dataset(name, *train, *held_out, classes, split)
 
-    def _write_channels(
-        self, channels: int, file: BinaryIO, check: Check, measure: bool
-    ) -> Written:
-        shape: tuple[int, ...] = ()
-        groups: dict[tuple[str, str], int] = {}
-        group: list[int] = []
-        facts = Ledger()
-        colored = False
-        with closing(self._pages(channels, measure)) as pages:
-            for picture, pixels, has_colors, own in pages:
-                shape = shape or pixels.shape
-                if pixels.shape != shape:
-                    raise SettingError(
-                        "resize",
-                        f"{picture.name} of {pixels.shape[1]}x{pixels.shape[2]} pixels",
-                        f"{shape[1]}x{shape[2]} like the first image",
-                        "say one size with resize",
-                        "bring the files to one size",
-                    )
-                total = max(self.count or 0, len(group) + 1)
-                check(total * pixels.nbytes, len(group) * pixels.nbytes)
-                file.write(pixels.data)
-                group.append(groups.setdefault((picture.part, picture.label), len(groups)))
-                colored |= has_colors
-                if own is not None:
-                    facts.add(own)
-        if group and self.size.grayscale and not colored:
-            raise SettingError(
-                "gray",
-                f"gray with {self.name}, whose images are",
-                "colored images",
-                "leave gray out",
-                "pass colored ones",
-            )
-        return Written(
-            shape or (channels, 1, 1),
-            tuple(groups),
-            np.array(group, np.int32),
-            facts.close(),
+    def unsplit(self, name: str, test_fraction: float) -> UnsplitDataset:
+        """Return all images, whose part is empty, as a data set without a test set."""
+        classes = tuple(sorted(label for _, label in self.groups))
+        images, labels = self._part("", classes)
+        return UnsplitDataset(name, images, labels.numpy(), classes, test_fraction)
+
+    def _part(self, part: str, classes: tuple[str, ...]) -> tuple[Images, Tensor]:
+        index = {label: number for number, label in enumerate(classes)}
+        of_group = np.array([index[label] if own == part else -1 for own, label in self.groups])
+        labels = of_group[self.group]
+        rows = np.flatnonzero(labels >= 0)
+        first, last = rows[0], rows[-1]
+        # Contiguous rows, the usual case, need no copy.
+        own = slice(first, last + 1) if last - first + 1 == len(rows) else rows
+        return self.images[own], torch.from_numpy(labels[rows])
+
+
+class _ColorFoundError(Exception):
+    """An image has colors, although the first one is gray."""
+
+
+def load_images(source: ImageSource, transform: ImageTransform) -> LabeledImages:
+    """Decode all images: into memory, or into a cached file if they exceed the memory limit.
+
+    Images have one channel if all of them are gray, three otherwise.
+
+    Raises:
+        ZeromeanError: A file is broken or differs in size from the first; or ``grayscale`` is set
+            and all images are gray; or the cached file finds no room on the disk.
+    """
+    # Pillow decides which pixels a file has.
+    fingerprint = f"{source.fingerprint} Pillow {PIL.__version__}"
+    cache = ImageCache(source.name, repr(transform), fingerprint)
+    if (found := cache.find()) is not None:
+        return LabeledImages(*found)
+    with closing(source.files()) as files:
+        shape = _decode(next(files), transform)[0].shape
+    try:
+        return _load(source, transform, shape, cache)
+    except _ColorFoundError:
+        return _load(source, transform, (3, *shape[1:]), cache)
+
+
+def _load(
+    source: ImageSource, transform: ImageTransform, shape: tuple[int, ...], cache: ImageCache
+) -> LabeledImages:
+    groups: dict[tuple[str, str], int] = {}
+    with closing(_decode_all(source, transform, shape, groups)) as rows:
+        if source.count * math.prod(shape) > images_in_memory():
+            return LabeledImages(*cache.write(rows, shape, source.count, groups))
+        images = np.empty((source.count, *shape), np.uint8)
+        group = np.empty(source.count, np.int32)
+        for number, (pixels, own) in enumerate(rows):
+            images[number], group[number] = pixels, own
+    return LabeledImages(torch.from_numpy(images), tuple(groups), group)
+
+
+def _decode_all(
+    source: ImageSource,
+    transform: ImageTransform,
+    shape: tuple[int, ...],
+    groups: dict[tuple[str, str], int],
+) -> Generator[tuple[np.ndarray, int], None, None]:
+    """Iterate over pixels and group of each image in order, with threads a few batches ahead.
+
+    Args:
+        source: Image files.
+        transform: Steps that bring them to one size.
+        shape: Shape of each decoded image, (channels, height, width).
+        groups: Index of each pair of part and label; this adds those it finds.
+    """
+
+    def decode(files: list[ImageFile]) -> list[tuple[ImageFile, np.ndarray, bool]]:
+        return [(file, *_decode(file, transform, shape)) for file in files]
+
+    workers = os.cpu_count() or 1
+    waiting: deque[Future[list[tuple[ImageFile, np.ndarray, bool]]]] = deque()
+    count, any_color = 0, False
+    with closing(source.files()) as files, ThreadPoolExecutor(workers) as threads:
+        try:
+            while (batch := list(islice(files, DECODE_BATCH))) or waiting:
+                if batch:
+                    waiting.append(threads.submit(decode, batch))
+                if batch and len(waiting) < workers + 2:
+                    continue
+                for file, pixels, colored in waiting.popleft().result():
+                    count, any_color = count + 1, any_color or colored
+                    if count > source.count:
+                        break
+                    yield pixels, groups.setdefault((file.part, file.label), len(groups))
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+    if count != source.count:
+        raise ZeromeanError(
+            f"The files of {source.name} changed during reading", "Run the command again"
+        )
+    if transform.grayscale and not any_color:
+        raise ZeromeanError(
+            f"grayscale is set, but all images of {source.name} are gray", "Leave grayscale out"
         )
 
-    def _pages(self, channels: int, measure: bool) -> Generator[_Page, None, None]:
-        """The decoded images in the order of the files, few at a time: threads are ahead."""
-        workers = os.cpu_count() or 1
-        pictures = iter(self.pictures())
 
-        def decode(some: list[Picture]) -> list[_Page]:
-            return [self._decode(picture, channels, measure) for picture in some]
+def _decode(
+    file: ImageFile, transform: ImageTransform, shape: tuple[int, ...] | None = None
+) -> tuple[np.ndarray, bool]:
+    """Return bytes of shape (channels, height, width), and whether the file has colors.
 
-        waiting: deque[Future[list[_Page]]] = deque()
-        with ThreadPoolExecutor(workers) as threads:
-            try:
-                while some := list(islice(pictures, TOGETHER)):
-                    waiting.append(threads.submit(decode, some))
-                    if len(waiting) > workers + 1:
-                        yield from waiting.popleft().result()
-                while waiting:
-                    yield from waiting.popleft().result()
-            finally:
-                threads.shutdown(wait=False, cancel_futures=True)
+    Args:
+        file: Image file.
+        transform: Steps to apply.
+        shape: Required shape; gray images are repeated over its channels.
+    """
+    content = file.read()
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            mode, upright = opened.mode, _upright(opened)
+            colored = not _is_gray(upright)
+            # Pillow would clip more bits to black and white.
+            image = None if mode[0] in "IF" else upright.convert("RGB" if colored else "L")
+    # Broken files make the decoders raise errors of many types.
+    except Exception as error:
+        raise ZeromeanError(
+            f"Image {file.name} cannot be decoded as one of {', '.join(FORMATS)}",
+            "Replace or remove the file",
+        ) from error
+    if image is None:
+        raise ZeromeanError(
+            f"Image {file.name} has more than 8 bits per channel (mode {mode})",
+            "Convert the images to 8 bits per channel",
+        )
+    values = np.asarray(transform.apply(file.name, image))
+    pixels = np.atleast_3d(values).transpose(2, 0, 1)
+    shape = pixels.shape if shape is None else shape
+    if pixels.shape[1:] != shape[1:]:
+        raise ZeromeanError(
+            f"Image {file.name} has {pixels.shape[1]}x{pixels.shape[2]} pixels, unlike the first"
+            f" image with {shape[1]}x{shape[2]}",
+            "Set one size with resize, or bring the files to one size",
+        )
+    if len(pixels) > shape[0]:
+        raise _ColorFoundError
+    return np.ascontiguousarray(np.broadcast_to(pixels, shape)), colored
 
-    def _decode(self, picture: Picture, channels: int, measure: bool) -> _Page:
-        name = picture.name
-        try:
-            with picture.open() as image:
-                if image.mode.startswith(("I", "F")):  # Pillow would clip these to black and white
-                    raise ZeromeanError(
-                        f"image {name} with more than 8 bits a pixel (mode {image.mode})",
-                        "8 bits a channel",
-                        "convert the images",
-                    )
-                colored = image.mode not in GRAY
-                brought = self.size.of(name, image.convert("RGB" if colored else "L"))
-        # Pillow's decoders raise SyntaxError and ValueError too on broken files.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ZeromeanError(
-                f"broken image {name}", "an image that can be decoded", "replace or remove the file"
-            ) from error
-        if brought.mode != "L" and channels == 1:
-            raise _ColorError
-        values = np.asarray(brought.convert("L" if channels == 1 else "RGB"))
-        pixels = np.ascontiguousarray(np.atleast_3d(values).transpose(2, 0, 1))
-        return _Page(picture, pixels, colored, PixelFacts.of(pixels) if measure else None)
+
+def _upright(image: Image.Image) -> Image.Image:
+    with suppress(Exception):  # A broken EXIF block does not make the pixels wrong.
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _is_gray(image: Image.Image) -> bool:
+    if image.mode in ("P", "PA"):
+        palette = np.asarray(image.getpalette("RGB")).reshape(-1, 3)
+        return bool((palette == palette[:, :1]).all())
+    return image.mode in GRAY_MODES

@@ -1,4 +1,4 @@
-"""Image files in ``train/<class>/`` and ``test/<class>/``, in a folder or in a tar archive."""
+"""Image files in one folder per class, in a folder or a tar archive."""
 
 from __future__ import annotations
 
@@ -9,23 +9,34 @@ import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise, takewhile
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
-from zeromean.errors import ZeromeanError
+from zeromean.errors import ZeromeanError, warn
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.fingerprint import Fingerprint
-from zeromean.study.data.image_files import Album, ImageTransform, Picture
+from zeromean.study.data.image_files import (
+    ImageFile,
+    ImageSource,
+    ImageTransform,
+    check_file_size,
+    is_hidden,
+    is_image,
+    load_images,
+    read_file,
+)
+from zeromean.study.data.split import UnsplitDataset
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-# Without the first of them, the next takes its place.
+# Folders of the test set, in order of preference.
 TEST_PARTS = ("test", "val", "validation", "valid")
 PARTS = ("train", *TEST_PARTS)
-LAYOUT = f"images ({', '.join(SUFFIXES)}) in train/<class>/ and test/<class>/ (or val/<class>/)"
-# First bytes of a file -> what opens it.
+TEST_FRACTION = 0.2
+LAYOUT = "train/<class>/ and test/<class>/ (or val/<class>/), or as <class>/"
+# First bytes of a compressed file and the class that opens it.
 COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
     b"\x1f\x8b": gzip.GzipFile,
     b"BZh": bz2.BZ2File,
@@ -33,107 +44,173 @@ COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
 }
 
 
-def read_imagefolder(path: Path, size: ImageTransform) -> Dataset:
-    """Reads a folder or a tar archive (plain, .gz, .bz2 or .xz) without unpacking it to disk.
+def read_imagefolder(path: Path, transform: ImageTransform) -> Dataset | UnsplitDataset:
+    """Read a folder or a tar archive (plain, .gz, .bz2 or .xz), without unpacking it to disk.
 
-    Files whose path does not end in ``train/<class>/<image>`` or ``test/<class>/<image>`` are left
-    alone; without a test folder, ``val``, ``validation`` or ``valid`` takes its place. The images
-    are decoded as RGB, or as one channel where all of them are gray.
+    Images are in ``train/<class>/`` and ``test/<class>/``; without a test folder, ``val``,
+    ``validation`` or ``valid`` takes its place. Without any of these folders, the images are in
+    ``<class>/`` and have no split. Other folders may enclose these, and a class may have
+    subfolders. Hidden files are ignored; a warning counts all other files that are not read.
 
     Raises:
-        ZeromeanError: The path is missing, holds no such images, an image is broken or of another
-            size than the first, or the classes of train and test differ.
+        ZeromeanError: The path is missing or holds no such images, or an image is broken or of
+            another size than the first.
     """
     name = f"imagefolder:{path}"
+    fingerprint = Fingerprint()
     if path.is_dir():
-        source = Fingerprint()
-        for member, file in _folder_files(path):
-            source.add(str(member), file)
-        album = Album(name, size, source.digest, source.count, partial(_folder_pictures, path))
+        for member, file, regular in _walk(path):
+            if regular:
+                fingerprint.add(member, file)
+        layout = _Layout(name, ((member, regular) for member, _, regular in _walk(path)))
+        files = partial(_folder_files, path, layout)
     elif path.is_file():
-        source = Fingerprint()
-        source.add("", path)
-        album = Album(name, size, source.digest, None, partial(_tar_pictures, path))
+        fingerprint.add("", path)
+        layout = _Layout(name, _tar_names(path))
+        files = partial(_tar_files, path, layout)
     else:
-        raise ZeromeanError(
-            f"{name}, which does not exist",
-            f"a folder or a .tar archive of {LAYOUT}",
-            "check the path",
-        )
-    decoded = album.read()
-    test = next((part for part in TEST_PARTS if part in decoded.parts), None)
-    for part, found in (("train", "train" in decoded.parts), ("test", test)):
-        if not found:
-            raise ZeromeanError(f"no {part} image in {name}", LAYOUT, "arrange the files so")
-    assert test is not None
-    return decoded.dataset(name, test, f"the data set's own {test} folder")
+        raise ZeromeanError(f"{name} is not a folder or file", "Check the path")
+    images = load_images(ImageSource(name, fingerprint.digest, layout.count, files), transform)
+    if layout.test is None:
+        return images.unsplit(name, TEST_FRACTION)
+    return images.dataset(name, layout.test, f"the data set's own {layout.test} folder")
 
 
-def _is_image(member: PurePosixPath) -> bool:
-    return (
-        len(member.parts) >= 3
-        and member.parts[-3] in PARTS
-        and member.suffix.lower() in SUFFIXES
-        # Archives written on a Mac carry a hidden twin ._NAME of each file.
-        and not member.name.startswith(".")
-    )
+class _Layout:
+    """Position of parts and classes in the paths of image files.
+
+    Args:
+        name: Data set as the user named it.
+        members: Path and whether it is a regular file, for all files of the data set.
+    """
+
+    def __init__(self, name: str, members: Iterable[tuple[str, bool]]) -> None:
+        parts: Counter[str] = Counter()
+        folders: set[tuple[str, ...]] = set()
+        left_out: list[str] = []  # the first of each kind
+        others, unsplit, first_unsplit = 0, 0, ""
+        for path, regular in members:
+            own = tuple(path.split("/")[:-1])
+            if not (regular and own and is_image(path)):
+                others += 1
+                left_out = left_out or [path]
+            elif (split := _split_label(own)) is not None:
+                parts[split[0]] += 1
+            else:
+                unsplit += 1
+                folders.add(own)
+                first_unsplit = first_unsplit or path
+        self.test = next((part for part in TEST_PARTS if part in parts), None)
+        self._depth = 0
+        if parts:
+            if self.test is None or "train" not in parts:
+                missing = "test" if "train" in parts else "train"
+                raise ZeromeanError(f"{name} has no {missing} images", f"Arrange them as {LAYOUT}")
+            self.count = parts["train"] + parts[self.test]
+            others += unsplit
+            left_out += [first_unsplit] if unsplit else []
+        elif folders:
+            self.count = unsplit
+            # Folders that enclose all classes are not classes themselves.
+            shared = takewhile(lambda level: len({*level}) == 1, zip(*folders, strict=False))
+            self._depth = min(len([*shared]), *(len(own) - 1 for own in folders))
+        else:
+            raise ZeromeanError(f"{name} has no images", f"Arrange images as {LAYOUT}")
+        if others:
+            warn(
+                f"{name}: {others} files are not read, such as {left_out[0]}; only regular files"
+                " with the suffix of an image, in the folder of a class, are read."
+            )
+
+    def label(self, path: str) -> tuple[str, str] | None:
+        """Return part (empty without a split) and label; None if the file is not read."""
+        folders = tuple(path.split("/")[:-1])
+        if not (folders and is_image(path)):
+            return None
+        if self.test is None:
+            return "", folders[self._depth]
+        label = _split_label(folders)
+        return label if label is not None and label[0] in ("train", self.test) else None
 
 
-def _folder_pictures(folder: Path) -> Iterator[Picture]:
-    for member, file in _folder_files(folder):
-        part, label = member.parts[-3:-1]
-        yield Picture(part, label, str(file), partial(_open_file, file))
+def _split_label(folders: tuple[str, ...]) -> tuple[str, str] | None:
+    for part, label in pairwise(folders):
+        if part in PARTS:
+            return part, label
+    return None
 
 
-def _folder_files(folder: Path) -> Iterator[tuple[PurePosixPath, Path]]:
-    """One class after another: of millions of files, the names of one class are in memory."""
-    for part in sorted(PARTS):
-        for label in _names(folder / part):
-            place = folder / part / label
-            for name in _names(place):
-                member = PurePosixPath(part, label, name)
-                if _is_image(member):
-                    yield member, place / name
+def _folder_files(folder: Path, layout: _Layout) -> Generator[ImageFile, None, None]:
+    for member, file, regular in _walk(folder):
+        if regular and (label := layout.label(member)) is not None:
+            yield ImageFile(*label, str(file), partial(read_file, file))
 
 
-def _names(folder: Path) -> list[str]:
-    """In order; none where it is no folder."""
-    return sorted(os.listdir(folder)) if folder.is_dir() else []
+def _walk(
+    folder: Path, inside: str = "", above: tuple[Path, ...] = ()
+) -> Iterator[tuple[str, Path, bool]]:
+    """Iterate over files in alphabetical order, following links but never in circles.
+
+    Yields:
+        Path inside the outermost folder, path, and whether it is a regular file.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        if is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), f"{inside}{entry.name}/", (*above, real))
+        else:
+            yield f"{inside}{entry.name}", Path(entry.path), entry.is_file()
 
 
-def _open_file(file: Path) -> Image.Image:
+def _tar_names(path: Path) -> Iterator[tuple[str, bool]]:
+    for _, entry, name in _tar_entries(path):
+        yield name, entry.isfile()
+
+
+def _tar_files(path: Path, layout: _Layout) -> Generator[ImageFile, None, None]:
+    for archive, entry, name in _tar_entries(path):
+        if entry.isfile() and (label := layout.label(name)) is not None:
+            full = f"{path}/{name}"
+            check_file_size(full, entry.size)
+            with _explain(path):
+                content = archive.extractfile(entry)
+                assert content is not None  # Regular files have content.
+                image = content.read()
+            yield ImageFile(*label, full, partial(bytes, image))
+
+
+def _tar_entries(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str]]:
+    # "r|" reads once from front to back: seeking in a compressed archive restarts it.
+    with _explain(path), _open(path) as file, tarfile.open(fileobj=file, mode="r|") as archive:
+        for entry in archive:
+            member = PurePosixPath(entry.name)
+            if not entry.isdir() and not any(map(is_hidden, member.parts)):
+                yield archive, entry, str(member).lstrip("/")
+
+
+@contextmanager
+def _explain(path: Path) -> Iterator[None]:
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ZeromeanError(f"unreadable {file} ({error})", LAYOUT, "mend the file") from error
-    return Image.open(io.BytesIO(content))
-
-
-def _tar_pictures(path: Path) -> Iterator[Picture]:
-    wanted = f"a .tar archive of {LAYOUT}"
-    try:
-        # "r|" reads once from front to back: seeking in a compressed archive decompresses it anew.
-        with _open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            for entry in archive:
-                member = PurePosixPath(entry.name)
-                if entry.isfile() and _is_image(member):
-                    content = archive.extractfile(entry)
-                    assert content is not None  # a regular file always has content
-                    part, label = member.parts[-3:-1]
-                    image = partial(Image.open, io.BytesIO(content.read()))
-                    yield Picture(part, label, f"{path}/{member}", image)
-    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
+        yield
+    # Broken headers make tarfile raise ValueError, too.
+    except (OSError, EOFError, ValueError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
         raise ZeromeanError(
-            f"unreadable {path} ({error})", wanted, "fetch the archive anew"
+            f"{path} cannot be read as a tar archive ({error})", "Replace the archive"
         ) from error
 
 
 def _open(path: Path) -> io.BufferedIOBase:
-    """The archive without its compression, which must not end early.
+    """Open an archive without its compression, and raise if it is cut short.
 
     ``tarfile`` takes the end of its input for the end of the archive, even in the middle of a
-    header; images would go missing without a word. The decompressors raise where data end early;
-    an archive that is not compressed has to end in the zeros that mark its end.
+    header, so images would be missing without an error. The decompressors raise if data ends
+    early; a plain archive must end in zeros.
     """
     with path.open("rb") as file:
         start = file.read(max(map(len, COMPRESSIONS)))
@@ -142,5 +219,5 @@ def _open(path: Path) -> io.BufferedIOBase:
                 return opener(path)
         file.seek(max(0, path.stat().st_size - tarfile.BLOCKSIZE))
         if any(file.read()):
-            raise tarfile.ReadError("it does not end as a tar archive ends")
+            raise tarfile.ReadError("it does not end as a tar archive does")
     return path.open("rb")

@@ -1,4 +1,4 @@
-"""From the text after ``--data`` to a data set."""
+"""Load the data set that a text such as ``npz:FILE`` names."""
 
 from __future__ import annotations
 
@@ -11,102 +11,94 @@ from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.digits import read_digits
 from zeromean.study.data.huggingface import read_huggingface
 from zeromean.study.data.idx import read_idx
-from zeromean.study.data.image_files import ImageTransform
+from zeromean.study.data.image_files import UNCHANGED, ImageTransform
 from zeromean.study.data.imagefolder import read_imagefolder
 from zeromean.study.data.miniimagenet import read_miniimagenet
 from zeromean.study.data.npz import read_npz
-from zeromean.study.data.split import USUAL, SplitSpec, UnsplitDataset
+from zeromean.study.data.split import DEFAULT_SPLIT, SplitSpec, UnsplitDataset
 from zeromean.study.data.svhn import read_svhn
-from zeromean.study.settings import SettingError
 
-# Of images that come in one size.
+# Formats whose images have one size.
 READERS: dict[str, Callable[[Path], Dataset | UnsplitDataset]] = {
     "idx": read_idx,
     "npz": read_npz,
     "cifar": read_cifar,
     "svhn": read_svhn,
 }
-# Of image files, each of which may have a size of its own.
-FILE_READERS: dict[str, Callable[[Path, ImageTransform], Dataset]] = {
+# Formats of image files, which may have any size.
+FILE_READERS: dict[str, Callable[[Path, ImageTransform], Dataset | UnsplitDataset]] = {
     "imagefolder": read_imagefolder,
     "miniimagenet": read_miniimagenet,
     "hf": read_huggingface,
 }
-AS_THEY_ARE = ImageTransform()
 
 
-def load_dataset(text: str, size: ImageTransform = AS_THEY_ARE) -> Dataset:
-    """Reads the data set that ``text`` names, divided as usual where it has no test set.
+def load_dataset(
+    text: str, transform: ImageTransform = UNCHANGED, split: SplitSpec = DEFAULT_SPLIT
+) -> Dataset:
+    """Read a data set and split it if it has no test set.
 
-    The arguments are those of :func:`read_dataset`.
+    Args:
+        text: ``digits``, ``idx:DIR``, ``npz:FILE``, ``cifar:DIR``, ``svhn:DIR``,
+            ``imagefolder:DIR`` (or a tar archive), ``miniimagenet:DIR``, ``hf:NAME`` or ``hf:DIR``.
+        transform: Steps that bring image files to one size; see :func:`reads_image_files`.
+        split: Test set of data that comes without one.
+
+    Raises:
+        ZeromeanError: The text has another form, the reader refuses what it finds, or an option
+            does not apply to the data.
 
     Example:
         >>> load_dataset("digits").describe()
         '898 train and 899 test images, 8x8x1, 10 classes'
     """
-    return split_dataset(read_dataset(text, size), USUAL)
-
-
-def split_dataset(data: Dataset | UnsplitDataset, division: SplitSpec) -> Dataset:
-    """The data with a test set, which some bring along.
-
-    Raises:
-        ZeromeanError: It brings one along and is to be divided in another way, or cannot be.
-    """
-    if isinstance(data, UnsplitDataset):
-        return data.divide(division)
-    if division != USUAL:
-        raise SettingError(
-            "test_per_class" if division.per_class is not None else "split",
-            f"test_per_class or split with {data.name}, which has a test set of its own",
-            "data without one: digits, or an npz:FILE with images and labels",
-            "leave both out",
-            "pass such data",
-        )
-    return data
+    return split_dataset(read_dataset(text, transform), split)
 
 
 def reads_image_files(text: str) -> bool:
-    """Whether what ``text`` names are image files, brought to any size."""
+    """Return whether ``text`` names image files, to which an :class:`ImageTransform` applies."""
     return text.partition(":")[0] in FILE_READERS
 
 
-def read_dataset(text: str, size: ImageTransform = AS_THEY_ARE) -> Dataset | UnsplitDataset:
-    """Reads what ``text`` names.
-
-    Args:
-        text: ``digits``, ``idx:DIR``, ``npz:FILE``, ``cifar:DIR``, ``svhn:DIR``,
-            ``imagefolder:DIR`` (or a tar archive), ``miniimagenet:DIR``, or ``hf:NAME`` or
-            ``hf:DIR`` of Hugging Face's datasets.
-        size: What image files are brought to; of the last three alone; see
-            :func:`reads_image_files`.
-
-    Raises:
-        ZeromeanError: The text has another form, or the reader refuses what it finds.
-    """
+def read_dataset(text: str, transform: ImageTransform = UNCHANGED) -> Dataset | UnsplitDataset:
+    """Read a data set, with or without a test set; the arguments are :func:`load_dataset`'s."""
     kind, _, path = text.partition(":")
-    if text != "digits" and (kind not in {**READERS, **FILE_READERS} or not path):
+    if text != "digits" and (kind not in {**READERS, **FILE_READERS} or not path or "\0" in path):
         raise ZeromeanError(
-            f"data {text!r}",
-            "digits, idx:DIR, npz:FILE, cifar:DIR, svhn:DIR, imagefolder:DIR[.tar.xz],"
-            " miniimagenet:DIR or hf:NAME",
-            "name the format, a colon and the path",
+            f"data={text!r} is not one of digits, idx:DIR, npz:FILE, cifar:DIR, svhn:DIR,"
+            " imagefolder:DIR, imagefolder:FILE.tar, miniimagenet:DIR, hf:NAME, hf:DIR",
+            "Write the format, a colon and the path",
         )
-    if kind not in FILE_READERS and not size.says_nothing:
-        raise SettingError(
-            "resize" if size.resize is not None else "crop",
-            f"resize or crop with {text}, whose images come in one size",
-            f"image files, as {', '.join(FILE_READERS)} read them",
-            "leave both out",
-            "pass such files",
+    if kind not in FILE_READERS and transform != UNCHANGED:
+        raise ZeromeanError(
+            f"resize, crop and grayscale do not apply to {text}; they apply to image files"
+            f" ({', '.join(FILE_READERS)})",
+            "Leave them out",
         )
     if text == "digits":
         return read_digits()
     try:
         if kind in FILE_READERS:
-            return FILE_READERS[kind](Path(path), size)
+            return FILE_READERS[kind](Path(path), transform)
         return READERS[kind](Path(path))
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise ZeromeanError(
-            f"data {text!r}, which cannot be read ({error})", "readable files", "check the path"
+            f"data={text!r} cannot be read ({type(error).__name__}: {error})", "Check the path"
         ) from error
+
+
+def split_dataset(data: Dataset | UnsplitDataset, spec: SplitSpec) -> Dataset:
+    """Return data with a test set.
+
+    Raises:
+        ZeromeanError: The data has its own test set but a split is given, or cannot be split.
+    """
+    if isinstance(data, UnsplitDataset):
+        return data.divide(spec)
+    if spec != DEFAULT_SPLIT:
+        raise ZeromeanError(
+            f'test_per_class and split="seed" do not apply to {data.name}, which has its own test'
+            " set",
+            "Leave them out, or use data without a test set",
+        )
+    return data

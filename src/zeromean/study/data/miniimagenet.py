@@ -7,27 +7,30 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.fingerprint import Fingerprint
-from zeromean.study.data.image_files import Album, ImageTransform, Picture
+from zeromean.study.data.image_files import (
+    ImageFile,
+    ImageSource,
+    ImageTransform,
+    load_images,
+    read_file,
+)
 
 TABLES = ("train", "val", "test")
 COLUMNS = ("filename", "label")
-# Of a class's images, where the tables split classes: 100 of 600.
-TEST_SHARE = 6
+# If the tables split classes, one image in TEST_DIVISOR of each class is for testing: 100 of 600.
+TEST_DIVISOR = 6
 Rows = list[tuple[str, str]]
 
 
-def read_miniimagenet(folder: Path, size: ImageTransform) -> Dataset:
-    """Reads ``train.csv``, ``val.csv``, ``test.csv`` and ``images/`` of the folder.
+def read_miniimagenet(folder: Path, transform: ImageTransform) -> Dataset:
+    """Read ``train.csv``, ``val.csv``, ``test.csv`` and ``images/`` of the folder.
 
-    Where train and test list the same classes, they are the split, and val is left alone. Where
-    they list different ones, as the tables for few-shot learning do, all three are taken together:
-    in each class the last sixth of the images, as listed, is the test set (500 and 100 images a
-    class).
+    If the tables of train and test share classes, they are the split, and val is ignored. If not,
+    as in the tables for few-shot learning, all three are joined, and the last sixth of each class's
+    images, as listed, is the test set (500 and 100 images per class).
 
     Raises:
         ZeromeanError: A file is missing or broken.
@@ -38,27 +41,27 @@ def read_miniimagenet(folder: Path, size: ImageTransform) -> Dataset:
     split = "the data set's own test.csv"
     if not classes["train"] & classes["test"]:
         tables["val"] = _table(folder, "val")
-        tables = _within_classes([row for part in TABLES for row in tables[part]])
-        split = "in each class the last sixth of the images, as train, val and test.csv list them"
-    source, pictures = Fingerprint(), []
+        tables = _split_classes([row for part in TABLES for row in tables[part]])
+        split = "the last sixth of each class's images, as train, val and test.csv list them"
+    fingerprint, files = Fingerprint(), []
     for part in ("train", "test"):
         for file, label in tables[part]:
             path = _find(folder, file)
-            source.add(f"{part} {label} {file}", path)
-            pictures.append(Picture(part, label, str(path), partial(Image.open, path)))
-    album = Album(name, size, source.digest, source.count, lambda: pictures)
-    return album.read().dataset(name, "test", split)
+            fingerprint.add(f"{part} {label} {file}", path)
+            files.append(ImageFile(part, label, str(path), partial(read_file, path)))
+    source = ImageSource(name, fingerprint.digest, len(files), lambda: (file for file in files))
+    return load_images(source, transform).dataset(name, "test", split)
 
 
-def _within_classes(rows: Rows) -> dict[str, Rows]:
+def _split_classes(rows: Rows) -> dict[str, Rows]:
     by_class: dict[str, Rows] = defaultdict(list)
     for row in rows:
         by_class[row[1]].append(row)
     tables: dict[str, Rows] = {"train": [], "test": []}
     for members in by_class.values():
-        learned = len(members) - len(members) // TEST_SHARE
-        tables["train"] += members[:learned]
-        tables["test"] += members[learned:]
+        count = len(members) - len(members) // TEST_DIVISOR
+        tables["train"] += members[:count]
+        tables["test"] += members[count:]
     return tables
 
 
@@ -74,12 +77,11 @@ def _table(folder: Path, part: str) -> Rows:
             rows = [(row["filename"] or "", row["label"] or "") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ZeromeanError(
-            f"unreadable {path} ({error})",
-            f"a table with the columns {' and '.join(COLUMNS)}",
-            "fetch it anew",
+            f"{path} is not a table with the columns {' and '.join(COLUMNS)} ({error})",
+            "Download it again",
         ) from error
     if not rows:
-        raise ZeromeanError(f"{path} without a row", "a row an image", "fetch it anew")
+        raise ZeromeanError(f"{path} has no rows", "Download it again")
     return rows
 
 
@@ -92,9 +94,8 @@ def _find(folder: Path, file: str) -> Path:
 
 def _missing(folder: Path, file: str) -> ZeromeanError:
     return ZeromeanError(
-        f"miniimagenet:{folder} without {file}",
-        "train.csv, val.csv, test.csv and their images",
-        "take the tables from https://github.com/twitter-research/meta-learning-lstm"
-        f" (data/miniImagenet), make the images from ImageNet, and put them into"
-        f" {folder / 'images'}",
+        f"miniimagenet:{folder} has no {file}",
+        "Take train.csv, val.csv and test.csv from"
+        " https://github.com/twitter-research/meta-learning-lstm (data/miniImagenet), make the"
+        f" images from ImageNet, and put them into {folder / 'images'}",
     )

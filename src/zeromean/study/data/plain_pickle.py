@@ -1,4 +1,4 @@
-"""Pickles of plain data, read without running anything that they name."""
+"""Read pickles of plain data without executing anything that they name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 
 def loads(content: bytes) -> object:
-    """What the pickle holds: dicts, lists, tuples, texts, numbers, and NumPy arrays of bytes.
+    """Return the dicts, lists, tuples, texts, numbers and NumPy arrays of bytes in a pickle.
 
-    Arrays come as :class:`ByteArray`. A pickle of Python 2 has bytes for texts.
+    Arrays are returned as :class:`ByteArray`, the texts of a Python 2 pickle as bytes.
 
     Raises:
-        pickle.UnpicklingError: It is no pickle, or names anything else.
+        pickle.UnpicklingError: The content is not a pickle or names anything else.
 
     Example:
         >>> loads(pickle.dumps({"numbers": [1, 2]}))
@@ -26,16 +26,16 @@ def loads(content: bytes) -> object:
         _pickle.UnpicklingError: it names 'builtins.len'
     """
     try:
-        return _Plain(io.BytesIO(content), encoding="bytes").load()
+        return _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
     except pickle.UnpicklingError:
         raise
-    # A broken or hostile pickle makes its reader raise nearly anything.
+    # Broken or hostile pickles raise errors of nearly any type.
     except Exception as error:
-        raise pickle.UnpicklingError(f"{type(error).__name__} while it is read") from error
+        raise pickle.UnpicklingError(f"{type(error).__name__} while reading") from error
 
 
 class ByteArray:
-    """Stands for a NumPy array while a pickle is read.
+    """Stand-in for a NumPy array during unpickling.
 
     Attributes:
         array: Unsigned bytes.
@@ -44,35 +44,35 @@ class ByteArray:
     array: np.ndarray = np.empty(0, np.uint8)
 
     def __setstate__(self, state: Any) -> None:
-        _version, shape, kind, by_columns, data = state
-        if not (isinstance(kind, _ByteType) and isinstance(data, bytes) and by_columns is False):
-            raise pickle.UnpicklingError("an array of other things than bytes")
+        _version, shape, kind, fortran_order, data = state
+        if not (isinstance(kind, _ByteType) and isinstance(data, bytes) and fortran_order is False):
+            raise pickle.UnpicklingError("an array of other values than bytes")
         if not all(type(length) is int for length in shape) or math.prod(shape) != len(data):
             raise pickle.UnpicklingError(f"an array of another size than its {len(data)} bytes")
         self.array = np.frombuffer(data, np.uint8).reshape(shape)
 
 
 class _ByteType:
-    """Stands for the type of an array's numbers, which is unsigned bytes."""
+    """Stand-in for the element type of an array, which must be unsigned bytes."""
 
     def __init__(self, name: Any, *_flags: Any) -> None:
         if name not in (b"u1", "u1"):
-            raise pickle.UnpicklingError("an array of other things than bytes")
+            raise pickle.UnpicklingError("an array of other values than bytes")
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and the like, of which a byte has none."""
+        """Ignore byte order and the like, which do not apply to bytes."""
 
 
-# The one written in Python: that in C gives a pickle as much memory as it asks for.
-class _Plain(pickle._Unpickler):
+# The version in Python, because the one in C allocates as much memory as a pickle asks for.
+class _PlainUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in (
             ("numpy.core.multiarray", "_reconstruct"),
             ("numpy._core.multiarray", "_reconstruct"),
         ):
-            return lambda *_arguments: ByteArray()  # a fresh one, which no pickle can change
+            return lambda *_arguments: ByteArray()  # a new one, which no pickle can modify
         if (module, name) == ("numpy", "dtype"):
             return _ByteType
         if (module, name) == ("numpy", "ndarray"):
-            return None  # an argument of _reconstruct, which asks for no other
+            return None  # an argument of _reconstruct, which ignores it
         raise pickle.UnpicklingError(f"it names {f'{module}.{name}'[:60]!r}")

@@ -1,4 +1,4 @@
-"""A train/test split for data that comes without one."""
+"""A train/test split for data without a test set."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from sklearn.model_selection import train_test_split
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
+from zeromean.study.data.disk_images import Images
 
 SPLIT_SEED = 0
 
 
 @dataclass(frozen=True)
 class SplitSpec:
-    """Which images are held out as the test set, of data that comes without one.
+    """Which images of a data set without a test set become its test set.
 
     Args:
-        per_class: How many of each class; None for the format's usual share.
-        seed: What they are drawn by; None for the one that every run of every study shares.
+        per_class: Number of test images per class; None for the format's default share.
+        seed: Seed of the random choice; None for the seed that all runs share.
     """
 
     per_class: int | None = None
     seed: int | None = None
 
 
-USUAL = SplitSpec()
+DEFAULT_SPLIT = SplitSpec()
 
 
 @dataclass(frozen=True)
@@ -36,27 +37,27 @@ class UnsplitDataset:
     """Images and labels without a test set.
 
     Args:
-        name: How the user named the data.
-        images: Unsigned bytes of shape (N, channels, height, width).
+        name: Data set as the user named it.
+        images: Unsigned bytes of shape (N, channels, height, width), in memory or on disk.
         labels: Class indices of shape (N,), from 0.
-        classes: One name a class index.
-        test_fraction: Of each class's images, 0 to 1, at most a half: what is usually held out.
+        classes: Name of each class.
+        test_fraction: Default share of each class's images in the test set, above 0, at most 0.5.
     """
 
     name: str
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     classes: tuple[str, ...]
     test_fraction: float
 
-    def divide(self, division: SplitSpec = USUAL) -> Dataset:
-        """Holds a part of each class out as the test set.
+    def divide(self, spec: SplitSpec = DEFAULT_SPLIT) -> Dataset:
+        """Return a data set whose test set holds random images of each class.
 
         Raises:
-            ZeromeanError: A class has too few images to be in both parts.
+            ZeromeanError: A class has too few images for both parts.
         """
-        seed = SPLIT_SEED if division.seed is None else division.seed
-        if division.per_class is None:
+        seed = SPLIT_SEED if spec.seed is None else spec.seed
+        if spec.per_class is None:
             share = f"{self.test_fraction:.0%}"
             self._check(math.ceil(1 / self.test_fraction), share)
             train, test = train_test_split(
@@ -66,31 +67,30 @@ class UnsplitDataset:
                 stratify=self.labels,
             )
         else:
-            share = f"{division.per_class}"
-            self._check(division.per_class + 1, share)
+            share = f"{spec.per_class}"
+            self._check(spec.per_class + 1, share)
             order = np.random.default_rng(seed).permutation(len(self.labels))
-            of_class = [order[self.labels[order] == label] for label in range(len(self.classes))]
-            test = np.sort(np.concatenate([own[: division.per_class] for own in of_class]))
+            members = [order[self.labels[order] == label] for label in range(len(self.classes))]
+            test = np.sort(np.concatenate([own[: spec.per_class] for own in members]))
             train = np.setdiff1d(order, test)
-        drawn = (
-            f"seed {seed}, the same for every run" if division.seed is None else "anew each seed"
-        )
+        kind = f"seed {seed} for every run" if spec.seed is None else "a new choice per seed"
+        labels = torch.from_numpy(self.labels)
         return Dataset(
             name=self.name,
-            train_images=torch.from_numpy(self.images[train]),
-            train_labels=torch.from_numpy(self.labels[train]),
-            test_images=torch.from_numpy(self.images[test]),
-            test_labels=torch.from_numpy(self.labels[test]),
+            train_images=self.images[train],
+            train_labels=labels[train],
+            test_images=self.images[test],
+            test_labels=labels[test],
             classes=self.classes,
-            split=f"{share} of each class held out at random (stratified, {drawn})",
+            split=f"{share} of each class, chosen at random (stratified, {kind})",
         )
 
-    def _check(self, wanted: int, share: str) -> None:
+    def _check(self, needed: int, share: str) -> None:
         counts = np.bincount(self.labels, minlength=len(self.classes))
         rarest = int(counts.argmin())
-        if counts[rarest] < wanted:
+        if counts[rarest] < needed:
             raise ZeromeanError(
-                f"class {self.classes[rarest]!r} with {counts[rarest]} image(s) in {self.name}",
-                f"at least {wanted} a class, since {share} are held out for testing",
-                "add images, or store train and test arrays of your own",
+                f"Class {self.classes[rarest]!r} of {self.name} has {counts[rarest]} image(s); at"
+                f" least {needed} are needed to hold out {share} for testing",
+                "Add images, or provide separate train and test images",
             )

@@ -1,7 +1,8 @@
-"""Text as a sequence of characters: the one that comes with Python, or a file."""
+"""Text as a sequence of characters: the manual that comes with Python, or a file."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -11,23 +12,24 @@ from zeromean.errors import ZeromeanError
 
 LENGTH = 64
 TEST_FRACTION = 0.1
-# Rarer characters are one character, "unknown".
-MOST_CHARACTERS = 255
+# Rarer characters share one index, "unknown".
+MAX_CHARACTERS = 255
+MIN_PIECES = 20
 
 
 def is_text(data: str) -> bool:
-    """Whether ``data`` names a text: ``text``, or ``text:FILE``."""
+    """Return whether ``data`` names a text: ``text`` or ``text:FILE``."""
     return data == "text" or data.startswith("text:")
 
 
 def read_text(data: str) -> str:
-    """The text that ``data`` names.
+    """Return the text that ``data`` names.
 
-    ``text`` is the manual that Python carries for its ``help()``: 0.46 million characters of
-    technical English. It differs a little from one version of Python to the next.
+    ``text`` is the manual of Python's ``help()``: 0.46 million characters of technical English,
+    which differ slightly between versions of Python.
 
     Raises:
-        ZeromeanError: The file cannot be read.
+        ZeromeanError: The file cannot be read or is not UTF-8.
     """
     if data == "text":
         from pydoc_data.topics import topics
@@ -35,30 +37,38 @@ def read_text(data: str) -> str:
         return "\n".join(topics[name] for name in sorted(topics))
     path = Path(data.removeprefix("text:"))
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        if not path.is_file():
+            raise OSError("not a file")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
         raise ZeromeanError(
-            f"data {data!r}, which cannot be read ({error})", "a text in UTF-8", "check the path"
+            f"{path} is not UTF-8 (byte {error.start})", "Convert the file to UTF-8"
         ) from error
+    except (OSError, ValueError, MemoryError) as error:
+        raise ZeromeanError(f"data={data!r} cannot be read ({error})", "Check the path") from error
 
 
 def windows(text: str) -> tuple[Tensor, int]:
-    """The text as indices of shape (pieces, ``LENGTH`` + 1), and how many characters there are.
+    """Cut a text into pieces of character indices.
 
-    Each piece begins with the last character of the one before, so that every character but the
-    first is told once.
+    Each piece starts with the last character of the previous one, so that every character except
+    the first is predicted once.
+
+    Returns:
+        Indices of shape (pieces, ``LENGTH`` + 1), and the number of different indices.
 
     Raises:
         ZeromeanError: The text is too short to train and test on.
     """
-    ranked = sorted(set(text), key=lambda one: (-text.count(one), one))
-    index = {one: number for number, one in enumerate(ranked[:MOST_CHARACTERS])}
-    indices = torch.tensor([index.get(one, MOST_CHARACTERS) for one in text])
+    counts = Counter(text)
+    ranked = sorted(counts, key=lambda one: (-counts[one], one))
+    index = {one: number for number, one in enumerate(ranked[:MAX_CHARACTERS])}
+    indices = torch.tensor([index.get(one, MAX_CHARACTERS) for one in text])
     pieces = indices.unfold(0, LENGTH + 1, LENGTH) if len(text) > LENGTH else indices[:0]
-    if len(pieces) < 20:
+    if len(pieces) < MIN_PIECES:
         raise ZeromeanError(
-            f"a text of {len(text):,} characters",
-            f"{20 * LENGTH + 1:,} or more",
-            "use a longer one",
+            f"The text has {len(text):,} characters; at least {MIN_PIECES * LENGTH + 1:,} are"
+            " needed",
+            "Use a longer text",
         )
-    return pieces.clone(), min(len(ranked), MOST_CHARACTERS + 1)
+    return pieces.clone(), min(len(ranked), MAX_CHARACTERS + 1)

@@ -1,0 +1,142 @@
+"""Studies of images on disk end with the same numbers, bit for bit, as studies in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from PIL import Image
+from study_files import patterns
+from study_helpers import PowerCut, records, with_task
+
+from zeromean.errors import ZeromeanError
+from zeromean.study import ImageTask, Study, Tuning, run
+from zeromean.study.data.disk_images import CACHE_VARIABLE, IMAGES, MEMORY_VARIABLE, DiskImages
+from zeromean.study.tasks.load import load_problem
+
+UNLIMITED = "1000"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache folder, with a memory limit of zero."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(MEMORY_VARIABLE, "0")
+    return tmp_path / "cache"
+
+
+def make_study(tmp_path: Path, **changes: Any) -> Study:
+    """A study of colored JPEGs of all sizes, of which the first is gray."""
+    files, rng = tmp_path / "files", np.random.default_rng(0)
+    for part, (images, labels) in {"train": patterns(48), "val": patterns(12, seed=1)}.items():
+        for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+            place = files / part / ("n01", "n02", "n03")[label]
+            place.mkdir(parents=True, exist_ok=True)
+            picture = Image.fromarray(np.stack([pixels, pixels // 2, 255 - pixels], axis=2))
+            picture = picture.resize(tuple(rng.integers(20, 40, 2)))
+            picture.save(place / f"{number:04d}.JPEG", quality=95)
+    Image.new("L", (30, 20), 99).save(files / "train" / "n01" / "0000.JPEG")
+    task = ImageTask(
+        data=f"imagefolder:{files}",
+        model="cnn",
+        resize=12,
+        crop=8,
+        augment="resized-crop-flip",
+        epochs=2,
+        batch_size=8,
+    )
+    return with_task(Study(tasks=(task,), seeds=1, threads=1), **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train_size": 30, "imbalance": 2.0},
+        {"preprocess": "pixel", "augment": "crop-flip", "gray": True},
+        {"preprocess": "zca", "crop": None},
+    ],
+    ids=["whole", "subset", "pixel", "zca"],
+)
+@pytest.mark.parametrize("tuned", [False, True])
+def test_study_ends_the_same_in_memory_and_on_disk(
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    tuned: bool,
+) -> None:
+    study = make_study(tmp_path, **changes)
+    if tuned:
+        study = replace(study, tuning=Tuning(rates=(0.01, 0.1), validation=0.25))
+    monkeypatch.setenv(MEMORY_VARIABLE, UNLIMITED)
+    in_memory = run(study, tmp_path / "memory")
+    monkeypatch.setenv(MEMORY_VARIABLE, "0")
+    on_disk = run(study, tmp_path / "disk")
+    assert [*cache.glob(f"*/{IMAGES}")]
+    assert records(on_disk) == records(in_memory)
+    assert on_disk.infos == in_memory.infos  # the fingerprint among them
+
+
+def test_study_begun_in_memory_continues_on_disk_in_several_processes(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(tmp_path, seeds=2)
+    monkeypatch.setenv(MEMORY_VARIABLE, UNLIMITED)
+    uncut = run(study, tmp_path / "uncut")
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(study, tmp_path / "cut", watcher=PowerCut(2))
+    monkeypatch.setenv(MEMORY_VARIABLE, "0")
+    assert records(run(study, tmp_path / "cut", jobs=2)) == records(uncut)
+
+
+def added(folder: Path) -> None:
+    shutil.copy(folder / "train/n01/0003.JPEG", folder / "train/n01/0004.JPEG")
+
+
+def removed(folder: Path) -> None:
+    (folder / "train/n01/0003.JPEG").unlink()
+
+
+def renamed(folder: Path) -> None:
+    (folder / "train/n01/0003.JPEG").rename(folder / "train/n02/0003.JPEG")
+
+
+def rewritten(folder: Path) -> None:
+    file = folder / "train/n01/0003.JPEG"
+    Image.open(file).rotate(180).save(file, quality=95)
+
+
+@pytest.mark.parametrize("change", [added, removed, renamed, rewritten])
+def test_study_of_changed_files_is_refused(
+    tmp_path: Path, cache: Path, change: Callable[[Path], None]
+) -> None:
+    study = make_study(tmp_path)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(study, tmp_path / "out", watcher=PowerCut(1))
+    change(tmp_path / "files")
+    with pytest.raises(ZeromeanError, match="does not have the data that"):
+        run(study, tmp_path / "out")
+
+
+def test_study_of_touched_files_continues(tmp_path: Path, cache: Path) -> None:
+    study = make_study(tmp_path)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(study, tmp_path / "out", watcher=PowerCut(1))
+    (tmp_path / "files/train/n01/0003.JPEG").touch()
+    assert records(run(study, tmp_path / "out")) == records(run(study, tmp_path / "again"))
+
+
+def test_fingerprint_and_standardization_read_no_pixels(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(tmp_path)
+    problem = load_problem(study, study.tasks[0])
+    monkeypatch.delattr(DiskImages, "_read")
+    assert len(problem.fingerprint()) == 64
+    assert callable(problem.preprocess)  # Fitted by now.
