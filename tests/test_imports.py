@@ -16,6 +16,8 @@ FRAMEWORKS = ("torch", "numpy", "jax", "keras", "tensorflow", "lightning", "mmen
 MODULES = ("compat", "fan_in", "nn", "optim", "reparam")
 MODULES_OF_EXTRAS = {
     "diagnose": "study",
+    "jax": "jax",
+    "keras": "keras",
     "lightning": "lightning",
     "mmengine": "mmengine",
     "study": "study",
@@ -84,6 +86,7 @@ for name in {[*MODULES, *MODULES_OF_EXTRAS]}:
     assert dir(module) == sorted(module.__all__), (name, dir(module))
     for public in module.__all__:
         getattr(module, public)
+assert zeromean.keras.gctf.optimizers.adam
 print("done")
 """
     assert run(code).endswith("done")

@@ -12,8 +12,15 @@ Needs ``jax`` and ``optax``. Flax, Equinox and Haiku are needed only to pass the
 >>> at_update = optax.chain(optax.adamw(1e-3), zeromean.jax.centralize(axes, at="update"))
 """
 
-from zeromean.jax.axes import explain, fan_in
-from zeromean.jax.projection import center
-from zeromean.jax.transforms import centralize
+from zeromean.errors import needs_extra
+
+with needs_extra("jax", "zeromean.jax", "jax", "jaxlib", "optax"):
+    from zeromean.jax.axes import explain, fan_in
+    from zeromean.jax.projection import center
+    from zeromean.jax.transforms import centralize
 
 __all__ = ["center", "centralize", "explain", "fan_in"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,3 +15,7 @@ from zeromean.keras.gctf.centralized_gradients import (
 )
 
 __all__ = ["centralized_gradients_for_optimizer", "get_centralized_gradients", "optimizers"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
