@@ -105,7 +105,7 @@ class Attachment:
             self._recorder.write()
 
     def _reach(self, optimizer: Optimizer) -> Observed:
-        entry = OptimizerRecord(type(optimizer).__name__, "plain")
+        entry = OptimizerRecord(type(optimizer).__name__, "plain", step="torch's own")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         entry.parameters = len(parameters)
         entry.entries = sum(p.numel() for p in parameters)
@@ -127,7 +127,9 @@ class Attachment:
     ) -> Observed:
         from zeromean.centralization.centralize import centralize, handle_of
         from zeromean.centralization.optimizer_traits import traits_of, unwrap
+        from zeromean.centralization.zscore import standardize_gradients
         from zeromean.class_lookup import is_a
+        from zeromean.model import explain
         from zeromean.programs.find_model import find_model
 
         if (
@@ -154,12 +156,20 @@ class Attachment:
                 entry.state = "left alone"
                 entry.reason = f"{type(outer).__name__}, which makes its step, is reached itself"
                 return Observed(entry)
+        held = {id(parameter) for parameter in parameters}
         found = find_model(parameters, list(self._models))
         if found.model is None:
             entry.state, entry.reason = "left alone", found.reason
             return Observed(entry)
         self._models.add(found.model)
         options = self._options
+        if options.method == "zscore":
+            standardize_gradients(optimizer, found.model)
+            entry.state, entry.at = "centered", "zscore"
+            rows = [row for row in explain(found.model).centered if id(row.parameter) in held]
+            entry.centered = len(rows)
+            entry.centered_entries = sum(row.parameter.numel() for row in rows)
+            return Observed(entry)
         # A warning would change the output of the program, or end it.
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ZeromeanWarning)
@@ -239,6 +249,8 @@ class Observed:
             return False
         self._stepping = False
         self.entry.steps += 1
+        if self.entry.steps == 1 and self._handle is not None:
+            self.entry.step = self._handle.way.name
         if self._check is not None and self._before is not None:
             targets = self._targets(optimizer)
             if len(targets) == len(self._before):
@@ -306,7 +318,7 @@ class GradientCheck:
         for (group, parameter, fan_in), old in zip(targets, before, strict=True):
             seen = next((state_of.get(parameter, {}).get(key) for key in self._keys), None)
             decay = 0.0
-            if seen is None:
+            if seen is None and entry.step == "two passes":  # which write into .grad
                 seen, decay = parameter.grad, decays[group]
             if seen is None or seen.layout is not torch.strided or not seen.is_floating_point():
                 continue

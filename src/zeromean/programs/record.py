@@ -30,7 +30,7 @@ class OptimizerRecord:
         centered, centered_entries: Number of those that are centered.
         optimizers: Number of optimizers of this kind.
         steps: Largest number of steps of one of them.
-        step: Which step was used: torch's, zeromean's in two passes, or taken over.
+        step: Which step was used: "torch's own", or a name of :attr:`zeromean.Handle.way`.
         mean_change: Largest change of a weight vector's mean across a checked step.
         gradient_mean: Largest mean of a weight vector's gradient that the optimizer saw, relative
             to the largest entry of that gradient.

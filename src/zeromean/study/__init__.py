@@ -15,6 +15,7 @@ from zeromean.errors import needs_extra
 with needs_extra("study", "zeromean.study"):
     from zeromean.study.spec.method import Method as Method
     from zeromean.study.spec.optimizer import Optimizer as Optimizer
+    from zeromean.study.spec.program import ProgramTask as ProgramTask
     from zeromean.study.spec.schedule import Schedule as Schedule
     from zeromean.study.spec.study import Study as Study
     from zeromean.study.spec.task import FunctionTask as FunctionTask
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from zeromean.study.report import write as write_report
 
 __all__ = [
-    "FunctionTask", "ImageTask", "Method", "Optimizer", "Schedule", "Study", "TextTask", "Tuning",
-    "read", "run", "write_report",
+    "FunctionTask", "ImageTask", "Method", "Optimizer", "ProgramTask", "Schedule", "Study",
+    "TextTask", "Tuning", "read", "run", "write_report",
 ]  # fmt: skip
 
 

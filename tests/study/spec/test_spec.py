@@ -100,7 +100,7 @@ def test_study_survives_tables_files_and_processes(study: Study, tmp_path: Path)
         ({"optimizers": [{"name": "sgd", "momentum": 1}]}, "momentum", "below 1"),
         ({"optimizers": ["sgd", {"name": "sgd", "label": "b"}]}, "optimizers", "the same"),
         ({"optimizers": [{"name": "sgd", "lr": 1}], "lr": 1}, "optimizers", "learning rate"),
-        ({"tuning": {}}, "rates", "tuning: rates is missing"),
+        ({"tuning": {}}, "rates", "tuning: rates is empty"),
         ({"tuning": {"rates": [0]}}, "rates", "above 0"),
         ({"tuning": {"rates": [1], "trials": 2}}, "trials", "grid"),
         ({"precision": "half"}, "precision", "bfloat16"),

@@ -9,6 +9,7 @@ import torch
 from study_helpers import with_task
 from torch import Tensor, nn
 
+from zeromean.centralization.zscore import standardize_
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.reparam import NaturalLinear
@@ -16,7 +17,6 @@ from zeromean.study import Method, Study
 from zeromean.study.networks.build import build
 from zeromean.study.spec import presets
 from zeromean.study.tasks.apply_method import attach, prepare_network
-from zeromean.study.tasks.interventions.zscore import standardize_
 from zeromean.study.tasks.load import load
 
 

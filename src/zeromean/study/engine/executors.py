@@ -21,7 +21,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.engine import checkpoint, environment
 from zeromean.study.engine.checkpoint import Checkpoint
 from zeromean.study.engine.results import check_same_data
-from zeromean.study.engine.scheduler import Group
+from zeromean.study.engine.scheduler import Group, run_name
 from zeromean.study.spec.records import Key
 from zeromean.study.spec.study import Study
 from zeromean.study.tasks.interface import Progress, Task, TaskInfo
@@ -85,10 +85,7 @@ class Plan(NamedTuple):
 
     def checkpoint(self, key: Key) -> Path:
         """Return the checkpoint file of a run."""
-        study = self.study
-        cell = study.cells.index((key.task, key.optimizer))
-        method = study.method_labels.index(key.method)
-        return self.work / f"{cell}-{method}-{key.seed}-{key.trial}.pt"
+        return self.work / f"{run_name(self.study, key)}.pt"
 
 
 def train_in_turns(

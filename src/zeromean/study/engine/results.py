@@ -13,7 +13,9 @@ import msgspec
 from zeromean.errors import ZeromeanError
 from zeromean.study.engine.scheduler import final_groups, planned_keys
 from zeromean.study.engine.store import Store
+from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.metric import Metric
+from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.records import FINAL, Key, Run
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.task import TaskSpec
@@ -60,8 +62,19 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """One sentence per method that was not trained, because another one is the same."""
-        return [
+        """One sentence per method that was not trained, and on a program's own seed."""
+        own_seed = []
+        plain = [[one.score for one in run.epochs] for run in self.of(BASELINE).values()]
+        if (
+            isinstance(self.task, ProgramTask)
+            and len(plain) > 1
+            and all(one == plain[0] for one in plain if one)
+        ):
+            own_seed = [
+                f"All runs of {BASELINE} are identical: the program sets its own seed. Use"
+                " --shift-seeds, or pass {seed} to the program."
+            ]
+        return own_seed + [
             f"{method} is the same method as {same} with {self.optimizer}; it was trained once."
             for method, same in self.study.distinct_methods(self.optimizer).items()
             if method != same

@@ -64,6 +64,7 @@ def run(
     """
     out = Path(out)
     check_jobs(jobs, ray)
+    check_programs(study, jobs, ray)
     check_folder(study, out)
     check_device(study.device)
     check_search(study)
@@ -140,6 +141,23 @@ def check_jobs(jobs: int, ray: str | None) -> None:
         if jobs > 1:
             raise ZeromeanError("jobs and ray are both given", "Remove one of them")
         check_address(ray)
+
+
+def check_programs(study: Study, jobs: int, ray: str | None) -> None:
+    """Raise if programs cannot run this way without disturbing each other.
+
+    Raises:
+        ZeromeanError: They cannot.
+    """
+    for task in study.programs:
+        if ray is not None:
+            raise ZeromeanError("Ray cannot run programs", "Use jobs instead")
+        if jobs > 1 and not (task.has("out") or task.own_folder):
+            raise ZeromeanError(
+                f"jobs is {jobs}, but the runs of {task.label} would write to the same folder",
+                "Pass {out} to the program as its output folder, or give each run a copy of the"
+                " working folder by --own-folder",
+            )
 
 
 @contextmanager

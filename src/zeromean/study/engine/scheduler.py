@@ -48,6 +48,7 @@ class Scheduler:
     def __init__(self, study: Study, infos: Mapping[str, TaskInfo], store: Store) -> None:
         self.study, self.infos = study, infos
         self._ended = store.keys()
+        self._runs = store.path.parent / "runs"
         self._trials: dict[Pair, list[Run]] = {}
         if study.tuning is not None:
             for run in store.runs():
@@ -129,7 +130,14 @@ class Scheduler:
             study.method(key.method),
             study.optimizer(key.optimizer),
             study.epochs(key),
+            self._runs / run_name(study, key),
         )
+
+
+def run_name(study: Study, key: Key) -> str:
+    """Return the name of a run for files: numbers of its cell and method, seed and trial."""
+    cell = study.cells.index((key.task, key.optimizer))
+    return f"{cell}-{study.method_labels.index(key.method)}-{key.seed}-{key.trial}"
 
 
 def pairs(study: Study) -> list[Pair]:

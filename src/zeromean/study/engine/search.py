@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from zeromean.errors import needs_extra
 from zeromean.study.spec.metric import Metric
+from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.records import FINAL, Candidate, Run
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.tuning import Tuning
@@ -79,6 +81,8 @@ def plan(
         learned = [done[trial] for trial in tried]
         return [*candidates, _suggested(tuning, len(tried), learned, metric)], False
     candidates = grid(tuning)
+    if tuning.values:
+        return candidates, all(trial in done for trial in range(len(candidates)))
     left = {"lowest": tuning.extensions, "highest": tuning.extensions}
     while all(trial in done for trial in range(len(candidates))):
         best = choice([done[trial] for trial in range(len(candidates))], metric)
@@ -97,6 +101,12 @@ def plan(
 
 def grid(tuning: Tuning) -> list[Candidate]:
     """Return the candidates of a grid before it grows."""
+    if tuning.values:
+        names = sorted(tuning.values)
+        return [
+            Candidate(math.nan, None, tuple(zip(names, values, strict=True)))
+            for values in itertools.product(*(tuning.values[name] for name in names))
+        ]
     return [
         Candidate(lr, decay)
         for lr, decay in itertools.product(tuning.rates, tuning.weight_decays or (None,))
@@ -175,6 +185,17 @@ def budget(study: Study, steps: Mapping[str, int]) -> str:
     tuning = study.tuning
     if tuning is None:
         return "nothing was tuned: each optimizer's learning rate is the same for all methods"
+    if tuning.values:
+        spans = [
+            f"{name} {', '.join(f'{one:g}' for one in values)}"
+            for name, values in tuning.values.items()
+        ]
+        return (
+            f"the same for each method: {tuning.trial_count} trials, a grid of"
+            f" {' and '.join(spans)}, {tuning.seeds} seed(s) per trial that the comparison does not"
+            " use; chosen by the mean of the tuning metric; a trial with a failed or diverged run"
+            " is a failure"
+        )
     spans = [f"learning rates {', '.join(f'{one:g}' for one in tuning.rates)}"]
     if tuning.weight_decays:
         spans.append(f"weight decays {', '.join(f'{one:g}' for one in tuning.weight_decays)}")
@@ -188,7 +209,9 @@ def budget(study: Study, steps: Mapping[str, int]) -> str:
     epochs = "as many epochs as the runs"
     if tuning.epochs is not None:
         short = any(
-            not task.schedule.fits(tuning.epochs, steps[task.label]) for task in study.tasks
+            not task.schedule.fits(tuning.epochs, steps[task.label])
+            for task in study.tasks
+            if not isinstance(task, ProgramTask)
         )
         early = ", which end before all of the schedule acts" if short else ""
         epochs = f"{tuning.epochs} epoch{'s' * (tuning.epochs > 1)}{early}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Literal
 
 import msgspec
@@ -28,6 +29,7 @@ class Method(Spec, frozen=True):
         clip_norm: Bound of the norm of all gradients together.
         gradient: Centering of gradients: "gc", "gc-conv" (convolutions only), "gc-tensor" (the mean
             of the whole tensor, an ablation) or "zscore" (standardized, an ablation).
+        arguments: Words that are added to the command of a program, for a variant of it.
         at: "gradient" (default) or "update", as in :func:`zeromean.centralize`.
 
     Raises:
@@ -48,6 +50,7 @@ class Method(Spec, frozen=True):
     clip_value: float | None = None
     clip_norm: float | None = None
     gradient: Literal["gc", "gc-conv", "gc-tensor", "zscore"] | None = None
+    arguments: tuple[str, ...] = ()
     at: Literal["gradient", "update"] = "gradient"
 
     def _check(self) -> None:
@@ -107,6 +110,8 @@ class Method(Spec, frozen=True):
             options = {"gc-conv": ', layers="conv"', "gc-tensor": ', scope="tensor"'}
             at = ', at="update"' if self.at == "update" else ""
             calls.append(f"centralize(optimizer, model{at}{options.get(self.gradient, '')})")
+        if self.arguments:
+            calls.append(f"the command with {shlex.join(self.arguments)}")
         return calls
 
     def _options(self) -> str:
@@ -118,4 +123,4 @@ class Method(Spec, frozen=True):
         return text + (f", eps={self.eps:g}" if self.eps is not None else "")
 
 
-PLAIN_CHANGES = (None, None, None, "all", "preserve", None, None, None, None, "gradient")
+PLAIN_CHANGES = (None, None, None, "all", "preserve", None, None, None, None, (), "gradient")

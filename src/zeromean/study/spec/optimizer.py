@@ -67,13 +67,17 @@ CUSTOMARY: dict[str, Customary] = {
     "rmsprop": Customary(0.0, _ADAM, "coupled ", {"alpha": 0.99, "momentum": 0.0}),
 }
 SETTINGS = ("momentum", "nesterov", "alpha")
+# The optimizers that a program makes itself.
+OF_PROGRAM = "program"
+_PROGRAM = Customary(0.0, {}, "", {})
 
 
 class Optimizer(Spec, frozen=True):
     """An optimizer; None stands for the customary value.
 
     Args:
-        name: ``sgd``, ``sgdw``, ``adam``, ``adamw``, ``adagrad`` or ``rmsprop``.
+        name: ``sgd``, ``sgdw``, ``adam``, ``adamw``, ``adagrad`` or ``rmsprop``; ``program`` for
+            the optimizers of a program.
         label: Name in tables and in the database; empty for ``name``.
         lr: Peak learning rate.
         weight_decay: Weight decay, from 0 to 1.
@@ -103,7 +107,7 @@ class Optimizer(Spec, frozen=True):
         return value or self.name if name == "label" else value
 
     def _check(self) -> None:
-        check_name("name", self.name, CUSTOMARY)
+        check_name("name", self.name, (*CUSTOMARY, OF_PROGRAM))
         for name in SETTINGS:
             if getattr(self, name) is not None and name not in self.customary.settings:
                 known = ", ".join(["lr", "weight_decay", *self.customary.settings])
@@ -129,7 +133,7 @@ class Optimizer(Spec, frozen=True):
     @property
     def customary(self) -> Customary:
         """The customary settings of the optimizer."""
-        return CUSTOMARY[self.name]
+        return _PROGRAM if self.name == OF_PROGRAM else CUSTOMARY[self.name]
 
     @property
     def settings(self) -> dict[str, float]:
@@ -159,6 +163,8 @@ class Optimizer(Spec, frozen=True):
         Args:
             decays: The weight decays that were used; None stands for the optimizer's own.
         """
+        if self.name == OF_PROGRAM:
+            return "the program's own"
         used = sorted({self.decay if one is None else one for one in decays or {None}})
         settings = "".join(
             f"{name if value is True else f'{name} {value:g}'}, "

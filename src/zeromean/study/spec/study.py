@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from zeromean.study.spec import presets
 from zeromean.study.spec.method import BASELINE, Method
-from zeromean.study.spec.optimizer import Optimizer, equivalent
+from zeromean.study.spec.optimizer import OF_PROGRAM, Optimizer, equivalent
+from zeromean.study.spec.program import PLACEHOLDERS, ProgramTask, check_method
 from zeromean.study.spec.records import FINAL, Key
 from zeromean.study.spec.task import FunctionTask, ImageTask, TaskSpec, make_task
 from zeromean.study.spec.tuning import Tuning
@@ -27,6 +28,9 @@ from zeromean.study.spec.validation import (
 MAX_SEEDS = 100_000
 # The most that any machine has; torch counts threads in 32 bits.
 MAX_THREADS = 1024
+
+
+DEFAULT_OPTIMIZERS = (Optimizer("sgd"),)
 
 
 class Study(Spec, frozen=True, kw_only=True):
@@ -61,7 +65,7 @@ class Study(Spec, frozen=True, kw_only=True):
 
     tasks: tuple[TaskSpec, ...] = (ImageTask(),)
     methods: tuple[Method, ...] = (Method(BASELINE), Method("gc", gradient="gc"))
-    optimizers: tuple[Optimizer, ...] = (Optimizer("sgd"),)
+    optimizers: tuple[Optimizer, ...] = DEFAULT_OPTIMIZERS
     seeds: int = 5
     lr: float | None = None
     tuning: Tuning | None = None
@@ -73,6 +77,8 @@ class Study(Spec, frozen=True, kw_only=True):
     def _resolve(self, name: str, value: Any) -> Any:
         if name == "tuning" and isinstance(value, dict):
             return build(Tuning, value, name)
+        if name == "optimizers" and value == DEFAULT_OPTIMIZERS and self.programs:
+            return (Optimizer(OF_PROGRAM),)
         makers: dict[str, Callable[[Any, str], Any]] = {
             "tasks": _task, "methods": _method, "optimizers": _optimizer,
         }  # fmt: skip
@@ -99,6 +105,7 @@ class Study(Spec, frozen=True, kw_only=True):
         check_range("seeds", self.seeds, 1, MAX_SEEDS)
         if self.threads is not None:
             check_range("threads", self.threads, 1, MAX_THREADS)
+        self._check_programs()
         self._check_rates()
 
     def _check_pairs(self, name: str, what: str) -> None:
@@ -107,6 +114,54 @@ class Study(Spec, frozen=True, kw_only=True):
                 raise SettingError(
                     name, f"the {name} {one.label} and {other.label} are the same", "Drop one"
                 )
+
+    def _check_programs(self) -> None:
+        programs = self.programs
+        if programs and len(programs) < len(self.tasks):
+            raise SettingError(
+                "tasks", "programs and other tasks are in one study", "Make a study for each"
+            )
+        names = [one.name for one in self.optimizers]
+        if programs and names != [OF_PROGRAM]:
+            raise SettingError(
+                "optimizers", "a program makes its own optimizers", "Remove optimizers"
+            )
+        if not programs and OF_PROGRAM in names:
+            raise SettingError(
+                "optimizers", 'the optimizer "program" needs a task with a command', "Use another"
+            )
+        for method in self.methods:
+            if programs:
+                check_method(method)
+            elif method.arguments:
+                raise SettingError(
+                    "methods",
+                    f"the method {method.label} has arguments, which only a program can have",
+                    "Remove arguments",
+                )
+        values = self.tuning.values if self.tuning is not None else {}
+        for name in values:
+            if not any(task.has(name) for task in programs):
+                raise SettingError(
+                    "tuning",
+                    f"tuning has values for {name}, but no command contains {{{name}}}",
+                    f"Put {{{name}}} into the command",
+                )
+            if name in PLACEHOLDERS:
+                raise SettingError(
+                    "tuning", f"the placeholder {name} is zeromean's own", "Use another name"
+                )
+        if programs and self.lr is not None:
+            raise SettingError("lr", "a program has its own learning rate", "Remove lr")
+        if programs and self.tuning is not None and not values:
+            raise SettingError(
+                "tuning", "tuning of a program needs values", "Use --grid NAME=VALUE,VALUE"
+            )
+
+    @property
+    def programs(self) -> list[ProgramTask]:
+        """The tasks that are programs of the user."""
+        return [task for task in self.tasks if isinstance(task, ProgramTask)]
 
     def _check_rates(self) -> None:
         if self.lr is not None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
+from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.schedule import DEFAULT_SCHEDULE, Schedule, resolve_schedule
 from zeromean.study.spec.validation import (
     SettingError,
@@ -263,9 +264,9 @@ class FunctionTask(TrainedTask, frozen=True, kw_only=True, tag="function"):
         return self.function
 
 
-TaskSpec: TypeAlias = ImageTask | TextTask | FunctionTask
+TaskSpec: TypeAlias = ImageTask | TextTask | FunctionTask | ProgramTask
 # The key that marks each kind of task in a study file; other tables are images or text.
-TASK_KINDS: dict[str, type[Any]] = {"function": FunctionTask}
+TASK_KINDS: dict[str, type[Any]] = {"function": FunctionTask, "command": ProgramTask}
 
 
 def make_task(table: Mapping[str, Any], place: str = "") -> Any:

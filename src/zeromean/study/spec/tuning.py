@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
+
+import msgspec
 
 from zeromean.study.spec.task import MAX_EPOCHS
 from zeromean.study.spec.validation import (
@@ -30,6 +33,8 @@ class Tuning(Spec, frozen=True):
             a half; no run is trained on it.
         extensions: Number of times that a grid may grow on each side while its best rate is the
             lowest or the highest.
+        values: For programs, instead of ``rates``: the values of each placeholder of the command,
+            by its name; every combination is a trial.
 
     Raises:
         ZeromeanError: A number is out of range, or an option has no effect.
@@ -39,7 +44,7 @@ class Tuning(Spec, frozen=True):
         2
     """
 
-    rates: tuple[float, ...]
+    rates: tuple[float, ...] = ()
     weight_decays: tuple[float, ...] = ()
     search: Literal["grid", "optuna"] = "grid"
     trials: int | None = None
@@ -47,8 +52,12 @@ class Tuning(Spec, frozen=True):
     epochs: int | None = None
     validation: float = 0.2
     extensions: int = 2
+    values: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
 
     def _check(self) -> None:
+        if self.values:
+            self._check_values()
+            return
         for name in ("rates", "weight_decays"):
             values = getattr(self, name)
             for value in values:
@@ -74,7 +83,25 @@ class Tuning(Spec, frozen=True):
             )  # fmt: skip
         check_range("validation", self.validation, 0, 0.5, exclusive=True)
 
+    def _check_values(self) -> None:
+        for name in ("rates", "weight_decays", "trials", "epochs"):
+            if getattr(self, name):
+                raise SettingError(name, f"{name} and values are both given", f"Remove {name}")
+        if self.search != "grid":
+            raise SettingError("search", "values are searched by a grid", "Remove search")
+        for name, values in self.values.items():
+            if not name.isidentifier():
+                raise SettingError(
+                    "values", f"{name!r} is not the name of a placeholder", "Use letters and _"
+                )
+            check_distinct(f"values of {name}", values)
+            for value in values:
+                check_range(f"values of {name}", value, -LARGEST_FLOAT32, LARGEST_FLOAT32)
+        check_range("seeds", self.seeds, 1, MAX_TRIALS)
+
     @property
     def trial_count(self) -> int:
         """Number of trials per method before a grid grows."""
+        if self.values:
+            return math.prod(map(len, self.values.values()))
         return self.trials or len(self.rates) * max(1, len(self.weight_decays))

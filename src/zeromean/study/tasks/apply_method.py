@@ -6,6 +6,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from zeromean.centralization.centralize import centralize
+from zeromean.centralization.zscore import standardize_gradients
 from zeromean.model import explain
 from zeromean.reparam import reparametrize
 from zeromean.study.networks.initialization import initialize
@@ -13,7 +14,6 @@ from zeromean.study.spec.method import Method
 from zeromean.study.spec.validation import SettingError
 from zeromean.study.tasks.interventions.clipping import clip_norm, clip_value
 from zeromean.study.tasks.interventions.normalization import normalize_by
-from zeromean.study.tasks.interventions.zscore import standardize_gradients
 
 
 def prepare_network(network: nn.Module, method: Method) -> None:

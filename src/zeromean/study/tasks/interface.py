@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -45,6 +46,7 @@ class Job(NamedTuple):
         method: The method of the key.
         optimizer: The optimizer of the key.
         epochs: Number of epochs.
+        folder: Folder for the files of the run; not made yet.
     """
 
     key: Key
@@ -52,6 +54,7 @@ class Job(NamedTuple):
     method: Method
     optimizer: Optimizer
     epochs: int
+    folder: Path = Path()
 
 
 class Progress(NamedTuple):

@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 
 from zeromean.errors import ZeromeanError
+from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.task import FunctionTask, TaskSpec, TextTask, TrainedTask
 from zeromean.study.tasks.function import function_problem
@@ -15,6 +16,7 @@ from zeromean.study.tasks.images import CACHED_SPLITS, image_problem
 from zeromean.study.tasks.interface import Task
 from zeromean.study.tasks.next_character import text_problem
 from zeromean.study.tasks.problem import Problem
+from zeromean.study.tasks.program import ProgramRunner
 from zeromean.study.tasks.subset import hold_out
 from zeromean.study.tasks.training import TrainingTask
 
@@ -25,6 +27,8 @@ def load(study: Study, spec: TaskSpec) -> Task:
     Raises:
         ZeromeanError: Its data cannot be read, or does not fit the settings.
     """
+    if isinstance(spec, ProgramTask):
+        return ProgramRunner(study, spec)
     return TrainingTask(study, spec, load_problem(study, spec))
 
 

@@ -1,0 +1,529 @@
+"""Run a training program of the user with a method, and read the metric that it reports."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+import selectors
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from zeromean.errors import ZeromeanError, warn
+from zeromean.programs import supervise
+from zeromean.programs.command import environment, resolve
+from zeromean.programs.options import Options
+from zeromean.programs.record import Record, read_records
+from zeromean.study.spec.method import BASELINE, Method
+from zeromean.study.spec.optimizer import Optimizer
+from zeromean.study.spec.program import NUMBER, MetricSource, ProgramTask, parse_metric
+from zeromean.study.spec.records import FINAL, Candidate, Epoch, Key, Run
+from zeromean.study.spec.study import Study
+from zeromean.study.tasks.interface import Job, Progress, TaskInfo
+
+LOG_BYTES = 10_000_000
+LINE_BYTES = 65_536
+POLL_SECONDS = 0.2
+# Time for output that is still on its way when the program has ended.
+DRAIN_SECONDS = 1.0
+LAST_LINES = 3
+_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
+
+
+class Point(NamedTuple):
+    """A value that a program reported.
+
+    Args:
+        value: The value.
+        seconds: Time since the program started, or nan if it is unknown.
+    """
+
+    value: float
+    seconds: float = math.nan
+
+
+@dataclass
+class Ended:
+    """A program that has ended.
+
+    Args:
+        code: Its exit code; above 128 for a signal.
+        seconds: Its duration.
+        timed_out: Whether it reached its time limit.
+        last_lines: The end of its output.
+    """
+
+    code: int
+    seconds: float
+    timed_out: bool
+    last_lines: list[str] = field(default_factory=list)
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, or an empty text."""
+        if self.timed_out:
+            return f"it was stopped after {self.seconds:.0f} s"
+        if self.code > 128:
+            try:
+                return f"it was ended by {signal.Signals(self.code - 128).name}"
+            except ValueError:
+                pass
+        return f"it ended with exit code {self.code}" if self.code else ""
+
+
+class ProgramRunner:
+    """A loaded program: the engine's view of a :class:`zeromean.study.ProgramTask`.
+
+    Args:
+        study: The study.
+        spec: The program.
+    """
+
+    def __init__(self, study: Study, spec: ProgramTask) -> None:
+        self._study, self._spec = study, spec
+        self._source = parse_metric(spec.metric)
+        self._tuned_by = parse_metric(spec.tune_metric or spec.metric, "tune_metric")
+        self._failed: set[str] = set()
+
+    @property
+    def info(self) -> TaskInfo:
+        """What the report and the database hold of the program."""
+        return TaskInfo(
+            description=shlex.join(self._spec.command),
+            split="the program's own",
+            preprocessing="the program's own",
+            watched="test",
+            metric=self._spec.metric_of(),
+            steps=0,
+            fingerprint=self._fingerprint(),
+        )
+
+    def check(self, methods: Sequence[Method], optimizers: Sequence[Optimizer]) -> None:
+        """Check that the program exists.
+
+        Raises:
+            ZeromeanError: It does not.
+        """
+        if "{" not in self._spec.command[0]:
+            resolve(self._spec.command)
+
+    def start(self, job: Job, state: dict[str, Any] | None = None) -> Iterator[Progress]:
+        """Run the program once, to its end.
+
+        Raises:
+            ZeromeanError: No method can be applied to the program, or it fails with all of them.
+        """
+        run = self.run(job)
+        if run.failure is not None and job.key.seed == 0 and job.key.trial == FINAL:
+            self._failed.add(job.key.method)
+            methods = self._study.trained_methods(job.key.optimizer)
+            if self._failed.issuperset(methods):
+                raise ZeromeanError(
+                    f"{self._spec.label} fails with every method: {run.failure}",
+                    f"Correct the program, and pass another folder; its output is in"
+                    f" {job.folder / 'log.txt'}",
+                )
+        yield Progress(epoch=run.epochs[-1] if run.epochs else None, run=run)
+
+    def run(self, job: Job, show: Callable[[str], None] | None = None) -> Run:
+        """Run the program once.
+
+        Args:
+            job: The run.
+            show: Called with each line that has the metric, or None.
+
+        Raises:
+            ZeromeanError: The method cannot be applied to the program.
+        """
+        spec, folder = self._spec, job.folder.absolute()
+        source = self._source if job.key.trial == FINAL else self._tuned_by
+        shutil.rmtree(folder, ignore_errors=True)
+        records, out, work = folder / "records", folder / "out", folder / "work"
+        try:
+            records.mkdir(parents=True)
+            if spec.has("out"):
+                out.mkdir()
+            if spec.own_folder:
+                _copy_folder(Path.cwd(), work, without=folder.parent.parent)
+        except (OSError, shutil.Error) as error:
+            raise ZeromeanError(
+                f"the folder {folder} cannot be made ({error})", "Make room, or pass another folder"
+            ) from error
+        command = resolve(self.fill(job, out))
+        output = OutputReader(source, show) if source.kind == "output" else OutputReader(None)
+        with self._device(folder.parent) as device:
+            variables = environment(self._options(job, records), os.environ)
+            variables |= {"PYTHONUNBUFFERED": "1", **device}
+            if self._study.threads is not None:
+                variables["OMP_NUM_THREADS"] = str(self._study.threads)
+            ended = execute(
+                command, variables, work if spec.own_folder else None, spec.timeout, output
+            )
+        (folder / "log.txt").write_bytes(output.log)
+        record = read_records(records)
+        (folder / "record.json").write_text(record.dumps())
+        shutil.rmtree(records, ignore_errors=True)
+        _check_record(record, job.method, ended)
+        points, failure = output.points, ended.reason
+        if source.kind != "output" and not failure:
+            try:
+                points = read_points(source, work if spec.own_folder else out)
+            except (OSError, ValueError) as error:
+                failure = f"{source.name} cannot be read: {error}"
+        if not failure and not points:
+            failure = f"it reported no {source.name} ({source.describe()})"
+        if failure:
+            failure = f"{failure}; {' / '.join(ended.last_lines) or 'no output'}"[:500]
+        elif spec.own_folder:
+            shutil.rmtree(work, ignore_errors=True)
+        return self._make_run(job, points, ended, failure or None)
+
+    def fill(self, job: Job, out: Path) -> list[str]:
+        """Return the command of a run with its placeholders filled in.
+
+        Args:
+            job: The run.
+            out: Folder for ``{out}``.
+        """
+        values = {name: number_text(value) for name, value in job.candidate.values}
+        values |= {"seed": str(job.key.seed), "out": str(out)}
+        if self._spec.has("port"):
+            values["port"] = str(_free_port())
+        words = [*self._spec.command, *job.method.arguments]
+        names = "|".join(map(re.escape, values))
+        return [re.sub(rf"\{{({names})\}}", lambda m: values[m[1]], word) for word in words]
+
+    def _options(self, job: Job, records: Path) -> Options:
+        method, spec = job.method, self._spec
+        given: dict[str, Any] = {"records": str(records), "method": "gc"}
+        if method.gradient is None:
+            given["method"] = "plain"
+        elif method.gradient == "zscore":
+            given["method"] = "zscore"
+        given["at"] = method.at
+        given["layers"] = "conv" if method.gradient == "gc-conv" else "all"
+        given["scope"] = "tensor" if method.gradient == "gc-tensor" else "vector"
+        return Options(
+            **given,
+            weight_decay=spec.weight_decay,  # type: ignore[arg-type]
+            skip_refused=spec.skip_refused,
+            seed=None if spec.has("seed") else job.key.seed,
+            shift_seeds=job.key.seed if spec.shift_seeds else None,
+        )
+
+    def _make_run(
+        self, job: Job, points: Sequence[Point], ended: Ended, failure: str | None
+    ) -> Run:
+        epochs, before = [], 0.0
+        for number, point in enumerate(points, 1):
+            timed = math.isfinite(point.seconds)
+            seconds = point.seconds - before if timed else ended.seconds / len(points)
+            before = point.seconds if timed else before
+            epochs.append(Epoch(number, {"score": point.value}, seconds))
+        metric, score = self._spec.metric_of(), None
+        values = [point.value for point in points]
+        if values and failure is None:
+            finite = [value for value in values if math.isfinite(value)]
+            score = values[-1]
+            if self._spec.best and finite:
+                score = max(finite) if metric.higher_is_better else min(finite)
+                if job.key.trial != FINAL:  # tuning reads the last score
+                    last = Epoch(len(epochs), {"score": score}, epochs[-1].seconds)
+                    epochs = [*epochs[:-1], last]
+        return Run(
+            job.key,
+            job.candidate,
+            tuple(epochs),
+            test_score=score if job.key.trial == FINAL else None,
+            failure=failure,
+        )
+
+    @contextmanager
+    def _device(self, folder: Path) -> Iterator[dict[str, str]]:
+        """Reserve a device that no other run of the study uses."""
+        if not self._spec.devices:
+            yield {}
+            return
+        while True:
+            for device in self._spec.devices:
+                lock = FileLock(folder / f"device-{device.replace('/', '_')}.lock")
+                try:
+                    lock.acquire(blocking=False)
+                except Timeout:
+                    continue
+                try:
+                    yield {"CUDA_VISIBLE_DEVICES": device}
+                finally:
+                    lock.release()
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _fingerprint(self) -> str:
+        """Digest of the command and of the files that it names."""
+        digest = hashlib.sha256(json.dumps(self._spec.command).encode())
+        for word in self._spec.command:
+            if Path(word).is_file() and shutil.which(word) is None:
+                digest.update(Path(word).read_bytes())
+        return digest.hexdigest()[:16]
+
+
+class OutputReader:
+    """Keeps a program's log, within bounds, and finds the metric in its lines.
+
+    Args:
+        source: The metric, or None if it is in a file.
+        show: Called with each line that has the metric, or None.
+    """
+
+    def __init__(
+        self, source: MetricSource | None, show: Callable[[str], None] | None = None
+    ) -> None:
+        text = "" if source is None else source.pattern
+        self._pattern = re.compile(text.replace("NUMBER", NUMBER)) if text else None
+        self._text, self._show = text, show
+        self._head, self._tail, self._line = bytearray(), bytearray(), bytearray()
+        self._left_out = False
+        self._warned = False
+        self.points: list[Point] = []
+        self.last_lines: list[str] = []
+
+    @property
+    def log(self) -> bytes:
+        """The head and the tail of the output."""
+        middle = b"\n[...]\n" if self._left_out else b""
+        return bytes(self._head) + middle + bytes(self._tail)
+
+    def add(self, data: bytes, seconds: float) -> None:
+        """Add output.
+
+        Args:
+            data: The output.
+            seconds: Time since the program started.
+        """
+        room = max(0, LOG_BYTES // 2 - len(self._head))
+        self._head += data[:room]
+        self._tail += data[room:]
+        if len(self._tail) > LOG_BYTES // 2:
+            self._left_out = True
+            del self._tail[: -LOG_BYTES // 2]
+        *lines, rest = re.split(rb"[\r\n]", bytes(self._line) + data)
+        for line in lines:
+            self._read(line, seconds)
+        self._line = bytearray(rest[-LINE_BYTES:])
+
+    def finish(self, seconds: float) -> None:
+        """Read a last line that has no end."""
+        self._read(bytes(self._line), seconds)
+        self._line.clear()
+
+    def _read(self, data: bytes, seconds: float) -> None:
+        line = _ANSI.sub("", data[-LINE_BYTES:].decode(errors="replace"))
+        if line.strip():
+            printable = "".join(one if one.isprintable() else " " for one in line)
+            self.last_lines = [*self.last_lines, printable.strip()[-200:]][-LAST_LINES:]
+        if self._pattern is None:
+            return
+        match = None
+        for match in self._pattern.finditer(line):  # noqa: B007
+            pass
+        if match is None or match[1] is None:
+            return
+        try:
+            value = float(match[1])
+        except ValueError as error:
+            raise ZeromeanError(
+                f"the pattern {self._text!r} found {match[1]!r}, which is not a number",
+                "Put NUMBER in the place of the number",
+            ) from error
+        following = line[match.end(1) : match.end(1) + 1]
+        if following and following in "0123456789eE%" and not self._warned:
+            self._warned = True
+            warn(
+                f"The pattern {self._text!r} reads {match[1]!r} from {line.strip()[:200]!r} and"
+                f" stops in front of {following!r}. Put NUMBER in the place of the number."
+            )
+        self.points.append(Point(value, seconds))
+        if self._show is not None:
+            self._show(line.strip())
+
+
+def execute(
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    folder: Path | None,
+    timeout: float | None,
+    output: OutputReader,
+) -> Ended:
+    """Run a command to its end, its time limit or an interruption of this process.
+
+    Args:
+        command: The words of the command.
+        variables: Its environment.
+        folder: Its working folder, or None for the current one.
+        timeout: Its time limit in seconds, or None.
+        output: Receives what it prints.
+    """
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", supervise.__file__, *command],
+        env=dict(variables),
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    timed_out = False
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            ended_at = None
+            while True:
+                ready = selector.select(POLL_SECONDS)
+                now = time.monotonic()
+                if ready:
+                    data = os.read(process.stdout.fileno(), 1 << 16)
+                    if not data:
+                        break
+                    output.add(data, now - begin)
+                if timeout is not None and now - begin > timeout and not timed_out:
+                    timed_out = True
+                    process.stdin.close()
+                # A process that left the group may keep the pipe open.
+                if process.poll() is not None:
+                    ended_at = ended_at or now
+                    if not ready or now - ended_at > DRAIN_SECONDS:
+                        break
+        output.finish(time.monotonic() - begin)
+    finally:
+        if not process.stdin.closed:
+            if process.poll() is None and sys.exc_info()[0] is None:
+                timed_out |= not _ended_in_time(process, timeout, begin)
+            process.stdin.close()
+        code = process.wait()
+        process.stdout.close()
+    return Ended(code, time.monotonic() - begin, timed_out, output.last_lines)
+
+
+def _ended_in_time(process: subprocess.Popen[bytes], timeout: float | None, begin: float) -> bool:
+    """Wait for a program that has closed its output; return whether it kept its time limit."""
+    left = None if timeout is None else max(0.0, timeout - (time.monotonic() - begin))
+    try:
+        process.wait(left)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def read_points(source: MetricSource, folder: Path) -> list[Point]:
+    """Read the values of a metric from the newest file that its pattern matches.
+
+    Args:
+        source: The metric.
+        folder: The folder that the file is below.
+
+    Raises:
+        ValueError: There is no such file, or it has no such values.
+        OSError: It cannot be read.
+    """
+    files = [path for path in folder.glob(source.file) if path.is_file()]
+    if not files:
+        raise ValueError(f"there is no file {source.file} below {folder}")
+    text = max(files, key=lambda path: path.stat().st_mtime).read_text(errors="replace")
+    if source.kind == "csv":
+        rows = list(csv.DictReader(text.splitlines()))
+        if rows and source.key not in rows[0]:
+            raise ValueError(f"{source.file} has the columns {', '.join(map(str, rows[0]))}")
+        return [Point(float(row[source.key])) for row in rows if row[source.key]]
+    if source.kind == "json":
+        value = json.loads(text)
+        for part in source.key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise ValueError(f"{source.file} has no {source.key}")
+            value = value[part]
+        values = value if isinstance(value, list) else [value]
+        return [Point(_number(one)) for one in values]
+    lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [
+        Point(_number(line[source.key]))
+        for line in lines
+        if isinstance(line, dict) and source.key in line
+    ]
+
+
+def number_text(value: float) -> str:
+    """Return a number as users write it on a command line: 64 and not 64.0.
+
+    Example:
+        >>> number_text(64.0), number_text(0.03)
+        ('64', '0.03')
+    """
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+
+
+def _number(value: Any) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, (int, float, str)):
+        return float(value)
+    raise ValueError(f"{value!r} is not a number")
+
+
+def _check_record(record: Record, method: Method, ended: Ended) -> None:
+    """Raise if the method did not act in the program, which no other run could change.
+
+    Raises:
+        ZeromeanError: It did not.
+    """
+    if record.faults:
+        raise ZeromeanError("; ".join(record.faults), "Correct this, and give the command again")
+    if not ended.reason and not record.acted:
+        what = "no optimizer was reached" if method.label == BASELINE else f"{method.label} failed"
+        raise ZeromeanError(
+            f"{what}: {record.causes()}", "See zeromean run --help, or leave this method out"
+        )
+
+
+def _copy_folder(source: Path, target: Path, without: Path) -> None:
+    """Copy a folder, without the folder of the study if that is inside."""
+
+    def ignore(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if Path(folder, name).absolute() == without.absolute()]
+
+    shutil.copytree(source, target, symlinks=True, ignore=ignore)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def first_job(study: Study, folder: Path) -> Job:
+    """Return the run of plain training with the first seed, for a dry run.
+
+    Args:
+        study: A study of one program.
+        folder: Folder for the files of the run.
+    """
+    values = study.tuning.values if study.tuning is not None else {}
+    candidate = Candidate(math.nan, None, tuple((n, v[0]) for n, v in sorted(values.items())))
+    key = Key(study.tasks[0].label, study.optimizer_labels[0], BASELINE, 0)
+    return Job(key, candidate, study.method(BASELINE), study.optimizers[0], 1, folder)

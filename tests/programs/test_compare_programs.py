@@ -1,0 +1,238 @@
+"""Programs in a study: pairs of runs, failures, seeds, tuning, and the same numbers as inside."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from zeromean.errors import ZeromeanError
+from zeromean.study import ImageTask, Method, ProgramTask, Study, Tuning, run
+from zeromean.study.engine import results
+from zeromean.study.spec.records import RunStatus
+
+PROGRAM = """
+import sys
+import torch
+seed, lr = int(sys.argv[1]), float(sys.argv[2])
+if seed >= 0:
+    torch.manual_seed(seed)
+model = torch.nn.Linear(6, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+for step in range(3):
+    x = torch.randn(16, 6) + 1
+    loss = (model(x) - x[:, :2]).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print(f"loss {loss.item():.9f}")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def program(tmp_path: Path):
+    def write(lines: str = PROGRAM) -> str:
+        path = tmp_path / "train.py"
+        path.write_text(lines)
+        return str(path)
+
+    return write
+
+
+def task(path: str, *words: str, **options: object) -> ProgramTask:
+    command = (sys.executable, path, *words)
+    return ProgramTask(command=command, metric="loss=loss NUMBER", **options)  # type: ignore[arg-type]
+
+
+def test_pairs_start_equal_and_the_study_grows(program, tmp_path: Path) -> None:
+    spec = task(program(), "{seed}", "0.1")
+    found = run(Study(tasks=(spec,), seeds=1), tmp_path / "out")
+    runs = {one.key.method: one for one in found.runs}
+    assert len(runs["plain"].epochs) == 3
+    assert runs["plain"].epochs[0].score == runs["gc"].epochs[0].score  # before the first step
+    assert runs["plain"].test_score != runs["gc"].test_score
+    assert runs["plain"].test_score == runs["plain"].epochs[-1].score
+    more = run(Study(tasks=(spec,), seeds=2), tmp_path / "out")
+    assert [one for one in more.runs if one.key.seed == 0] == list(found.runs)
+    scores = {one.test_score for one in more.runs}
+    assert len(scores) == 4
+    assert not more.comparisons[0].notes
+    program(PROGRAM + "\n# changed")
+    with pytest.raises(ZeromeanError, match="does not have the data"):
+        run(Study(tasks=(spec,), seeds=3), tmp_path / "out")
+
+
+FAILING = (
+    PROGRAM
+    + """
+import os
+if os.environ["ZEROMEAN_RUN"].find('"gc"') > 0 or WHEN:
+    print("out of cheese")
+    sys.exit(5)
+"""
+)
+
+
+def test_failed_run_counts_for_its_method(program, tmp_path: Path) -> None:
+    spec = task(program(FAILING.replace("WHEN", "False")), "{seed}", "0.1")
+    found = run(Study(tasks=(spec,), seeds=1), tmp_path / "out")
+    plain, gc = sorted(found.runs, key=lambda one: one.key.method != "plain")
+    assert plain.status is RunStatus.FINISHED
+    assert gc.status is RunStatus.FAILED
+    assert gc.failure is not None
+    assert "exit code 5" in gc.failure
+    assert "out of cheese" in gc.failure
+
+
+def test_study_stops_if_the_first_seed_fails_with_every_method(program, tmp_path: Path) -> None:
+    spec = task(program(FAILING.replace("WHEN", "True")), "{seed}", "0.1")
+    with pytest.raises(ZeromeanError, match=r"fails with every method: .*out of cheese"):
+        run(Study(tasks=(spec,), seeds=3), tmp_path / "out")
+
+
+REFUSED = PROGRAM.replace("torch.optim.SGD(model.parameters(), lr=lr)", "Mine()").replace(
+    "optimizer =",
+    """class Mine(torch.optim.Optimizer):
+    def __init__(self):
+        super().__init__(model.parameters(), {"weight_decay": 0.1})
+
+    def step(self):
+        pass
+
+
+optimizer =""",
+    1,
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("print('loss 1')", "no optimizer was reached: no Python process imported torch"),
+        (REFUSED, "--weight-decay coupled or --weight-decay decoupled"),
+    ],
+)
+def test_program_that_cannot_be_centralized_stops_the_study(
+    program, tmp_path: Path, lines: str, message: str
+) -> None:
+    spec = task(program(lines), "{seed}", "0.1")
+    with pytest.raises(ZeromeanError, match=message):
+        run(Study(tasks=(spec,), seeds=3), tmp_path / "out")
+
+
+def test_seed_from_outside_and_shifted_seeds(program, tmp_path: Path) -> None:
+    outside = run(Study(tasks=(task(program(), "-1", "0.1"),), seeds=2), tmp_path / "a")
+    assert len({one.epochs[0].score for one in outside.runs}) == 2
+    fixed = run(Study(tasks=(task(program(), "7", "0.1"),), seeds=2), tmp_path / "b")
+    assert len({one.epochs[0].score for one in fixed.runs}) == 1
+    (note,) = fixed.comparisons[0].notes
+    assert "the program sets its own seed" in note
+    spec = task(program(), "7", "0.1", shift_seeds=True)
+    shifted = run(Study(tasks=(spec,), seeds=2), tmp_path / "c")
+    assert len({one.epochs[0].score for one in shifted.runs}) == 2
+    assert not shifted.comparisons[0].notes
+
+
+@pytest.mark.slow
+def test_tuning_gives_every_method_its_own_value(program, tmp_path: Path) -> None:
+    spec = task(program(), "{seed}", "{lr}")
+    tuning = Tuning(values={"lr": (1e-6, 0.1)}, seeds=1)
+    found = run(Study(tasks=(spec,), seeds=1, tuning=tuning), tmp_path / "out")
+    finals = [one for one in found.runs if one.key.trial < 0]
+    assert [dict(one.candidate.values) for one in finals] == [{"lr": 0.1}, {"lr": 0.1}]
+    assert len(found.runs) == 6
+    assert {one.key.seed for one in found.runs if one.key.trial >= 0} == {1}
+
+
+@pytest.mark.slow
+def test_variant_alone_and_with_a_method(program, tmp_path: Path) -> None:
+    lines = PROGRAM.replace("range(3)", "range(1 + len(sys.argv))")
+    methods = (
+        Method("plain"),
+        Method("long", arguments=("--long",)),
+        Method("gc@long", gradient="gc", arguments=("--long",)),
+    )
+    spec = task(program(lines), "{seed}", "0.1")
+    found = run(Study(tasks=(spec,), methods=methods, seeds=1), tmp_path / "out")
+    assert [len(one.epochs) for one in found.runs] == [4, 5, 5]
+
+
+@pytest.mark.slow
+def test_jobs_and_devices(program, tmp_path: Path) -> None:
+    lines = (
+        PROGRAM
+        + "import os; open(sys.argv[3] + '/device', 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])"
+    )
+    spec = task(program(lines), "{seed}", "0.1", "{out}", devices=("0", "1"))
+    run(Study(tasks=(spec,), seeds=2), tmp_path / "out", jobs=2)
+    devices = [path.read_text() for path in (tmp_path / "out" / "runs").glob("*/out/device")]
+    assert len(devices) == 4
+    assert set(devices) <= {"0", "1"}
+
+
+@pytest.mark.slow
+def test_runs_with_folders_of_their_own(
+    program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "counter").write_text("")
+    lines = PROGRAM + (
+        "text = open('counter').read() + 'x'\n"
+        "open('counter', 'w').write(text)\n"
+        "open('last.csv', 'w').write(f'loss\\n{len(text)}\\n')\n"
+    )
+    (folder / "train.py").write_text(lines)
+    monkeypatch.chdir(folder)
+    spec = ProgramTask(
+        command=("train.py", "{seed}", "0.1"), metric="loss=csv:last.csv:loss", own_folder=True
+    )
+    found = run(Study(tasks=(spec,), seeds=1), folder / "out")
+    assert [one.test_score for one in found.runs] == [1, 1]
+    assert (folder / "counter").read_text() == ""
+
+
+BUILT_IN = """
+import sys
+from pathlib import Path
+from zeromean.study import Study
+from zeromean.study.spec.records import Candidate, Key
+from zeromean.study.spec.toml import read
+from zeromean.study.tasks.interface import Job
+from zeromean.study.tasks.load import load_problem
+from zeromean.study.tasks.training import Training, TrainingTask
+
+study, seed = read(Path(sys.argv[1])), int(sys.argv[2])
+(spec,), (optimizer,) = study.tasks, study.optimizers
+key = Key(spec.label, optimizer.label, "plain", seed)
+job = Job(key, Candidate(optimizer.rate(spec.model)), study.method("plain"), optimizer, spec.epochs)
+training = Training(TrainingTask(study, spec, load_problem(study, spec)), job)
+while not training.ended:
+    print("accuracy", repr(training.advance().score))
+"""
+
+
+def test_program_gives_the_numbers_of_the_built_in_task(program, tmp_path: Path) -> None:
+    built_in = Study(tasks=(ImageTask(model="mlp", epochs=2, train_size=200),), seeds=2, threads=1)
+    inside = run(built_in, tmp_path / "inside")
+    spec = ProgramTask(
+        command=(sys.executable, program(BUILT_IN), str(tmp_path / "inside/study.toml"), "{seed}"),
+        metric="accuracy=accuracy NUMBER",
+    )
+    outside = run(Study(tasks=(spec,), seeds=2, threads=1), tmp_path / "outside")
+    inner = {one.key[2:]: one for one in inside.runs}
+    assert {one.key[2:] for one in outside.runs} == inner.keys()
+    for mine in outside.runs:
+        other = inner[mine.key[2:]]
+        curve = [epoch.score for epoch in other.epochs]
+        assert [epoch.score for epoch in mine.epochs] == pytest.approx(curve, abs=1e-6)
+        assert mine.test_score == pytest.approx(other.test_score, abs=1e-6)
+    assert results.read(tmp_path / "outside").runs == outside.runs
+    assert all(math.isnan(one.candidate.lr) for one in outside.runs)

@@ -1,0 +1,254 @@
+"""Programs as tasks: their metric, their output, their processes."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from zeromean.errors import ZeromeanError, ZeromeanWarning
+from zeromean.study import Method, ProgramTask, Study, Tuning
+from zeromean.study.engine.run import check_programs
+from zeromean.study.spec.program import MetricSource, parse_metric
+from zeromean.study.spec.records import Candidate, Key
+from zeromean.study.spec.toml import from_table, to_table
+from zeromean.study.tasks import program
+from zeromean.study.tasks.interface import Job
+from zeromean.study.tasks.program import OutputReader, ProgramRunner, execute, read_points
+
+
+def task(*command: str, metric: str = "loss=loss NUMBER", **options: object) -> ProgramTask:
+    return ProgramTask(command=command or ("train.py",), metric=metric, **options)  # type: ignore[arg-type]
+
+
+def read(pattern: str, text: str | bytes) -> list[float]:
+    reader = OutputReader(parse_metric(f"x={pattern}"))
+    reader.add(text.encode() if isinstance(text, str) else text, 1.0)
+    reader.finish(2.0)
+    return [point.value for point in reader.points]
+
+
+def run(code: str, timeout: float | None = None, reader: OutputReader | None = None):
+    reader = reader or OutputReader(parse_metric("x=x NUMBER"))
+    return execute([sys.executable, "-c", code], dict(os.environ), None, timeout, reader), reader
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("loss 1.5\nloss 2\n", [1.5, 2]),
+        ("loss 1.3280e+01\nloss -2E-3\nloss .5\nloss 1.\n", [13.28, -0.002, 0.5, 1]),
+        ("loss nan\nloss -inf\nloss NaN", [math.nan, -math.inf, math.nan]),
+        ("loss 1 loss 2\n", [2]),  # the last match of a line
+        ("loss 1\rloss 2\rloss 3\n", [1, 2, 3]),  # a progress bar
+        ("\x1b[1mloss \x1b[32m0.25\x1b[0m\n", [0.25]),
+        ("no number: loss\n", []),
+        (b"\xff\x00\xfe loss 4 \xff\n", [4]),
+    ],
+)
+def test_pattern_finds_numbers(text: str | bytes, values: list[float]) -> None:
+    assert read("loss NUMBER", text) == pytest.approx(values, nan_ok=True)
+
+
+def test_line_may_come_in_pieces() -> None:
+    reader = OutputReader(parse_metric("x=loss NUMBER"))
+    for piece in (b"lo", b"ss 1", b".5", b"\nloss 2"):
+        reader.add(piece, 1.0)
+    reader.finish(1.0)
+    assert [point.value for point in reader.points] == [1.5, 2]
+
+
+@pytest.mark.parametrize("text", ["loss 1.3280e+01", "loss 12.5%"])
+def test_match_in_front_of_more_of_a_number_is_a_warning(text: str) -> None:
+    with pytest.warns(ZeromeanWarning, match="Put NUMBER in the place of the number"):
+        read(r"loss ([\d.]+)", text)
+
+
+def test_match_that_is_no_number_is_an_error() -> None:
+    with pytest.raises(ZeromeanError, match="found 'high', which is not a number"):
+        read(r"loss (\w+)", "loss high")
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("loss", "not of the form NAME=REGEX"),
+        ("=loss (.*)", "not of the form NAME=REGEX"),
+        ("loss=loss", "has no groups"),
+        ("loss=(a) (b)", "has 2 groups"),
+        ("loss=loss ((", "not a regular expression"),
+        ("loss=csv:file", "names no file or no COLUMN"),
+        ("loss=json:../file:a", "not below the folder"),
+        ("loss=csv:f.csv:a", "the command has no {out}"),
+        ("speed=v NUMBER", "whether a higher speed is better is not known"),
+    ],
+)
+def test_bad_metric_is_refused(metric: str, message: str) -> None:
+    with pytest.raises(ZeromeanError, match="(?s)" + message.replace("{", r"\{")):
+        task(metric=metric)
+
+
+@pytest.mark.parametrize(
+    ("name", "higher"), [("accuracy", True), ("val_loss", False), ("eval top1", True)]
+)
+def test_direction_follows_from_the_name(name: str, higher: bool) -> None:
+    assert task(metric=f"{name}=a NUMBER").metric_of().higher_is_better is higher
+    turned = task(metric=f"{name}=a NUMBER", higher=not higher)
+    assert turned.metric_of().higher_is_better is not higher
+
+
+def test_metric_files(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "log.csv").write_text("epoch,acc\n0,0.5\n1,0.75\n2,\n")
+    (tmp_path / "r.json").write_text('{"test": {"acc": 0.5, "all": [1, null]}}')
+    (tmp_path / "r.jsonl").write_text('{"loss": 2}\n\n{"other": 1}\n{"loss": 1e-3}\n')
+
+    def values(kind: str, file: str, key: str) -> list[float]:
+        return [p.value for p in read_points(MetricSource("x", kind, "", file, key), tmp_path)]
+
+    assert values("csv", "*/log.csv", "acc") == [0.5, 0.75]
+    assert values("json", "r.json", "test.acc") == [0.5]
+    assert values("json", "r.json", "test.all") == pytest.approx([1, math.nan], nan_ok=True)
+    assert values("jsonl", "r.jsonl", "loss") == [2, 0.001]
+    for kind, file, key in (
+        ("csv", "none.csv", "acc"), ("csv", "*/log.csv", "x"), ("json", "r.json", "test.x"),
+        ("json", "a/log.csv", "x"), ("json", "r.json", "test"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"csv|r\.json|Expecting|is not a number"):
+            values(kind, file, key)
+
+
+def job(study: Study, out: Path, method: str = "plain", seed: int = 3, **values: float) -> Job:
+    key = Key(study.tasks[0].label, "program", method, seed)
+    candidate = Candidate(math.nan, None, tuple(sorted(values.items())))
+    return Job(key, candidate, study.method(method), study.optimizers[0], 1, out)
+
+
+def test_placeholders_are_filled_in_and_other_braces_stay(tmp_path: Path) -> None:
+    spec = task("train.py", "{seed}x{seed}", "{out}/log", "{port}", '{"a": 1}', "{lr}", "{steps}")
+    variant = Method("gc@warm", gradient="gc", arguments=("--warmup", "{seed}"))
+    tuning = Tuning(values={"lr": (0.1, 0.01), "steps": (64.0,)})
+    study = Study(tasks=(spec,), methods=("plain", variant), tuning=tuning)
+    words = ProgramRunner(study, spec).fill(
+        job(study, tmp_path, "gc@warm", lr=0.03, steps=64.0), tmp_path / "out"
+    )
+    assert words[:3] == ["train.py", "3x3", f"{tmp_path}/out/log"]
+    assert 0 < int(words[3]) < 65536
+    assert words[4:] == ['{"a": 1}', "0.03", "64", "--warmup", "3"]
+    assert from_table(to_table(study)) == study
+
+
+@pytest.mark.parametrize("name", ["ws", "cwn+gc", "init=he", "norm=group"])
+def test_methods_that_change_the_network_are_refused(name: str) -> None:
+    with pytest.raises(ZeromeanError, match="cannot be applied to a program"):
+        Study(tasks=(task(),), methods=("plain", name))
+
+
+def test_programs_have_their_own_optimizer() -> None:
+    study = Study(tasks=(task(),), methods=("plain", "gc", "gc-update"))
+    assert study.optimizer_labels == ("program",)
+    # Nothing is known of it, so both are trained.
+    assert study.trained_methods("program") == ("plain", "gc", "gc-update")
+    for changes in ({"lr": 0.1}, {"optimizers": ("adam",)}, {"tuning": {"rates": [0.1]}}):
+        with pytest.raises(ZeromeanError):
+            Study(tasks=(task(),), **changes)  # type: ignore[arg-type]
+    with pytest.raises(ZeromeanError, match=r"no command contains \{lr\}"):
+        Study(tasks=(task(),), tuning=Tuning(values={"lr": (0.1,)}))
+    with pytest.raises(ZeromeanError, match="only a program can have"):
+        Study(methods=("plain", Method("gc@a", gradient="gc", arguments=("a",))))
+
+
+def test_runs_side_by_side_need_folders_of_their_own() -> None:
+    study = Study(tasks=(task(),))
+    with pytest.raises(ZeromeanError, match="would write to the same folder"):
+        check_programs(study, 2, None)
+    check_programs(study, 1, None)
+    check_programs(Study(tasks=(task("train.py", "{out}"),)), 2, None)
+    check_programs(Study(tasks=(task(own_folder=True),)), 2, None)
+
+
+def test_exit_code_and_output_are_read() -> None:
+    ended, reader = run("import sys; print('x 1'); print('x 2', file=sys.stderr); sys.exit(7)")
+    assert (ended.code, ended.reason) == (7, "it ended with exit code 7")
+    assert sorted(point.value for point in reader.points) == [1, 2]
+    ended, _ = run("import os; print('x 1', flush=True); os.kill(os.getpid(), 11)")
+    assert ended.reason == "it was ended by SIGSEGV"
+    ended, reader = run("import os; print('x 1', flush=True); os._exit(0)")
+    assert (ended.reason, len(reader.points)) == ("", 1)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+HANGING = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("x", child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_time_limit_ends_the_whole_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, reader = run(HANGING, timeout=2)
+    assert ended.timed_out
+    assert "it was stopped after" in ended.reason
+    assert not alive(int(reader.points[0].value))
+
+
+def test_process_that_stays_in_the_background_is_ended() -> None:
+    code = HANGING.replace("time.sleep(600)\n", "", 1).replace("\ntime.sleep(600)", "")
+    ended, reader = run(code)
+    assert ended.reason == ""
+    assert not alive(int(reader.points[0].value))
+
+
+def test_program_does_not_outlive_a_killed_comparison(tmp_path: Path) -> None:
+    path = tmp_path / "hanging.py"
+    path.write_text(HANGING)
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, sys; from zeromean.study.tasks.program import OutputReader, execute\n"
+            "reader = OutputReader(None)\n"
+            "add = reader.add\n"
+            "reader.add = lambda data, seconds: (os.write(1, data), add(data, seconds))\n"
+            f"execute([sys.executable, {str(path)!r}], dict(os.environ), None, None, reader)",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline().split()[1])
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 60
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(child)
+
+
+def test_endless_output_stays_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "LOG_BYTES", 1000)
+    reader = OutputReader(parse_metric("x=x NUMBER"))
+    reader.add(b"x 1\n", 0.0)
+    for _ in range(300):
+        reader.add(b"y" * 1000, 0.0)  # a line without an end
+    reader.add(b"\nx 2\n", 0.0)
+    assert [point.value for point in reader.points] == [1, 2]
+    assert reader.log.startswith(b"x 1\n")
+    assert reader.log.endswith(b"x 2\n")
+    assert b"[...]" in reader.log
+    assert len(reader.log) < 1100
