@@ -1,4 +1,4 @@
-"""at="backward": centered as soon as accumulated, for optimizers that step during backward."""
+"""Test at="backward" for optimizers that step during the backward pass."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
         torch.testing.assert_close(p, q)
 
 
-def test_it_equals_centering_in_step(supports: Supports) -> None:
+def test_equals_centering_in_step(supports: Supports) -> None:
     model = network()
     twin = copy.deepcopy(model)
     optimizers = [AdamW(m.parameters(), lr=0.01, weight_decay=0.1) for m in (model, twin)]
@@ -51,7 +51,7 @@ def test_it_equals_centering_in_step(supports: Supports) -> None:
     supports("Driver", "gradient accumulation", "backward", "equal to centering in step")
 
 
-def test_an_optimizer_that_steps_in_backward(supports: Supports) -> None:
+def test_optimizer_that_steps_in_backward(supports: Supports) -> None:
     model = network()
     twin = copy.deepcopy(model)
     by_parameter = {p: AdamW([p], lr=0.01) for p in model.parameters()}
@@ -76,7 +76,7 @@ def test_an_optimizer_that_steps_in_backward(supports: Supports) -> None:
     supports("Driver", "optimizer in backward", "backward", "equal to a plain loop with GC in step")
 
 
-def test_a_hook_that_steps_may_be_registered_first() -> None:
+def test_stepping_hook_may_be_registered_first() -> None:
     model = nn.Linear(6, 4).double()
     optimizers = {p: SGD([p], lr=0.1) for p in model.parameters()}
 
@@ -107,7 +107,7 @@ def test_parameters_added_later_are_centered_from_their_first_step() -> None:
     torch.testing.assert_close([layer.weight.detach().mean(1) for layer in model], before)
 
 
-def test_a_parameter_that_the_optimizer_gives_up_loses_its_hook() -> None:
+def test_removed_parameter_loses_its_hook() -> None:
     model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
     optimizer = torch.optim.AdamW([{"params": layer.parameters()} for layer in model])
     zeromean.centralize(optimizer, model, at="backward")
@@ -118,7 +118,7 @@ def test_a_parameter_that_the_optimizer_gives_up_loses_its_hook() -> None:
     assert model[1].weight.grad.mean(1).abs().max() > 1e-3
 
 
-def test_an_optimizer_that_is_dropped_takes_its_hooks_along() -> None:
+def test_deleted_optimizer_removes_its_hooks() -> None:
     model = nn.Linear(6, 4)
     optimizer = torch.optim.AdamW(model.parameters())
     zeromean.centralize(optimizer, model, at="backward")
@@ -128,7 +128,7 @@ def test_an_optimizer_that_is_dropped_takes_its_hooks_along() -> None:
     assert model.weight.grad.mean(1).abs().min() > 1
 
 
-def test_removed_hooks_leave_the_parameters() -> None:
+def test_removed_handle_leaves_gradients_unchanged() -> None:
     model = network()
     twin = copy.deepcopy(model)
     zeromean.centralize(SGD(model.parameters(), lr=0.1), model, at="backward").remove()
@@ -151,7 +151,7 @@ def test_clipping_comes_after_centering(supports: Supports) -> None:
     supports("Number", "clip_grad_norm_ before the step", "backward", "clips the centered gradient")
 
 
-def test_coupled_decay_is_refused_at_once_and_when_it_comes_later() -> None:
+def test_coupled_decay_raises_now_or_at_a_later_step() -> None:
     model = network()
     with pytest.raises(zeromean.ZeromeanError, match=r"decay, which SGD adds .*decay=0\.1\)"):
         zeromean.centralize(SGD(model.parameters(), lr=0.1, weight_decay=0.1), model, at="backward")
@@ -163,7 +163,7 @@ def test_coupled_decay_is_refused_at_once_and_when_it_comes_later() -> None:
         optimizer.step()
 
 
-def test_a_frozen_parameter_is_hooked_when_it_thaws() -> None:
+def test_frozen_parameter_is_hooked_when_unfrozen() -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 2)).double()
     model[0].requires_grad_(False)
     optimizer = SGD(model.parameters(), lr=0.1)
@@ -177,7 +177,7 @@ def test_a_frozen_parameter_is_hooked_when_it_thaws() -> None:
     torch.testing.assert_close([layer.weight.detach().mean(1) for layer in model], means)
 
 
-def test_a_closure_is_left_to_the_hooks() -> None:
+def test_closure_needs_no_wrapping() -> None:
     model = nn.Linear(6, 2).double()
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
     zeromean.centralize(optimizer, model, at="backward")

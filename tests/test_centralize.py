@@ -1,4 +1,4 @@
-"""centralize on any optimizer: where it acts, how it is driven, what it refuses."""
+"""Test centralize: places, closures, changing param groups, and errors."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_without_coupled_decay_the_optimizer_sees_the_centered_gradient(
         assert_same_weights(model, reference, rtol=1e-12, atol=1e-15)
 
 
-def test_told_decay_overrides_the_table() -> None:
+def test_weight_decay_option_overrides_the_table() -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1, weight_decay=0.3)
     zeromean.centralize(optimizer, model, weight_decay="decoupled")
@@ -141,7 +141,7 @@ def test_scope_tensor_averages_the_whole_tensor() -> None:
     torch.testing.assert_close(model[0].weight.grad, before - before.mean())
 
 
-def test_the_padding_row_of_an_embedding_is_neither_averaged_nor_changed() -> None:
+def test_padding_row_is_neither_averaged_nor_changed() -> None:
     model = nn.Embedding(5, 3, padding_idx=2).double()
     with torch.no_grad():
         model.weight[2] = 7.0
@@ -156,7 +156,7 @@ def test_the_padding_row_of_an_embedding_is_neither_averaged_nor_changed() -> No
     torch.testing.assert_close(moved[tokens, 0], torch.tensor([0.0, 1, -1, 0]).double())
 
 
-def test_attaching_in_the_middle_of_a_run() -> None:
+def test_attaching_in_mid_training() -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
     backward(model, optimizer)
@@ -171,7 +171,7 @@ def test_attaching_in_the_middle_of_a_run() -> None:
     torch.testing.assert_close(all_means(model), before)
 
 
-def test_attaching_again_in_the_middle_of_a_centered_run_does_not_warn() -> None:
+def test_reattaching_in_centered_training_does_not_warn() -> None:
     model = network(torch.float32)
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     handle = zeromean.centralize(optimizer, model)
@@ -216,7 +216,7 @@ def test_the_whole_update_is_projected(make: Callable[..., torch.optim.Optimizer
             torch.testing.assert_close(p.detach(), w - delta, rtol=1e-12, atol=1e-15)
 
 
-def test_parameters_that_a_step_does_not_move_stay_bit_identical() -> None:
+def test_unmoved_parameters_stay_bit_identical() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         model = network(dtype)
         optimizer = AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
@@ -246,7 +246,7 @@ def drift_in_half_precision(at: str | None, steps: int = 300) -> float:
     return float(moved.abs().max() / start.std())
 
 
-def test_half_precision_weights_keep_their_mean_by_the_carried_residual() -> None:
+def test_half_precision_weights_keep_their_means() -> None:
     assert drift_in_half_precision(None) > 0.1
     assert drift_in_half_precision("update") < 0.003
 
@@ -256,7 +256,7 @@ def test_half_precision_weights_keep_their_mean_by_the_carried_residual() -> Non
 
 @pytest.mark.parametrize("how", ["positional", "keyword"])
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_a_closure_that_makes_the_gradients(how: str, at: Any) -> None:
+def test_closure_computes_the_gradients(how: str, at: Any) -> None:
     model = network()
     optimizer = Adam(model.parameters(), lr=0.01, weight_decay=0.1)
     plain_model = copy.deepcopy(model)
@@ -299,7 +299,7 @@ def test_lbfgs_sees_centered_gradients_at_every_evaluation() -> None:
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_a_step_after_a_closure_that_raised_is_right(at: Any) -> None:
+def test_step_after_a_closure_that_raised(at: Any) -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     zeromean.centralize(optimizer, model, at=at)
@@ -308,7 +308,7 @@ def test_a_step_after_a_closure_that_raised_is_right(at: Any) -> None:
         raise RuntimeError("no data")
 
     before = all_means(model)
-    for _ in range(20):  # more often than any stack could hide
+    for _ in range(20):  # more steps than the maximal depth of the stack
         with pytest.raises(RuntimeError, match="no data"):
             optimizer.step(broken)
         backward(model, optimizer)
@@ -318,9 +318,7 @@ def test_a_step_after_a_closure_that_raised_is_right(at: Any) -> None:
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
 @pytest.mark.parametrize("with_closure", [False, True])
-def test_a_subclass_that_calls_super_step_fires_the_hooks_twice(
-    at: Any, with_closure: bool
-) -> None:
+def test_subclass_that_calls_super_step_runs_hooks_twice(at: Any, with_closure: bool) -> None:
     class Twice(Adam):
         def step(self, closure: Any = None) -> Any:
             return super().step(closure)
@@ -352,7 +350,7 @@ def test_a_subclass_that_calls_super_step_fires_the_hooks_twice(
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_parameters_added_later_are_planned_when_first_seen(at: Any) -> None:
+def test_parameters_added_later_are_centered(at: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 4)).double()
     optimizer = SGD(model.parameters(), lr=0.1)
     handle = zeromean.centralize(optimizer, model, at=at)
@@ -368,7 +366,7 @@ def test_parameters_added_later_are_planned_when_first_seen(at: Any) -> None:
 
 
 @pytest.mark.parametrize("at", ["gradient", "update", "backward"])
-def test_layers_of_the_model_that_the_optimizer_gets_later_are_centered(at: Any) -> None:
+def test_gradual_unfreezing(at: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 4)).double()
     optimizer = SGD(model[1].parameters(), lr=0.1)
     handle = zeromean.centralize(optimizer, model, at=at)
@@ -387,7 +385,7 @@ def test_layers_of_the_model_that_the_optimizer_gets_later_are_centered(at: Any)
     "ignore:optimizer contains a parameter group with duplicate:UserWarning"
 )
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_a_parameter_listed_twice_is_centered_once(at: Any) -> None:
+def test_parameter_listed_twice_is_centered_once(at: Any) -> None:
     model = nn.Linear(4, 3).double()
     optimizer = SGD([model.weight, model.weight], lr=0.1)
     zeromean.centralize(optimizer, model, at=at)
@@ -403,7 +401,7 @@ def backward_of_linear(model: nn.Module, optimizer: torch.optim.Optimizer) -> No
     model(torch.randn(5, 4).double()).square().sum().backward()
 
 
-def test_attaching_inside_a_step_begins_with_the_next() -> None:
+def test_attaching_inside_a_step_takes_effect_at_the_next() -> None:
     model = nn.Linear(4, 3).double()
     optimizer = SGD(model.parameters(), lr=0.1)
 
@@ -421,7 +419,7 @@ def test_attaching_inside_a_step_begins_with_the_next() -> None:
     torch.testing.assert_close(all_means(model), before)
 
 
-def test_parameters_from_outside_the_model_are_left_alone_with_a_warning() -> None:
+def test_parameters_outside_the_model_warn() -> None:
     model, other = nn.Linear(4, 4), nn.Linear(4, 4)
     optimizer = SGD(model.parameters(), lr=0.1)
     handle = zeromean.centralize(optimizer, model, fused=False)
@@ -437,7 +435,7 @@ def test_parameters_from_outside_the_model_are_left_alone_with_a_warning() -> No
     assert handle.plan[-1].reason == "not a parameter of the model"
 
 
-def test_parameters_of_another_optimizer_are_not_claimed() -> None:
+def test_parameters_of_another_optimizer_are_left_alone() -> None:
     model = network()
     optimizer = SGD(model[0].parameters(), lr=0.1)
     handle = zeromean.centralize(optimizer, model)
@@ -460,7 +458,7 @@ def test_parameters_without_a_gradient_are_skipped() -> None:
 # --- the handle -----------------------------------------------------------------------------------
 
 
-def test_removed_and_context() -> None:
+def test_handle_removes_and_is_a_context_manager() -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1)
     with zeromean.centralize(optimizer, model) as handle:
@@ -474,7 +472,7 @@ def test_removed_and_context() -> None:
     zeromean.centralize(optimizer, model, at="update")
 
 
-def test_the_optimizer_stays_what_it_was() -> None:
+def test_optimizer_class_and_state_do_not_change() -> None:
     model = network()
     optimizer = AdamW(model.parameters())
     state, attributes = copy.deepcopy(optimizer.state_dict()), set(vars(optimizer))
@@ -493,7 +491,7 @@ def test_the_optimizer_stays_what_it_was() -> None:
     assert optimizer.state_dict()["param_groups"] == state["param_groups"]
 
 
-def test_nothing_keeps_a_dropped_optimizer_alive() -> None:
+def test_deleted_optimizer_is_freed() -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1)
     handle = zeromean.centralize(optimizer, model)
@@ -519,7 +517,7 @@ class Unknown(torch.optim.Optimizer):
 
 
 class TwoStep(torch.optim.Optimizer):
-    """As sharpness-aware minimization does it: an inner optimizer over the same groups."""
+    """An optimizer with an inner optimizer over the same groups, as in SAM."""
 
     def __init__(self, params: Any) -> None:
         super().__init__(params, {})
@@ -531,7 +529,7 @@ class Daughter(SGD):
     pass
 
 
-def test_decay_of_unknown_kind_must_be_told() -> None:
+def test_unknown_kind_of_decay_raises() -> None:
     model = network()
     optimizer = Unknown(model.parameters(), weight_decay=0.1)
     with pytest.raises(zeromean.ZeromeanError, match=r"Unknown.*weight_decay=\"coupled\""):
@@ -544,14 +542,14 @@ def test_decay_of_unknown_kind_must_be_told() -> None:
 
 
 class FlaggedOtherwise(Unknown):
-    """Its flag means something that zeromean cannot know."""
+    """An optimizer with a flag whose meaning zeromean does not know."""
 
     def __init__(self, params: Any, flag: bool) -> None:
         super().__init__(params, weight_decay=0.1, decoupled_weight_decay=flag)
 
 
 @pytest.mark.parametrize("flag", [False, True])
-def test_the_flag_of_an_unknown_optimizer_is_not_trusted(flag: bool) -> None:
+def test_flag_of_an_unknown_optimizer_is_not_trusted(flag: bool) -> None:
     model = network()
     optimizer = FlaggedOtherwise(model.parameters(), flag)
     with pytest.raises(zeromean.ZeromeanError, match=r"FlaggedOtherwise has weight_decay=0\.1"):
@@ -560,7 +558,7 @@ def test_the_flag_of_an_unknown_optimizer_is_not_trusted(flag: bool) -> None:
 
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning")
 @pytest.mark.parametrize("at", ["gradient", "backward"])
-def test_gradients_with_a_graph_are_refused(at: Any) -> None:
+def test_gradients_with_a_graph_raise(at: Any) -> None:
     model = nn.Linear(4, 3)
     optimizer = torch.optim.RMSprop(model.parameters(), lr=0.1)
     zeromean.centralize(optimizer, model, at=at)
@@ -570,13 +568,13 @@ def test_gradients_with_a_graph_are_refused(at: Any) -> None:
         optimizer.step()
 
 
-def test_no_decay_needs_no_word_and_a_subclass_is_what_its_parent_was() -> None:
+def test_subclass_has_the_traits_of_its_parent() -> None:
     model = network()
     zeromean.centralize(Unknown(model.parameters()), model)
     zeromean.centralize(Daughter(model.parameters(), lr=0.1, weight_decay=0.1), model)
 
 
-def test_unknown_momentum_is_not_guessed() -> None:
+def test_project_state_of_an_unknown_optimizer_raises() -> None:
     model = network()
     optimizer = Unknown(model.parameters())
     zeromean.centralize(optimizer, model, project_state=True).remove()
@@ -619,13 +617,13 @@ def refusals() -> dict[str, tuple[Callable[[], object], str]]:
 
 
 @pytest.mark.parametrize("name", refusals())
-def test_what_cannot_be_right_is_refused(name: str) -> None:
+def test_invalid_arguments_raise(name: str) -> None:
     call, message = refusals()[name]
     with pytest.raises(zeromean.ZeromeanError, match=message):
         call()
 
 
-def test_attaching_twice_is_refused() -> None:
+def test_attaching_twice_raises() -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1)
     handle = zeromean.centralize(optimizer, model)
@@ -635,7 +633,7 @@ def test_attaching_twice_is_refused() -> None:
     zeromean.centralize(optimizer, model)
 
 
-def test_sparse_gradients_are_refused() -> None:
+def test_sparse_gradients_raise() -> None:
     model = nn.Embedding(5, 3, sparse=True)
     optimizer = SGD(model.parameters(), lr=0.1)
     zeromean.centralize(optimizer, model, embeddings=True)
@@ -645,12 +643,12 @@ def test_sparse_gradients_are_refused() -> None:
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_one_tensor_as_the_gradient_of_two_parameters_is_refused(decay: float) -> None:
+def test_shared_gradient_raises(decay: float) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     optimizer = SGD(model.parameters(), lr=0.1, weight_decay=decay)
     zeromean.centralize(optimizer, model, fused=False)
     model(torch.randn(2, 3)).square().sum().backward()
-    optimizer.step()  # ready from here on
+    optimizer.step()  # prepared from here on
     model[1].weight.grad = model[0].weight.grad
     with pytest.raises(zeromean.ZeromeanError, match=r"0\.weight and 1\.weight.*clone"):
         optimizer.step()
@@ -659,7 +657,7 @@ def test_one_tensor_as_the_gradient_of_two_parameters_is_refused(decay: float) -
     optimizer.step()
 
 
-def test_an_expanded_gradient_is_refused() -> None:
+def test_expanded_gradient_raises() -> None:
     model = nn.Linear(3, 2)
     optimizer = SGD(model.parameters(), lr=0.1)
     zeromean.centralize(optimizer, model, fused=False)
@@ -668,13 +666,13 @@ def test_an_expanded_gradient_is_refused() -> None:
         optimizer.step()
 
 
-def test_a_plan_that_centers_nothing_warns() -> None:
+def test_plan_without_centered_parameters_warns() -> None:
     model = nn.BatchNorm1d(3)
     with pytest.warns(zeromean.ZeromeanWarning, match="Nothing is centered"):
         zeromean.centralize(SGD(model.parameters(), lr=0.1), model)
 
 
-def test_warnings_point_at_the_caller() -> None:
+def test_warnings_point_to_the_caller() -> None:
     model = network()
     with pytest.warns(zeromean.ZeromeanWarning, match="Without a model") as caught:
         zeromean.centralize(SGD(model.parameters(), lr=0.1))
@@ -682,7 +680,7 @@ def test_warnings_point_at_the_caller() -> None:
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_a_layer_of_the_model_that_joins_the_optimizer_later_is_centered(at: str) -> None:
+def test_layer_added_to_the_optimizer_later_is_centered(at: str) -> None:
     model = network()
     optimizer = SGD(model[:3].parameters(), lr=0.1)
     handle = zeromean.centralize(optimizer, model, at=at)

@@ -1,4 +1,4 @@
-"""The published names and keywords walk the published trajectories, on every backend."""
+"""Compare the published names and keywords with the published trajectories, per backend."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from zeromean import compat
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_every_step_agrees_to_1e_12(case: Case) -> None:
+def test_steps_agree_with_the_published_code_to_1e_12(case: Case) -> None:
     parameters = [nn.Parameter(start.clone()) for start in case.start]
     optimizer = getattr(compat, case.optimizer)(parameters, **case.hyper)
     case.walk(parameters, optimizer)
 
 
-def test_every_published_name_is_there() -> None:
+def test_every_published_name_exists() -> None:
     names = [f"{kind}_{suffix}" for kind in ("SGD", "SGDW", "Adagrad") for suffix in ("GC", "GCC")]
     names += [f"{k}_{s}" for k in ("Adam", "AdamW") for s in ("GC", "GCC", "GC2", "GCC2")]
     assert len(names) == 14
@@ -31,7 +31,7 @@ def test_every_published_name_is_there() -> None:
 
 
 @pytest.mark.parametrize(("gc_loc", "at"), [(True, "gradient"), (False, "update")])
-def test_ranger_is_zeromeans_ranger_by_shape(gc_loc: bool, at: Any) -> None:
+def test_ranger_equals_the_drop_in(gc_loc: bool, at: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1)).double()
     twin = copy.deepcopy(model)
     keywords: Any = {"lr": 0.1, "weight_decay": 0.2, "k": 2}
@@ -75,13 +75,13 @@ def test_centralized_gradient_works_in_place() -> None:
     assert torch.equal(compat.centralized_gradient(before.clone(), use_gc=False), before)
 
 
-def test_a_star_import_brings_the_published_names_alone() -> None:
+def test_star_import_has_only_the_published_names() -> None:
     names: dict[str, object] = {}
     exec("from zeromean.compat import *", names)
     assert set(names) - {"__builtins__"} == set(compat.__all__)
 
 
-def test_without_use_gc_it_is_torchs() -> None:
+def test_without_use_gc_equals_torch() -> None:
     model = nn.Linear(4, 3)
     other = copy.deepcopy(model)
     optimizer = compat.AdamW(model.parameters(), lr=0.1)
@@ -95,7 +95,7 @@ def test_without_use_gc_it_is_torchs() -> None:
     assert not optimizer.plan.rows
 
 
-def test_what_the_published_classes_did_not_take_is_refused() -> None:
+def test_unpublished_arguments_raise() -> None:
     with pytest.raises(zeromean.ZeromeanError, match=r"zeromean\.optim"):
         compat.SGD_GC(nn.Linear(4, 3), lr=0.1)
     with pytest.raises(zeromean.ZeromeanError, match=r"zeromean\.optim"):

@@ -1,4 +1,4 @@
-"""The fan-in axes of every layer, against what the layer computes."""
+"""Compare the fan-in axes of every layer with what the layer computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from brute_force import center_vectors, layer_vectors
 from zeromean import FanIn
 from zeromean.fan_in import _rules, register
 
-# layer, input shapes, the axis of the output that counts units
+# layer, input shapes, the axis of the output units
 LAYERS = {
     "Linear": (nn.Linear(5, 3), [(2, 5)], 1),
     "Bilinear": (nn.Bilinear(4, 3, 5), [(2, 4), (2, 3)], 1),
@@ -33,7 +33,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_weight_vectors_are_what_feeds_an_output_unit(name: str) -> None:
+def test_weight_vectors_equal_those_that_feed_each_output_unit(name: str) -> None:
     layer, shapes, unit_axis = LAYERS[name]
     vectors = layer_vectors(
         layer, lambda: tuple(torch.rand(s, dtype=torch.float64) + 0.1 for s in shapes), unit_axis
@@ -49,7 +49,7 @@ def test_weight_vectors_are_what_feeds_an_output_unit(name: str) -> None:
     )
 
 
-def test_a_one_hot_linear_is_what_an_embedding_is() -> None:
+def test_embedding_is_centered_over_tokens_without_padding() -> None:
     embedding = nn.Embedding(7, 3, padding_idx=2)
     (row,) = zeromean.explain(embedding, embeddings=True)
     assert (row.axes, row.role, row.centered) == ((0,), "embedding", True)
@@ -69,7 +69,7 @@ RECURRENT = {
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_each_recurrent_matrix_is_centered_on_its_own(name: str) -> None:
+def test_recurrent_matrices_are_centered_separately(name: str) -> None:
     for row in zeromean.explain(RECURRENT[name]):
         is_matrix = row.name.startswith("weight")
         assert row.centered == is_matrix
@@ -77,7 +77,7 @@ def test_each_recurrent_matrix_is_centered_on_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("other_sizes", [{}, {"kdim": 3, "vdim": 5, "add_bias_kv": True}])
-def test_attention(other_sizes: dict[str, int]) -> None:
+def test_attention_matrices_are_centered(other_sizes: dict[str, int]) -> None:
     for row in zeromean.explain(nn.MultiheadAttention(4, 2, **other_sizes)):
         assert row.centered == ("weight" in row.name)
         assert row.axes == ((1,) if "weight" in row.name else ())
@@ -95,7 +95,7 @@ def test_attention(other_sizes: dict[str, int]) -> None:
     ],
     ids=lambda layer: type(layer).__name__,
 )
-def test_gains_biases_and_slopes_have_none(layer: nn.Module) -> None:
+def test_gains_biases_and_slopes_have_no_fan_in(layer: nn.Module) -> None:
     for row in zeromean.explain(layer):
         assert not row.centered
         assert row.axes == ()
@@ -127,7 +127,7 @@ class FineExperts(Experts):
 
 @pytest.fixture
 def rules() -> Iterator[None]:
-    """Leave the table of rules as it was."""
+    """Restore the table of rules after the test."""
     saved = dict(_rules)
     yield
     _rules.clear()
@@ -135,7 +135,7 @@ def rules() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("rules")
-def test_a_module_can_be_described() -> None:
+def test_register_describes_a_class_and_its_subclasses() -> None:
     assert not zeromean.explain(FineExperts()).centered
     assert "no rule describes FineExperts" in zeromean.explain(FineExperts())[0].reason
 
@@ -150,7 +150,7 @@ def test_a_module_can_be_described() -> None:
 
 
 @pytest.mark.usefixtures("rules")
-def test_a_module_can_be_described_by_name_and_again() -> None:
+def test_register_by_name_replaces_an_earlier_rule() -> None:
     register(f"{__name__}.Experts")(lambda module: {"w": FanIn((2,)), "scale": "a scale"})
     assert zeromean.explain(Experts())[0].axes == (2,)
     assert zeromean.explain(Experts())[1].reason == "a scale"
@@ -159,14 +159,14 @@ def test_a_module_can_be_described_by_name_and_again() -> None:
 
 
 @pytest.mark.usefixtures("rules")
-def test_a_rule_for_a_parameter_that_is_not_there_is_an_error() -> None:
+def test_rule_for_a_missing_parameter_raises() -> None:
     register(Experts)(lambda module: {"weight": FanIn((1,))})
     with pytest.raises(zeromean.ZeromeanError, match=r"Experts names 'weight'.*does not have"):
         zeromean.explain(Experts())
 
 
 @pytest.mark.usefixtures("rules")
-def test_axes_that_the_parameter_does_not_have_are_shown() -> None:
+def test_axes_beyond_the_shape_are_reported() -> None:
     register(Experts)(lambda module: {"w": FanIn((3,))})
     row = zeromean.explain(Experts())[0]
     assert not row.centered
@@ -174,16 +174,16 @@ def test_axes_that_the_parameter_does_not_have_are_shown() -> None:
 
 
 @pytest.mark.usefixtures("rules")
-@pytest.mark.parametrize("told", [(1,), [1], 1, True, FanIn], ids=str)
-def test_a_rule_that_says_something_else_is_an_error(told: object) -> None:
-    register(Experts)(lambda module: {"w": told})
+@pytest.mark.parametrize("entry", [(1,), [1], 1, True, FanIn], ids=str)
+def test_rule_with_an_invalid_entry_raises(entry: object) -> None:
+    register(Experts)(lambda module: {"w": entry})
     with pytest.raises(zeromean.ZeromeanError, match=r"Experts returned .* for 'w'.*not a FanIn"):
         zeromean.explain(Experts())
 
 
 @pytest.mark.usefixtures("rules")
 @pytest.mark.parametrize("description", [None, ["w"], FanIn((1,))], ids=str)
-def test_a_rule_that_returns_no_mapping_is_an_error(description: object) -> None:
+def test_rule_that_returns_no_mapping_raises(description: object) -> None:
     register(Experts)(lambda module: description)  # type: ignore[arg-type, return-value]
     with pytest.raises(zeromean.ZeromeanError, match=r"not a mapping \{parameter name: FanIn"):
         zeromean.explain(Experts())
@@ -202,7 +202,7 @@ class Transposing(nn.Module):
 
 
 @pytest.mark.usefixtures("rules")
-def test_a_parent_can_describe_the_weight_of_a_submodule() -> None:
+def test_parent_rule_replaces_that_of_a_submodule() -> None:
     register(Transposing)(lambda module: {"proj.weight": FanIn((0,)), "other.weight": "not me"})
     for model in (Transposing(), nn.Sequential(Transposing())):
         rows = {row.name.removeprefix("0."): row for row in zeromean.explain(model)}
@@ -217,14 +217,14 @@ def test_a_parent_can_describe_the_weight_of_a_submodule() -> None:
 
 
 @pytest.mark.usefixtures("rules")
-def test_a_parent_that_names_a_missing_weight_is_an_error() -> None:
+def test_parent_rule_for_a_missing_weight_raises() -> None:
     register(Transposing)(lambda module: {"projection.weight": FanIn((0,))})
     with pytest.raises(zeromean.ZeromeanError, match=r"'projection\.weight'.*does not have"):
         zeromean.explain(Transposing())
 
 
 class Scaled(nn.Linear):
-    """A gain for each input beside the weight."""
+    """A Linear with an additional gain per input."""
 
     def __init__(self) -> None:
         super().__init__(4, 3)
@@ -243,7 +243,7 @@ class Equalized(nn.Conv2d):
     weight = property(lambda self: self.weight_raw * 0.5)
 
 
-def test_a_subclass_has_other_parameters_than_its_layer_declares() -> None:
+def test_subclass_with_other_parameters() -> None:
     assert [row.name for row in zeromean.explain(Scaled()).centered] == ["weight"]
     assert not zeromean.explain(Equalized()).centered
     pruned = prune.l1_unstructured(nn.Conv2d(3, 4, 3), "weight", amount=2)
@@ -251,7 +251,7 @@ def test_a_subclass_has_other_parameters_than_its_layer_declares() -> None:
 
 
 @pytest.mark.parametrize("subject", [Experts, 3, "Experts"], ids=str)
-def test_only_classes_and_qualified_names_can_be_described(subject: object) -> None:
+def test_register_rejects_other_subjects(subject: object) -> None:
     if subject is Experts:
         subject = Experts()
     with pytest.raises(zeromean.ZeromeanError, match="module class or its qualified name"):
@@ -273,6 +273,6 @@ def test_only_classes_and_qualified_names_can_be_described(subject: object) -> N
     ],
     ids=str,
 )
-def test_impossible_axes_are_refused(wrong: dict[str, object]) -> None:
+def test_invalid_axes_raise(wrong: dict[str, object]) -> None:
     with pytest.raises(zeromean.ZeromeanError, match="FanIn"):
         FanIn(**wrong)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""MMEngine: the published names in a config, and any optimizer by the model's layers."""
+"""Test MMEngine: the published names in a config, and the Centralized constructor."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def accuracy(runner: Any) -> float:
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_any_optimizer_in_a_runner(tmp_path: Path, at: str, supports: Supports) -> None:
+def test_centralized_constructor_in_a_runner(tmp_path: Path, at: str, supports: Supports) -> None:
     config = Config(
         {
             "optim_wrapper": {
@@ -130,7 +130,7 @@ def test_any_optimizer_in_a_runner(tmp_path: Path, at: str, supports: Supports) 
     supports("Driver", "MMEngine Runner, constructor Centralized", at, "learns digits, means kept")
 
 
-def test_a_published_name_in_a_runner(tmp_path: Path, supports: Supports) -> None:
+def test_published_name_in_a_runner(tmp_path: Path, supports: Supports) -> None:
     wrapper = {"optimizer": {"type": "SGD_GC", "lr": 0.05, "momentum": 0.9}}
     runner = run(tmp_path / "run", wrapper)
     assert type(runner.optim_wrapper.optimizer) is compat.SGD_GC
@@ -154,7 +154,7 @@ def test_every_published_name_is_registered() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "RMSprop", "Adagrad"])
-def test_it_is_centralize_on_what_mmengine_builds(optimizer: str) -> None:
+def test_equals_centralize_on_mmengines_optimizer(optimizer: str) -> None:
     model, twin = nn.Linear(4, 3), nn.Linear(4, 3)
     twin.load_state_dict(model.state_dict())
     config = {"type": "OptimWrapper", "optimizer": {"type": optimizer, "lr": 0.1}}
@@ -179,8 +179,8 @@ def in_parts() -> Iterator[None]:
 
         def __call__(self, model: nn.Module) -> OptimWrapperDict:
             parts = {
-                name: OptimWrapper(OPTIMIZERS.build({"params": part.parameters(), **told}))
-                for (name, told), part in zip(self.optimizers.items(), model, strict=True)
+                name: OptimWrapper(OPTIMIZERS.build({"params": part.parameters(), **options}))
+                for (name, options), part in zip(self.optimizers.items(), model, strict=True)
             }
             return OptimWrapperDict(**parts)
 
@@ -190,7 +190,7 @@ def in_parts() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("in_parts")
-def test_around_another_constructor() -> None:
+def test_wraps_another_constructor() -> None:
     optimizers = {"a": {"type": "SGD", "lr": 0.1}, "b": {"type": "Adam", "lr": 0.1}}
     config = {
         "constructor": "Centralized",
@@ -203,11 +203,13 @@ def test_around_another_constructor() -> None:
     assert {name: status.centered for name, status in found.items()} == {"a": 1, "b": 1}
 
 
-@pytest.mark.parametrize("told", ["update", {"att": "update"}])
-def test_what_is_not_an_option_is_refused(told: Any) -> None:
+@pytest.mark.parametrize("options", ["update", {"att": "update"}])
+def test_unknown_option_raises(options: Any) -> None:
     config = {
-        "constructor": "Centralized", "centralize": told, "optimizer": {"type": "SGD", "lr": 0.1},
-    }  # fmt: skip
+        "constructor": "Centralized",
+        "centralize": options,
+        "optimizer": {"type": "SGD", "lr": 0.1},
+    }
     with pytest.raises(
         ZeromeanError, match=r"centralize in optim_wrapper is .*, not a dict of options"
     ):

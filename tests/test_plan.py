@@ -1,4 +1,4 @@
-"""Who is centered and why: ties, choices, lazy and parametrized modules, the printed table."""
+"""Test plans: ties, options, lazy and parametrized modules, and the printed table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def small_network() -> nn.Sequential:
     )
 
 
-def test_layers_chooses() -> None:
+def test_layers_selects_modules() -> None:
     model = small_network()
     convolutions = {"0.weight": (1, 2), "1.weight": (0, 2, 3)}
     others = {"2.weight": (1,), "3.weight_ih_l0": (1,), "3.weight_hh_l0": (1,)}
@@ -41,18 +41,18 @@ def test_layers_chooses() -> None:
     assert centered(model, embeddings=True) == convolutions | others | {"4.weight": (0,)}
 
 
-def test_what_is_not_chosen_says_so() -> None:
+def test_excluded_parameters_have_a_reason() -> None:
     rows = {row.name: row.reason for row in zeromean.explain(small_network(), layers="conv")}
     assert rows["2.weight"] == "layers='conv' leaves out 2"
     assert "embeddings=True" in rows["4.weight"]
 
 
-def test_scope_tensor_takes_the_whole_tensor_as_one_vector() -> None:
+def test_scope_tensor_uses_all_axes() -> None:
     assert centered(small_network(), scope="tensor")["0.weight"] == (0, 1, 2)
 
 
 @pytest.mark.parametrize("embeddings", [False, True])
-def test_tied_owners_that_disagree_are_left_alone(embeddings: bool) -> None:
+def test_tied_owners_with_different_axes_are_left_alone(embeddings: bool) -> None:
     model = nn.ModuleDict({"embed": nn.Embedding(7, 3), "head": nn.Linear(3, 7, bias=False)})
     model["head"].weight = model["embed"].weight
     (row,) = zeromean.explain(model, embeddings=embeddings)
@@ -61,14 +61,14 @@ def test_tied_owners_that_disagree_are_left_alone(embeddings: bool) -> None:
     assert "head.weight" in row.reason
 
 
-def test_tied_owners_that_agree_are_one_row() -> None:
+def test_tied_owners_with_equal_axes_share_a_row() -> None:
     model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
     model["b"].weight = model["a"].weight
     assert centered(model) == {"a.weight": (1,)}
     assert centered(model, layers=lambda name, module: name == "a") == {}
 
 
-def test_a_module_used_twice_is_one_row() -> None:
+def test_module_used_twice_is_one_row() -> None:
     layer = nn.Linear(3, 3)
     assert centered(nn.ModuleList([layer, layer])) == {"0.weight": (1,)}
 
@@ -84,7 +84,7 @@ def test_parameters_of_an_undescribed_module_are_left_alone() -> None:
     assert "ClassToken" in row.reason
 
 
-def test_a_lazy_module_has_no_shape_yet() -> None:
+def test_lazy_module_raises() -> None:
     model = nn.Sequential(nn.LazyLinear(3))
     with pytest.raises(zeromean.ZeromeanError, match=r"0\.weight.*lazy.*forward"):
         zeromean.explain(model)
@@ -92,7 +92,7 @@ def test_a_lazy_module_has_no_shape_yet() -> None:
     assert centered(model) == {"0.weight": (1,)}
 
 
-def test_a_parametrized_weight_is_centered_by_its_owner() -> None:
+def test_parametrized_weight_uses_the_rule_of_its_owner() -> None:
     layer = parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))
     buffers = {name: buffer.clone() for name, buffer in layer.named_buffers()}
     assert centered(layer) == {"parametrizations.weight.original": (1, 2, 3)}
@@ -100,7 +100,7 @@ def test_a_parametrized_weight_is_centered_by_its_owner() -> None:
         assert torch.equal(buffer, buffers[name]), f"explain moved {name}"
 
 
-def test_a_parametrization_that_changes_the_shape_is_left_alone() -> None:
+def test_parametrization_that_changes_the_shape_is_left_alone() -> None:
     class Doubled(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.cat([x, x])
@@ -115,7 +115,7 @@ def test_a_parametrization_that_changes_the_shape_is_left_alone() -> None:
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
 @pytest.mark.parametrize("weight_norm", [parametrizations.weight_norm, nn.utils.weight_norm])
-def test_weight_norm_of_torch_names_from_torch(weight_norm: Any) -> None:
+def test_torch_weight_norm_points_to_from_torch(weight_norm: Any) -> None:
     layer = weight_norm(nn.Linear(3, 4))
     rows = [row for row in zeromean.explain(layer) if row.name != "bias"]
     assert len(rows) == 2
@@ -126,7 +126,7 @@ def test_weight_norm_of_torch_names_from_torch(weight_norm: Any) -> None:
     assert len(zeromean.explain(layer).centered) == 1
 
 
-def test_a_parametrization_that_cannot_be_tried_is_left_alone() -> None:
+def test_parametrization_that_cannot_be_copied_is_left_alone() -> None:
     class Cached(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.cache = x * 2
@@ -138,19 +138,19 @@ def test_a_parametrization_that_cannot_be_tried_is_left_alone() -> None:
     assert not zeromean.explain(layer).centered
 
 
-def test_entries_without_a_mean_are_left_alone() -> None:
+def test_integer_weights_are_left_alone() -> None:
     layer = nn.Linear(4, 4, bias=False)
     layer.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
     assert not zeromean.explain(layer).centered
 
 
-def test_an_empty_parameter_is_left_alone() -> None:
+def test_empty_parameter_is_left_alone() -> None:
     layer = nn.Linear(4, 4)
     layer.weight = nn.Parameter(torch.ones(0, 4))
     assert not zeromean.explain(layer)[0].centered
 
 
-def test_the_table_shows_every_parameter() -> None:
+def test_table_shows_every_parameter() -> None:
     model = nn.Sequential(nn.ConvTranspose2d(8, 6, 3, groups=2), nn.BatchNorm2d(6))
     lines = str(zeromean.explain(model)).splitlines()
     assert lines[0].split() == ["parameter", "shape", "role", "axes", "centered", "reason"]
@@ -160,7 +160,7 @@ def test_the_table_shows_every_parameter() -> None:
     assert lines[-1] == "centered: 1 of 4 parameters, 216 of 234 entries"
 
 
-def test_explain_refuses_what_it_cannot_read() -> None:
+def test_explain_rejects_invalid_input() -> None:
     model = nn.Linear(3, 2)
     handle = zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)
     assert [row.name for row in zeromean.explain(handle).centered] == ["weight"]
@@ -186,7 +186,7 @@ class OwnLinear(Raw):
     pass
 
 
-def test_most_entries_without_a_rule_are_reported_with_their_modules() -> None:
+def test_undescribed_majority_is_reported() -> None:
     model = nn.Sequential(nn.Linear(6, 4), Raw(), OwnLinear(), nn.LayerNorm(6))
     (report,) = {
         zeromean.explain(model).undescribed(),
@@ -198,28 +198,28 @@ def test_most_entries_without_a_rule_are_reported_with_their_modules() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.warns(zeromean.ZeromeanWarning, match="71% of the matrix entries"):
         zeromean.centralize(optimizer, model)
-    # Only what the optimizer holds counts, and a half is not most of it.
+    # Only parameters of the optimizer count, and exactly half is not a majority.
     zeromean.centralize(torch.optim.SGD(model[0].parameters(), lr=0.1), model)
     half = nn.Sequential(nn.Linear(6, 5), Raw())
     assert zeromean.explain(half).undescribed() == ""
     zeromean.centralize(torch.optim.SGD(half.parameters(), lr=0.1), half)
 
 
-def test_an_optimizer_of_unknown_modules_alone_warns_once() -> None:
+def test_undescribed_optimizer_warns_once() -> None:
     model = Raw()
     with pytest.warns(zeromean.ZeromeanWarning, match=r"Nothing is centered\. 100%.*Raw") as caught:
         zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)
     assert len(caught) == 1
 
 
-def test_nothing_to_center_after_cwn_says_why() -> None:
+def test_centralize_after_cwn_warns_with_the_reason() -> None:
     model = nn.Linear(6, 5)
     zeromean.reparametrize(model, "cwn")
     with pytest.warns(zeromean.ZeromeanWarning, match=r"its gradient is zero-mean already"):
         zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)
 
 
-def test_the_repr_is_one_line_and_html_is_escaped() -> None:
+def test_repr_is_one_line_and_html_is_escaped() -> None:
     plan = zeromean.explain(nn.Linear(3, 2))
     assert repr(plan) == "Plan(centered: 1 of 2 parameters, 6 of 8 entries)"
     assert plan._repr_html_().count("<tr>") == 3
@@ -227,7 +227,7 @@ def test_the_repr_is_one_line_and_html_is_escaped() -> None:
     assert "&lt;b&gt;.weight" in zeromean.explain(odd)._repr_html_()
 
 
-def test_a_handle_explains_how_its_steps_are_made() -> None:
+def test_explain_and_status_report_how_steps_are_made() -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     handle = zeromean.centralize(optimizer, model, fused=False)

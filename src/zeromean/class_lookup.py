@@ -1,4 +1,4 @@
-"""Knowledge about classes, kept by qualified name so that nothing is imported to have it."""
+"""Look up classes by qualified name, so that no framework is imported to know its classes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Value = TypeVar("Value")
 
 
 def qualified_name(cls: type) -> str:
-    """``package.module.Class``."""
+    """Return ``package.module.Class``."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def nearest(table: Mapping[type | str, Value], cls: type) -> Value | None:
-    """What the table holds for the nearest class in the MRO: a subclass is what its parent was."""
+    """Return the entry of the nearest class in the MRO, so that a subclass counts as its parent."""
     for ancestor in cls.__mro__:
         for key in (ancestor, qualified_name(ancestor)):
             if key in table:
@@ -23,5 +23,5 @@ def nearest(table: Mapping[type | str, Value], cls: type) -> Value | None:
 
 
 def is_a(cls: type, name: str) -> bool:
-    """Whether a class or one of its ancestors has this qualified name."""
+    """Return whether a class or one of its ancestors has this qualified name."""
     return any(qualified_name(ancestor) == name for ancestor in cls.__mro__)

@@ -1,4 +1,4 @@
-"""zeromean.lightning.Centralize, against plain loops that do the same by hand."""
+"""Compare zeromean.lightning.Centralize with plain loops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zeromean.lightning import Centralize
 Say = Callable[[str, str, str, str], None]
 
 pytestmark = [
-    # About this machine and these small runs, not about what is tested.
+    # These concern the machine and the small runs.
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
@@ -55,7 +55,7 @@ class Module(pl.LightningModule):
 
 
 class TwoManual(Module):
-    """Two optimizers that take turns by hand."""
+    """Two optimizers with manual optimization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def assert_same(a: nn.Module, b: nn.Module) -> None:
 
 
 def by_hand(module: Module, at: Any, accumulate: int = 1, clip: float | None = None) -> None:
-    """The same two epochs in a plain loop, centering without any hook."""
+    """Run the same two epochs in a plain loop, centering without hooks."""
     optimizer = module.configure_optimizers()
     decay = 0.0 if isinstance(optimizer, AdamW) else optimizer.defaults["weight_decay"]
     for group in optimizer.param_groups:
@@ -139,7 +139,7 @@ def by_hand(module: Module, at: Any, accumulate: int = 1, clip: float | None = N
     ],
     ids=str,
 )
-def test_a_run_is_what_a_plain_loop_does(
+def test_run_equals_a_plain_loop(
     make: Any, at: Any, options: dict[str, Any], tmp_path: Path, supports: Say
 ) -> None:
     module, reference = Module(make), Module(make)
@@ -156,7 +156,7 @@ def test_a_run_is_what_a_plain_loop_does(
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_several_optimizers_by_hand(at: Any, tmp_path: Path, supports: Say) -> None:
+def test_manual_optimization_with_two_optimizers(at: Any, tmp_path: Path, supports: Say) -> None:
     module = TwoManual()
     callback = Centralize(at=at)
     before = vector_means(module)
@@ -182,9 +182,7 @@ def test_without_the_callback_the_means_drift(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
-    at: Any, tmp_path: Path, supports: Say
-) -> None:
+def test_resumed_run_equals_an_uninterrupted_one(at: Any, tmp_path: Path, supports: Say) -> None:
     whole = Module(AdamW)
     fit(whole, Centralize(at=at), tmp_path, max_epochs=4)
     saved = ModelCheckpoint(tmp_path / "saved", save_last=True)
@@ -221,7 +219,7 @@ def test_resuming_with_other_options_warns(tmp_path: Path) -> None:
         fit(Module(AdamW), Centralize(at="update"), tmp_path, max_epochs=3, ckpt_path=checkpoint)
 
 
-def test_a_second_fit_centralizes_its_own_optimizers(tmp_path: Path) -> None:
+def test_second_fit_centralizes_its_own_optimizers(tmp_path: Path) -> None:
     module, callback = Module(SGD), Centralize()
     trainer = fit(module, callback, tmp_path)
     (first,) = callback.handles
@@ -232,7 +230,7 @@ def test_a_second_fit_centralizes_its_own_optimizers(tmp_path: Path) -> None:
     torch.testing.assert_close(vector_means(module), before)
 
 
-def test_lightnings_own_wrapper_stands_for_the_optimizer_inside() -> None:
+def test_lightning_optimizer_is_unwrapped() -> None:
     module = Module()
     inner = module.configure_optimizers()
     wrapper: Any = LightningOptimizer(inner)
@@ -240,7 +238,7 @@ def test_lightnings_own_wrapper_stands_for_the_optimizer_inside() -> None:
     assert zeromean.status(inner).attached == handle.how == zeromean.status(wrapper).attached
 
 
-def test_unknown_options_are_refused_at_construction() -> None:
+def test_unknown_option_raises_at_construction() -> None:
     with pytest.raises(zeromean.ZeromeanError, match='at="updates" is not one of'):
         Centralize(at="updates")  # type: ignore[arg-type]
 
@@ -253,7 +251,7 @@ def test_gradients_centered_during_the_backward_pass(tmp_path: Path, supports: S
     supports("Driver", "Lightning, accumulate grad batches", "backward", "equal to a plain loop")
 
 
-def test_what_centralize_refuses_stops_the_run(tmp_path: Path) -> None:
+def test_error_of_centralize_stops_the_run(tmp_path: Path) -> None:
     module = Module(torch.optim.LBFGS)
     module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters())  # type: ignore
     with pytest.raises(zeromean.ZeromeanError, match="curvature"):

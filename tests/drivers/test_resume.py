@@ -62,12 +62,12 @@ def by_file(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 # --- what is remembered, and where ----------------------------------------------------------------
 
 
-def test_what_is_remembered_is_one_line_of_text_in_each_group() -> None:
+def test_each_group_holds_one_line_of_text() -> None:
     _, optimizer = trained()
     assert [group["zeromean"] for group in by_file(optimizer)["param_groups"]] == [HOW, HOW]
 
 
-def test_groups_added_later_remember_too() -> None:
+def test_groups_added_later_hold_the_line() -> None:
     model, optimizer = trained()
     more = nn.Linear(3, 3)
     model.append(more)
@@ -75,7 +75,7 @@ def test_groups_added_later_remember_too() -> None:
     assert [group["zeromean"] for group in optimizer.state_dict()["param_groups"]] == [HOW] * 3
 
 
-def test_options_that_matter_are_told() -> None:
+def test_line_contains_the_options() -> None:
     def stem(name: str, module: nn.Module) -> bool:
         return name == "0"
 
@@ -83,11 +83,11 @@ def test_options_that_matter_are_told() -> None:
     handle = zeromean.centralize(
         SGD(model.parameters(), lr=0.1), model, layers=stem, weight_decay="coupled"
     )
-    assert "layers=test_options_that_matter_are_told.<locals>.stem" in handle.how
+    assert "layers=test_line_contains_the_options.<locals>.stem" in handle.how
     assert handle.how.endswith("weight_decay=coupled")
 
 
-def test_torch_alone_loads_and_steps_with_such_a_checkpoint() -> None:
+def test_checkpoint_loads_without_zeromean() -> None:
     model, optimizer = trained()
     plain = AdamW(groups(model), lr=0.01)
     plain.load_state_dict(by_file(optimizer))
@@ -102,7 +102,7 @@ def test_torch_alone_loads_and_steps_with_such_a_checkpoint() -> None:
     [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))],
     ids=["deepcopy", "pickle"],
 )
-def test_a_copy_has_lost_its_hooks_and_says_so(
+def test_status_reports_a_copy_without_hooks(
     lose: Callable[[Any], torch.optim.Optimizer], supports: Say
 ) -> None:
     _, optimizer = trained()
@@ -111,10 +111,10 @@ def test_a_copy_has_lost_its_hooks_and_says_so(
     assert (status.attached, status.remembered) == (None, HOW)
     assert not status.as_remembered
     assert "NOT centralized" in str(status)
-    supports("Driver", "deepcopy and pickle", "-", "the copy's status tells that hooks were lost")
+    supports("Driver", "deepcopy and pickle", "-", "the copy's status reports that hooks were lost")
 
 
-def test_a_checkpoint_loaded_into_an_optimizer_that_is_not_centralized_shows() -> None:
+def test_status_reports_a_loaded_checkpoint_without_hooks() -> None:
     model, optimizer = trained()
     fresh = AdamW(groups(model), lr=0.01)
     assert str(zeromean.status(fresh)) == "AdamW is not centralized"
@@ -124,7 +124,7 @@ def test_a_checkpoint_loaded_into_an_optimizer_that_is_not_centralized_shows() -
 
 
 @pytest.mark.parametrize("first", ["centralize", "load"])
-def test_resuming_the_same_way_is_silent(first: str, supports: Say) -> None:
+def test_resuming_with_the_same_options_is_silent(first: str, supports: Say) -> None:
     model, optimizer = trained()
     fresh = AdamW(groups(model), lr=0.01)
     steps = [
@@ -140,7 +140,7 @@ def test_resuming_the_same_way_is_silent(first: str, supports: Say) -> None:
 
 
 @pytest.mark.parametrize("first", ["centralize", "load"])
-def test_resuming_another_way_warns(first: str, supports: Say) -> None:
+def test_resuming_with_other_options_warns(first: str, supports: Say) -> None:
     model, optimizer = trained()
     fresh = AdamW(groups(model), lr=0.01)
     steps: list[Callable[[], object]] = [
@@ -156,7 +156,7 @@ def test_resuming_another_way_warns(first: str, supports: Say) -> None:
 
 
 @pytest.mark.parametrize("at", ["gradient", "backward"])
-def test_momentum_from_a_plain_checkpoint_warns_wherever_it_is_loaded(at: Any) -> None:
+def test_uncentered_momentum_of_a_checkpoint_warns(at: Any) -> None:
     model = network()
     plain = SGD(model.parameters(), lr=0.01, momentum=0.9)
     train(model, plain)
@@ -167,7 +167,7 @@ def test_momentum_from_a_plain_checkpoint_warns_wherever_it_is_loaded(at: Any) -
     assert zeromean.status(fresh).as_remembered
 
 
-def test_a_removed_handle_is_forgotten() -> None:
+def test_removed_handle_erases_the_line() -> None:
     model = network()
     optimizer = AdamW(groups(model), lr=0.01)
     with zeromean.centralize(optimizer, model):
@@ -176,7 +176,7 @@ def test_a_removed_handle_is_forgotten() -> None:
     assert not any("zeromean" in group for group in optimizer.state_dict()["param_groups"])
 
 
-def test_the_status_of_something_else_is_refused() -> None:
+def test_status_rejects_a_model() -> None:
     with pytest.raises(zeromean.ZeromeanError, match=r"Linear, which is a model.*explain"):
         zeromean.status(nn.Linear(2, 2))  # type: ignore[arg-type]
 
@@ -201,7 +201,7 @@ def through_disk(state: dict[str, Any], wanted: dict[str, Any], folder: Path) ->
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_distributed_checkpoints_remember(form: str, tmp_path: Path, supports: Say) -> None:
+def test_distributed_checkpoint_keeps_the_line(form: str, tmp_path: Path, supports: Say) -> None:
     options = FORMS[form]
     model, optimizer = trained()
     other = copy.deepcopy(model)
@@ -221,7 +221,7 @@ def test_distributed_checkpoints_remember(form: str, tmp_path: Path, supports: S
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_distributed_checkpoints_of_another_way_warn(form: str, tmp_path: Path) -> None:
+def test_distributed_checkpoint_with_other_options_warns(form: str, tmp_path: Path) -> None:
     options = FORMS[form]
     model, optimizer = trained()
     model.zero_grad()  # torch fills an optimizer's state only where no gradients are
@@ -234,14 +234,14 @@ def test_distributed_checkpoints_of_another_way_warn(form: str, tmp_path: Path) 
         set_optimizer_state_dict(model, fresh, state, options=options)
 
 
-def test_without_a_disk_an_optimizer_that_forgot_remembers() -> None:
+def test_state_dict_without_a_disk_keeps_the_line() -> None:
     model, optimizer = trained()
     fresh = AdamW(groups(model), lr=0.01)
     set_optimizer_state_dict(model, fresh, get_optimizer_state_dict(model, optimizer))
     assert zeromean.status(fresh).remembered == HOW
 
 
-def test_a_plain_distributed_checkpoint_is_loaded_before_centralizing(tmp_path: Path) -> None:
+def test_plain_distributed_checkpoint_is_loaded_before_centralizing(tmp_path: Path) -> None:
     """The way of docs/drivers.md: torch asks a checkpoint for every key that the groups have."""
     model = network()
     plain = AdamW(groups(model), lr=0.01)

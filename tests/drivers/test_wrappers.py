@@ -1,4 +1,4 @@
-"""What wraps or surrounds an optimizer: accelerate, SAM, averages, schedules, plain loops."""
+"""Test accelerate, SAM, weight averaging, schedulers and plain loops."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def accelerator() -> Iterator[Accelerator]:
     AcceleratorState._reset_state(True)
 
 
-def test_the_accelerated_optimizer_stands_for_the_one_inside(accelerator: Accelerator) -> None:
+def test_accelerated_optimizer_is_unwrapped(accelerator: Accelerator) -> None:
     model = network()
     prepared: Any = accelerator.prepare(AdamW(model.parameters()))
     handle = zeromean.centralize(prepared, model)
@@ -98,7 +98,7 @@ def test_accelerate(accelerator: Accelerator, at: Any, when: str, supports: Say)
 
 
 class SAM(Optimizer):
-    """Climbs to where the loss is highest nearby, then descends with the gradient from there."""
+    """Sharpness-aware minimization: ascend first, then use the gradient found there."""
 
     def __init__(self, base: Optimizer, rho: float = 0.05) -> None:
         super().__init__(base.param_groups, {})
@@ -141,7 +141,7 @@ def test_sharpness_aware_minimization(at: Any, supports: Say) -> None:
     supports("Driver", "SAM, its base optimizer", at, "means kept; the wrapper is refused")
 
 
-def test_wrappers_of_others_name_the_one_inside() -> None:
+def test_other_wrappers_raise_and_name_the_inner_optimizer() -> None:
     model = network()
     wrappers: list[Any] = [
         pytorch_optimizer.SAM(model.parameters(), SGD, lr=0.1),
@@ -155,8 +155,8 @@ def test_wrappers_of_others_name_the_one_inside() -> None:
             zeromean.centralize(wrapper, model)
 
 
-def test_wsam_asks_for_the_form_that_is_its_base_optimizer_alone() -> None:
-    """Its decoupled form adds an update of its own, which nobody would center."""
+def test_wsam_needs_decouple_false() -> None:
+    """The decoupled form adds an update of its own, which would not be centered."""
     model = network()
     wrapper = pytorch_optimizer.WSAM(model, model.parameters(), SGD, lr=0.1)
     with pytest.raises(
@@ -181,8 +181,8 @@ def test_wsam_asks_for_the_form_that_is_its_base_optimizer_alone() -> None:
 
 
 @pytest.mark.parametrize("at", AT)
-def test_lookahead_around_a_centralized_optimizer_keeps_the_means(at: Any, supports: Say) -> None:
-    """Slow and fast weights have the same mean, and so has whatever lies between them."""
+def test_lookahead_around_a_centralized_optimizer_keeps_means(at: Any, supports: Say) -> None:
+    """Slow and fast weights have the same mean, and so has their interpolation."""
     model = network()
     inner = SGD(model.parameters(), lr=0.1, momentum=0.9)
     zeromean.centralize(inner, model, at=at)
@@ -192,10 +192,10 @@ def test_lookahead_around_a_centralized_optimizer_keeps_the_means(at: Any, suppo
     supports("Driver", "Lookahead around it", at, "means kept")
 
 
-def test_schedule_free_around_a_centralized_optimizer_keeps_the_means(supports: Say) -> None:
+def test_schedule_free_wrapper_keeps_means(supports: Say) -> None:
     """The base steps z, which keeps its mean; the average of such points has the same."""
     model = network()
-    base = SGD(model.parameters(), lr=0.1, weight_decay=0.1)  # with Adam the wrapper fails itself
+    base = SGD(model.parameters(), lr=0.1, weight_decay=0.1)  # the wrapper itself fails with Adam
     zeromean.centralize(base, model, at="update")
     before = means(model)
     optimizer: Any = schedulefree.ScheduleFreeWrapper(base)
@@ -212,9 +212,7 @@ def test_schedule_free_around_a_centralized_optimizer_keeps_the_means(supports: 
 
 @pytest.mark.parametrize("at", AT)
 @pytest.mark.parametrize("average", ["mean", "exponential"])
-def test_averaged_weights_are_averages_of_centralized_ones(
-    average: str, at: Any, supports: Say
-) -> None:
+def test_averaged_weights(average: str, at: Any, supports: Say) -> None:
     model = network()
     optimizer = AdamW(model.parameters(), lr=0.05)
     zeromean.centralize(optimizer, model, at=at)
@@ -277,7 +275,7 @@ def test_learning_rate_schedules(name: str, centralize_first: bool, at: Any, sup
 
 @pytest.mark.parametrize("at", AT)
 def test_a_plain_loop(at: Any, supports: Say) -> None:
-    """Accumulation, clipping and a step that is left out, all in one loop."""
+    """Combine accumulation, clipping and a skipped step in one loop."""
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     zeromean.centralize(optimizer, model, at=at)

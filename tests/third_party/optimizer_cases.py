@@ -1,4 +1,4 @@
-"""Every optimizer that the contracts run over, and what is known of it: one row each."""
+"""The optimizers that the contracts run over, one row each."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Case:
     """One optimizer.
 
     Args:
-        make: Its class.
-        options: What to build it with, besides the parameters and weight decay.
-        decay: How its weight decay acts, or None if it has none.
-        update: Whether at="update" is right.
-        matrices: Whether it takes two-dimensional parameters only.
-        dtype: The parameters' type.
+        make: Class of the optimizer.
+        options: Constructor arguments other than parameters and weight decay.
+        decay: Kind of weight decay, or None if there is none.
+        update: Whether at="update" is supported.
+        matrices: Whether it accepts two-dimensional parameters only.
+        dtype: Type of the parameters.
     """
 
     make: Callable[..., optim.Optimizer]
@@ -76,7 +76,7 @@ PYTORCH_OPTIMIZER = {
     for name, make in FLAGGED.items()
     for flag in (False, True)
 } | {
-    # Its flag chooses between two ways to shrink the weights beside the gradient.
+    # Its flag chooses between two ways to shrink the weights.
     "Adan, weight_decouple=False": Case(po.Adan, LR | {"weight_decouple": False}, "decoupled"),
     "Adan, weight_decouple=True": Case(po.Adan, LR | {"weight_decouple": True}, "decoupled"),
     "AdamP, weight_decouple=False": Case(po.AdamP, LR | {"weight_decouple": False}, "decoupled"),
@@ -121,5 +121,5 @@ CASES = (
     | EIGHT_BIT
 )
 
-# Driven by hand in the tests: it needs closures; it takes sparse gradients only.
+# Tested separately: LBFGS needs closures, and SparseAdam accepts sparse gradients only.
 APART = {"LBFGS", "SparseAdam"}

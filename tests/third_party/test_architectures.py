@@ -1,4 +1,4 @@
-"""Whole third-party architectures: exactly which parameters are centered, over which axes."""
+"""Test the exact sets of centered parameters and axes of third-party architectures."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def backward(model: nn.Module, x: Tensor) -> None:
 
 
 def center_by_vector(x: Tensor, axes: tuple[int, ...], groups: int) -> Tensor:
-    """Every weight vector less its mean, one after the other."""
+    """Subtract the mean from each weight vector, one after the other."""
     centered = x.clone()
     for block in centered.chunk(groups):
         vectors = block.movedim(axes, tuple(range(-len(axes), 0)))
@@ -287,14 +287,14 @@ def center_by_vector(x: Tensor, axes: tuple[int, ...], groups: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_what_is_centered_is_what_multiplies_features(name: str) -> None:
+def test_exact_set_of_centered_parameters(name: str) -> None:
     make, _, axes, left_alone = ARCHITECTURES[name]
     plan = zeromean.explain(make())
     assert {row.name: row.axes for row in plan.centered} == axes
     assert {row.name: row.groups for row in plan.centered if row.groups > 1} == {
         name: GROUPS[name] for name in axes.keys() & GROUPS.keys()
     }
-    # Whatever else has more than one dimension is named above, with a word of its reason.
+    # All others with more than one dimension are listed above, with a word of the reason.
     others = {row.name: row.reason for row in plan if not row.centered and len(row.shape) > 1}
     assert others.keys() == left_alone.keys()
     for parameter, word in left_alone.items():
@@ -303,7 +303,7 @@ def test_what_is_centered_is_what_multiplies_features(name: str) -> None:
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_training_step_is_what_centering_each_vector_gives(
+def test_step_equals_centering_vector_by_vector(
     name: str, at: Any, supports: Callable[..., None]
 ) -> None:
     make, x, axes, _ = ARCHITECTURES[name]
@@ -354,7 +354,7 @@ def mixture(transposed: bool) -> nn.Module:
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_stacked_experts_have_the_fan_in_of_what_they_compute(
+def test_stacked_experts_have_the_axes_of_their_computation(
     transposed: bool, supports: Callable[..., None]
 ) -> None:
     model = mixture(transposed).double()
@@ -377,14 +377,14 @@ def test_stacked_experts_have_the_fan_in_of_what_they_compute(
     supports("Layer", f"transformers experts ({kind})", "-", "axes, by a shift of the inputs")
 
 
-def test_a_mixture_of_experts_is_described_throughout() -> None:
+def test_mixture_of_experts_is_described() -> None:
     config = transformers.MixtralConfig(**SMALL, vocab_size=11, num_local_experts=3)
     model = transformers.MixtralForCausalLM(config)
     assert zeromean.explain(model).undescribed() == ""
     assert {row.axes for row in zeromean.explain(model).centered if "experts" in row.name} == {(2,)}
 
 
-def test_a_registered_rule_replaces_the_one_for_experts() -> None:
+def test_registered_rule_replaces_the_rule_for_experts() -> None:
     saved = dict(_rules)
     try:
         register("transformers.models.mixtral.modeling_mixtral.MixtralExperts")(

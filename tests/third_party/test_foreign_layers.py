@@ -1,4 +1,4 @@
-"""Third-party layers: found by their qualified names or by what they inherit from."""
+"""Test third-party layers, found by qualified name or base class."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def trained(model: nn.Module) -> dict[str, tuple[int, ...]]:
         return {row.name: row.axes for row in handle.plan.centered}
 
 
-def test_conv1d_of_transformers_has_its_inputs_first(supports: Say) -> None:
+def test_transformers_conv1d_has_inputs_first(supports: Say) -> None:
     layer = transformers.pytorch_utils.Conv1D(3, 5)  # (out, in), stored as (in, out)
     vectors = layer_vectors(layer, lambda: (torch.rand(2, 5).double() + 0.1,))
     (row,) = zeromean.explain(layer).centered
@@ -48,7 +48,7 @@ class WithConvolution(nn.Module):
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_lora_trains_a_and_b_each_a_layer_of_its_own(dora: bool, supports: Say) -> None:
+def test_lora_centers_a_and_b(dora: bool, supports: Say) -> None:
     model = peft.get_peft_model(
         WithConvolution(), peft.LoraConfig(r=2, target_modules=["head", "conv"], use_dora=dora)
     )
@@ -133,7 +133,7 @@ def test_lily_stores_b_transposed() -> None:
         assert row.centered
 
 
-def test_weights_that_bitsandbytes_quantized_are_left_alone(supports: Say) -> None:
+def test_bitsandbytes_weights_are_left_alone(supports: Say) -> None:
     model = nn.Sequential(
         bitsandbytes.nn.Linear4bit(8, 4),
         bitsandbytes.nn.Linear8bitLt(8, 4, has_fp16_weights=False),
@@ -149,7 +149,7 @@ def test_weights_that_bitsandbytes_quantized_are_left_alone(supports: Say) -> No
     supports("Layer", "bitsandbytes Linear4bit, Linear8bitLt", "-", "codes are left alone")
 
 
-def test_weights_that_torchao_quantized_are_left_alone(supports: Say) -> None:
+def test_torchao_weights_are_left_alone(supports: Say) -> None:
     model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 16))
     quantize_(model, Int8WeightOnlyConfig(), lambda module, name: name == "0")
     rows = {row.name: row for row in zeromean.explain(model)}
@@ -215,7 +215,7 @@ TIMM: dict[str, tuple[nn.Module, dict[str, tuple[int, ...]]]] = {
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_layers_of_timm(name: str, supports: Say) -> None:
+def test_timm_layers(name: str, supports: Say) -> None:
     layer, axes = TIMM[name]
     plan = zeromean.explain(layer)
     assert {row.name: row.axes for row in plan.centered} == axes

@@ -23,13 +23,13 @@ DECAY = 0.3
 
 @pytest.fixture(autouse=True)
 def _eager() -> Iterator[None]:
-    """Optimizers that compile their own steps run them as they are written."""
+    """Run optimizers that compile their own steps in eager mode."""
     with torch.compiler.set_stance("force_eager"):
         yield
 
 
 def layers(case: Case) -> nn.ModuleList:
-    """Layers whose weight vectors lie along different axes; one is large enough for 8 bits."""
+    """Make layers with different fan-in axes; one is large enough for 8-bit state."""
     made: list[nn.Module] = [nn.Linear(64, 80, bias=not case.matrices)]
     if not case.matrices:
         made += [nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 6, 2, groups=2), nn.LayerNorm(5)]
@@ -71,7 +71,7 @@ def means(model: nn.Module) -> list[Tensor]:
 
 
 def check_what_it_saw(case: Case, **options: Any) -> None:
-    """A plain optimizer that is fed P(g), or P(g + lambda w) without decay, goes the same way."""
+    """Compare with a plain optimizer that gets P(g), or P(g + lambda w) without decay."""
     model = layers(case)
     reference = copy.deepcopy(model)
     inside = DECAY if case.decay == "coupled" else 0.0
@@ -94,15 +94,15 @@ def check_what_it_saw(case: Case, **options: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _same_rounding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    # SOAP turns into the eigenvectors of a singular matrix, for a centered gradient has one
-    # direction less: 1e-17 more in a gradient is 1e-2 in the weights after four steps. Only the
-    # reference rounds as the test's own centering does.
+    # SOAP uses the eigenvectors of a matrix that is singular for centered gradients: a difference
+    # of 1e-17 in a gradient becomes 1e-2 in the weights after four steps. Only the reference
+    # rounds exactly as the centering of this test.
     if "SOAP" in request.node.name:
         monkeypatch.setenv("ZEROMEAN_KERNELS", "reference")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_sees_the_centered_gradient(name: str, supports: Say) -> None:
+def test_sees_the_centered_gradient(name: str, supports: Say) -> None:
     check_what_it_saw(CASES[name])
     how = "equal to a plain one that is fed P(g)"
     if CASES[name].decay == "coupled":
@@ -115,7 +115,7 @@ def takes(option: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", takes("maximize"))
-def test_maximizing_turns_the_sign_of_decay(name: str) -> None:
+def test_maximize_changes_the_sign_of_decay(name: str) -> None:
     check_what_it_saw(CASES[name], maximize=True)
 
 
@@ -128,7 +128,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize(("name", "option"), VARIANTS)
-def test_variants_of_torch_see_the_same(name: str, option: str, supports: Say) -> None:
+def test_foreach_and_fused_see_the_same(name: str, option: str, supports: Say) -> None:
     check_what_it_saw(CASES[name], **{option: True})
     supports(
         "Optimizer", f"torch, {option}=True", "gradient", "equal to a plain one that is fed P(g)"
@@ -136,7 +136,7 @@ def test_variants_of_torch_see_the_same(name: str, option: str, supports: Say) -
 
 
 @pytest.mark.parametrize("name", [one for one in takes("capturable") if one.startswith("torch ")])
-def test_capturable_steps_need_an_accelerator_as_torch_says(name: str, supports: Say) -> None:
+def test_capturable(name: str, supports: Say) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(AssertionError, match=r"If capturable=True, .* on supported devices"):
             check_what_it_saw(CASES[name], capturable=True)
@@ -156,7 +156,7 @@ def test_lr_as_a_tensor(name: str, supports: Say) -> None:
 
 
 @pytest.mark.parametrize("name", takes("differentiable"))
-def test_steps_that_autograd_follows_are_refused(name: str, supports: Say) -> None:
+def test_differentiable_raises(name: str, supports: Say) -> None:
     case = CASES[name]
     model = layers(case)
     optimizer = build(case, model, 0.0, differentiable=True)
@@ -190,7 +190,7 @@ def test_the_whole_update_is_projected(name: str, supports: Say) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.update])
-def test_an_optimizer_with_other_iterates_is_refused_at_update(name: str, supports: Say) -> None:
+def test_update_raises_for_optimizers_with_other_iterates(name: str, supports: Say) -> None:
     case = CASES[name]
     model = layers(case)
     with pytest.raises(zeromean.ZeromeanError, match="another iterate"):
@@ -206,7 +206,7 @@ AT = [
 
 
 @pytest.mark.parametrize(("name", "at"), AT)
-def test_a_checkpoint_goes_on_where_it_stopped(name: str, at: Any) -> None:
+def test_resumed_training_equals_uninterrupted_training(name: str, at: Any) -> None:
     case = CASES[name]
     model = layers(case)
     optimizer = build(case, model, DECAY)
@@ -218,7 +218,7 @@ def test_a_checkpoint_goes_on_where_it_stopped(name: str, at: Any) -> None:
     resumed = copy.deepcopy(model)
     other = build(case, resumed, DECAY)
     zeromean.centralize(other, resumed, at=at)
-    other.load_state_dict(torch.load(file, weights_only=True))  # and no warning
+    other.load_state_dict(torch.load(file, weights_only=True))  # without a warning
     assert zeromean.status(other).remembered == handle.how
     run(model, optimizer, range(3, 5))
     run(resumed, other, range(3, 5))
@@ -233,7 +233,7 @@ def state_types(optimizer: optim.Optimizer) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(("name", "at"), AT)
-def test_types_stay_as_they_were(name: str, at: Any) -> None:
+def test_dtypes_do_not_change(name: str, at: Any) -> None:
     case = CASES[name]
     model = layers(case)
     plain_model = copy.deepcopy(model)
@@ -246,7 +246,7 @@ def test_types_stay_as_they_were(name: str, at: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "at"), AT)
-def test_a_closure_makes_the_gradients(name: str, at: Any) -> None:
+def test_closure_computes_the_gradients(name: str, at: Any) -> None:
     case = CASES[name]
     model = layers(case)
     twin = copy.deepcopy(model)
@@ -266,7 +266,7 @@ def test_a_closure_makes_the_gradients(name: str, at: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "at"), AT)
-def test_parameters_without_a_gradient_stay_where_they_are(name: str, at: Any) -> None:
+def test_parameters_without_a_gradient_do_not_move(name: str, at: Any) -> None:
     case = CASES[name]
     model = layers(case)
     model.append(nn.Linear(6, 6, bias=False).to(case.dtype))
@@ -283,7 +283,7 @@ def test_parameters_without_a_gradient_stay_where_they_are(name: str, at: Any) -
 
 
 @pytest.mark.parametrize(("name", "at"), AT)
-def test_removed_it_steps_as_it_did(name: str, at: Any) -> None:
+def test_removed_handle_leaves_the_plain_step(name: str, at: Any) -> None:
     case = CASES[name]
     model = layers(case)
     twin = copy.deepcopy(model)
@@ -296,10 +296,10 @@ def test_removed_it_steps_as_it_did(name: str, at: Any) -> None:
     assert zeromean.status(optimizer).remembered is None
 
 
-# --- the two that are driven differently ----------------------------------------------------------
+# --- optimizers that need other inputs ----------------------------------------------------------
 
 
-def test_the_table_names_every_optimizer_of_torch() -> None:
+def test_cases_contain_every_torch_optimizer() -> None:
     names = {
         name
         for name, kind in vars(optim).items()
@@ -359,7 +359,7 @@ def test_sparse_adam_is_refused_at_gradient_and_kept_at_update(supports: Say) ->
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_lars_keeps_the_means_and_takes_its_trust_ratio_from_the_centered_gradient(
+def test_lars_keeps_means_and_uses_the_centered_gradient(
     at: Any, momentum: float, supports: Say
 ) -> None:
     lr, trust = 0.5, 0.1
@@ -393,7 +393,7 @@ def test_lars_keeps_the_means_and_takes_its_trust_ratio_from_the_centered_gradie
         (lambda p: po.AdamP(p, use_gc=True), "use_gc=True"),
     ],
 )
-def test_an_optimizer_that_centers_itself_is_reported(make: Any, option: str) -> None:
+def test_self_centering_optimizer_is_reported(make: Any, option: str) -> None:
     model = nn.Linear(6, 4)
     optimizer = make(model.parameters())
     assert zeromean.status(optimizer).centers_itself == option
@@ -403,15 +403,15 @@ def test_an_optimizer_that_centers_itself_is_reported(make: Any, option: str) ->
     assert zeromean.status(po.AdamP(model.parameters())).centers_itself == ""
 
 
-def test_decay_after_a_preconditioner_is_not_taken_for_coupled() -> None:
-    """The flag of ScalableShampoo says that its decay is not decoupled, but not where it acts."""
+def test_flag_of_an_unknown_optimizer_is_not_trusted() -> None:
+    """The flag of ScalableShampoo does not say that its decay acts after the preconditioner."""
     model = nn.Linear(6, 4)
     optimizer = po.ScalableShampoo(model.parameters(), weight_decay=0.1)
     with pytest.raises(zeromean.ZeromeanError, match=r"ScalableShampoo has weight_decay=0\.1"):
         zeromean.centralize(optimizer, model)
 
 
-# --- what a step may do besides -------------------------------------------------------------------
+# --- unusual steps -------------------------------------------------------------------
 
 
 class Clearing(optim.SGD):
@@ -424,7 +424,7 @@ class Clearing(optim.SGD):
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_gradients_that_are_cleared_inside_the_step(at: Any) -> None:
+def test_gradients_cleared_inside_the_step(at: Any) -> None:
     case = Case(Clearing, {"lr": 0.1, "momentum": 0.9})
     model = layers(case)
     optimizer = build(case, model, DECAY)
@@ -435,8 +435,8 @@ def test_gradients_that_are_cleared_inside_the_step(at: Any) -> None:
     torch.testing.assert_close(means(model), before)
 
 
-def test_the_iterate_behind_schedule_free_would_drift() -> None:
-    """Why at="update" is refused there: what is evaluated follows z, which nobody projects."""
+def test_schedule_free_would_drift_at_update() -> None:
+    """Show why at="update" raises: the evaluated weights follow z, which is not projected."""
     from zeromean.centralization.at_update import AtUpdate
     from zeromean.centralization.centering import Centering
     from zeromean.centralization.centralize import Handle

@@ -60,7 +60,7 @@ def _setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_sees_the_centered_gradient(name: str) -> None:
+def test_sees_the_centered_gradient(name: str) -> None:
     contracts.check_what_it_saw(CASES[name])
 
 

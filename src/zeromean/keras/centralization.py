@@ -8,10 +8,11 @@ import keras
 
 from zeromean.class_lookup import nearest
 from zeromean.errors import ZeromeanError, warn
+from zeromean.gc_options import GCOptions
 from zeromean.keras.centralized_optimizer import Centralized, install
 from zeromean.keras.model import unwrap
 from zeromean.keras.planners import At, ByModel, ByShape
-from zeromean.plan import Layers, Scope, check_option, check_without_model, make_plan
+from zeromean.plan import Layers, Scope, check_option, check_without_model
 
 # Optimizers that recompute the weights from their state in each step.
 _REFUSES_UPDATE: dict[type | str, str] = {
@@ -83,7 +84,7 @@ def centralize(
         Yong et al., Gradient Centralization, ECCV 2020, Algorithms 1 and 2.
     """
     check_option("at", at, ("gradient", "update"))
-    make_plan((), layers=layers, embeddings=embeddings, scope=scope)  # refuses unknown values
+    GCOptions(at, layers, embeddings, scope)  # raises if a value is unknown
     refuse_optimizer(optimizer, at)
     if model is not None and not isinstance(model, keras.layers.Layer):
         raise ZeromeanError(
