@@ -212,6 +212,7 @@ class ImageCache:
         # Damaged files raise errors of many types.
         with suppress(Exception):
             index = json.loads((self._folder / INDEX).read_bytes())
+            checksum = index.pop("checksum")
             file = self._folder / IMAGES
             expected = [self._fingerprint, file.stat().st_size]
             if [index["fingerprint"], index["size"]] != expected:
@@ -221,6 +222,9 @@ class ImageCache:
             column = table.data.column("record").combine_chunks()
             kind = _record_type(shape[0])
             records = np.frombuffer(column.buffers()[1], kind, len(table)).copy()
+            about = json.dumps(index).encode()
+            if hashlib.sha256(records.tobytes() + about).hexdigest() != checksum:
+                return None
             images = DiskImages(table.with_format("arrow", columns=["pixels"]), records, shape)
             some = np.linspace(0, len(table) - 1, min(len(table), VERIFIED_IMAGES), dtype=int)
             found = np.concatenate([digests(batch) for batch in images[some].split(4)])
@@ -253,7 +257,7 @@ class ImageCache:
             with FileLock(self._root / f"{self._folder.name}.lock"):
                 if (found := self.find()) is None:
                     with self._new_folder() as folder, (folder / IMAGES).open("wb") as file:
-                        self._write_arrow(file, rows, shape, count)
+                        checksum = self._write_arrow(file, rows, shape, count)
                         _sync(file)
                         about = {
                             "fingerprint": self._fingerprint,
@@ -261,6 +265,8 @@ class ImageCache:
                             "shape": shape,
                             "groups": [*groups],
                         }
+                        checksum.update(json.dumps(about).encode())
+                        about["checksum"] = checksum.hexdigest()
                         with (folder / INDEX).open("wb") as index:
                             index.write(json.dumps(about).encode())
                             _sync(index)
@@ -302,10 +308,11 @@ class ImageCache:
         rows: Iterator[tuple[np.ndarray, int]],
         shape: tuple[int, ...],
         count: int,
-    ) -> None:
+    ) -> hashlib._Hash:
+        """Write the images with their records, and return the SHA-256 of the records."""
         import pyarrow
 
-        size, written = math.prod(shape), 0
+        size, written, checksum = math.prod(shape), 0, hashlib.sha256()
         types = [pyarrow.binary(size), pyarrow.binary(_record_type(shape[0]).itemsize)]
         schema = pyarrow.schema(list(zip(("pixels", "record"), types, strict=True)))
         with pyarrow.ipc.new_stream(file, schema) as writer:
@@ -319,6 +326,8 @@ class ImageCache:
                 ]
                 writer.write_batch(pyarrow.record_batch(arrays, schema=schema))
                 written += len(batch)
+                checksum.update(records)
+        return checksum
 
     def _check_room(self, total: int, written: int) -> None:
         free = shutil.disk_usage(self._root).free
