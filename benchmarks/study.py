@@ -1,7 +1,7 @@
-"""What the study's engine costs: its epoch of ResNet-20 beside a bare hand-written loop's.
+"""Measure an epoch of ResNet-20 by the study's engine against a bare loop.
 
-Both train on the same random images, turn by turn on one thread; printed is the median over the
-rounds of the ratio of images a second, engine over loop.
+Both train on the same random images in turns on one thread. The script prints the median over the
+rounds of the ratio of images per second, engine over loop.
 
     python benchmarks/study.py --precision bfloat16 --rounds 10
 """
@@ -15,25 +15,26 @@ from functools import partial
 
 import torch
 from torch.nn import functional as F
-from zeromean.study.engine.train import Training
 
 from zeromean.study.networks.build import NETWORKS, build
 from zeromean.study.spec.metric import ACCURACY
 from zeromean.study.spec.records import Candidate, Key
 from zeromean.study.spec.study import Study
-from zeromean.study.spec.task import ImageTask as Task
+from zeromean.study.spec.task import ImageTask
+from zeromean.study.tasks.interface import Job
 from zeromean.study.tasks.problem import Examples, Problem
+from zeromean.study.tasks.training import Training, TrainingTask
 
 IMAGES, BATCH = 512, 128
 
 
 def standardize(images: torch.Tensor) -> torch.Tensor:
-    """Bytes to numbers of mean 0 and deviation 1."""
+    """Return bytes as numbers of mean 0 and deviation 1."""
     return (images.float() - 127) / 74
 
 
 def main() -> None:
-    """Measures and prints one line."""
+    """Measure, and print one line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=10)
@@ -49,18 +50,25 @@ def main() -> None:
         train=Examples(images, labels),
         watched=few,
         test=few,
-        prepare=standardize,
-        augment=None,
+        fit=lambda inputs: standardize,
+        fit_augment=None,
         loss=F.cross_entropy,
         metric=ACCURACY,
         make=partial(NETWORKS["resnet20"], 3, 32, 10),
         description="",
         split="",
-        preparation="",
+        preprocessing="",
     )
-    task = Task(model="resnet20", epochs=10_000, batch_size=BATCH)
+    task = ImageTask(model="resnet20", epochs=10_000, batch_size=BATCH)
     study = Study(tasks=(task,), precision=arguments.precision)
-    training = Training(problem, study, Key(task.label, "sgd", "plain", 0), Candidate(0.1))
+    job = Job(
+        Key(task.label, "sgd", "plain", 0),
+        Candidate(0.1),
+        study.methods[0],
+        study.optimizers[0],
+        task.epochs,
+    )
+    training = Training(TrainingTask(study, task, problem), job)
 
     network = build("resnet20", 3, 32, 10, seed=0)
     if half:
@@ -92,8 +100,8 @@ def main() -> None:
         ratios.append(bare / engine)
     ratios.sort()
     print(
-        f"{arguments.precision}: {statistics.median(ratios):.3f} of the loop's images a second"
-        f" (rounds from {ratios[0]:.2f} to {ratios[-1]:.2f}; last: {IMAGES / engine:.0f} a second)"
+        f"{arguments.precision}: {statistics.median(ratios):.3f} of the loop's images per second"
+        f" ({ratios[0]:.2f} to {ratios[-1]:.2f}; last round: {IMAGES / engine:.0f} per second)"
     )
 
 

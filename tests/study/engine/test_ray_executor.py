@@ -47,7 +47,7 @@ def long(study: Study) -> Study:
     return with_task(study, model="cnn", epochs=20, threads=1, seeds=3)
 
 
-class Told(Silent):
+class Recorder(Silent):
     """Remembers everything, and does something once two units are under way."""
 
     def __init__(self, disturb: Callable[[], object] | None = None) -> None:
@@ -78,28 +78,26 @@ def test_a_killed_node_loses_no_epoch(
     monkeypatch.setattr(
         RayCluster, "submit", lambda self, group: sent.append(group) or submit(self, group)
     )
-    told = Told(lambda: cluster.remove_node(node, allow_graceful=False))
-    results = run(long, tmp_path / "cluster", ray=cluster.address, watcher=told)
+    seen = Recorder(lambda: cluster.remove_node(node, allow_graceful=False))
+    results = run(long, tmp_path / "cluster", ray=cluster.address, watcher=seen)
     monkeypatch.undo()
 
     assert len(sent) == long.seeds + 1  # one was sent again
-    assert sorted(told.runs) == sorted(records(results))
-    expected = [(key, number) for key in told.runs for number in range(1, 21)]
-    assert sorted(told.epochs) == sorted(expected)  # none lost, none twice
+    assert sorted(seen.runs) == sorted(records(results))
+    expected = [(key, number) for key in seen.runs for number in range(1, 21)]
+    assert sorted(seen.epochs) == sorted(expected)  # none lost, none twice
     assert records(results) == records(run(long, tmp_path / "here"))
     supports("Driver", "a study on a Ray cluster", "-", "two nodes, one killed: equal bit by bit")
 
 
-def test_cluster_processes_and_one_process_continue_each_other(
-    cluster: Any, long: Study, tmp_path: Path
-) -> None:
+def test_executors_continue_each_other(cluster: Any, long: Study, tmp_path: Path) -> None:
     out = tmp_path / "passed on"
     for ways in ({"ray": cluster.address}, {"jobs": 2}, {}):
         with pytest.raises(RuntimeError, match="power cut"):
             run(long, out, watcher=PowerCut(25), **ways)
-    told = Told()
-    results = run(long, out, ray=cluster.address, watcher=told)
-    assert len(told.epochs) < 6 * 20 - 2 * 25
+    seen = Recorder()
+    results = run(long, out, ray=cluster.address, watcher=seen)
+    assert len(seen.epochs) < 6 * 20 - 2 * 25
     assert records(results) == records(run(long, tmp_path / "here"))
     assert not (out / "work").exists()
 

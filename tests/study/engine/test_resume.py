@@ -118,7 +118,7 @@ def test_fewer_seeds_are_refused(study: Study, tmp_path: Path) -> None:
         run(with_seeds(study, 1), tmp_path)
 
 
-def test_an_unfinished_study_is_finished_before_it_gets_more(study: Study, tmp_path: Path) -> None:
+def test_unfinished_study_gets_no_seeds(study: Study, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="power cut"):
         run(study, tmp_path, watcher=CutAtRun(), command="the first one")
     with pytest.raises(ZeromeanError, match=r"of which 3 run.* Finish it first: the first one"):
@@ -135,9 +135,7 @@ def test_a_tuned_study_has_used_the_next_seeds(study: Study, tmp_path: Path) -> 
         run(with_seeds(tuned, 2), tmp_path)
 
 
-def test_another_study_is_refused_with_the_settings_that_differ(
-    study: Study, tmp_path: Path
-) -> None:
+def test_other_study_is_refused_by_setting(study: Study, tmp_path: Path) -> None:
     run(study, tmp_path)
     with pytest.raises(ZeromeanError, match=r"with other settings \(lr\)"):
         run(replace(study, lr=0.07), tmp_path)

@@ -175,9 +175,7 @@ def test_two_processes_end_as_one(study: Study, tmp_path: Path) -> None:
     assert records(found) == records(run(fixed, tmp_path / "one"))
 
 
-def test_an_interrupted_study_of_several_processes_ends_the_same(
-    study: Study, tmp_path: Path
-) -> None:
+def test_interrupted_processes_resume_exactly(study: Study, tmp_path: Path) -> None:
     fixed = with_task(study, epochs=30, threads=1)
     with pytest.raises(RuntimeError, match="power cut"):
         run(fixed, tmp_path / "cut", jobs=2, watcher=PowerCut(20))

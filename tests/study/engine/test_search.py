@@ -26,9 +26,7 @@ def tuned(study: Study) -> Study:
     return replace(study, tuning=Tuning(rates=(1e-4, 0.1, 1e30), epochs=2))
 
 
-def test_every_method_gets_the_same_trials_and_its_best_rate_is_used(
-    tuned: Study, tmp_path: Path
-) -> None:
+def test_methods_get_equal_trials_and_their_best_rate(tuned: Study, tmp_path: Path) -> None:
     results = run(tuned, tmp_path)
     for method in tuned.method_labels:
         trials = [
@@ -48,7 +46,7 @@ def test_every_method_gets_the_same_trials_and_its_best_rate_is_used(
     assert "2 seed(s) per trial" in found
 
 
-def test_test_examples_are_scored_once_at_the_end_of_each_final_run(
+def test_test_set_is_scored_once_per_final_run(
     tuned: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = []
@@ -80,9 +78,7 @@ def test_an_interrupted_search_ends_the_same(study: Study, tmp_path: Path, searc
     }
 
 
-def test_a_grid_grows_in_a_study_until_its_best_rate_is_inside(
-    study: Study, tmp_path: Path
-) -> None:
+def test_grid_grows_in_a_study(study: Study, tmp_path: Path) -> None:
     tuning = Tuning(rates=(1e-6, 1e-5), epochs=3, seeds=1)
     results = run(replace(study, tuning=tuning, seeds=1), tmp_path)
     (one,) = results.comparisons
@@ -139,7 +135,7 @@ def test_a_grid_tries_each_weight_decay_at_each_rate() -> None:
     assert not complete
 
 
-def test_optuna_learns_from_earlier_trials_and_from_failures() -> None:
+def test_optuna_learns_from_trials_and_failures() -> None:
     tuning = Tuning(rates=(1e-4, 1.0), search="optuna", trials=30)
     done: dict[int, Outcome] = {}
     for trial in range(30):
@@ -174,9 +170,7 @@ def test_the_best_trial_is_the_one_with_the_best_score() -> None:
 
 
 @pytest.mark.parametrize(("epochs", "short"), [(8, True), (9, False)])
-def test_the_budget_says_if_trials_end_before_the_schedule_acts(
-    study: Study, epochs: int, short: bool
-) -> None:
+def test_budget_names_short_trials(study: Study, epochs: int, short: bool) -> None:
     schedule = {"kind": "multistep", "milestones": [4, 8]}
     task = replace(study.tasks[0], epochs=9, schedule=schedule)  # type: ignore[arg-type]
     tuned = replace(study, tasks=(task,), tuning=Tuning(rates=(0.1, 0.2), epochs=epochs))

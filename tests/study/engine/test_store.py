@@ -81,7 +81,7 @@ def test_a_program_without_losses_has_finished(path: Path) -> None:
         assert made.runs() == [scored]
 
 
-def test_a_run_that_cannot_be_written_completely_is_not_written(path: Path) -> None:
+def test_runs_are_written_completely_or_not_at_all(path: Path) -> None:
     one = make_run("gc", 0, (0.5, 0.6))
     broken = dataclasses.replace(
         one, key=one.key._replace(seed=1), epochs=(*one.epochs, one.epochs[0])
@@ -115,9 +115,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
         Store.create(tmp_path / "file" / "study.sqlite", {})
 
 
-def test_a_locked_database_is_named_and_nothing_is_to_be_removed(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locked_database_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create(path).__exit__()
     monkeypatch.setattr(store, "WAIT_SECONDS", 0.1)
     with closing(sqlite3.connect(path)) as other:
@@ -134,7 +132,7 @@ def test_a_locked_database_is_named_and_nothing_is_to_be_removed(
             made.begin_session({})
 
 
-def test_an_io_error_is_named_and_nothing_is_to_be_removed(path: Path) -> None:
+def test_io_error_is_named(path: Path) -> None:
     with create(path) as made:
         with pytest.raises(ZeromeanError, match="disk I/O error") as one, made.reading():
             raise sqlite3.OperationalError("disk I/O error")

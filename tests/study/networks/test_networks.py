@@ -83,9 +83,7 @@ def test_parameter_counts(name: str, channels: int, side: int, classes: int, cou
         ("googlenet-imagenet", [(3, 64, 7), (64, 64, 1), (64, 192, 3)]),
     ],
 )
-def test_the_size_of_googlenet_follows_from_the_published_table(
-    name: str, around: list[tuple[int, int, int]]
-) -> None:
+def test_googlenet_sizes_are_those_published(name: str, around: list[tuple[int, int, int]]) -> None:
     """Ioffe and Szegedy 2015, Figure 5: outputs of #1x1, 3x3 and double 3x3 paths, pool."""
     rows = [
         (192, 64, 64, 64, 64, 96, 32), (256, 64, 64, 96, 64, 96, 64), (320, 0, 128, 160, 64, 96, 0),
@@ -105,7 +103,7 @@ def test_the_size_of_googlenet_follows_from_the_published_table(
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
-def test_large_images_are_halved_where_the_published_table_does() -> None:
+def test_googlenet_imagenet_halves_where_published() -> None:
     """Ioffe and Szegedy 2015, Figure 5."""
     network = outline("googlenet-imagenet", side=224, classes=1000)
     assert outputs(network, nn.MaxPool2d, 224)[:2] == [(64, 56), (192, 28)]
@@ -181,7 +179,7 @@ def test_layers_are_as_many_as_the_name_says(name: str, layers: int) -> None:
     assert len(weighted) == layers
 
 
-def test_a_bottleneck_steps_in_its_middle_and_a_resnext_has_four_groups() -> None:
+def test_bottleneck_stride_and_resnext_groups() -> None:
     for name, groups, stem in (("resnet50", 1, 3), ("resnext29", 4, 1)):
         network = outline(name)
         blocks = [module for module in network.modules() if isinstance(module, Bottleneck)]
@@ -213,7 +211,7 @@ def test_where_normalization_is() -> None:
     )
 
 
-def test_batch_normalization_comes_before_the_nonlinearity_of_an_mlp() -> None:
+def test_mlp_normalization_precedes_the_nonlinearity() -> None:
     network = build("mlp-svhn", 1, 8, 10, seed=0)
     prepare_network(network, presets.method("norm=batch"))
     assert leaves(network) == ["Flatten", *["Linear", "BatchNorm1d", "ReLU"] * 5, "Linear"]
@@ -285,7 +283,7 @@ def test_convolutions_of_deep_networks_start_as_he_has_them() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnext29", "vgg11", "densenet121"])
-def test_convolutions_of_the_gc_authors_networks_start_as_torchs(name: str) -> None:
+def test_gc_authors_networks_have_torch_initialization(name: str) -> None:
     network = build(name, 3, 32, 10, seed=0)
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 50_000:
@@ -293,7 +291,7 @@ def test_convolutions_of_the_gc_authors_networks_start_as_torchs(name: str) -> N
             assert module.weight.std().item() == pytest.approx(wanted, rel=0.03)
 
 
-def test_the_padded_shortcut_takes_every_second_pixel_and_appends_zero_channels() -> None:
+def test_padded_shortcut_subsamples_and_appends_zeros() -> None:
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
     out = PaddedShortcut(extra=2, stride=2)(x)
     assert out.shape == (1, 3, 2, 2)
@@ -321,7 +319,7 @@ def test_horses_starts_as_keras_does() -> None:
     assert not any(p.any() for name, p in network.named_parameters() if name.endswith("bias"))
 
 
-def test_two_classes_are_one_sigmoid_whose_weights_move_twice_as_fast() -> None:
+def test_two_outputs_equal_one_sigmoid_at_twice_the_rate() -> None:
     two, one = nn.Linear(5, 2).double(), nn.Linear(5, 1).double()
     with torch.no_grad():
         one.weight.copy_(two.weight[1:] - two.weight[:1])
@@ -349,7 +347,7 @@ def test_initial_weights_come_from_the_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("name", TEXT_NETWORKS)
-def test_a_text_network_tells_each_character_from_those_before_it(name: str) -> None:
+def test_text_networks_are_causal(name: str) -> None:
     network = TEXT_NETWORKS[name](11).eval()
     characters = torch.randint(11, (2, 9))
     outputs = network(characters)

@@ -57,7 +57,7 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("timm")
-def test_a_network_of_timm_has_the_tasks_channels_and_classes() -> None:
+def test_timm_network_has_channels_and_classes() -> None:
     network = build("timm:small", channels=1, side=8, classes=5, seed=3)
     assert network.training
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 5)
@@ -81,7 +81,7 @@ def test_a_network_of_timm_has_the_tasks_channels_and_classes() -> None:
         ("timm:features", 8, "does not return one number per class"),
     ],
 )
-def test_what_timm_cannot_give_is_told(name: str, side: int, message: str) -> None:
+def test_timm_errors_are_explained(name: str, side: int, message: str) -> None:
     with pytest.raises(ZeromeanError, match=message):
         build(name, channels=3, side=side, classes=5, seed=0)
 
@@ -107,14 +107,12 @@ def test_a_study_trains_networks_of_timm(compare: Compare) -> None:
 
 
 @pytest.mark.usefixtures("timm")
-def test_an_unknown_name_ends_in_a_line(compare: Compare) -> None:
+def test_unknown_timm_name_ends_in_one_line(compare: Compare) -> None:
     code, message = compare("timm:large")
     assert (code, message.count("\n")) == (2, 1)
 
 
-def test_without_timm_a_line_tells_which_extra_brings_it(
-    compare: Compare, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_timm_names_the_extra(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     code, message = compare("timm:resnet50")
     assert (code, message.count("\n")) == (2, 1)
@@ -122,7 +120,7 @@ def test_without_timm_a_line_tells_which_extra_brings_it(
     assert "pip install 'zeromean[timm]'" in message
 
 
-def test_a_name_is_wanted() -> None:
+def test_timm_needs_a_name() -> None:
     assert Study(tasks=(ImageTask(model="timm:resnet50"),)).tasks[0].label == "digits/timm:resnet50"
     with pytest.raises(ZeromeanError, match=r"model 'timm:' is not one of mlp.*timm:NAME"):
         ImageTask(model="timm:")

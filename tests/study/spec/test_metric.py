@@ -1,4 +1,4 @@
-"""How scores are format_number."""
+"""Formatting of scores."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_accuracies_have_two_digits_however_small() -> None:
 
 
 @pytest.mark.parametrize("difference", [-0.04325, 0.00125, 0.01675, -0.00625])
-def test_a_share_half_way_between_two_numbers_is_written_alike_by_all(difference: float) -> None:
+def test_half_way_shares_are_formatted_alike(difference: float) -> None:
     found = {
         text
         for off in (-1e-16, 0.0, 1e-16)

@@ -161,7 +161,7 @@ def test_every_preset_makes_a_method_of_its_own() -> None:
         (Optimizer("rmsprop"), False),
     ],
 )
-def test_update_and_gradient_centering_are_the_same_for_linear_optimizers(
+def test_update_centering_is_equivalent_for_linear_optimizers(
     optimizer: Optimizer, same: bool
 ) -> None:
     for one, other in (("gc", "gc-update"), ("gc-conv", "gc-conv-update")):

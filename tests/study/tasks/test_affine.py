@@ -1,4 +1,4 @@
-"""The random affine maps of training images, beside scipy's and by what they must keep."""
+"""Random affine maps, compared with scipy's and by their invariants."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_generator_alone_decides() -> None:
     assert ((first - other).abs().amax((1, 2, 3)) > 1).all()
 
 
-def test_each_image_gets_a_map_of_its_own_and_all_its_channels_the_same() -> None:
+def test_maps_differ_per_image_and_agree_per_channel() -> None:
     images = pictures()[:, :1].repeat(8, 2, 1, 1)
     changed = Affine()(images, drawn())
     assert torch.equal(changed[:, 0], changed[:, 1])
@@ -78,7 +78,7 @@ def moved(images: Tensor, **maps: float) -> Tensor:
     return warped(images, **one, shift=shift, zoom=zoom, mirrored=mirrored)
 
 
-def test_a_quarter_turn_and_a_shift_by_whole_pixels_are_exact() -> None:
+def test_quarter_turns_and_whole_shifts_are_exact() -> None:
     images = pictures(height=8, width=8)
     turned = moved(images, angle=math.pi / 2)
     torch.testing.assert_close(turned, images.float().rot90(dims=(2, 3)), atol=1e-2, rtol=0)
@@ -156,7 +156,7 @@ def test_the_bounds_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (torch.corrcoef(drawn_values) - torch.eye(6)).abs().max() < 0.07
 
 
-def test_a_study_with_affine_maps_is_the_same_each_time(study: Study, tmp_path: Path) -> None:
+def test_affine_study_is_reproducible(study: Study, tmp_path: Path) -> None:
     task = replace(study.tasks[0], augment="affine", epochs=1)
     again = replace(study, tasks=(task,), seeds=1)
     losses = [
@@ -167,7 +167,7 @@ def test_a_study_with_affine_maps_is_the_same_each_time(study: Study, tmp_path: 
     assert run(plain, tmp_path / "c").runs[0].epochs[0].train_loss != losses[0][0]
 
 
-def test_the_tutorials_set_up_trains(tmp_path: Path) -> None:
+def test_tutorial_settings_train(tmp_path: Path) -> None:
     """Its network, dropout and all, its changes of images and its optimizer."""
     generator = np.random.default_rng(0)
     labels = np.arange(48) % 2

@@ -111,7 +111,7 @@ def test_the_schedule_keeps_the_ratio_of_the_heads_rate(study: Study) -> None:
     assert head == pytest.approx(10 * body)
 
 
-def test_a_rate_of_a_missing_head_is_refused_before_training(study: Study) -> None:
+def test_missing_head_is_refused(study: Study) -> None:
     study = replace(study, optimizers=(HEAD,))
     problem = dataclasses.replace(
         load_problem(study, study.tasks[0]),
@@ -155,7 +155,7 @@ def test_sgdw_is_sgd_on_weights_that_the_decay_has_shrunk(
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_centering_leaves_the_decay_of_sgdw_outside_the_gradient(at: Any) -> None:
+def test_sgdw_decay_is_decoupled_under_centering(at: Any) -> None:
     """Decay alone shrinks the mean; of the whole update, nothing moves it."""
     model = nn.Linear(6, 3, bias=False).double()
     before = model.weight.detach().mean(1)
@@ -262,7 +262,7 @@ def test_a_run_too_short_for_its_schedule_is_refused(schedule: Schedule, least: 
         ImageTask(schedule=schedule, epochs=least - 1)
 
 
-def test_too_few_steps_for_a_schedule_are_refused_before_training(study: Study) -> None:
+def test_schedule_needs_enough_steps(study: Study) -> None:
     task = study.tasks[0]
     steps = task.epochs * load_problem(study, task).steps(task.batch_size)
     for count, fits in ((steps - 1, True), (steps, False)):

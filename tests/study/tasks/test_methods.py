@@ -40,9 +40,7 @@ def network() -> nn.Module:
 @pytest.mark.parametrize(
     ("features", "groups"), [(2048, 32), (64, 32), (96, 32), (48, 24), (16, 8), (3, 1), (1, 1)]
 )
-def test_group_normalization_has_32_groups_where_there_are_channels(
-    features: int, groups: int
-) -> None:
+def test_group_normalization_has_up_to_32_groups(features: int, groups: int) -> None:
     for layer in (nn.Conv2d(1, features, 1), nn.Linear(1, features)):
         network = nn.Sequential(layer, nn.Linear(features, 2))
         prepare_network(network, presets.method("norm=group"))
@@ -67,7 +65,7 @@ def test_clipping_by_value_bounds_every_entry(network: nn.Module) -> None:
     assert max(g.abs().max() for g in seen.values()) == pytest.approx(0.25)
 
 
-def test_standardized_gradients_have_mean_zero_and_deviation_one(network: nn.Module) -> None:
+def test_zscore_gradients_have_mean_0_and_deviation_1(network: nn.Module) -> None:
     seen = gradients_seen(presets.method("zscore"), network)
     for gradient in seen.values():
         if gradient.ndim > 1:
@@ -104,7 +102,7 @@ def test_normalization_is_put_in_changed_and_taken_out(name: str) -> None:
     assert network(torch.rand(2, 3, 16, 16)).shape == (2, 10)
 
 
-def test_a_network_without_normalization_gets_it_after_all_layers_but_the_last(
+def test_normalization_is_added_after_all_layers_but_the_last(
     network: nn.Module,
 ) -> None:
     prepare_network(network, presets.method("norm=batch"))
@@ -121,7 +119,7 @@ def test_there_must_be_a_normalization_to_take_out(network: nn.Module) -> None:
         prepare_network(network, presets.method("norm=none"))
 
 
-def test_batch_normalization_in_the_place_of_itself_is_refused() -> None:
+def test_replacing_batch_normalization_by_itself_is_refused() -> None:
     with pytest.raises(ZeromeanError, match='"batch" changes nothing'):
         prepare_network(build("vgga", 3, 32, 10, seed=0), presets.method("norm=batch"))
 
@@ -139,7 +137,7 @@ def test_a_normalization_that_may_do_more_is_refused() -> None:
 
 
 @pytest.mark.parametrize("width", [2, 5, 8, 48])
-def test_group_normalization_of_vectors_leaves_something_of_them(width: int) -> None:
+def test_group_normalization_of_vectors_is_not_zero(width: int) -> None:
     network = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2))
     prepare_network(network, presets.method("norm=group"))
     assert network[0](torch.rand(4, 3)).abs().amax(1).min() > 0.1
@@ -203,7 +201,7 @@ def test_conv_methods_leave_the_classifier_plain(name: str, network: nn.Module) 
     assert [hasattr(one, "parametrizations") for one in layers] == [True, True, False]
 
 
-def test_tensor_centering_takes_the_mean_of_the_whole_tensor(network: nn.Module) -> None:
+def test_gc_tensor_centers_the_whole_tensor(network: nn.Module) -> None:
     seen = gradients_seen(presets.method("gc-tensor"), network)
     weights = [gradient for gradient in seen.values() if gradient.ndim > 1]
     assert max(gradient.mean().abs() for gradient in weights) < 1e-6

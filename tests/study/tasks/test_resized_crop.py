@@ -1,4 +1,4 @@
-"""Random resized crops, beside a slow twin that takes one image after another."""
+"""Random resized crops, compared with a slow twin that handles one image at a time."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_rectangles_are_drawn_as_published() -> None:
     assert seen["mirrored"].double().mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_after_ten_misses_all_of_the_image_is_taken() -> None:
+def test_whole_image_after_ten_attempts() -> None:
     images = pictures(40, 16)
     never = ResizedCrop(16, area=(1, 1), proportions=(2, 2.0001))
     made = never(images, drawn()).round().byte()
@@ -107,7 +107,7 @@ def test_after_ten_misses_all_of_the_image_is_taken() -> None:
     assert (straight ^ mirrored).all()
 
 
-def test_the_generator_alone_decides_and_each_image_has_its_own() -> None:
+def test_crops_depend_on_the_generator_and_differ_per_image() -> None:
     images = pictures(1, 16).repeat(9, 1, 1, 1)
     state = torch.get_rng_state()
     first = ResizedCrop(12)(images, drawn(3))
@@ -116,7 +116,7 @@ def test_the_generator_alone_decides_and_each_image_has_its_own() -> None:
     assert len(first.flatten(1).unique(dim=0)) == 9
 
 
-def test_the_middle_is_that_of_image_files() -> None:
+def test_center_agrees_with_image_files() -> None:
     from PIL import Image
 
     from zeromean.study.data.image_files import ImageTransform
@@ -144,7 +144,7 @@ def task(tmp_path: Path) -> ImageTask:
 
 
 @pytest.mark.parametrize("name", ["channel", "pixel", "zca"])
-def test_whole_images_are_stored_and_their_middle_is_scored(task: ImageTask, name: str) -> None:
+def test_center_of_whole_images_is_scored(task: ImageTask, name: str) -> None:
     task = replace(task, preprocess=name)
     problem = load_problem(Study(tasks=(task,)), task)
     assert problem.train.inputs.shape == (30, 3, 12, 12)
@@ -158,7 +158,7 @@ def test_whole_images_are_stored_and_their_middle_is_scored(task: ImageTask, nam
     assert problem.make()(scored).shape == (12, 3)
 
 
-def test_without_a_crop_what_is_stored_is_seen(task: ImageTask) -> None:
+def test_no_crop_shows_whole_images(task: ImageTask) -> None:
     for data, side in ((task.data, 12), ("digits", 8)):
         resize = 12 if side == 12 else None
         plain = replace(task, data=data, crop=None, resize=resize)
@@ -167,7 +167,7 @@ def test_without_a_crop_what_is_stored_is_seen(task: ImageTask) -> None:
         assert "are scored" not in problem.preprocessing
 
 
-def test_a_crop_is_within_the_images_of_any_format() -> None:
+def test_crop_is_at_most_the_image() -> None:
     task = ImageTask(augment="resized-crop-flip", crop=6)
     assert load_problem(Study(tasks=(task,)), task).shape == (1, 6, 6)
     large = replace(task, crop=9)
@@ -175,7 +175,7 @@ def test_a_crop_is_within_the_images_of_any_format() -> None:
         load_problem(Study(tasks=(large,)), large)
 
 
-def test_a_study_that_is_cut_ends_the_same(task: ImageTask, tmp_path: Path) -> None:
+def test_interrupted_study_resumes_exactly(task: ImageTask, tmp_path: Path) -> None:
     study = Study(tasks=(task,), seeds=1)
     whole = records(run(study, tmp_path / "whole"))
     for epoch in (0, 3):

@@ -24,7 +24,7 @@ def loaded(study: Study, **changes: object) -> Problem:
     return load_problem(changed, changed.tasks[0])
 
 
-def test_every_character_but_the_first_is_told_once() -> None:
+def test_every_character_but_the_first_is_a_target() -> None:
     text = "".join(chr(97 + number * number % 26) for number in range(20 * LENGTH + 7))
     pieces, alphabet = windows(text)
     assert alphabet == len(set(text))
@@ -41,7 +41,7 @@ def test_python_carries_a_text() -> None:
     assert "Python" in text
 
 
-def test_texts_that_cannot_be_are_refused(tmp_path: Path) -> None:
+def test_bad_texts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ZeromeanError, match="a text of 5 characters"):
         windows("short")
     with pytest.raises(ZeromeanError, match="cannot be read"):
@@ -81,7 +81,7 @@ def test_a_function_is_found_by_module_or_file(tmp_path: Path, place: str) -> No
 
 
 @pytest.mark.usefixtures("here")
-def test_targets_that_are_no_classes_are_scored_by_the_loss(tmp_path: Path) -> None:
+def test_real_targets_are_scored_by_the_loss(tmp_path: Path) -> None:
     task = FunctionTask(function="user_tasks:sums", epochs=4, batch_size=8)
     results = run(Study(tasks=(task,), seeds=1, lr=0.02), tmp_path)
     (comparison,) = results.comparisons
@@ -91,13 +91,13 @@ def test_targets_that_are_no_classes_are_scored_by_the_loss(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("function", ["named_outputs", "one_logit"])
-def test_outputs_that_are_no_scores_of_classes_are_scored_by_the_loss(function: str) -> None:
+def test_outputs_without_classes_are_scored_by_the_loss(function: str) -> None:
     study = Study(tasks=(FunctionTask(function=f"user_tasks:{function}"),), lr=0.1)
     assert load_problem(study, study.tasks[0]).metric == LOSS
 
 
 @pytest.mark.usefixtures("here")
-def test_negative_targets_are_no_classes_to_choose_within() -> None:
+def test_negative_targets_are_not_classes() -> None:
     study = Study(
         tasks=(FunctionTask(function="user_tasks:ignored_targets", train_size=20),), lr=0.1
     )
@@ -146,7 +146,7 @@ def examples(*counts: int) -> Examples:
         (35, 4.0, [20, 10, 5]),
     ],
 )
-def test_training_examples_are_cut_class_by_class(
+def test_subsets_are_drawn_per_class(
     size: int | None, imbalance: float, expected: list[int]
 ) -> None:
     kept = take_subset(examples(40, 40, 40), ImageTask(train_size=size, imbalance=imbalance))
@@ -166,7 +166,7 @@ def test_training_examples_are_cut_class_by_class(
         (2, 4.0, "take 0 of"),
     ],
 )
-def test_a_cut_that_cannot_be_is_refused(size: int | None, imbalance: float, message: str) -> None:
+def test_impossible_subsets_are_refused(size: int | None, imbalance: float, message: str) -> None:
     with pytest.raises(ZeromeanError, match=message):
         take_subset(examples(40, 40, 40), ImageTask(train_size=size, imbalance=imbalance))
 
@@ -178,14 +178,14 @@ def test_only_classes_can_be_imbalanced() -> None:
         take_subset(numbers, ImageTask(imbalance=2.0))
 
 
-def test_a_cut_task_trains_on_less_and_tests_on_the_same(study: Study) -> None:
+def test_train_size_keeps_the_test_set(study: Study) -> None:
     whole, small = loaded(study), loaded(study, train_size=12)
     assert len(small.train.targets) == 12
     assert torch.equal(small.test.inputs, whole.test.inputs)
     assert "train_size=12" in replace(study.tasks[0], train_size=12).label
 
 
-def test_validation_examples_are_neither_trained_on_nor_tested(study: Study) -> None:
+def test_validation_examples_are_held_out(study: Study) -> None:
     tuned = replace(study, tuning=Tuning(rates=(0.1,), validation=0.25))
     whole, parts = loaded(study), load_problem(tuned, study.tasks[0])
     assert torch.equal(parts.test.inputs, whole.test.inputs)
@@ -256,7 +256,7 @@ def test_whitened_images_have_a_border_of_zeros(study: Study) -> None:
         loaded(study, augment="crop-flip", preprocess="zca", border="black")
 
 
-def test_training_sees_changed_images_and_evaluation_does_not(study: Study) -> None:
+def test_augmentation_is_for_training_only(study: Study) -> None:
     plain, changed = (loaded(study, augment=augment) for augment in ("none", "crop-flip"))
     assert plain.augment is None
     assert loaded(study, augment="affine").augment == Affine()

@@ -78,7 +78,7 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(map(torch.equal, first, second))
 
 
-def test_every_method_of_a_seed_sees_the_same_weights_and_batches(
+def test_methods_of_a_seed_share_weights_and_batches(
     problem: Problem, study: Study, witness: list[Witness]
 ) -> None:
     study = with_task(study, model="cnn")
@@ -135,7 +135,7 @@ def test_each_method_keeps_the_means_that_it_should(
     assert kept == {4: [conv_kept] * 2, 2: [linear_kept]}
 
 
-def test_an_epoch_meets_each_image_once_and_leaves_an_incomplete_batch_out() -> None:
+def test_epoch_uses_each_image_once_without_the_last_batch() -> None:
     first, second = (batches(count=23, batch_size=5, seed=seed) for seed in (0, 1))
     for order in (first, second):
         assert order.shape == (4, 5)
@@ -144,9 +144,7 @@ def test_an_epoch_meets_each_image_once_and_leaves_an_incomplete_batch_out() -> 
     assert torch.equal(first, batches(count=23, batch_size=5, seed=0))
 
 
-def test_each_epoch_has_an_order_of_its_own(
-    problem: Problem, study: Study, witness: list[Witness]
-) -> None:
+def test_epochs_differ_in_order(problem: Problem, study: Study, witness: list[Witness]) -> None:
     train(start(study))
     (seen,) = witness
     steps = len(seen.fed) // study.tasks[0].epochs
@@ -174,9 +172,7 @@ def test_networks_see_standardized_images(
     assert (fed.std() - 1).abs() < 1e-3
 
 
-def test_evaluation_counts_right_answers_over_all_test_images(
-    problem: Problem, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_counts_right_answers(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     class Constant(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.tensor([0.0, 2.0, 0.0]).expand(len(x), 3)
@@ -190,7 +186,7 @@ def test_evaluation_counts_right_answers_over_all_test_images(
 
 
 @pytest.mark.parametrize(("numbers", "largest"), [(2**22, 12), (5 * 64 + 63, 5), (63, 1)])
-def test_large_images_are_scored_a_few_at_a_time(
+def test_large_images_are_scored_in_small_batches(
     problem: Problem, monkeypatch: pytest.MonkeyPatch, numbers: int, largest: int
 ) -> None:
     class Witness(nn.Linear):
@@ -210,9 +206,7 @@ def test_large_images_are_scored_a_few_at_a_time(
     assert sum(Witness.sizes) == len(problem.test.targets)
 
 
-def test_the_run_records_training_and_test_scores_at_its_end(
-    problem: Problem, study: Study
-) -> None:
+def test_run_records_final_scores(problem: Problem, study: Study) -> None:
     training = start(study)
     while not training.ended:
         training.advance()
@@ -255,9 +249,7 @@ def test_every_method_learns(study: Study, optimizer: str, method: str) -> None:
     assert epochs[-1].score > 0.6
 
 
-def test_a_run_that_diverges_ends_with_the_epoch_in_which_it_did(
-    problem: Problem, study: Study
-) -> None:
+def test_diverged_run_ends_with_its_epoch(problem: Problem, study: Study) -> None:
     training = start(study, lr=1e30)
     training.advance()
     assert training.ended
@@ -266,7 +258,7 @@ def test_a_run_that_diverges_ends_with_the_epoch_in_which_it_did(
     assert (run.train_score, run.test_loss, run.test_score) == (None, None, None)
 
 
-def test_a_run_whose_test_loss_is_no_number_has_diverged(study: Study, tmp_path: Path) -> None:
+def test_nan_test_loss_means_diverged(study: Study, tmp_path: Path) -> None:
     """It is watched on validation images, which it may still do well on."""
     study = replace(study, tuning=Tuning(rates=(0.05,), epochs=1))
     problem = load_problem(study, study.tasks[0])
@@ -286,7 +278,7 @@ def test_a_run_whose_test_loss_is_no_number_has_diverged(study: Study, tmp_path:
     assert kept.status is run.status
 
 
-def test_validation_images_take_no_part_in_what_is_fitted(study: Study) -> None:
+def test_preprocessing_ignores_validation_images(study: Study) -> None:
     study = replace(study, tuning=Tuning(rates=(0.05,), validation=0.5))
     for name in PREPROCESSINGS:
         changed = with_task(study, preprocess=name)
@@ -300,7 +292,7 @@ def test_validation_images_take_no_part_in_what_is_fitted(study: Study) -> None:
         assert not torch.equal(problem.preprocess(some), together(some))
 
 
-def test_top5_accuracy_is_recorded_with_more_than_five_classes() -> None:
+def test_top5_accuracy_needs_more_than_five_classes() -> None:
     class Fixed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.arange(10.0).expand(len(x), 10)  # classes 5 to 9 are the best five
@@ -322,7 +314,7 @@ def test_training_accuracy_is_that_of_the_batches(
     assert epoch.train_loss == pytest.approx(found["loss"], rel=1e-4)
 
 
-def test_the_host_waits_for_the_device_once_per_epoch_however_many_steps(
+def test_host_waits_do_not_grow_with_steps(
     problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = []
@@ -348,7 +340,7 @@ def test_seconds_leave_evaluation_out(
     assert 0 < start(study).advance().seconds < 1
 
 
-def test_the_learning_rate_falls_to_zero_along_a_cosine(
+def test_cosine_schedule_ends_at_zero(
     problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = []
@@ -367,7 +359,7 @@ def test_the_learning_rate_falls_to_zero_along_a_cosine(
     assert rates == pytest.approx(expected.tolist())
 
 
-def test_half_precision_keeps_weights_whole_and_images_channels_last(
+def test_bfloat16_keeps_float32_weights_and_channels_last_images(
     study: Study, witness: list[Witness]
 ) -> None:
     for precision in ("float32", "bfloat16"):

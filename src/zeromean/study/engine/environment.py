@@ -1,4 +1,4 @@
-"""Where the numbers were made: versions and machine, for the record."""
+"""Versions and machine, for the record."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from pathlib import Path
 
 import torch
 
-import zeromean
 
 
 def describe(device_name: str) -> dict[str, str]:
-    """Names and values, in the order in which a report shows them."""
+    """Return names and values, in the order in which a report shows them."""
     device = torch.device(device_name)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "zeromean": version("zeromean"),
-        "git revision": _revision(Path(zeromean.__file__).parent) or "not a checkout",
+        "git revision": _revision(Path(__file__).parents[2]) or "not a checkout",
         "torch": torch.__version__,
         "numpy": version("numpy"),
         "scipy": version("scipy"),
@@ -31,7 +30,7 @@ def describe(device_name: str) -> dict[str, str]:
 
 
 def _revision(folder: Path) -> str | None:
-    """Of the checkout that zeromean is run from; with a plus where files were changed."""
+    """Return the revision of the checkout that zeromean runs from, with a plus if files changed."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]

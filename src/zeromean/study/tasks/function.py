@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-import zeromean
 from zeromean.errors import ZeromeanError
 from zeromean.study.spec.metric import ACCURACY, LOSS
 from zeromean.study.spec.task import FunctionTask
@@ -25,7 +24,7 @@ from zeromean.study.tasks.problem import Examples, Problem, fit_identity
 from zeromean.study.tasks.subset import take_subset
 
 # Their lines do not help a user to find the cause.
-LIBRARIES = tuple(path for one in (torch, zeromean, importlib) for path in one.__path__)
+LIBRARIES = (str(Path(__file__).parents[2]), *torch.__path__, *importlib.__path__)
 CONTRACT = (
     "Write a function without arguments that returns (model, data, loss): model() makes a fresh"
     " network, data is (train, test), each a torch Dataset or a pair (inputs, targets), and"
