@@ -124,7 +124,7 @@ def test_center_agrees_with_image_files() -> None:
     for stored, side in ((8, 5), (9, 4), (7, 7)):
         image = pictures(1, stored)
         picture = Image.fromarray(image[0].permute(1, 2, 0).numpy())
-        kept = np.asarray(ImageTransform(crop=side).of("it", picture)).transpose(2, 0, 1)
+        kept = np.asarray(ImageTransform(crop=side).apply("it", picture)).transpose(2, 0, 1)
         assert np.array_equal(center(image, side)[0], kept)
 
 

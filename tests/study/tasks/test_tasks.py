@@ -42,7 +42,7 @@ def test_python_carries_a_text() -> None:
 
 
 def test_bad_texts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ZeromeanError, match="a text of 5 characters"):
+    with pytest.raises(ZeromeanError, match="The text has 5 characters"):
         windows("short")
     with pytest.raises(ZeromeanError, match="cannot be read"):
         read_text(f"text:{tmp_path}/nowhere")

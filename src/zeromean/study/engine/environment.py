@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 
-
 def describe(device_name: str) -> dict[str, str]:
     """Return names and values, in the order in which a report shows them."""
     device = torch.device(device_name)
