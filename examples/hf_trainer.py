@@ -1,4 +1,4 @@
-"""Hugging Face Trainer: centralize in a callback, for a small vision transformer.
+"""Hugging Face Trainer: centralize by a callback, for a small vision transformer.
 
 Needs transformers and accelerate, and scikit-learn for the data.
 """
@@ -10,24 +10,12 @@ from sklearn.datasets import load_digits
 from torch.utils.data import Dataset
 from transformers import (
     Trainer,
-    TrainerCallback,
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
 )
 
-import zeromean
-
-
-class Centralize(TrainerCallback):
-    """Centralize when training starts; the optimizer is created, wrapped and loaded by then."""
-
-    def on_train_begin(self, args, state, control, model, optimizer, **others):
-        self.handle = zeromean.centralize(optimizer.optimizer, model, at="update")
-        print(zeromean.status(optimizer.optimizer))
-
-    def on_train_end(self, args, state, control, **others):
-        self.handle.remove()
+from zeromean.transformers import Centralize
 
 
 class Digits(Dataset):
@@ -65,7 +53,7 @@ with tempfile.TemporaryDirectory() as folder:
             disable_tqdm=True,
         ),
         train_dataset=Digits(slice(0, 1500)),
-        callbacks=[Centralize()],
+        callbacks=[Centralize(at="update")],
     )
     trainer.train()
 

@@ -65,7 +65,7 @@ def test_centralized_step_is_centered(
             assert layer.mean_change < 1e-3
         else:
             assert layer.response < 1e-3
-    supports("Check", "zeromean.centralize", at, "told from the same optimizer without it")
+    supports("Check", "zeromean.centralize", at, "distinguished from the same optimizer without it")
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
@@ -78,7 +78,7 @@ def test_drop_in_step_is_centered(name: str, at: Any, supports: Callable[..., No
     assert found.at == at
     plain = getattr(torch.optim, name.removesuffix("W") if name == "SGDW" else name)
     assert not check(plain(model.parameters(), lr=1e-2), model, batch()).ok
-    supports("Check", "zeromean.optim", at, "told from torch's optimizer of the same name")
+    supports("Check", "zeromean.optim", at, "distinguished from torch's optimizer of the same name")
 
 
 def test_adaptive_steps_are_centered_at_one_place_alone() -> None:

@@ -21,6 +21,8 @@ MODULES_OF_EXTRAS = {
     "lightning": "lightning",
     "mmengine": "mmengine",
     "study": "study",
+    "diagnose": "study",
+    "transformers": "transformers",
 }
 
 # Makes the packages of all extras unavailable.

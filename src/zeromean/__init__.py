@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zeromean import optim as optim
     from zeromean import reparam as reparam
     from zeromean import study as study
+    from zeromean import transformers as transformers
     from zeromean.centralization.centralize import Handle as Handle
     from zeromean.centralization.centralize import centralize as centralize
     from zeromean.centralization.status import Status as Status
@@ -60,7 +61,7 @@ _HOMES = {
 _MODULES = ("compat", "fan_in", "nn", "optim", "reparam")
 # These need more than torch. They are attributes too, but not part of ``__all__``, so that
 # ``from zeromean import *`` and ``help(zeromean)`` work without any extra.
-_MODULES_OF_EXTRAS = ("diagnose", "jax", "keras", "lightning", "mmengine", "study")
+_MODULES_OF_EXTRAS = ("diagnose", "jax", "keras", "lightning", "mmengine", "study", "transformers")
 
 __all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
 __version__ = "0.1.0"

@@ -27,6 +27,11 @@ from zeromean.tables import Table
 
 __all__ = ["Check", "CheckedLayer", "check"]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 # Response up to which a gradient counts as centered. A step that sees the gradient's mean changes
 # by about its own size when the mean changes; another step changes by rounding.
 MAX_RESPONSE = 1e-2

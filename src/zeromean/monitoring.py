@@ -30,6 +30,11 @@ from zeromean.measurement.statistics import StepMeasurement, means_of, warn_of_v
 
 __all__ = ["LayerStatistics", "Monitor", "Sample", "monitor"]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 Writer: TypeAlias = Callable[[Sample], object]
 Destination: TypeAlias = str | os.PathLike[str] | Writer
 

@@ -1,4 +1,4 @@
-"""The recipe for the Hugging Face Trainer, against the same Trainer without any hook of ours."""
+"""``zeromean.transformers``: the callback against the same Trainer without hooks of zeromean."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from transformers.trainer_callback import PrinterCallback
 
 import zeromean
+from zeromean.transformers import Centralize
 
 Say = Callable[[str, str, str, str], None]
 
@@ -21,19 +22,6 @@ pytestmark = [
     # transformers' own data loader pins memory without an accelerator.
     pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator"),
 ]
-
-
-class Centralize(transformers.TrainerCallback):
-    """The recipe of docs/drivers.md."""
-
-    def __init__(self, **options: Any) -> None:
-        self.options = options
-
-    def on_train_begin(self, args, state, control, model, optimizer, **others):  # type: ignore
-        self.handle = zeromean.centralize(optimizer.optimizer, model, **self.options)
-
-    def on_train_end(self, args, state, control, **others):  # type: ignore
-        self.handle.remove()
 
 
 class Tokens(Dataset[dict[str, Tensor]]):
@@ -94,7 +82,7 @@ def assert_same(a: nn.Module, b: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_the_trainer_sees_centered_gradients(
+def test_trainer_steps_with_centered_gradients(
     accumulate: int, tmp_path: Path, supports: Say
 ) -> None:
     options = {"gradient_accumulation_steps": accumulate, "max_grad_norm": 0.0}
@@ -108,7 +96,7 @@ def test_the_trainer_sees_centered_gradients(
     supports("Driver", "Hugging Face Trainer, accumulation", "gradient", "equal to tensor hooks")
 
 
-def test_the_trainer_keeps_the_means(tmp_path: Path, supports: Say) -> None:
+def test_trainer_keeps_the_means(tmp_path: Path, supports: Say) -> None:
     model = network()
     before = means(model)
     run(model, tmp_path, Centralize(at="update"), gradient_accumulation_steps=2)
@@ -120,7 +108,7 @@ def test_the_trainer_keeps_the_means(tmp_path: Path, supports: Say) -> None:
     supports("Driver", "Hugging Face Trainer, clipping, accumulation", "update", "means kept")
 
 
-def test_an_optimizer_of_ones_own_is_centralized_before(tmp_path: Path, supports: Say) -> None:
+def test_own_optimizer_is_centralized_before(tmp_path: Path, supports: Say) -> None:
     model, reference = network(), network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     zeromean.centralize(optimizer, model)
@@ -134,9 +122,7 @@ def test_an_optimizer_of_ones_own_is_centralized_before(tmp_path: Path, supports
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
-    at: Any, tmp_path: Path, supports: Say
-) -> None:
+def test_resumed_run_equals_an_uninterrupted_one(at: Any, tmp_path: Path, supports: Say) -> None:
     whole = network()
     run(whole, tmp_path, Centralize(at=at), num_train_epochs=2, save_strategy="epoch")
     checkpoint = str(tmp_path / "checkpoint-6")
@@ -148,15 +134,36 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
     supports("Driver", "Hugging Face Trainer, resumed", at, "equal to a run without a stop")
 
 
-def test_a_forgotten_callback_shows_after_resuming(tmp_path: Path) -> None:
+def test_forgotten_callback_shows_after_resuming(tmp_path: Path) -> None:
     run(network(), tmp_path, Centralize(), save_strategy="epoch")
     trainer = run(network(), tmp_path, None, str(tmp_path / "checkpoint-6"))
     assert "NOT centralized" in str(zeromean.status(trainer.optimizer.optimizer))
 
 
-def test_training_twice_attaches_twice(tmp_path: Path) -> None:
+def test_second_training_attaches_again(tmp_path: Path) -> None:
     model = network()
     before = means(model)
     trainer = run(model, tmp_path, Centralize(at="update"))
     trainer.train()
     torch.testing.assert_close(means(model), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"at": "updates"}, "at="), ({"at": "update", "project_state": True}, "project_state")],
+)
+def test_invalid_options_raise_at_construction(options: Any, words: str) -> None:
+    with pytest.raises(zeromean.ZeromeanError, match=words):
+        Centralize(**options)
+
+
+def test_callback_detaches_after_training(tmp_path: Path) -> None:
+    callback = Centralize()
+    trainer = run(network(), tmp_path, callback)
+    assert callback.handle is None
+    assert zeromean.status(trainer.optimizer).attached is None
+
+
+def test_trainer_without_optimizer_raises() -> None:
+    with pytest.raises(zeromean.ZeromeanError, match="no optimizer"):
+        Centralize().on_train_begin(None, None, None, model=network())

@@ -105,12 +105,12 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     ("place", "embeddings"),
-    # Without centering it is its defaults that the monitor tells of.
+    # Without centering the monitor uses the defaults.
     [
-        (place, told)
+        (place, embeddings)
         for place in PLACES
-        for told in (False, True)
-        if (place, told) != ("plain", True)
+        for embeddings in (False, True)
+        if (place, embeddings) != ("plain", True)
     ],
 )
 def test_numbers_equal_the_formulas(

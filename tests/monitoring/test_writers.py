@@ -141,7 +141,7 @@ def test_hugging_face_trainer_by_a_function(tmp_path: Path) -> None:
     class Watch(transformers.TrainerCallback):
         def on_train_begin(self, args, state, control, model, optimizer, **others):  # type: ignore
             self.monitor = zeromean.monitor(
-                optimizer.optimizer, model, every=2, to=lambda sample: trainer.log(sample.scalars())
+                optimizer, model, every=2, to=lambda sample: trainer.log(sample.scalars())
             )
 
     trainer = transformers.Trainer(

@@ -36,7 +36,7 @@ def test_conversion_and_estimates_keep_the_function(supports: Say) -> None:
         x = torch.randn(64, 6, dtype=torch.float64)
         plain = zeromean.fold(copy.deepcopy(model))
         whitening = model[0].U.clone()
-        output = model(x)  # may estimate anew
+        output = model(x)  # may estimate again
         estimates += not torch.equal(whitening, model[0].U)
         torch.testing.assert_close(output, plain(x), rtol=1e-9, atol=1e-9)
         optimizer.zero_grad()

@@ -216,7 +216,7 @@ def test_assigned_tensor_is_not_trained(scale: Any) -> None:
     assert torch.equal(other.weight, before)
 
 
-# --- refusals -------------------------------------------------------------------------------------
+# --- invalid options ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

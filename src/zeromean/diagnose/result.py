@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from zeromean.errors import needs_extra
 from zeromean.tables import Table
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Diagnostic(ABC):
         Returns:
             The matplotlib figure; ``savefig`` writes it.
         """
-        from matplotlib.figure import Figure
+        with needs_extra("study", "plot"):
+            from matplotlib.figure import Figure
 
         if axes is None:
             figure = Figure(figsize=(5.6, 3.2 * self.panels), layout="constrained")
