@@ -21,7 +21,6 @@ MODULES_OF_EXTRAS = {
     "lightning": "lightning",
     "mmengine": "mmengine",
     "study": "study",
-    "diagnose": "study",
     "transformers": "transformers",
 }
 

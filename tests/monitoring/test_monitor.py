@@ -566,6 +566,29 @@ def test_monitor_hooks_stay_outside_those_of_centralize(place: Any) -> None:
             assert names == ["StepObserver", "Handle", "Handle", "StepObserver"]
 
 
+@pytest.mark.parametrize("place", ["gradient", "update"])
+@pytest.mark.parametrize("monitor_first", [True, False])
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW])
+def test_observed_steps_are_still_taken_over(
+    make: Any, monitor_first: bool, place: Any, native_library: None
+) -> None:
+    model = Network()
+    optimizer = make(model.parameters(), lr=0.01)
+    if not monitor_first:
+        handle = zeromean.centralize(optimizer, model, at=place, fused=True)
+    zeromean.monitor(optimizer, model, every=2, to=lambda sample: None)
+    norms = zeromean.diagnose.gradient_norms(optimizer, model=model)
+    if monitor_first:
+        handle = zeromean.centralize(optimizer, model, at=place, fused=True)
+    assert handle.way.name == "taken over"
+    for step in range(3):
+        loss_of(model, batch(step)).backward()
+        optimizer.step()
+        assert handle.way.name == "taken over"
+    assert norms.norm.shape == (3, 3)
+    assert norms.removed.min() > 0
+
+
 def test_results_have_a_short_repr() -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, Protocol
 from weakref import ref
 
@@ -16,7 +15,7 @@ from zeromean.centralization.at_gradient import AtGradient, project_momentum, wa
 from zeromean.centralization.at_update import AtUpdate
 from zeromean.centralization.centering import Centering
 from zeromean.centralization.fingerprint import erase, stamp, warn_of_other_options
-from zeromean.centralization.fused_step import Arguments, TakenOver, Way
+from zeromean.centralization.fused_step import TakenOver, Way
 from zeromean.centralization.optimizer_traits import unwrap
 from zeromean.centralization.validate import check_subjects, refuse_model, refuse_optimizer
 from zeromean.class_lookup import is_a
@@ -175,7 +174,6 @@ class Handle:
         self._place = place
         self._optimizer = ref(optimizer)
         self._kind = type(optimizer).__name__
-        self._observers: list[tuple[Callable[[Optimizer], None], Callable[[Optimizer], None]]] = []
         warn_of_other_options(optimizer, self.how)
         stamp(optimizer, self.how)
         self._hooks: tuple[RemovableHandle, ...] = (
@@ -196,23 +194,6 @@ class Handle:
         if self.options.at == "backward":
             return Way("in backward", "each gradient is centered as soon as it is accumulated")
         return Way("two passes", "fused=False")
-
-    def observe(
-        self, before: Callable[[Optimizer], None], after: Callable[[Optimizer], None]
-    ) -> Callable[[], None]:
-        """Call two functions around each step, without changing how the step is made.
-
-        Args:
-            before: Called with the optimizer when the gradients are complete, before they are
-                centered; with a closure, each time after it returns.
-            after: Called with the optimizer after the step.
-
-        Returns:
-            A function that ends the observation.
-        """
-        observer = before, after
-        self._observers.append(observer)
-        return lambda: self._observers.remove(observer) if observer in self._observers else None
 
     @property
     def plan(self) -> Plan:
@@ -258,33 +239,13 @@ class Handle:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self.centering.before_step(optimizer)
-        watched = self._watch_gradients(optimizer, args, kwargs) if self._observers else None
-        return self._place.before_step(optimizer, *(watched or (args, kwargs))) or watched
-
-    def _watch_gradients(
-        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Arguments | None:
-        def run_closure() -> Any:
-            loss = closure() if closure is not None else None
-            for before, _ in self._observers:
-                before(optimizer)
-            return loss
-
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            run_closure()
-            return None
-        if len(args) > 1:
-            return (args[0], run_closure, *args[2:]), kwargs
-        return args, {**kwargs, "closure": run_closure}
+        return self._place.before_step(optimizer, args, kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         self._place.after_step(optimizer)
-        for _, after in self._observers:
-            after(optimizer)
 
     def _before_save(self, optimizer: Optimizer) -> None:
         stamp(optimizer, self.how)  # groups may have been added since

@@ -378,7 +378,9 @@ class TakenOver:
     def _is_innermost(self, optimizer: Optimizer) -> bool:
         before: Any = optimizer._optimizer_step_pre_hooks
         after: Any = optimizer._optimizer_step_post_hooks
-        hooks = next(reversed(before.values())), next(iter(after.values()))
+        # An observer moves behind all other hooks when a step begins.
+        first = (hook for hook in after.values() if not _only_observes(hook))
+        hooks = next(reversed(before.values())), next(first)
         places = [getattr(getattr(hook, "__self__", None), "_place", None) for hook in hooks]
         return places[0] is self and places[1] is self
 
@@ -407,6 +409,10 @@ class TakenOver:
         found = self.way(optimizer)
         if self._centering.options.fused and found.name != "taken over":
             raise _refusal(optimizer, found.reason)
+
+
+def _only_observes(hook: Any) -> bool:
+    return getattr(getattr(hook, "__self__", None), "only_observes", False)
 
 
 class Way(NamedTuple):

@@ -31,6 +31,8 @@ class StepObserver:
         end: Called after a step, observed or not, with whether it was observed.
     """
 
+    only_observes = True  # so that centralize can take over steps despite these hooks
+
     def __init__(
         self,
         optimizer: Optimizer,
