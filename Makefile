@@ -14,7 +14,7 @@ test: .venv/test lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --supported build/tested.md
 
 # Sanitizers, fuzzers, large networks: half an hour or more.
-slow: .venv/test
+slow: .venv/docs
 	$(BIN)/pytest -m slow
 
 # Writes build/docs/index.html. Broken links and missing references fail.

@@ -17,16 +17,16 @@ FIELDS = {
 class Schedule(Spec, frozen=True):
     """How the learning rate falls from its peak during a run.
 
-    ========== ================= ==============================================================
-    kind       its field         learning rate
-    ========== ================= ==============================================================
-    cosine                       cosine from the peak to 0, step by step
-    constant                     the peak
-    step       ``every``         times 0.1 after every so many epochs
-    multistep  ``milestones``    times 0.1 after each of these epochs
-    halve      ``steps``         times 0.5 after every so many optimizer steps
-    exponential ``end``          exponential, one fall every two epochs, to this share of the peak
-    ========== ================= ==============================================================
+    =========== ============== ==============================================================
+    kind        its field      learning rate
+    =========== ============== ==============================================================
+    cosine                     cosine from the peak to 0, step by step
+    constant                   the peak
+    step        ``every``      times 0.1 after every so many epochs
+    multistep   ``milestones`` times 0.1 after each of these epochs
+    halve       ``steps``      times 0.5 after every so many optimizer steps
+    exponential ``end``        exponential, one fall every two epochs, to this share of the peak
+    =========== ============== ==============================================================
 
     Args:
         kind: One of the kinds above.
