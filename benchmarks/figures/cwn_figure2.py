@@ -1,8 +1,8 @@
-"""Figure 2 of the CWN paper on Yale-B: plain, NNN, WN and CWN.
+"""Draw Figure 2 of the CWN paper for Yale-B: plain, NNN, WN and CWN.
 
-For each method one training run of the paper's MLP, measured now and then: mean and variance of the
-pre-activations of layers 1 and 2, the conditioning of the Fisher information of the second last
-layer, and the training loss. Each finished run is a file in OUT and is not made again.
+Trains the paper's MLP once per method and measures mean and variance of the pre-activations of
+layers 1 and 2, the conditioning of the Fisher information of the second last layer, and the
+training loss. A finished run is a file in OUT and is not repeated.
 
     python benchmarks/figures/cwn_figure2.py --data yaleb_32x32.npz --out runs/cwn_figure2
 """
@@ -33,38 +33,38 @@ SEED = 0
 
 
 def main() -> None:
-    """Run what is missing, then draw."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    """Train the missing runs, then draw."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help=".npz with images and labels")
     parser.add_argument("--out", type=Path, required=True, help="folder for finished runs")
     parser.add_argument("--pictures", type=Path, default=Path("docs/figures"))
-    parser.add_argument("--lr", type=float, default=0.1, help="one for all methods")
+    parser.add_argument("--lr", type=float, default=0.1, help="learning rate of all methods")
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--every", type=int, default=1, help="epochs between measurements")
-    parser.add_argument("--images", type=int, default=5, help="a class, to measure on")
-    chosen = parser.parse_args()
+    parser.add_argument("--images", type=int, default=5, help="images per class to measure on")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    chosen.pictures.mkdir(parents=True, exist_ok=True)
-    with np.load(chosen.data) as data:
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments.pictures.mkdir(parents=True, exist_ok=True)
+    with np.load(arguments.data) as data:
         images = torch.from_numpy(data["images"]).flatten(1).float() / 255
         labels = torch.from_numpy(data["labels"]).long()
     runs = {}
     for method in COLORS:
-        file = chosen.out / f"{method}-lr{chosen.lr:g}-{chosen.epochs}epochs.json"
+        file = arguments.out / f"{method}-lr{arguments.lr:g}-{arguments.epochs}epochs.json"
         if not file.exists():
-            found = run(method, images, labels, chosen)
+            found = run(method, images, labels, arguments)
             file.with_suffix(".tmp").write_text(json.dumps(found))
             file.with_suffix(".tmp").rename(file)
         runs[method] = json.loads(file.read_text())
-    draw(runs).savefig(chosen.pictures / "cwn_figure2.png", dpi=110)
+    draw(runs).savefig(arguments.pictures / "cwn_figure2.png", dpi=110)
     for method, found in runs.items():
-        told = ", ".join(f"{key} {found[key][-1]:.3g}" for key in found if key != "updates")
-        print(f"{method} at the end: {told}")
+        last = ", ".join(f"{key} {found[key][-1]:.3g}" for key in found if key != "updates")
+        print(f"{method} at the end: {last}")
 
 
 def network(method: str) -> nn.Sequential:
-    """The paper's MLP, g from 1 where there is one; the same start for all methods."""
+    """Return the paper's MLP with gains of 1; all methods start from the same weights."""
     torch.manual_seed(SEED)
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(WIDTHS):
@@ -77,23 +77,23 @@ def network(method: str) -> nn.Sequential:
     return model
 
 
-def run(method: str, images: Tensor, labels: Tensor, chosen: Any) -> dict[str, list[float]]:
-    """Train on all but ten images a class, as the paper does, and measure on some of them."""
+def run(method: str, images: Tensor, labels: Tensor, arguments: Any) -> dict[str, list[float]]:
+    """Train on all but ten images per class, as the paper does, and measure on some of them."""
     generator = torch.Generator().manual_seed(SEED)
     train, measured = [], []
     for label in labels.unique():
         own = torch.nonzero(labels == label).flatten()
         own = own[torch.randperm(len(own), generator=generator)]
         train.append(own[10:])
-        measured.append(own[10 : 10 + chosen.images])
+        measured.append(own[10 : 10 + arguments.images])
     kept, some = torch.cat(train), torch.cat(measured)
     x = (images - images[kept].mean(0)) / images[kept].std(0)
     model = network(method)
-    optimizer = torch.optim.SGD(model.parameters(), lr=chosen.lr)
+    optimizer = torch.optim.SGD(model.parameters(), lr=arguments.lr)
     found: dict[str, list[float]] = {}
     updates, began = 0, time.perf_counter()
-    for epoch in range(chosen.epochs + 1):
-        if epoch % chosen.every == 0:
+    for epoch in range(arguments.epochs + 1):
+        if epoch % arguments.every == 0:
             for key, value in measure(model, x[some], labels[some]).items():
                 found.setdefault(key, []).append(value)
             found.setdefault("loss", []).append(mean_loss(model, x[kept], labels[kept]))
@@ -102,7 +102,7 @@ def run(method: str, images: Tensor, labels: Tensor, chosen: Any) -> dict[str, l
             print(
                 f"{method}, {updates} updates, {seconds:.0f} s, {found['loss'][-1]:.4f}", flush=True
             )
-        if epoch == chosen.epochs:
+        if epoch == arguments.epochs:
             break
         for batch in kept[torch.randperm(len(kept), generator=generator)].split(BATCH):
             optimizer.zero_grad()
@@ -113,7 +113,7 @@ def run(method: str, images: Tensor, labels: Tensor, chosen: Any) -> dict[str, l
 
 
 def measure(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, float]:
-    """What the figure shows, the loss aside; the Fisher is by the trained parameters."""
+    """Return the curves of the figure except the loss."""
     before = zeromean.diagnose.preactivations(model, (x, y))
     second_last = str(LINEAR[-2])
     found = {
@@ -131,12 +131,12 @@ def measure(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def mean_loss(model: nn.Sequential, x: Tensor, y: Tensor) -> float:
-    """Over the training images."""
+    """Return the mean loss of these images."""
     return float(F.cross_entropy(model(x), y))
 
 
 def draw(runs: dict[str, dict[str, list[float]]]) -> Figure:
-    """Two panels a row, a line a method."""
+    """Return the figure: two panels per row, one line per method."""
     figure = Figure(figsize=(7.2, 10), layout="constrained")
     panels = (
         ("mean 1", "mean of pre-activations, layer 1", False),
@@ -148,17 +148,17 @@ def draw(runs: dict[str, dict[str, list[float]]]) -> Figure:
         ("rank", "eigenvalues of F above the threshold", False),
         ("loss", "training loss", True),
     )
-    for one, (key, title, logarithmic) in zip(
+    for axes, (key, title, logarithmic) in zip(
         figure.subplots(4, 2, sharex=True).flat, panels, strict=True
     ):
         for method, found in runs.items():
-            one.plot(found["updates"], found[key], color=COLORS[method], label=method)
-        one.set_title(title, fontsize=LETTERS)
-        one.spines[["top", "right"]].set_visible(False)
+            axes.plot(found["updates"], found[key], color=COLORS[method], label=method)
+        axes.set_title(title, fontsize=LETTERS)
+        axes.spines[["top", "right"]].set_visible(False)
         if logarithmic:
-            one.set_yscale("log")
-    for one in figure.axes[-2:]:
-        one.set_xlabel("updates", fontsize=LETTERS)
+            axes.set_yscale("log")
+    for axes in figure.axes[-2:]:
+        axes.set_xlabel("updates", fontsize=LETTERS)
     lines, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(
         lines, names, loc="outside upper center", ncols=4, frameon=False, fontsize=LETTERS

@@ -1,7 +1,7 @@
-"""Figures 3 and 4 of the GC paper on a ResNet-20 and CIFAR-10, smaller than the paper's.
+"""Draw Figures 3 and 4 of the GC paper for a ResNet-20 on CIFAR-10, a smaller setting than theirs.
 
-Two runs from the same initial weights and on the same batches: SGD as it is, and with GC. Each
-finished run is kept in OUT and not trained again.
+Trains SGD with and without GC, from the same initial weights and on the same batches. A finished
+run is a file in OUT and is not repeated.
 
     python benchmarks/figures/gc_figures.py --data imagefolder:cifar10.tar.xz --out runs/gc_figures
 """
@@ -30,36 +30,36 @@ SEED = 0
 
 
 def main() -> None:
-    """Train what is missing, then draw."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True, help="as zeromean compare takes it")
+    """Train the missing runs, then draw."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", required=True, help="data set, as for zeromean compare")
     parser.add_argument("--out", type=Path, required=True, help="folder for finished runs")
     parser.add_argument("--pictures", type=Path, default=Path("docs/figures"))
-    parser.add_argument("--images", type=int, default=5000, help="of the training images")
+    parser.add_argument("--images", type=int, default=5000, help="number of training images")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=128)
-    options = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    options.pictures.mkdir(parents=True, exist_ok=True)
-    missing = [method for method in METHODS if not (options.out / f"{method}.pt").exists()]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments.pictures.mkdir(parents=True, exist_ok=True)
+    missing = [method for method in METHODS if not (arguments.out / f"{method}.pt").exists()]
     if missing:
-        images, labels = training_images(options.data, options.images)
+        images, labels = training_images(arguments.data, arguments.images)
         for method in missing:
-            run = train(method, images, labels, options.epochs, options.batch_size)
-            partial = options.out / f"{method}.partial"
+            run = train(method, images, labels, arguments.epochs, arguments.batch_size)
+            partial = arguments.out / f"{method}.partial"
             torch.save(run, partial)
-            partial.rename(options.out / f"{method}.pt")
-    runs = {method: torch.load(options.out / f"{method}.pt") for method in METHODS}
+            partial.rename(arguments.out / f"{method}.pt")
+    runs = {method: torch.load(arguments.out / f"{method}.pt") for method in METHODS}
     for method, run in runs.items():
         loss = run["losses"][-20:].mean()
-        print(f"{method}: {run['scale']}, {run['seconds']:.0f} s, loss at the end {loss:.3f}")
-    figure_3(runs).savefig(options.pictures / "gc_figure3.png", dpi=110)
-    figure_4(runs).savefig(options.pictures / "gc_figure4.png", dpi=110)
+        print(f"{method}: {run['scale']}, {run['seconds']:.0f} s, final loss {loss:.3f}")
+    figure_3(runs).savefig(arguments.pictures / "gc_figure3.png", dpi=110)
+    figure_4(runs).savefig(arguments.pictures / "gc_figure4.png", dpi=110)
 
 
 def training_images(data: str, count: int) -> tuple[Tensor, Tensor]:
-    """So many at random, each channel standardized."""
+    """Return random training images with standardized channels, and their labels."""
     dataset = load_dataset(data)
     chosen = torch.randperm(
         len(dataset.train_labels), generator=torch.Generator().manual_seed(SEED)
@@ -70,12 +70,12 @@ def training_images(data: str, count: int) -> tuple[Tensor, Tensor]:
 
 
 def network(channels: int, classes: int) -> nn.Module:
-    """The same one for both runs."""
+    """Return the network, equal for both runs."""
     return build("resnet20", channels, 32, classes, SEED)
 
 
 def train(method: str, images: Tensor, labels: Tensor, epochs: int, batch_size: int) -> dict:
-    """One run, its gradients measured after each step."""
+    """Train one run and measure its gradients after each step."""
     model = network(images.shape[1], int(labels.max()) + 1)
     start = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -114,7 +114,7 @@ def train(method: str, images: Tensor, labels: Tensor, epochs: int, batch_size: 
 
 
 def figure_3(runs: dict[str, dict]) -> Figure:
-    """|mean| of the weight vectors of all convolutions, shallow to deep."""
+    """Draw the absolute means of the weight vectors of all convolutions, from first to last."""
     figure = Figure(figsize=(6.4, 8), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True, sharey=True)
     first = np.empty(0)
@@ -139,7 +139,7 @@ def figure_3(runs: dict[str, dict]) -> Figure:
 
 
 def figure_4(runs: dict[str, dict]) -> Figure:
-    """Norm and largest entry of the gradient of the first convolution and of the last layer."""
+    """Draw norm and largest entry of the gradients of the first convolution and the last layer."""
     figure = Figure(figsize=(6.4, 6.4), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     for column, (layer, title) in enumerate(((0, "first convolution"), (-1, "linear layer"))):
