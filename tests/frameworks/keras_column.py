@@ -1,6 +1,6 @@
-"""Keras' columns of the table, one a backend, in float64 and a process of their own.
+"""The Keras backends of the table, in float64, each in a separate process.
 
-``KERAS_BACKEND=... python keras_column.py FILE`` walks every row of that backend's column.
+``KERAS_BACKEND=... python keras_column.py FILE`` computes every row of that backend.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import numpy as np
 from table import JOBS, LAYERS, SETTINGS, Array, Framework, Job, Layout, Walk
 
 BACKENDS = ("torch", "jax", "tensorflow")
-# Keras makes float32 of float64 on its way: of a rate on TensorFlow, of whole losses elsewhere.
+# Keras rounds some float64 numbers to float32: rates on TensorFlow, losses elsewhere.
 TOLERANCE = 1e-6
 PARTS = ("outputs", "weights", "biases")
 
 
 class Stored(Protocol):
-    """What a :class:`Layout` does."""
+    """The interface of :class:`Layout`."""
 
     def own(self, weight: Array) -> Array: ...
     def canonical(self, own: Array) -> Array: ...
 
 
 class PerInput:
-    """A depthwise kernel: (out, 1, k, k) is (k, k, in, multiplier), out counting in by in."""
+    """The layout of a depthwise kernel: (out, 1, k, k) as (k, k, in, multiplier)."""
 
     def __init__(self, inputs: int) -> None:
         self.inputs = inputs
@@ -44,8 +44,8 @@ class PerInput:
         return own.transpose(2, 3, 0, 1).reshape(-1, 1, *own.shape[:2])
 
 
-class Own(NamedTuple):
-    """A Keras layer by its name, what it takes, and how it stores the weight."""
+class LayerClass(NamedTuple):
+    """Name, options and weight layout of a Keras layer."""
 
     kind: str
     options: Mapping[str, Any]
@@ -57,18 +57,18 @@ def last(kernel: int, *, swapped: bool = False) -> Layout:
     return Layout((*range(2, 2 + kernel), *((0, 1) if swapped else (1, 0))))
 
 
-def conv(name: str, filters: int, size: tuple[int, ...], **options: Any) -> Own:
+def conv(name: str, filters: int, size: tuple[int, ...], **options: Any) -> LayerClass:
     swapped = name.endswith("Transpose")
     options = {"filters": filters, "kernel_size": size, **options}
-    return Own(name, options, last(len(size), swapped=swapped))
+    return LayerClass(name, options, last(len(size), swapped=swapped))
 
 
-OWN = {
-    "Linear": Own("Dense", {"units": 3}, last(0)),
+LAYER_CLASSES = {
+    "Linear": LayerClass("Dense", {"units": 3}, last(0)),
     "Conv1d": conv("Conv1D", 4, (5,)),
     "Conv2d": conv("Conv2D", 4, (3, 2), strides=2),
     "Conv2d, grouped": conv("Conv2D", 6, (3, 3), groups=2),
-    "Conv2d, depthwise": Own(
+    "Conv2d, depthwise": LayerClass(
         "DepthwiseConv2D", {"kernel_size": (3, 3), "depth_multiplier": 2}, PerInput(4)
     ),
     "Conv2d, depthwise (groups)": conv("Conv2D", 8, (3, 3), groups=4),
@@ -81,9 +81,9 @@ OWN = {
 
 
 def rows(backend: str) -> tuple[str, ...]:
-    """The rows of a backend; TensorFlow has no gradient of grouped convolutions on a CPU."""
+    """The rows of a backend; TensorFlow cannot differentiate grouped convolutions on a CPU."""
     grouped = {"Conv2d, grouped", "Conv2d, depthwise (groups)"} if backend == "tensorflow" else ()
-    return tuple(row for row in OWN if row not in grouped)
+    return tuple(row for row in LAYER_CLASSES if row not in grouped)
 
 
 def key(row: str, job: Job, part: str) -> str:
@@ -92,7 +92,7 @@ def key(row: str, job: Job, part: str) -> str:
 
 @cache
 def walks(backend: str) -> Mapping[str, Array]:
-    """Every walk of a backend; made once, also where tests run side by side."""
+    """Every walk of a backend, computed once even if tests run in parallel."""
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
     file = Path(tempfile.gettempdir()) / f"zeromean-{run}-{backend}.npz"
     with file.with_suffix(".lock").open("w") as lock:
@@ -126,8 +126,10 @@ def walk(row: str, job: Job) -> Walk:
 
     import zeromean.keras
 
-    own, setting = OWN[row], SETTINGS[job.setting]
-    coupled = setting.optimizer == "sgd"  # Keras' own decay is decoupled: the loss has to hold it
+    own, setting = LAYER_CLASSES[row], SETTINGS[job.setting]
+    coupled = (
+        setting.optimizer == "sgd"
+    )  # Keras' weight decay is decoupled; the loss must contain it
     decay = keras.regularizers.L2(setting.weight_decay / 2) if coupled else None
     prefix = "depthwise" if own.kind.startswith("Depthwise") else "kernel"
     regularized = {f"{prefix}_regularizer": decay, "bias_regularizer": decay}

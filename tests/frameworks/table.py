@@ -1,8 +1,8 @@
-"""The table: layers, settings and places that every framework has to walk alike.
+"""The table of layers, settings and places for which every framework must make the same steps.
 
-A weight is written here as (out, in / groups, k...), which is torch's layout but for transposed
-convolutions; a framework says by a :class:`Layout` how it stores that. The same weights must give
-the same outputs, and the same steps from then on.
+Weights here are (out, in / groups, k...), torch's layout except for transposed convolutions; a
+:class:`Layout` describes the layout of a framework. From the same weights, all frameworks must have
+the same outputs and make the same steps.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ STEPS = 4
 
 @dataclass(frozen=True)
 class Layer:
-    """A torch layer, and the shape of a batch for it, channels first."""
+    """A torch layer and the shape of its batches, channels first."""
 
     make: Callable[[], nn.Module]
     inputs: tuple[int, ...]
 
 
-# No two sizes of a weight are alike where that can be, so that no wrong axis goes unseen.
+# All sizes of a weight differ if possible, so that a wrong axis cannot pass.
 LAYERS: dict[str, Layer] = {
     "Linear": Layer(lambda: nn.Linear(5, 3), (4, 5)),
     "Conv1d": Layer(lambda: nn.Conv1d(3, 4, 5), (2, 3, 9)),
@@ -51,7 +51,7 @@ LAYERS: dict[str, Layer] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """An optimizer. ``eps`` is so small that it does not matter where it is added."""
+    """An optimizer; ``eps`` is so small that its place in the formula does not matter."""
 
     optimizer: str
     lr: float
@@ -70,7 +70,7 @@ PLACES = ("gradient", "update")
 
 @dataclass(frozen=True)
 class Job:
-    """One walk: a layer under an optimizer with centering at one place."""
+    """One layer, trained by one optimizer with centering at one place."""
 
     layer: str
     setting: str
@@ -82,13 +82,13 @@ class Job:
 
     @property
     def weights(self) -> Mapping[str, Array]:
-        """The start: ``weight`` as (out, in / groups, k...) and ``bias``."""
+        """Initial ``weight`` as (out, in / groups, k...), and ``bias``."""
         layer = self.torch_layer()
         return {"weight": canonical(layer, layer.weight), "bias": layer.bias.detach().numpy()}
 
     @property
     def inputs(self) -> Array:
-        """One batch a step, channels first."""
+        """One batch per step, channels first."""
         shape = (STEPS, *LAYERS[self.layer].inputs)
         return np.random.default_rng(len(self.layer)).normal(size=shape)
 
@@ -98,12 +98,12 @@ JOBS = [Job(layer, setting, at) for layer in LAYERS for setting in SETTINGS for 
 
 @dataclass(frozen=True)
 class Walk:
-    """What a framework made of a job.
+    """The trajectory of a job.
 
     Args:
-        outputs: Of the first batch, before the first step, channels first.
-        weights: The weight after each step, as (out, in / groups, k...).
-        biases: The bias after each step.
+        outputs: Outputs for the first batch, before the first step, channels first.
+        weights: Weight after each step, as (out, in / groups, k...).
+        biases: Bias after each step.
     """
 
     outputs: Array
@@ -113,11 +113,11 @@ class Walk:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a framework stores a weight (out, in / groups, k...).
+    """The layout of a weight (out, in / groups, k...) in a framework.
 
     Args:
-        axes: Which of these axes each of its own axes is.
-        flipped: Its own axes that run backwards.
+        axes: For each axis of the framework, the axis here.
+        flipped: Axes of the framework that run backwards.
     """
 
     axes: tuple[int, ...]
@@ -132,14 +132,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Framework:
-    """A framework's column of the table.
+    """A framework of the table.
 
     Args:
-        layers: The rows that it has; a variant adds its name in brackets: "Conv2d (variant)".
-        walk: Runs a job, for one of these rows. The loss of a batch is
+        layers: Supported rows; a variant adds its name in parentheses: "Conv2d (variant)".
+        walk: Function that trains a row for a job. The loss of a batch is
             ``mean(outputs**2) + mean(outputs)``.
-        settings, places: What it can be set to.
-        tolerance: How far it may be from torch in float64, relative to the largest entry.
+        settings, places: Supported settings and places.
+        tolerance: Largest difference to torch in float64, relative to the largest entry.
     """
 
     layers: tuple[str, ...]
@@ -150,7 +150,7 @@ class Framework:
 
 
 def canonical(layer: nn.Module, weight: torch.Tensor) -> Array:
-    """A torch layer's weight as (out, in / groups, k...)."""
+    """The weight of a torch layer as (out, in / groups, k...)."""
     if getattr(layer, "transposed", False):  # (in, out / groups, k...)
         parts = weight.detach().unflatten(0, (layer.groups, -1)).transpose(1, 2)
         return parts.flatten(0, 1).numpy()
@@ -159,7 +159,7 @@ def canonical(layer: nn.Module, weight: torch.Tensor) -> Array:
 
 @cache
 def torch_walk(job: Job) -> Walk:
-    """The walk that every framework is compared to."""
+    """The trajectory of torch, with which every framework is compared."""
     setting = SETTINGS[job.setting]
     layer = job.torch_layer()
     optimizer: torch.optim.Optimizer

@@ -1,4 +1,4 @@
-"""Every framework walks the same trajectory as torch, layer by layer, in its own layout."""
+"""Every framework makes the same steps as torch, for each layer in its own layout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("name", "row", "job"), ROWS)
-def test_the_same_weights_and_gradients_give_the_same_trajectory(
+def test_trajectory_equals_torch(
     name: str, row: str, job: Job, supports: Callable[..., None]
 ) -> None:
     framework = FRAMEWORKS[name]
@@ -43,8 +43,8 @@ def close(own: Any, expected: Any, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("job", JOBS, ids=str)
-def test_what_torch_walks_is_worth_comparing_to(job: Job) -> None:
-    """The weights move, and their vectors' means as the place promises."""
+def test_torch_trajectory_moves_and_keeps_means(job: Job) -> None:
+    """The weights move; the means are kept where ``at`` and the optimizer keep them."""
     walk: Walk = torch_walk(job)
     start = job.weights["weight"]
     assert np.abs(walk.weights - start).max() > 1e-3
@@ -54,7 +54,7 @@ def test_what_torch_walks_is_worth_comparing_to(job: Job) -> None:
     assert (drift < 1e-14) == kept
 
 
-def test_every_row_names_a_layer_and_is_walked() -> None:
+def test_every_row_is_tested() -> None:
     for framework in FRAMEWORKS.values():
         assert {row.partition(" (")[0] for row in framework.layers} <= set(LAYERS)
         assert set(framework.settings) <= set(SETTINGS)
