@@ -1,4 +1,4 @@
-"""Hugging Face Accelerate: centralize the optimizer inside the one that `prepare` returns.
+"""Hugging Face Accelerate: centralize the optimizer that `prepare` returns.
 
 Needs accelerate, and scikit-learn for the data. Run it with python or `accelerate launch`.
 """
@@ -22,9 +22,8 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 
 accelerator = Accelerator(gradient_accumulation_steps=2)
 model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-# AcceleratedOptimizer does not call hooks; the optimizer inside it does.
-zeromean.centralize(optimizer.optimizer, model, at="update")
-print(zeromean.status(optimizer.optimizer))
+zeromean.centralize(optimizer, model, at="update")
+print(zeromean.status(optimizer))
 
 last = accelerator.unwrap_model(model)[-1]
 before = last.weight.detach().mean(1)
