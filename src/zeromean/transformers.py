@@ -11,7 +11,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from zeromean.centralization.centralize import Handle, attach
-from zeromean.centralization.validate import check_subjects
 from zeromean.errors import ZeromeanError, needs_extra
 from zeromean.gc_options import GCOptions, WeightDecay
 from zeromean.plan import Layers, Scope
@@ -40,7 +39,7 @@ class Centralize(TrainerCallback):
     clips gradients first, as in the published code.
 
     Args:
-        at, layers, embeddings, scope, weight_decay, project_state: Options of
+        at, layers, embeddings, scope, weight_decay, project_state, fused: Options of
             :func:`zeromean.centralize`.
 
     Raises:
@@ -65,8 +64,9 @@ class Centralize(TrainerCallback):
         scope: Scope = "vector",
         weight_decay: Literal["auto"] | WeightDecay = "auto",
         project_state: bool = False,
+        fused: bool | None = None,
     ) -> None:
-        self.options = GCOptions(at, layers, embeddings, scope, weight_decay, project_state)
+        self.options = GCOptions(at, layers, embeddings, scope, weight_decay, project_state, fused)
         self.handle: Handle | None = None
 
     def on_train_begin(
@@ -86,7 +86,7 @@ class Centralize(TrainerCallback):
                 "Use a Trainer that steps a torch optimizer itself, not DeepSpeed",
             )
         self._detach()  # the last training was interrupted
-        self.handle = attach(check_subjects(optimizer, model), model, self.options)
+        self.handle = attach(optimizer, model, self.options)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
