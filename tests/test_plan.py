@@ -215,7 +215,7 @@ def test_undescribed_optimizer_warns_once() -> None:
 def test_centralize_after_cwn_warns_with_the_reason() -> None:
     model = nn.Linear(6, 5)
     zeromean.reparametrize(model, "cwn")
-    with pytest.warns(zeromean.ZeromeanWarning, match=r"its gradient is zero-mean already"):
+    with pytest.warns(zeromean.ZeromeanWarning, match=r"gradient of 1 of its weights zero-mean"):
         zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)
 
 

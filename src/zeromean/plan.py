@@ -91,6 +91,11 @@ class Row:
             axes = f"{axes} in {self.groups} groups"
         return self.name, "x".join(map(str, self.shape)) or "scalar", self.role, axes
 
+    @property
+    def zero_mean_already(self) -> bool:
+        """Whether a re-parametrization makes its gradient zero-mean without centering."""
+        return not self.centered and self.fan_in is not None and self.fan_in.zero_mean
+
     def left_alone(self, reason: str) -> Row:
         """Return the same parameter, not centered for this reason."""
         return replace(self, centered=False, reason=reason)
@@ -146,16 +151,23 @@ class Plan(Sequence[Row]):
         header = ("parameter", "shape", "role", "axes", "centered", "reason")
         return Table(
             header,
-            [(*row.cells, "yes" if row.centered else "no", row.reason) for row in self],
+            [(*row.cells, _state(row), row.reason) for row in self],
             left=len(header),
         )
 
     def total(self) -> str:
         """Return one line that says how much of the model is centered."""
-        return (
+        already = [row for row in self if row.zero_mean_already]
+        text = (
             f"centered: {len(self.centered)} of {len(self)} parameters,"
             f" {_entries(self.centered):,} of {_entries(self.rows):,} entries"
         )
+        if already:
+            text += (
+                f"; zero-mean already by re-parametrization: {len(already)} parameters,"
+                f" {_entries(already):,} entries"
+            )
+        return text
 
     def undescribed(self) -> str:
         """Return a sentence that names the modules without a rule if they hold most of the model.
@@ -190,6 +202,10 @@ class Plan(Sequence[Row]):
             if note
         )
         return f"{self.table().html()}{notes}"
+
+
+def _state(row: Row) -> str:
+    return "yes" if row.centered else "already" if row.zero_mean_already else "no"
 
 
 def _entries(rows: Iterable[Row]) -> int:

@@ -520,6 +520,23 @@ def test_gc_on_top_of_a_zero_mean_proxy_changes_nothing(method: Any) -> None:
     assert same == (method != "wn")
 
 
+def test_explain_and_centralize_name_weights_that_are_zero_mean_already() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+    zeromean.reparametrize(model, "cwn", layers="conv")
+    plan = zeromean.explain(model)
+    assert "conv    1,2,3  already   CenteredWeightNorm of Conv2d" in str(plan)
+    assert plan.total() == (
+        "centered: 1 of 5 parameters, 16 of 250 entries; zero-mean already by re-parametrization:"
+        " 1 parameters, 216 entries"
+    )
+    zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)  # the linear layer
+    zeromean.reparametrize(model, "cwn", layers="linear")
+    with pytest.warns(
+        zeromean.ZeromeanWarning, match=r"gradient of 2 .* leave centralize"
+    ):
+        zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)
+
+
 # --- natural re-parametrization -------------------------------------------------------------------
 
 

@@ -64,6 +64,12 @@ class Centering:
         if not plan.centered:
             largest = max(plan, key=lambda row: math.prod(row.shape))
             why = undescribed or f"The largest parameter is {largest.name} ({largest.reason})"
+            already = sum(row.zero_mean_already for row in plan)
+            if already:
+                why = (
+                    f"Re-parametrization already makes the gradient of {already} of its weights"
+                    " zero-mean, so leave centralize out, or re-parametrize fewer layers"
+                )
             warn(
                 f"Nothing is centered. {why}. print(zeromean.explain(model)) shows the reason for"
                 " each parameter."
