@@ -463,6 +463,8 @@ def test_handle_removes_and_is_a_context_manager() -> None:
     optimizer = SGD(model.parameters(), lr=0.1)
     with zeromean.centralize(optimizer, model) as handle:
         assert handle_of(optimizer) is handle
+        assert repr(zeromean.status(optimizer)).startswith("Status(SGD is centralized with at=")
+        assert zeromean.status(optimizer)._repr_html_().startswith("<p>SGD is centralized")
     assert handle_of(optimizer) is None
     handle.remove()
     backward(model, optimizer)
@@ -670,6 +672,18 @@ def test_plan_without_centered_parameters_warns() -> None:
     model = nn.BatchNorm1d(3)
     with pytest.warns(zeromean.ZeromeanWarning, match="Nothing is centered"):
         zeromean.centralize(SGD(model.parameters(), lr=0.1), model)
+
+
+def test_optimizer_without_parameters_warns_and_plans_later() -> None:
+    model = nn.Linear(4, 3).double()
+    optimizer = SGD([{"params": []}], lr=0.1)
+    with pytest.warns(zeromean.ZeromeanWarning, match="holds no parameter"):
+        zeromean.centralize(optimizer, model)
+    optimizer.add_param_group({"params": model.parameters()})
+    before = all_means(model)
+    backward_of_linear(model, optimizer)
+    optimizer.step()
+    torch.testing.assert_close(all_means(model), before)
 
 
 def test_warnings_point_to_the_caller() -> None:

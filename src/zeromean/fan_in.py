@@ -326,16 +326,10 @@ def _is_stacked_experts(module: Any) -> bool:
 def _stacked_experts(module: Any) -> Description:  # (experts, out, in), or (experts, in, out)
     axes = (1,) if module.is_transposed else (2,)
     return {
-        name: FanIn(axes) if value.ndim == 3 else "a bias has no fan-in"
+        name: FanIn(axes)
         for name in _tensor_names(module)
-        if (value := _stored(module, name)) is not None
+        if name in ("gate_up_proj", "up_proj", "down_proj")
     }
-
-
-def _stored(module: Any, name: str) -> Any:
-    """Return a parameter, or the original tensor that a parametrization computes it from."""
-    value = module._parameters.get(name)
-    return value if value is not None else getattr(module.parametrizations[name], "original", None)
 
 
 @register("peft.tuners.lora.layer.ParamWrapper")  # LoRA of a parameter, such as stacked experts
@@ -346,7 +340,7 @@ def _lora_of_parameter(module: Any) -> Description:
     kind = f"{type(base).__name__}.{module.parameter_name}"
     left_alone = {}
     # PEFT stores A as (rank * experts, in), if it assumes the right layout of the parameter.
-    axes = (2,) if module._did_swap_in_out_features else (1,)
+    axes = (2,) if getattr(module, "_did_swap_in_out_features", False) else (1,)
     if not (isinstance(described, FanIn) and described.axes == axes):
         reason = f"it adapts {kind}, whose layout is unknown or not the one that PEFT assumes"
         left_alone = {"lora_A": reason, "lora_B": reason}

@@ -61,7 +61,9 @@ class Centering:
             )
         plan = Plan(tuple(row for row in self.plan if row.parameter in self._fan_ins))
         undescribed = plan.undescribed()
-        if not plan.centered:
+        if not len(plan):
+            warn("Nothing is centered yet, because the optimizer holds no parameter.")
+        elif not plan.centered:
             largest = max(plan, key=lambda row: math.prod(row.shape))
             why = undescribed or f"The largest parameter is {largest.name} ({largest.reason})"
             already = sum(row.zero_mean_already for row in plan)

@@ -15,7 +15,7 @@ from zeromean.centralization.validate import check_optimizer
 from zeromean.errors import ZeromeanError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Status:
     """The result of :func:`zeromean.status`; printing it gives a sentence.
 
@@ -64,6 +64,9 @@ class Status:
         if self.centers_itself:
             text += f"; it centers gradients itself ({self.centers_itself}), by shape alone"
         return text
+
+    def __repr__(self) -> str:
+        return f"Status({self})"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(str(self))}</p>"
