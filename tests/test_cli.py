@@ -2,20 +2,101 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from importlib import metadata
+from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
-from zeromean.cli import app
+from zeromean.cli import app, demo
+from zeromean.cli.output import one_line_errors, printable
+
+PROGRAM = (sys.executable, "-m", "zeromean")
 
 
-def test_it_tells_its_version() -> None:
+def test_version_is_printed() -> None:
     done = CliRunner().invoke(app, ["--version"])
     assert (done.exit_code, done.output) == (0, f"zeromean {metadata.version('zeromean')}\n")
 
 
-def test_without_a_command_it_tells_what_there_is() -> None:
+def test_without_a_command_the_commands_are_listed() -> None:
     done = CliRunner().invoke(app, [])
     assert done.exit_code == 0
-    for command in ("compare", "explain", "study", "reproduce", "tables", "diagnose", "bench"):
+    for command in (
+        *("demo", "compare", "study", "report", "tables", "reproduce", "explain", "diagnose"),
+        "bench",
+    ):
         assert f" {command} " in done.output
+
+
+def test_compare_has_at_most_fifteen_options_of_its_own() -> None:
+    help_text = CliRunner().invoke(app, ["compare", "--help"]).output
+    panel = help_text.partition("Options")[2].partition("╰")[0]
+    options = [word for word in panel.split() if word.startswith("--") and word != "--help"]
+    assert 10 < len(options) <= 15
+
+
+@pytest.mark.parametrize(
+    ("words", "device", "code", "line"),
+    [
+        (("tables",), "/dev/full", 2, "No space left on device"),
+        (("explain", "mlp"), "/dev/full", 2, "No space left on device"),
+    ],
+)
+def test_full_output_ends_with_one_line(
+    words: tuple[str, ...], device: str, code: int, line: str
+) -> None:
+    with Path(device).open("w") as full:
+        done = subprocess.run(
+            (*PROGRAM, *words), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+    assert line in done.stderr
+
+
+def test_reader_that_closes_the_pipe_ends_it_silently(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        raise BrokenPipeError(32, "Broken pipe")
+    assert (end.value.code, capsys.readouterr().err) == (1, "")
+
+
+def test_shell_completion_offers_the_commands() -> None:
+    done = subprocess.run(
+        PROGRAM,
+        env={
+            **os.environ,
+            "_ZEROMEAN_COMPLETE": "complete_bash",
+            "COMP_WORDS": "zeromean co",
+            "COMP_CWORD": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["compare"]
+
+
+def test_control_characters_are_escaped() -> None:
+    assert printable("a\x1b[2J\x9b\x00b\n\tc") == r"a\x1b[2J\x9b\x00b" + "\n\tc"
+    assert printable("résumé − 数") == "résumé − 数"  # noqa: RUF001
+
+
+def test_demo_shows_that_gc_keeps_the_means() -> None:
+    assert demo.drift(centralized=False) > 1e-2
+    assert demo.drift(centralized=True) < 1e-6
+
+
+def test_demo_shows_the_plan_first_and_ends_with_three_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "run_study", lambda study, out, jobs: print(f"compared in {out}"))
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
+    assert done.exit_code == 0
+    parts = ["centered: 3 of 6 parameters", "without GC", f"compared in {tmp_path}", "What to try"]
+    places = [done.output.index(part) for part in parts]
+    assert places == sorted(places)
+    tail = done.output.partition("What to try")[2]
+    assert [line.split()[1] for line in tail.splitlines()[1:]] == ["explain", "run", "compare"]

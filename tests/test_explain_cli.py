@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -63,20 +64,20 @@ def small() -> nn.Module:
         (("--layers", "linear"), {"layers": "linear"}),
     ],
 )
-def test_a_factory_s_plan_is_what_explain_says(
+def test_plan_of_a_factory_is_that_of_explain(
     options: tuple[str, ...], same: dict[str, Any]
 ) -> None:
-    code, stdout, stderr = invoke("--model", "my_models:small", *options)
+    code, stdout, stderr = invoke("my_models:small", *options)
     assert (code, stderr) == (0, "")
     assert stdout == f"{zeromean.explain(small(), **same)}\n"
 
 
-def test_json_holds_the_same() -> None:
-    code, stdout, _ = invoke("--model", "my_models:small", "--json")
-    told = json.loads(stdout)
+def test_json_has_the_same_content() -> None:
+    code, stdout, _ = invoke("my_models:small", "--json")
+    content = json.loads(stdout)
     assert code == 0
-    assert told["model"] == "my_models:small"
-    assert told["parameters"][0] == {
+    assert content["model"] == "my_models:small"
+    assert content["parameters"][0] == {
         "name": "0.weight",
         "shape": [8, 3, 3, 3],
         "role": "conv",
@@ -85,11 +86,11 @@ def test_json_holds_the_same() -> None:
         "centered": True,
         "reason": "Conv2d, fan-in 27",
     }
-    assert [row["centered"] for row in told["parameters"]] == [True, False]
+    assert [row["centered"] for row in content["parameters"]] == [True, False]
 
 
-def test_what_a_factory_prints_is_kept_out_of_the_json() -> None:
-    code, stdout, stderr = invoke("--model", "my_models:loud", "--json")
+def test_output_of_a_factory_stays_out_of_the_json() -> None:
+    code, stdout, stderr = invoke("my_models:loud", "--json")
     assert (code, stderr) == (0, "loading\n")
     assert json.loads(stdout)["model"] == "my_models:loud"
 
@@ -97,7 +98,7 @@ def test_what_a_factory_prints_is_kept_out_of_the_json() -> None:
 @pytest.mark.parametrize(
     ("ending", "inside"), [("pt", False), ("pt", True), ("safetensors", False)]
 )
-def test_a_checkpoint_is_explained_by_its_shapes(ending: str, inside: bool) -> None:
+def test_checkpoint_is_explained_by_its_shapes(ending: str, inside: bool) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(4, 2))
     weights = model.state_dict()
     if ending == "safetensors":
@@ -106,10 +107,10 @@ def test_a_checkpoint_is_explained_by_its_shapes(ending: str, inside: bool) -> N
         save_file(weights, "saved.safetensors")
     else:
         torch.save({"state_dict": weights, "epoch": 3} if inside else weights, "saved.pt")
-    code, stdout, stderr = invoke("--model", f"saved.{ending}")
+    code, stdout, stderr = invoke(f"saved.{ending}")
     assert code == 0
     assert stderr.count("\n") == 1
-    assert "holds shapes alone" in stderr
+    assert "contains shapes alone" in stderr
     rows = {line.split()[0]: line.split() for line in stdout.splitlines()[1:-1]}
     assert rows["0.weight"][1:5] == ["8x3x3x3", "conv", "1,2,3", "yes"]
     assert rows["2.weight"][1:5] == ["2x4", "linear", "1", "yes"]
@@ -119,7 +120,7 @@ def test_a_checkpoint_is_explained_by_its_shapes(ending: str, inside: bool) -> N
 
 def test_json_of_a_checkpoint_stands_alone_on_standard_output() -> None:
     torch.save(small().state_dict(), "saved.pth")
-    _, stdout, _ = invoke("--model", "saved.pth", "--json")
+    _, stdout, _ = invoke("saved.pth", "--json")
     assert len(json.loads(stdout)["parameters"]) == 2
 
 
@@ -134,37 +135,37 @@ def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     timm.create_model = create_model
     monkeypatch.setitem(sys.modules, "timm", timm)
-    assert invoke("--model", "timm:resnet50")[1] == f"{zeromean.explain(small())}\n"
-    code, stdout, stderr = invoke("--model", "timm:vgg")
+    assert invoke("timm:resnet50")[1] == f"{zeromean.explain(small())}\n"
+    code, stdout, stderr = invoke("timm:vgg")
     assert (code, stdout) == (2, "")
     assert "Unknown model (vgg)" in stderr
 
 
-def test_a_timm_that_is_not_there_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_timm_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    code, stdout, stderr = invoke("--model", "timm:resnet50")
+    code, stdout, stderr = invoke("timm:resnet50")
     assert (code, stdout) == (2, "")
     assert stderr.count("\n") == 1
-    assert "timm cannot be imported" in stderr
-    assert "--model module:factory" in stderr
+    assert "needs timm, which cannot be imported" in stderr
+    assert "pass module:factory" in stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ((), "Missing option '--model'"),
-        (("--model", "resnet50"), "wanted module:factory"),
-        (("--model", "nowhere:small"), "No module named 'nowhere'"),
-        (("--model", "my_models:large"), "has no attribute 'large'"),
-        (("--model", "my_models:needs"), "missing 1 required positional argument"),
-        (("--model", "my_models:broken"), "ValueError: no such thing"),
-        (("--model", "my_models:none"), "which returns int"),
-        (("--model", "nowhere.pt"), "nowhere.pt, which is no file"),
-        (("--model", "nowhere.safetensors"), "nowhere.safetensors, which cannot be read"),
-        (("--model", "my_models.py"), "cannot be read safely"),
-        (("--model", "my_models:small", "--layers", "some"), 'layers="some"'),
-        (("--model", "my_models.py", "--embeddings"), "do not tell an embedding"),
-        (("--model", "my_models:small", "--yaml"), "No such option: --yaml"),
+        ((), "the following arguments are required: model"),
+        (("resnet5",), "'resnet5' is not one of module:factory, file.py:factory, timm:NAME"),
+        (("nowhere:small",), "No module named 'nowhere'"),
+        (("my_models:large",), "has no attribute 'large'"),
+        (("my_models:needs",), "missing 1 required positional argument"),
+        (("my_models:broken",), "failed with ValueError: no such thing"),
+        (("my_models:none",), "returned int, not a torch.nn.Module"),
+        (("nowhere.pt",), "nowhere.pt is not a file"),
+        (("nowhere.safetensors",), "nowhere.safetensors cannot be read"),
+        (("my_models.py",), "Pass my_models.py:NAME, with a function in it that returns the model"),
+        (("my_models:small", "--layers", "some"), "some"),
+        (("saved.pt", "--embeddings"), "do not show what is an embedding"),
+        (("my_models:small", "--yaml"), "unrecognized arguments: --yaml"),
     ],
 )
 def test_bad_input_ends_with_one_line(arguments: tuple[str, ...], line: str) -> None:
@@ -173,3 +174,47 @@ def test_bad_input_ends_with_one_line(arguments: tuple[str, ...], line: str) -> 
     assert stderr.count("\n") == 1
     assert stderr.startswith("zeromean: ")
     assert line in stderr
+
+
+def test_built_in_networks_are_explained_by_name() -> None:
+    code, stdout, stderr = invoke("resnet20")
+    assert (code, stderr) == (0, "")
+    assert "centered: 20 of 59 parameters" in stdout
+    assert invoke("lstm")[0] == 0
+
+
+def test_factory_in_a_file_is_found_by_its_path(tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "helper.py").write_text("from my_models import small")
+    (folder / "nets.py").write_text("from helper import small as make")
+    code, stdout, stderr = invoke("elsewhere/nets.py:make")
+    assert (code, stderr) == (0, "")
+    assert stdout == f"{zeromean.explain(small())}\n"
+    code, _, stderr = invoke("elsewhere/nets.py:other")
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "has no attribute 'other'" in stderr
+    code, _, stderr = invoke("elsewhere/none.py:make")
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "none.py" in stderr
+
+
+def test_explain_needs_torch_alone(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "for name in ('typer', 'rich', 'msgspec', 'PIL'): sys.modules[name] = None\n"
+        "sys.argv[1:] = ['explain', 'my_models.py:small']\n"
+        "from zeromean.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        (sys.executable, "-c", program), capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "centered: 1 of 2 parameters" in done.stdout
+
+
+def test_escape_sequences_in_names_are_not_sent_to_the_terminal() -> None:
+    torch.save({"a\x1b[2J": torch.zeros(3, 2)}, "evil.pt")
+    _, stdout, _ = invoke("evil.pt")
+    assert "\x1b" not in stdout
+    assert r"a\x1b[2J" in stdout

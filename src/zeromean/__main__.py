@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import sys
 
+# Commands that need torch alone; the others need the extra "study".
+STANDALONE = {"run": "zeromean.programs.main", "explain": "zeromean.cli.explain"}
+
 
 def main() -> None:
-    """Runs the command line; says in one line if the extra it needs is missing."""
+    """Run the command line; name the missing extra in one line if there is one."""
     for stream in (sys.stdout, sys.stderr):
-        # A file or pipe may be in an encoding without a minus sign.
+        # A file or pipe may have an encoding without a minus sign.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")
-    if sys.argv[1:2] == ["run"]:
-        from zeromean.programs.main import main as run  # needs torch alone
-
-        run(sys.argv[2:])
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    command, *words = sys.argv[1:] or [""]
+    if command in STANDALONE:
+        importlib.import_module(STANDALONE[command]).main(words)
+        return
     try:
-        from zeromean.cli import app
+        from zeromean.cli.main import app
 
-        app()
+        app(prog_name="zeromean")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("zeromean"):
             raise
         print(
-            f"zeromean: no module {error.name}; fix: pip install 'zeromean[study]'", file=sys.stderr
+            f"zeromean: the module {error.name} is not installed."
+            " Run: pip install 'zeromean[study]'",
+            file=sys.stderr,
         )
         sys.exit(2)
 

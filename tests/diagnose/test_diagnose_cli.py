@@ -118,8 +118,8 @@ def test_page_holds_every_diagnostic(
     references = References(text)
     assert (references.found, references.pictures) == ([], 6)
     assert "Not measured" not in text
-    assert "unknown: the checkpoint holds no optimizer" in text
-    assert "--samples 24 --batch-size 16 --out pages/one.html" in text
+    assert "unknown: the checkpoint contains no optimizer" in text
+    assert "--batch-size 16 --out pages/one.html" in text
     for title in TITLES:
         assert re.search(f"^{title}: .+", stdout, re.M)
     assert stdout.endswith("pages/one.html\n")
@@ -191,26 +191,26 @@ def test_page_shows_how_the_run_was_centralized(folder: Path, nested: bool) -> N
 @pytest.mark.parametrize(
     ("arguments", "model", "line"),
     [
-        (("nowhere.pt",), "own_models:mlp", "checkpoint nowhere.pt, which is no file"),
-        (("own_models.py",), "own_models:mlp", "cannot be read safely"),
-        (("list.pt",), "own_models:mlp", "list.pt with list; wanted a state_dict, or a dict"),
-        (("whole.pt",), "own_models:mlp", "cannot be read safely"),
-        (("mlp.pt",), "own_models:batch_norm", "which does not fit --model"),
-        (("mlp.pt",), "own_models", "--model own_models; wanted module:factory"),
+        (("nowhere.pt",), "own_models:mlp", "the checkpoint nowhere.pt is not a file"),
+        (("own_models.py",), "own_models:mlp", "cannot be read without running code in it"),
+        (("list.pt",), "own_models:mlp", "list.pt contains list, but neither a state_dict nor one"),
+        (("whole.pt",), "own_models:mlp", "cannot be read without running code in it"),
+        (("mlp.pt",), "own_models:batch_norm", "does not fit --model"),
+        (("mlp.pt",), "own_models", "the model 'own_models' is not one of module:factory"),
         (("mlp.pt",), "nowhere:mlp", "ModuleNotFoundError: No module named 'nowhere'"),
         (("mlp.pt",), "own_models:vgg", "AttributeError"),
         (("mlp.pt",), "own_models:broken", "KeyError: 'no such size'"),
         (("mlp.pt",), "own_models:size", "TypeError"),
-        (("mlp.pt",), "own_models:number", "which returns int"),
-        (("color.pt",), "own_models:color", "a model of images of 1x8x8, batch first"),
-        (("flat.pt",), "own_models:flat", "which does not fit --model"),
-        (("seven.pt",), "own_models:seven", "with an output of (1, 7); wanted logits of shape"),
+        (("mlp.pt",), "own_models:number", "returned int, not a torch.nn.Module"),
+        (("color.pt",), "own_models:color", "failed on images of 1x8x8"),
+        (("flat.pt",), "own_models:flat", "does not fit --model"),
+        (("seven.pt",), "own_models:seven", "returned (1, 7); logits of shape (images, 10)"),
         (("mlp.pt", "--out", "own_models.py/x.html"), "own_models:mlp", "cannot be written"),
-        (("mlp.pt", "--samples", 0), "own_models:mlp", "--samples 0; wanted 1 or more"),
-        (("mlp.pt", "--batch-size", 0), "own_models:mlp", "--batch-size 0; wanted 1 or more"),
+        (("mlp.pt", "--samples", 0), "own_models:mlp", "--samples is 0; at least 1 is needed"),
+        (("mlp.pt", "--batch-size", 0), "own_models:mlp", "--batch-size is 0; at least 1 is needed"),
         (("mlp.pt", "--device", "abacus"), "own_models:mlp", "torch cannot use the device"),
         (("mlp.pt", "--out", "."), "own_models:mlp", "--out . is a folder"),
-        (("mlp.pt", "--data", "mnist"), "own_models:mlp", "data 'mnist'; wanted digits"),
+        (("mlp.pt", "--data", "mnist"), "own_models:mlp", "data='mnist' is not one of digits"),
         (("mlp.pt", "--quick"), "own_models:mlp", "No such option: --quick"),
         ((), "own_models:mlp", "Missing argument 'checkpoint'"),
     ],
@@ -241,5 +241,5 @@ def test_ctrl_c_ends_with_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(page, "preactivations", interrupt)
     code, _, stderr = run("mlp.pt")
-    assert (code, stderr) == (130, "zeromean: interrupted; no page written\n")
+    assert (code, stderr) == (130, "zeromean: interrupted; no page was written\n")
     assert not (folder / "zeromean-diagnose.html").exists()

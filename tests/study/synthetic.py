@@ -1,16 +1,17 @@
-"""Results that are made up, for what is computed from them."""
+"""Invented results, for what is computed from results."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from zeromean.study import ImageTask, Method, Study
 from zeromean.study.engine.results import Results
-from zeromean.study.spec import presets
 from zeromean.study.spec.metric import ACCURACY, Metric
 from zeromean.study.spec.records import Candidate, Epoch, Key, Run
+from zeromean.study.spec.study import Study
+from zeromean.study.spec.task import ImageTask
 from zeromean.study.tasks.interface import TaskInfo
 
 Curves = Sequence[Sequence[float]]
@@ -20,20 +21,33 @@ def make_run(
     method: str,
     seed: int,
     scores: Sequence[float],
+    *,
     seconds: float = 1.0,
     diverged: bool = False,
     task: str = "digits/cnn",
+    optimizer: str = "sgd",
 ) -> Run:
-    """A run with the given score after each epoch; a diverged one ends in a NaN loss."""
+    """Make a run with a score after each epoch; a diverged one ends in a NaN loss."""
     epochs = [
-        Epoch(number, _metrics(1 / number, 2 / number, score), seconds)
+        Epoch(
+            number,
+            {
+                "score": score,
+                "loss": 2 / number,
+                "train_loss": 1 / number,
+                "train_score": score + 0.05,
+                "learning_rate": 0.05 / number,
+            },
+            seconds,
+        )
         for number, score in enumerate(scores, start=1)
     ]
     last = scores[-1]
     if diverged:
-        epochs[-1] = Epoch(len(epochs), _metrics(math.nan, math.nan, last), seconds)
+        broken = {**epochs[-1].metrics, "loss": math.nan, "train_loss": math.nan}
+        epochs[-1] = Epoch(len(epochs), broken, seconds)
     end = (None, None, None) if diverged else (last + 0.05, epochs[-1].loss, last)
-    return Run(Key(task, "sgd", method, seed), Candidate(0.05), tuple(epochs), *end)
+    return Run(Key(task, optimizer, method, seed), Candidate(0.05), tuple(epochs), *end)
 
 
 def make_results(
@@ -42,54 +56,54 @@ def make_results(
     seconds: dict[str, Sequence[float]] | None = None,
     diverged: Sequence[tuple[str, int]] = (),
     metric: Metric = ACCURACY,
+    optimizer: str = "adam",
+    **study: Any,
 ) -> Results:
-    """One run a curve.
+    """Make a study with one run per curve.
 
     Args:
-        out: Folder for results.
-        tasks: For each task, method and seed, the scores by epoch.
-        seconds: For each method, the seconds an epoch of each seed; 1 where not given.
+        out: Folder of the study.
+        tasks: Scores by epoch, by method and seed, for each task.
+        seconds: Seconds per epoch of each seed, by method (default 1).
         diverged: Methods and seeds whose run ends in a NaN loss.
-        metric: What the scores are.
+        metric: Metric of the scores.
+        optimizer: Optimizer; with "sgd", gc-update would be the same method as gc.
+        study: More arguments of the study.
     """
     curves = tasks[0]
     epochs = max(len(scores) for seeds in curves.values() for scores in seeds)
-    declared = [ImageTask(data=f"digits{number or ''}", epochs=epochs) for number in range(len(tasks))]
+    declared = tuple(
+        ImageTask(data=f"digits{number or ''}", epochs=epochs) for number in range(len(tasks))
+    )
+    made = Study(
+        tasks=declared,
+        methods=tuple(curves),
+        optimizers=(optimizer,),
+        seeds=len(curves["plain"]),
+        **study,
+    )
     runs = tuple(
         make_run(
             method,
             seed,
             scores,
-            seconds[method][seed] if seconds else 1.0,
-            (method, seed) in diverged,
-            task.label,
+            seconds=seconds[method][seed] if seconds else 1.0,
+            diverged=(method, seed) in diverged,
+            task=task.label,
+            optimizer=optimizer,
         )
         for task, methods in zip(declared, tasks, strict=True)
         for method, seeds in methods.items()
         for seed, scores in enumerate(seeds)
+        if method in made.trained_methods(optimizer)
     )
-    study = Study(tasks=tuple(declared), methods=tuple(map(_method, curves)), seeds=len(curves["plain"]))
     info = TaskInfo("12 images", "its own", "as bytes", "test", metric, 10, "-")
     return Results(
-        study=study,
+        study=made,
         out=out,
         runs=runs,
         infos={task.label: info for task in declared},
         sessions=({"torch": "2"},),
-        command=study.command(out),
+        command=made.command(out),
         threads=1,
     )
-
-
-def _metrics(train_loss: float, loss: float, score: float) -> dict[str, float]:
-    return {
-        "train_loss": train_loss, "train_score": score, "loss": loss, "score": score,
-        "learning_rate": 0.05,
-    }  # fmt: skip
-
-
-def _method(label: str) -> Method:
-    """Return the method of a label; labels that are no short names stand for some method."""
-    if label in presets.METHOD_NAMES:
-        return presets.method(label)
-    return Method(label, clip_norm=1.0 + hash(label) % 10_000)

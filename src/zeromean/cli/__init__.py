@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from zeromean.cli.app import app as app
-from zeromean.cli.bench import bench
-from zeromean.cli.compare import compare
-from zeromean.cli.diagnose import diagnose
-from zeromean.cli.explain import explain
-from zeromean.cli.report import report
-from zeromean.cli.reproduce import reproduce
-from zeromean.cli.study import study
-from zeromean.cli.tables import tables
+from typing import TYPE_CHECKING, Any
 
-app.command()(bench)
-app.command()(compare)
-app.command()(diagnose)
-app.command()(explain)
-app.command()(report)
-app.command()(reproduce)
-app.command()(study)
-app.command()(tables)
+if TYPE_CHECKING:
+    from zeromean.cli.main import app as app
+
+
+def __getattr__(name: str) -> Any:
+    # Commands that need torch alone are imported without typer.
+    if name == "app":
+        from zeromean.cli.main import app
+
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

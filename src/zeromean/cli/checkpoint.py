@@ -1,4 +1,4 @@
-"""From a checkpoint file to the weights in it, and to what its optimizer remembers."""
+"""Read the weights in a checkpoint file, and what its optimizer remembers of GC."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from zeromean.centralization.fingerprint import KEY
 from zeromean.errors import ZeromeanError
 
-# Under which training scripts and Lightning keep the model's state_dict.
+# Keys under which training scripts and Lightning keep the model's state_dict.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "weights")
+SAVE = "Save it with torch.save(model.state_dict(), path)"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """The content of a checkpoint file.
 
     Args:
-        weights: The model's state_dict.
-        optimizers: How many optimizers' states are in it.
-        centralized: How those were centralized, as their param groups remember it; None if not.
+        weights: State dict of the model.
+        optimizers: Number of optimizers whose state it contains.
+        centralized: How these were centralized, as their param groups remember it; None if not.
     """
 
     weights: dict[str, Tensor]
@@ -34,50 +35,47 @@ class Checkpoint:
 
     @property
     def centering(self) -> str:
-        """A sentence on whether the run was centralized, as far as the file tells."""
+        """A phrase on whether the run was centralized, as far as the file shows."""
         if not self.optimizers:
-            return "unknown: the checkpoint holds no optimizer"
+            return "unknown: the checkpoint contains no optimizer"
         return self.centralized or "no: its optimizer was not centralized"
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a ``state_dict``, or a dictionary that holds one under a usual name.
+    """Read a ``state_dict``, or a dictionary that contains one under a usual name.
 
     Raises:
-        ZeromeanError: The file is missing, unreadable, or holds neither.
+        ZeromeanError: The file is missing, unreadable, or contains neither.
     """
-    wanted = f"a state_dict, or a dictionary with one under {', '.join(WEIGHT_KEYS)}"
     if not path.is_file():
-        raise ZeromeanError(f"checkpoint {path}, which is no file", wanted, "check the path")
+        raise ZeromeanError(f"the checkpoint {path} is not a file", "Check the path")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise ZeromeanError(
-            f"checkpoint {path}, which cannot be read safely ({reason})",
-            wanted,
-            "save it with torch.save(model.state_dict(), path)",
+            f"the checkpoint {path} cannot be read without running code in it ({reason})", SAVE
         ) from error
     for weights in (content, *(_get(content, key) for key in WEIGHT_KEYS)):
         if _is_state_dict(weights):
             states = list(_optimizer_states(content))
-            told = dict.fromkeys(
-                str(group[KEY]) for state in states for group in state["param_groups"]
-                if KEY in group
-            )  # fmt: skip
-            return Checkpoint(dict(weights), len(states), " | ".join(told) or None)
+            groups = [group for state in states for group in state["param_groups"]]
+            marks = dict.fromkeys(str(group[KEY]) for group in groups if KEY in group)
+            return Checkpoint(dict(weights), len(states), " | ".join(marks) or None)
     is_table = isinstance(content, Mapping)
-    got = f"keys {', '.join(map(str, content))}" if is_table else type(content).__name__
+    found = f"the keys {', '.join(map(str, content))}" if is_table else type(content).__name__
     raise ZeromeanError(
-        f"checkpoint {path} with {got}", wanted, "save it with torch.save(model.state_dict(), path)"
+        f"the checkpoint {path} contains {found}, but neither a state_dict nor one under"
+        f" {', '.join(WEIGHT_KEYS)}",
+        SAVE,
     )
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
-    """Loads them; a wrapper's prefix (``module.``, ``model.``) may stand before every name.
+    """Load the weights; every name may have the same prefix (``module.``, ``model.``).
 
     Raises:
-        ZeromeanError: They are another model's.
+        ZeromeanError: They belong to another model.
     """
     weights = checkpoint.weights
     heads = {name.partition(".")[0] for name in weights}
@@ -89,9 +87,8 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ZeromeanError(
-            f"checkpoint {path}, which does not fit --model ({reason[:300]})",
-            "weights of the model that the factory makes",
-            "make the model that was trained, re-parameterized where it was",
+            f"the checkpoint {path} does not fit --model ({reason[:300]})",
+            "Make the model that was trained, re-parametrized if it was",
         ) from error
 
 
@@ -108,7 +105,7 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _optimizer_states(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Every optimizer's state_dict in a checkpoint."""
+    """Yield the state_dict of every optimizer in a checkpoint."""
     if isinstance(value, Mapping):
         groups = value.get("param_groups")
         if isinstance(groups, list) and all(isinstance(group, Mapping) for group in groups):

@@ -1,37 +1,58 @@
-"""``zeromean explain``: what would be centered of a model, over which axes, and why."""
+"""``zeromean explain``: which parameters of a model are centered, over which axes, and why."""
 
 from __future__ import annotations
 
-import json as text
+import argparse
+import json
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import NoReturn
 
-import typer
+from zeromean.cli.output import echo, one_line_errors, refuse
+
+HELP = "Show for every parameter of a model whether GC centers it, over which axes, and why."
 
 
-def explain(
-    model: Annotated[
-        str,
-        typer.Option(help="timm:NAME, module:factory, or a checkpoint (its shapes alone)"),
-    ],
-    layers: Annotated[str, typer.Option(help="all, conv or linear")] = "all",
-    embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="Center embeddings too, over their tokens.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
-) -> None:
-    """Tell for every parameter of a model whether it is centered, over which axes, and why.
+class Parser(argparse.ArgumentParser):
+    """Parser whose errors are one line."""
 
-    A factory is a function without arguments that returns a torch.nn.Module. A checkpoint knows no
-    layers, so it is explained by the shapes of its tensors, as the published code goes.
-    """
-    from zeromean.cli.planned import plan_of
+    def error(self, message: str) -> NoReturn:
+        refuse(f"{message}. Run: {self.prog} --help")
+        raise AssertionError  # refuse exits
 
-    plan, doubt = plan_of(model, layers, embeddings)
-    if doubt:
-        print(f"zeromean: {doubt}", file=sys.stderr)
-    if not json:
-        print(plan)
+
+def main(words: Sequence[str]) -> None:
+    """Run the command with the words that follow its name."""
+    from zeromean.cli.models import names
+
+    parser = Parser(
+        prog="zeromean explain",
+        description=HELP,
+        epilog="A checkpoint knows no layers, so it is explained by the shapes of its tensors.",
+    )
+    parser.add_argument(
+        "model",
+        help="module:factory or file.py:factory (a function without arguments that returns a"
+        f" torch.nn.Module), timm:NAME, a checkpoint file, or one of: {', '.join(names())}",
+    )
+    parser.add_argument("--layers", default="all", help="all, conv or linear (default: all)")
+    parser.add_argument(
+        "--embeddings", action="store_true", help="also center embeddings, over their tokens"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    with one_line_errors():
+        options = parser.parse_args(words)
+        _explain(options)
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from zeromean.cli.models import plan_of
+
+    plan, warning = plan_of(options.model, options.layers, options.embeddings)
+    if warning:
+        print(f"zeromean: {warning}", file=sys.stderr)
+    if not options.json:
+        echo(str(plan))
         return
     rows = [
         {
@@ -45,4 +66,4 @@ def explain(
         }
         for row in plan
     ]
-    print(text.dumps({"model": model, "parameters": rows}, indent=2))
+    print(json.dumps({"model": options.model, "parameters": rows}, indent=2))

@@ -1,4 +1,4 @@
-"""Options that several commands have, each told in one place."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from typing import Annotated
 
 import typer
 
-Precision = Annotated[str, typer.Option(help="float32 or bfloat16")]
-Device = Annotated[str, typer.Option(help="As torch names it: cpu, cuda, ...")]
+Precision = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Device = Annotated[str, typer.Option(help="Device of torch, such as cpu or cuda.")]
 Threads = Annotated[
     int | None,
-    typer.Option(help="CPU threads of a run.", show_default="torch's, shared by the jobs"),
+    typer.Option(help="CPU threads per run.", show_default="torch's, shared by the jobs"),
 ]
-Jobs = Annotated[int, typer.Option(help="Processes side by side.")]
+Jobs = Annotated[int, typer.Option(help="Number of runs that train at the same time.")]
 Ray = Annotated[
     str | None, typer.Option(help="HOST:PORT of a Ray cluster that trains the runs instead.")
 ]
 TensorBoard = Annotated[
-    bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as it goes.")
+    bool, typer.Option("--tensorboard", help="Write OUT/tensorboard during training.")
 ]
-Gain = Annotated[
-    float | None, typer.Option(help="Tell how many seeds it takes to see this difference.")
+MinEffect = Annotated[
+    float | None,
+    typer.Option(
+        help="Show the number of seeds that detect this difference, such as 0.01 for one point."
+    ),
 ]

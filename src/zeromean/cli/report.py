@@ -1,4 +1,4 @@
-"""``zeromean report``: the pages of a finished study, made again."""
+"""``zeromean report``: write the report of a finished study again."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Annotated
 
 import typer
 
-from zeromean.cli.options import Gain
+from zeromean.cli.options import MinEffect
+from zeromean.cli.output import echo
 from zeromean.cli.run_study import show
 
 
 def report(
     out: Annotated[Path, typer.Argument(help="Folder of a finished study.")],
-    csv: Annotated[bool, typer.Option("--csv", help="Write runs.csv and epochs.csv too.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Also write runs.csv and epochs.csv.")] = False,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Write report.md too: the words and tables.")
+        bool, typer.Option("--markdown", help="Also write report.md, the words and the tables.")
     ] = False,
-    gain: Gain = None,
+    min_effect: MinEffect = None,
 ) -> None:
-    """Rebuild OUT/report.html and its pictures from OUT/study.sqlite, and print the tables."""
-    show(out, gain)
-    from zeromean.study.engine import results
-    from zeromean.study.report import export, write_markdown
+    """Write OUT/report.html again from OUT/study.sqlite, and print the tables."""
+    from zeromean.study.report import write_csv, write_markdown
 
+    results = show(out, min_effect)
     if csv:
-        for path in export.write_csv(results.read(out)):
-            print(path)
+        for path in write_csv(results):
+            echo(str(path))
     if markdown:
-        print(write_markdown(results.read(out), gain))
+        echo(str(write_markdown(results, min_effect)))

@@ -1,8 +1,7 @@
-"""``zeromean reproduce``: a table of the papers, trained here, beside what was published."""
+"""``zeromean reproduce``: train a published table here and compare the numbers."""
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,82 +10,84 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zeromean.cli.app import typed
+from zeromean.cli.main import typed_command
 from zeromean.cli.options import Device, Jobs, Precision, Ray, TensorBoard, Threads
-from zeromean.cli.run_study import Ways, train_study
+from zeromean.cli.output import echo
+from zeromean.cli.run_study import train_study
 from zeromean.errors import ZeromeanError
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.validation import SettingError
 
 if TYPE_CHECKING:
-    from zeromean.recipes.conditions import Conditions
     from zeromean.recipes.cost import Cost
     from zeromean.recipes.recipe import Recipe
+    from zeromean.recipes.run_conditions import RunConditions
+    from zeromean.tables import Table
 
-# Above this it asks first.
+DEFAULTS = Study()
+# A longer run needs a confirmation.
 LONG_SECONDS = 600.0
-# Options without a place in a study's file.
-OF_TRAINING = ("yes", "out", "jobs", "ray", "tensorboard")
+# Options that a study file does not contain.
+RUN_OPTIONS = ("yes", "out", "jobs", "ray", "tensorboard")
 
 
 def reproduce(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="As zeromean tables lists it.")],
+    name: Annotated[str, typer.Argument(help="A recipe that zeromean tables lists.")],
     data: Annotated[
-        str, typer.Option(help="As zeromean compare takes it, such as cifar:DIR or npz:FILE.")
+        str, typer.Option(help="As for zeromean compare, such as cifar:DIR or npz:FILE.")
     ],
     scale: Annotated[
-        float, typer.Option(help="The share of the training: 0.1 is a tenth of all epochs.")
+        float, typer.Option(help="Share of the training; 0.1 is a tenth of all epochs.")
     ] = 1.0,
     seeds: Annotated[
-        int | None, typer.Option(help="How many.", show_default="as the recipe says")
+        int | None, typer.Option(help="Number of seeds.", show_default="the recipe's")
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask, however long it will take.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a long run.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the results.", show_default="NAME, with the scale"),
+        typer.Option(help="Folder of the results.", show_default="NAME, with the scale"),
     ] = None,
-    precision: Precision = "float32",
-    device: Device = "cpu",
+    precision: Precision = DEFAULTS.precision,
+    device: Device = DEFAULTS.device,
     threads: Threads = None,
     jobs: Jobs = 1,
     ray: Ray = None,
     tensorboard: TensorBoard = False,
     study_file: Annotated[
         Path | None,
-        typer.Option(help="Train nothing: write a file for zeromean study, to be changed there."),
+        typer.Option(help="Train nothing; write a file for zeromean study, to edit and run."),
     ] = None,
 ) -> None:
-    """Run a recipe, and print published and measured numbers side by side.
+    """Run a recipe, and print published and measured numbers.
 
-    The cost is told first. The same command goes on where it was interrupted. The results are
+    The expected cost comes first. The same command continues an interrupted run. The results are
     OUT/published.md, OUT/report.html with the curves, OUT/outcome.json and OUT/study.sqlite.
     """
-    from msgspec.structs import replace
+    import msgspec
 
-    from zeromean.recipes.catalog import find
-    from zeromean.recipes.shorten import shortened
+    from zeromean.recipes.registry import find
+    from zeromean.recipes.scale import scaled
 
     recipe = find(name)
-    with _of_the_recipe(context):
-        asked = replace(recipe.on(data, seeds), precision=precision, device=device, threads=threads)
-        study = shortened(asked, scale)
+    with _settings_of_recipe(context):
+        asked = msgspec.structs.replace(
+            recipe.on(data, seeds), precision=precision, device=device, threads=threads
+        )
+        study = scaled(asked, scale)
         if study_file is not None:
-            _refuse_options_of_training(context)
+            _refuse_run_options(context)
             _write_study(study, study_file)
             return
         out = out or Path(name if scale == 1 else f"{name}-scale-{scale:g}")
-        ways = Ways(jobs, ray, tensorboard)
-        conditions = _prepare(recipe, study, scale, out, ways, yes)
-        train_study(conditions.noted(), out, ways, typed(context))
+        conditions = _prepare(recipe, study, scale, out, jobs, ray, yes)
+        train_study(conditions.noted(), out, jobs, ray, tensorboard, typed_command(context))
     show(conditions, out)
 
 
 @contextmanager
-def _of_the_recipe(context: typer.Context) -> Iterator[None]:
-    """No fix speaks of changing what the recipe sets, and this command has no option for."""
+def _settings_of_recipe(context: typer.Context) -> Iterator[None]:
+    """Say for settings without an option here that they can be changed in a study file."""
     try:
         yield
     except SettingError as error:
@@ -95,15 +96,13 @@ def _of_the_recipe(context: typer.Context) -> Iterator[None]:
         raise error.settled("in the file that --study-file FILE writes") from error
 
 
-def _refuse_options_of_training(context: typer.Context) -> None:
-    """Those that say how it is trained and kept, which no study's file tells."""
-    for name in OF_TRAINING:
+def _refuse_run_options(context: typer.Context) -> None:
+    for name in RUN_OPTIONS:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise ZeromeanError(
-                f"--study-file with --{name}",
-                "one of them: nothing is trained",
-                f"leave --{name} out; how it is trained is for zeromean study FILE",
+                f"--{name} has no effect with --study-file, which trains nothing",
+                f"Leave --{name} out here, and pass it to zeromean study",
             )
 
 
@@ -116,99 +115,103 @@ def _write_study(study: Study, file: Path) -> None:
             with stream:
                 stream.write(to_toml(study))
         except OSError:
-            file.unlink()  # a part of it would be in the way of the next try
+            file.unlink()  # a partial file would block the next attempt
             raise
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ZeromeanError(
-            f"--study-file {file}, which cannot be written ({error})",
-            "a new file",
-            "name another one",
+            f"--study-file {file} cannot be written ({error})", "Name a new file"
         ) from error
-    print(file)
+    echo(str(file))
 
 
 def _prepare(
-    recipe: Recipe, study: Study, scale: float, out: Path, ways: Ways, yes: bool
-) -> Conditions:
-    """Refuses what cannot be, tells under what conditions it will be done, what it costs, and asks."""
-    from msgspec.structs import replace
+    recipe: Recipe, study: Study, scale: float, out: Path, jobs: int, ray: str | None, yes: bool
+) -> RunConditions:
+    """Check everything, print conditions and cost, and ask before a long run."""
+    import msgspec
 
-    from zeromean.recipes.conditions import Conditions
-    from zeromean.recipes.cost import cost
-    from zeromean.study.engine.results import check_data
+    from zeromean.recipes.cost import estimate
+    from zeromean.recipes.run_conditions import RunConditions
+    from zeromean.study.engine.results import check_same_data, holds_study, open_store
     from zeromean.study.engine.resume import check_folder
     from zeromean.study.engine.run import check_jobs
-    from zeromean.study.tasks.load import check_device, load
+    from zeromean.study.tasks.load import check_device, load_problem
+    from zeromean.study.tasks.training import TrainingTask
 
-    check_jobs(ways.jobs, ways.ray)
-    check_folder(replace(study, note=recipe.name), out)  # the whole note takes the data
+    check_jobs(jobs, ray)
+    # The final note depends on the data, which is not read yet.
+    check_folder(msgspec.structs.replace(study, note=recipe.name), out)
     check_device(study.device)
-    (task,) = study.tasks
-    loaded = load(study, task)
-    check_data({task.label: loaded.info}, out)
-    loaded.check(study.methods, study.optimizers)
-    problem = loaded.problem
-    conditions = Conditions.of(recipe, study, problem, scale)
-    print(conditions.introduction(), flush=True)
-    found = cost(study, problem, out, ways.jobs)
-    alone = ", by this process alone" if ways.ray is not None else ""
-    print(f"{found.text(ways.jobs)}{alone}{conditions.mark}\n", flush=True)
+    (spec,) = study.tasks
+    problem = load_problem(study, spec)
+    task = TrainingTask(study, spec, problem)
+    if holds_study(out):
+        with open_store(out) as (_, _, known):
+            check_same_data({spec.label: task.info}, known)
+    task.check(study.methods, study.optimizers)
+    conditions = RunConditions.of(recipe, study, problem, scale)
+    echo(conditions.introduction())
+    found = estimate(study, problem, out, jobs)
+    alone = ", by this process alone" if ray is not None else ""
+    echo(f"{found.text(jobs)}{alone}{conditions.mark}\n")
     if found.seconds > LONG_SECONDS and not yes:
-        _ask(recipe.name, found)
+        _confirm(recipe.name, found)
     return conditions
 
 
 def can_ask() -> bool:
-    """Whether somebody sits at a terminal."""
+    """Return whether standard input is a terminal."""
     return sys.stdin.isatty()
 
 
-def _ask(name: str, cost: Cost) -> None:
+def _confirm(name: str, cost: Cost) -> None:
     if not can_ask():
         raise ZeromeanError(
-            f"{name}, which takes {cost.duration}, where nobody can be asked",
-            "a yes",
-            "add --yes, or shorten it by --scale or --seeds",
+            f"{name} takes {cost.duration}, which needs a confirmation, and there is no terminal",
+            "Add --yes, or shorten it with --scale or --seeds",
         )
-    if not typer.confirm("Go on?"):
+    if not typer.confirm("Continue?"):
         raise typer.Exit(1)
 
 
-def show(conditions: Conditions, out: Path) -> None:
-    """Prints the tables and writes the files."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from zeromean.recipes import outcome, side_by_side
-    from zeromean.recipes.page import page
+def show(conditions: RunConditions, out: Path) -> None:
+    """Print the tables and write the files."""
+    from zeromean.recipes import outcome
+    from zeromean.recipes.comparison import explanation, page, tables
     from zeromean.study import report
     from zeromean.study.engine import results
 
     found = results.read(out)
-    tables = side_by_side.tables(conditions.recipe, found, conditions.comparable, conditions.mark)
-    print(f"{conditions.note}\n")
-    for table in itertools.chain.from_iterable(one.by_measure() for one in tables):
-        print(f"{table.title}\n")
-        shown = Table(box=None, pad_edge=False, header_style="bold")
-        for number, text in enumerate(table.header()):
-            # Numbers go on in a second line where there is no room; a name would lose its end.
-            shown.add_column(text, justify="right" if number else "left", no_wrap=not number)
-        for row in table.rows():
-            shown.add_row(*row)
-        Console().print(shown)
-        print()
-    print(f"{side_by_side.explanation(tables)}\n")
+    compared = tables(conditions.recipe, found, conditions.comparable, conditions.mark)
+    echo(f"{conditions.note}\n")
+    for title, table in compared:
+        echo(f"{title}\n")
+        _print_wrapped(table)
+    echo(f"{explanation(conditions.comparable)}\n")
     for section in report.sections(found):
-        print("\n".join(section.conclusions), end="\n\n")
+        echo("\n".join(map(str, section.conclusions)) + "\n")
     try:
         written = out / "published.md"
-        written.write_text(page(conditions, found, tables), encoding="utf-8")
-        told = outcome.write(outcome.Outcome.of(conditions, found, tables), out)
+        written.write_text(page(conditions, found, compared), encoding="utf-8")
+        kept = outcome.write(outcome.Outcome.of(conditions, found), out)
     except OSError as error:
         raise ZeromeanError(
-            f"{out}, which cannot be written any more ({error})",
-            "room for published.md and outcome.json",
-            "make room and give the same command again",
+            f"published.md and outcome.json cannot be written to {out} ({error})",
+            "Make room, then run the same command again",
         ) from error
-    paths = report.write(found)
-    print("\n".join(map(str, (written, *paths, told, out / "study.sqlite"))))
+    echo("\n".join(map(str, (written, report.write(found), kept, out / "study.sqlite"))))
+
+
+def _print_wrapped(table: Table) -> None:
+    """Print a table with long cells, which continue in a second line if there is no room."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    shown = RichTable(box=None, pad_edge=False, header_style="bold")
+    for number, text in enumerate(table.header):
+        # A name would lose its end.
+        shown.add_column(text, justify="right" if number else "left", no_wrap=not number)
+    for row in table.rows:
+        shown.add_row(*row)
+    Console().print(shown)
+    echo()

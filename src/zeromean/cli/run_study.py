@@ -1,95 +1,109 @@
-"""What the commands that train a study share: progress, interruption, and what is shown."""
+"""What the commands that train a study share: progress, interruption, and the results."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
+import shutil
+import textwrap
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import typer
-
+from zeromean.cli.output import INTERRUPTED, echo, refuse
 from zeromean.study.spec.study import Study
 
+if TYPE_CHECKING:
+    from zeromean.study.engine.results import Results
+    from zeromean.study.engine.watcher import Watcher
 
-@dataclass(frozen=True)
-class Ways:
-    """How a study is trained, as the options of that name say."""
-
-    jobs: int
-    ray: str | None
-    tensorboard: bool
+# Longer lines of text are hard to read.
+MAX_TEXT_WIDTH = 100
 
 
-def run_study(study: Study, out: Path, ways: Ways, gain: float | None) -> None:
-    """Runs the study and shows its results."""
-    from zeromean.study.report import check_gain
+def run_study(
+    study: Study,
+    out: Path,
+    jobs: int = 1,
+    ray: str | None = None,
+    tensorboard: bool = False,
+    min_effect: float | None = None,
+) -> None:
+    """Run the study and show its results."""
+    from zeromean.study.report import check_min_effect
 
-    check_gain(gain)  # not after hours of training
-    train_study(study, out, ways)
-    show(out, gain)
+    check_min_effect(min_effect)  # before hours of training
+    train_study(study, out, jobs, ray, tensorboard)
+    show(out, min_effect)
 
 
-def train_study(study: Study, out: Path, ways: Ways, command: str | None = None) -> None:
-    """Runs the study; Ctrl-C ends it with what is kept and how to go on.
+def train_study(
+    study: Study,
+    out: Path,
+    jobs: int = 1,
+    ray: str | None = None,
+    tensorboard: bool = False,
+    command: str | None = None,
+) -> None:
+    """Run the study; Ctrl-C ends it with one line that says what is kept.
 
     Args:
-        study, out, ways: What is trained, where it is kept, and how.
-        command: What was typed, where that is more than the study.
+        study: Study to run.
+        out: Folder of the results.
+        jobs: Number of runs that train at the same time.
+        ray: Address of a Ray cluster, or None.
+        tensorboard: Whether to write logs for TensorBoard.
+        command: Command for the report if the study alone does not tell it.
     """
+    from zeromean.cli.progress import LiveProgress
     from zeromean.study.engine.results import count_runs, missing_runs
     from zeromean.study.engine.resume import check_folder
     from zeromean.study.engine.run import run
-    from zeromean.study.engine.watcher import Watcher
-    from zeromean.study.watchers.display import LiveProgress
 
-    check_folder(study, out)  # before it is asked what it holds
-    with LiveProgress(study, missing_runs(study, out)) as progress:
+    check_folder(study, out)  # before reading what it holds
+    with ExitStack() as stack:
+        progress = stack.enter_context(LiveProgress(study, missing_runs(study, out)))
         watcher: Watcher = progress
-        if ways.tensorboard:
+        if tensorboard:
             from zeromean.study.engine.tensorboard import TensorBoard
 
             watcher = TensorBoard(out / "tensorboard", progress)
         try:
-            run(
-                study,
-                out,
-                jobs=ways.jobs,
-                ray=ways.ray,
-                watcher=watcher,
-                command=command,
-            )
+            run(study, out, jobs=jobs, ray=ray, watcher=watcher, command=command)
         except KeyboardInterrupt:
-            runs, wanted = count_runs(study, out)
-            print(
-                f"zeromean: interrupted with {runs} of {wanted} runs kept in {out}; "
-                "the same command goes on",
-                file=sys.stderr,
+            stack.close()
+            kept, wanted = count_runs(study, out)
+            refuse(
+                f"interrupted with {kept} of {wanted} runs kept in {out};"
+                " the same command continues",
+                INTERRUPTED,
             )
-            raise typer.Exit(130) from None
 
 
-def show(out: Path, gain: float | None) -> None:
-    """Prints the tables and sentences of a finished study, and writes its report."""
-    from rich.console import Console
-
+def show(out: Path, min_effect: float | None = None) -> Results:
+    """Print the verdicts and tables of a finished study, and write its report."""
     from zeromean.study import report
     from zeromean.study.engine import results
-    from zeromean.study.watchers.display import show_table
+    from zeromean.study.report.table import fold
 
     found = results.read(out)
-    # First what cannot fail any more.
-    several = report.headline(found)
+    parts = report.sections(found, min_effect)
+    several = len(parts) > 1
     if found.study.note:
-        print(f"{found.study.note}\n")
-    for section in report.sections(found, gain):
+        echo(f"{found.study.note}\n")
+    for sentence in report.headline(parts):
+        echo(f"{_filled(sentence)}\n")
+    width = shutil.get_terminal_size().columns
+    for part in parts:
         if several:
-            print(f"{section.comparison.name}\n")
-        show_table(section.table, found.study.method_labels, Console())
-        print()
-        for sentence in section.conclusions:
-            print(sentence)
-        print()
-    if several:
-        print(f"{several}\n")
-    page, *pictures = report.write(found, gain)
-    print("\n".join(map(str, (page, *pictures, out / "study.sqlite"))))
+            echo(f"{part.comparison.name}\n")
+        for table in fold(part.table, width):
+            echo(f"{table}\n")
+        for sentence in [*(map(str, part.conclusions) if several else ()), *part.comparison.notes]:
+            echo(f"{_filled(sentence)}\n")
+    page = report.write(found, min_effect)
+    echo(f"{page}\n{out / 'study.sqlite'}")
+    return found
+
+
+def _filled(text: str) -> str:
+    width = min(MAX_TEXT_WIDTH, shutil.get_terminal_size().columns)
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""``zeromean study``: what a file declares."""
+"""``zeromean study``: run what a file declares."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from typing import Annotated
 
 import typer
 
-from zeromean.cli.options import Gain, Jobs, Ray, TensorBoard
-from zeromean.cli.run_study import Ways, run_study
+from zeromean.cli.options import Jobs, MinEffect, Ray, TensorBoard
+from zeromean.cli.run_study import run_study
 
 
 def study(
     file: Annotated[Path, typer.Argument(help="A TOML file.")],
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for the results.", show_default="the file's name without its ending"
-        ),
+        typer.Option(help="Folder of the results.", show_default="FILE without its suffix"),
     ] = None,
     jobs: Jobs = 1,
     ray: Ray = None,
     tensorboard: TensorBoard = False,
-    gain: Gain = None,
+    min_effect: MinEffect = None,
 ) -> None:
     """Run the study that FILE declares: tasks x methods x optimizers x seeds.
 
-    Its keys are those of zeromean.study.Study, and each table of its array "tasks" has those of
-    zeromean.study.Task. The same command goes on where it was interrupted.
+    The keys are the arguments of zeromean.study.Study; each table [[tasks]] holds the arguments of
+    a task, [[methods]] those of a method, [[optimizers]] those of an optimizer. The same command
+    continues an interrupted study.
     """
-    from zeromean.study.spec.toml import read
+    from zeromean.study.spec import toml
 
-    ways = Ways(jobs, ray, tensorboard)
-    run_study(read(file), out or file.with_suffix(""), ways, gain)
+    declared = toml.read(file)
+    run_study(declared, out or file.with_suffix(""), jobs, ray, tensorboard, min_effect)

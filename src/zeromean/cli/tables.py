@@ -1,53 +1,162 @@
-"""``zeromean tables``: every result of the papers, and what it takes to repeat it."""
+"""``zeromean tables``: the published results and the recipes that repeat them."""
 
 from __future__ import annotations
 
 import shutil
 import textwrap
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zeromean.cli.output import echo
 from zeromean.errors import ZeromeanError
 
-# Lines longer than these are hard to read.
-WIDEST = 100
+if TYPE_CHECKING:
+    from zeromean.recipes.recipe import Recipe
+    from zeromean.recipes.registry import Result
+
+# Longer lines are hard to read.
+MAX_WIDTH = 100
+# The columns of place and recipe in the short list.
+WIDTH_BEFORE_TITLE = 34
+# An indentation level and a text.
+Line = tuple[int, str]
 
 
 def tables(
     words: Annotated[
-        str, typer.Argument(help="Tell only of results that say this, such as cwn-table3 or SVHN.")
+        str, typer.Argument(help="Describe the results that contain this, such as cwn-table3.")
     ] = "",
 ) -> None:
-    """List every table and figure of results: data, cost, published numbers, and what came out.
+    """List every published table and figure of results, and the recipe that repeats it.
 
-    Of both papers, the published code's README and the tutorial; zeromean reproduce runs one.
+    The sources are both papers, the published code's README and the tutorial. With WORDS it shows
+    data, cost, published numbers, and numbers measured here. zeromean reproduce runs a recipe.
     """
-    from zeromean.recipes import catalog, listing, published
+    from zeromean.recipes import published, registry
 
-    told: dict[str, list[list[listing.Line]]] = {}
-    for result in catalog.results():
-        lines = list(listing.lines(result))
+    found: dict[str, list[list[Line]]] = {}
+    for result in registry.results():
+        lines = list(describe(result))
         if words.lower() in "\n".join(text for _, text in lines).lower():
-            told.setdefault(result.paper, []).append(lines)
-    if not told:
+            shown = lines if words else list(summarize(result))
+            found.setdefault(result.paper, []).append(shown)
+    if not found:
         raise ZeromeanError(
-            f"words {words!r}, which no result has",
-            "a part of what is told of one",
-            "zeromean tables tells of all",
+            f"no published result contains {words!r}", "Run zeromean tables to list all of them"
         )
-    width = min(WIDEST, shutil.get_terminal_size().columns)
-    for paper, results in told.items():
-        print(f"{published.title(paper)}\n")
+    width = min(MAX_WIDTH, shutil.get_terminal_size().columns)
+    for paper, results in found.items():
+        echo(f"{published.title(paper)}\n")
         for lines in results:
             for level, text in lines:
-                print(
+                indent = " " * (2 * level)
+                more = " " * (2 * level + 4 if words else WIDTH_BEFORE_TITLE)
+                echo(
                     textwrap.fill(
                         text,
                         width,
-                        initial_indent="  " * level,
-                        subsequent_indent="  " * (level + 2),
+                        initial_indent=indent,
+                        subsequent_indent=more,
                         break_on_hyphens=False,
                     )
                 )
-            print()
+            if words:
+                echo()
+        if not words:
+            echo()
+    if not words:
+        echo(
+            "Describe one: zeromean tables cwn-table3. Run one: zeromean reproduce NAME --data ..."
+        )
+
+
+def summarize(result: Result) -> Iterator[Line]:
+    """Yield one line per recipe, or one on the reason why there is none."""
+    from zeromean.recipes import published
+
+    name = published.name(result.place)
+    for recipe in result.recipes:
+        yield 0, f"{name:9}  {recipe.name:21}  {recipe.title}"
+    if not result.recipes:
+        yield 0, f"{name:9}  {'no recipe':21}  {result.reason}"
+
+
+def describe(result: Result) -> Iterator[Line]:
+    """Yield the heading and everything known of its recipes, or of what comes nearest."""
+    from zeromean.recipes import published
+
+    yield 0, result.heading
+    for recipe in result.recipes:
+        yield 1, f"{recipe.name}: {recipe.title}"
+        yield 2, f"data: {_data(recipe)}"
+        yield 2, f"cost: {_cost(recipe)}"
+        yield from ((2, f"published: {text}") for text in _published(recipe, result.place))
+        yield from ((2, f"here: {text}") for text in _measured(recipe, result.place))
+    if not result.recipes:
+        yield 1, f"no recipe: {result.reason}; instead: {result.instead}"
+        for text in published.lines(result.paper, result.place):
+            yield 2, f"published: {text}"
+
+
+def _data(recipe: Recipe) -> str:
+    data = recipe.data
+    return (
+        f"{data.name} ({data.form}), {data.train:,} training and {data.test:,} test images of"
+        f" {'x'.join(map(str, data.shape))}, {data.classes} classes"
+        + (f"; {data.note}" if data.note else "")
+    )
+
+
+def _cost(recipe: Recipe) -> str:
+    from zeromean.recipes.cost import amount, duration
+
+    runs, epochs, steps = planned(recipe)
+    text = f"{amount(runs, 'run')}, {amount(epochs, 'epoch')} of {amount(steps, 'step')}"
+    for machine, seconds in recipe.step_seconds.items():
+        text += f"; about {duration(epochs * steps * seconds)} on {machine}"
+    return text
+
+
+def planned(recipe: Recipe) -> tuple[int, int, int]:
+    """Return the runs and epochs of a recipe, tuning included, and the steps per epoch."""
+    from zeromean.study.engine.scheduler import planned_keys
+
+    study, train = recipe.study, float(recipe.data.train)
+    if study.tuning is not None:
+        train = round(train * (1 - study.tuning.validation))
+    keys = planned_keys(study)
+    return len(keys), sum(map(study.epochs, keys)), int(train // recipe.task.batch_size)
+
+
+def _published(recipe: Recipe, place: str) -> Iterator[str]:
+    columns = [column for column in recipe.columns if column.table == place]
+    several = len({column.heading for column in columns}) > 1
+    found = False
+    for column in columns:
+        numbers = {row: column.number(recipe.paper, name) for name, row in column.rows.items()}
+        cells = [f"{row} {number}" for row, number in numbers.items() if number is not None]
+        labels = [column.part, column.heading if several else ""]
+        if cells:
+            found = True
+            yield ": ".join([*filter(None, labels), ", ".join(cells)])
+    if not found:
+        yield "no numbers" if recipe.paper == "guides" else "curves, as the report draws them"
+
+
+def _measured(recipe: Recipe, place: str) -> Iterator[str]:
+    from zeromean.recipes.outcome import kept
+
+    outcomes = [one for one in kept() if one.recipe == recipe.name]
+    others = {
+        method
+        for column in recipe.columns
+        if column.table != place and place not in recipe.curves
+        for method in column.rows
+    }
+    for outcome in outcomes:
+        for text in outcome.lines(without=others):
+            yield f"{text} ({outcome.conditions})"
+    if not outcomes:
+        yield "not run"

@@ -1,1 +1,1 @@
-"""The papers' tables as recipes: studies with the published numbers beside them."""
+"""The papers' tables as recipes: a study file, the published numbers, and their comparison."""

@@ -1,39 +1,40 @@
-"""What came out of a recipe, in a small file: beside its study, and, once kept, in the package."""
+"""The outcome of a recipe: a small file in its folder that the package can keep."""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from zeromean.recipes.conditions import Conditions
-from zeromean.recipes.measures import MEASURES, Measure
-from zeromean.recipes.side_by_side import Table
+from zeromean.recipes.comparison import measured
+from zeromean.recipes.metrics import METRICS, RunMetric
+from zeromean.recipes.run_conditions import RunConditions
 from zeromean.study.engine.results import Results
-from zeromean.study.report.table import NOTHING
+from zeromean.study.report.statistics import spread
+from zeromean.study.report.table import MISSING
 
-# Mean, standard deviation and number of runs that did not diverge.
+# Mean, standard deviation, and number of runs that finished.
 Measured = tuple[float | None, float | None, int]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one study that was run to its end.
+    """The numbers of a finished recipe.
 
     Args:
-        recipe: Its name.
-        scale: Of the training.
-        published_data: Whether it was on the data that the published numbers are about.
-        data: What it was on.
-        seeds: How many.
-        device: And what else is known of the machine.
-        precision: That was computed in.
-        measured: By measure and method.
-        page: With all of it; empty where there is none.
+        recipe: Name of the recipe.
+        scale: Share of the published training.
+        published_data: Whether the data are those of the published numbers.
+        data: One line on the data.
+        seeds: Number of seeds.
+        device: Device and machine.
+        precision: Precision of the computation.
+        measured: Numbers by metric and method.
+        page: Path of a page with the details; may be empty.
+        note: How it differs from the recipe as it is now; may be empty.
     """
 
     recipe: str
@@ -45,19 +46,11 @@ class Outcome:
     precision: str
     measured: Mapping[str, Mapping[str, Measured]]
     page: str = ""
+    note: str = ""
 
     @classmethod
-    def of(cls, conditions: Conditions, results: Results, tables: Sequence[Table]) -> Outcome:
-        names = {measure.name: name for name, measure in MEASURES.items()}
-        measured: dict[str, dict[str, Measured]] = {}
-        for column in itertools.chain(*(table.columns for table in tables)):
-            for cell in column.cells:
-                found = cell.measured
-                measured.setdefault(names[column.measure.name], {})[cell.method] = (
-                    None if found is None else round(found.mean, 4),
-                    None if found is None or found.deviation is None else round(found.deviation, 4),
-                    cell.runs - cell.diverged,
-                )
+    def of(cls, conditions: RunConditions, results: Results) -> Outcome:
+        """Summarize the results of a recipe."""
         return cls(
             conditions.recipe.name,
             conditions.scale,
@@ -66,53 +59,67 @@ class Outcome:
             results.study.seeds,
             results.sessions[-1]["device"],
             results.study.precision,
-            measured,
+            {
+                name: {
+                    method: _summary([*values.values()])
+                    for method, values in measured(results, METRICS[name]).items()
+                }
+                for name in conditions.recipe.metrics
+            },
         )
 
     def text(self) -> str:
-        """As the file holds it."""
+        """Return the content of its file."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
-    def lines(self, methods: Iterable[str]) -> list[str]:
-        """Each measure of the methods."""
+    def lines(self, without: Collection[str] = ()) -> list[str]:
+        """Return one line per metric with all methods, except for those in ``without``."""
         return [
-            f"{MEASURES[name].label}: "
+            f"{METRICS[name].label}: "
             + ", ".join(
-                f"{method} {self._told(MEASURES[name], *cells[method])}"
-                for method in methods
-                if method in cells
+                f"{method} {self._cell(METRICS[name], *cell)}"
+                for method, cell in cells.items()
+                if method not in without
             )
             for name, cells in self.measured.items()
         ]
 
-    def _told(
-        self, measure: Measure, mean: float | None, deviation: float | None, runs: int
+    def _cell(
+        self, metric: RunMetric, mean: float | None, deviation: float | None, runs: int
     ) -> str:
-        number = NOTHING if mean is None else measure.number(mean)
-        spread = "" if deviation is None else f" ± {measure.number(deviation)}"
+        number = MISSING if mean is None else metric.number(mean)
+        spread = "" if deviation is None else f" ± {metric.number(deviation)}"
         diverged = f" ({self.seeds - runs} of {self.seeds} diverged)" if runs < self.seeds else ""
         return f"{number}{spread}{diverged}"
 
     @property
     def conditions(self) -> str:
-        """What has to be known of the numbers."""
+        """What readers of the numbers have to know."""
         parts = [f"{self.seeds} seed(s)", self.device]
         if self.scale != 1:
-            parts.append(f"training shortened to {self.scale:g} of its length")
+            parts.append(f"training shortened to {self.scale:g}")
         if self.precision != "float32":
             parts.append(f"computed in {self.precision}")
         if not self.published_data:
-            parts.append(f"on other data than published: {self.data}")
-        return "; ".join([*parts, *([self.page] if self.page else [])])
+            parts.append(f"other data than published: {self.data}")
+        return "; ".join([*parts, *filter(None, (self.note, self.page))])
+
+
+def _summary(values: list[float]) -> Measured:
+    if not values:
+        return None, None, 0
+    found = spread(values)
+    deviation = None if found.deviation is None else round(found.deviation, 4)
+    return round(found.mean, 4), deviation, len(values)
 
 
 def read(text: str) -> Outcome:
-    """From what :meth:`Outcome.text` made."""
+    """Return the outcome that :meth:`Outcome.text` wrote."""
     return Outcome(**json.loads(text))
 
 
 def write(outcome: Outcome, out: Path) -> Path:
-    """Beside the study, as ``outcome.json``."""
+    """Write ``outcome.json`` into the study's folder."""
     path = out / "outcome.json"
     path.write_text(outcome.text(), encoding="utf-8")
     return path
@@ -120,9 +127,9 @@ def write(outcome: Outcome, out: Path) -> Path:
 
 @cache
 def kept() -> tuple[Outcome, ...]:
-    """Those that the package carries: what has been run for these pages."""
+    """Return the outcomes that the package contains."""
     folder = files("zeromean.recipes") / "results"
-    if not folder.is_dir():  # an installation that carries none
+    if not folder.is_dir():
         return ()
     found = sorted(folder.iterdir(), key=lambda file: file.name)
     return tuple(

@@ -10,15 +10,15 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-# Name of the file -> what the source is called in short.
+# Name of the file -> short name of the source.
 PAPERS = {
     "gradient_centralization": "GC",
     "centered_weight_normalization": "CWN",
     "guides": "Tutorial",
 }
-# Entries that hold several results, a key each.
+# Entries that hold several results, one per key.
 GROUPS = ("figures", "figure4", "ablations")
-WORDS = {
+NAMES = {
     "cost": "Cost",
     "overhead": "Cost",
     "reid": "README, Market-1501",
@@ -30,11 +30,11 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Published:
-    """A number as it was published.
+    """A published number.
 
     Args:
-        value: In the unit of its table.
-        deviation: Over the repeats; None where none was published.
+        value: Number in the unit of its table.
+        deviation: Deviation over the repeats; None if none was published.
     """
 
     value: float
@@ -47,24 +47,19 @@ class Published:
 
 @cache
 def read(paper: str) -> Mapping[str, Any]:
-    """All that is known of a paper, a key a table or figure.
-
-    Args:
-        paper: A key of ``PAPERS``.
-    """
+    """Return everything known of a paper (a key of ``PAPERS``), by table or figure."""
     text = (files("zeromean.recipes") / "published" / f"{paper}.json").read_text(encoding="utf-8")
     content: dict[str, Any] = json.loads(text)
     return content
 
 
 def title(paper: str) -> str:
-    """How the paper is cited."""
-    content = read(paper)
-    return str(content.get("paper", "The tutorial on gradient-centralization-tf"))
+    """Return the citation of a paper."""
+    return str(read(paper).get("paper", "The tutorial on gradient-centralization-tf"))
 
 
 def places(paper: str) -> list[str]:
-    """The keys of all its results, tables first, ``figures.3`` for an entry of a group.
+    """Return the keys of all results, tables first; ``figures.3`` is an entry of a group.
 
     Example:
         >>> places("centered_weight_normalization")[:5]
@@ -85,29 +80,29 @@ def _order(place: str) -> tuple[int, str]:
 
 
 def name(place: str) -> str:
-    """What a reader calls it; of a part of a table the table.
+    """Return the name of a place as readers know it; a part of a table has the table's name.
 
     Example:
         >>> name("table2.Xavier"), name("figures.5c"), name("figure4.a")
         ('Table 2', 'Fig. 5c', 'Fig. 4a')
     """
-    if place in WORDS:
-        return WORDS[place]
+    if place in NAMES:
+        return NAMES[place]
     if place.startswith("table"):
         return "Table " + re.sub(r"table(\d+).*", r"\1", place)
     return "Fig. " + re.sub(r"figures?|\.", "", place)
 
 
 def entry(paper: str, place: str) -> Any:
-    """What is known of a result, or of a part of it such as ``table2.Xavier``."""
+    """Return the entry of a place, or of a part such as ``table2.Xavier``."""
     found: Any = read(paper)
     for key in place.split("."):
         found = found[key]
     return found
 
 
-def what(paper: str, place: str) -> str:
-    """One line on what is reported there."""
+def description(paper: str, place: str) -> str:
+    """Return one line on what a place reports."""
     found = entry(paper, place)
     if isinstance(found, str):
         return found
@@ -115,24 +110,24 @@ def what(paper: str, place: str) -> str:
 
 
 def columns(paper: str, place: str) -> list[str]:
-    """The headings of its columns, which may be those of a table that it says it is like."""
+    """Return the headings of a table's columns, possibly those of the table it is like."""
     table = read(paper)[place.partition(".")[0]]
     like = re.match(r"as table (\d)", table.get("what", ""))
     if like is not None:
         return columns(paper, f"table{like[1]}")
-    # What is told of a table without columns names the numbers of its cells.
+    # The description of a table without columns names the numbers of its cells.
     found: list[str] = table.get("columns") or re.findall(r"top-\d", table["what"])
     return found
 
 
 def number(paper: str, place: str, column: str | None, row: str) -> Published:
-    """A number of a table.
+    """Return a number of a table.
 
     Args:
-        paper: A key of ``PAPERS``.
-        place: A table, or a part of it.
-        column: Its heading; None for a table of a single column.
-        row: The key of the row.
+        paper: Key of ``PAPERS``.
+        place: Key of a table, or of a part of it.
+        column: Heading of the column; None for a table with one column.
+        row: Key of the row.
 
     Example:
         >>> number("centered_weight_normalization", "table2.He", "Yale-B", "CWN")
@@ -147,7 +142,7 @@ def number(paper: str, place: str, column: str | None, row: str) -> Published:
 
 
 def lines(paper: str, place: str) -> Iterator[str]:
-    """Every published number of a result, a line a row; nothing where it is a picture.
+    """Yield the published numbers of a place, one line per row; nothing for a picture.
 
     Example:
         >>> next(lines("centered_weight_normalization", "table3"))
@@ -158,15 +153,15 @@ def lines(paper: str, place: str) -> Iterator[str]:
         return
     headings = columns(paper, place) if place.startswith("table") else []
     for part, rows in found.items():
-        # Table 2 has a table for each initialization.
-        inner = isinstance(rows, Mapping) and "plain" in rows
-        for row, values in rows.items() if inner else [(part, rows)]:
+        # Table 2 has a table per initialization.
+        nested = isinstance(rows, Mapping) and "plain" in rows
+        for row, values in rows.items() if nested else [(part, rows)]:
             if not row.startswith("recipe") and (text := _text(values, headings)):
-                yield f"{part}, {row}: {text}" if inner else f"{row}: {text}"
+                yield f"{part}, {row}: {text}" if nested else f"{row}: {text}"
 
 
 def _text(values: Any, headings: list[str]) -> str:
-    """Numbers as a line; nothing of what else is said of a result."""
+    """Format numbers as a line; return an empty text for anything else."""
     if isinstance(values, Mapping):
         return "; ".join(f"{key} {_text(one, [])}" for key, one in values.items())
     if isinstance(values, int | float):

@@ -1,4 +1,4 @@
-"""What a recipe is: a study, the data it is about, and the published numbers beside its methods."""
+"""A recipe: a study, the data it is about, and the published number of each method."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec.structs import replace
+import msgspec
 
 from zeromean.recipes import published
 from zeromean.recipes.published import Published
 from zeromean.study.spec.study import Study
-from zeromean.study.spec.task import ImageTask as Task
+from zeromean.study.spec.task import ImageTask
 from zeromean.study.spec.toml import from_table
 
 if sys.version_info >= (3, 11):
@@ -20,22 +20,22 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# What a recipe's file has in the place of the data, which the user names.
+# The data in a recipe's file, which the user replaces.
 PLACEHOLDER = "DATA"
-# In the place of a row: a method that the published table does not have.
+# The row of a method that the published table does not have.
 NEW = "-"
 
 
 @dataclass(frozen=True)
-class Images:
-    """The data that the published numbers are about.
+class DataSet:
+    """The data behind published numbers.
 
     Args:
-        name: As their authors call them.
-        form: How the study engine is told of them, such as ``cifar:DIR``.
-        train, test, classes: How many.
+        name: Name that its authors gave it.
+        form: Form of the argument ``--data``, such as ``cifar:DIR``.
+        train, test, classes: Numbers of training images, test images and classes.
         shape: Channels, height and width of an image as networks see it.
-        note: What else has to be known to get them; may be empty.
+        note: What else is needed to prepare the data; may be empty.
     """
 
     name: str
@@ -46,25 +46,25 @@ class Images:
     shape: tuple[int, int, int]
     note: str = ""
 
-    def are(self, train: int, test: int, classes: int, shape: tuple[int, ...]) -> bool:
-        """Whether such data may be these; where they are split anew, the sum of images counts."""
+    def matches(self, train: int, test: int, classes: int, shape: tuple[int, ...]) -> bool:
+        """Return whether data may be these; a random split may divide their sum otherwise."""
         own = (self.train + self.test, self.classes, self.shape)
         return (train + test, classes, shape) == own
 
 
 @dataclass(frozen=True)
-class Block:
+class Column:
     """A column of a published table.
 
     Args:
         place: Key of the table, or of a part of it, among the published numbers.
-        column: Its heading; None where the table has a single column.
-        rows: The published row of each method, or ``-`` for a method that was not there. The
-            first method is what the others are compared with.
+        heading: Heading of the column; None for a table with one column.
+        rows: Published row of each method, ``-`` if there is none. The first method is the
+            baseline of the others.
     """
 
     place: str
-    column: str | None
+    heading: str | None
     rows: Mapping[str, str]
 
     @property
@@ -74,106 +74,104 @@ class Block:
 
     @property
     def table(self) -> str:
-        """Key of the table that it is of or a part of."""
+        """Key of the table that this is a column of."""
         return self.place.partition(".")[0] if self.place.startswith("table") else self.place
 
     @property
-    def label(self) -> str:
-        """What the part of the table is called, and a colon; empty for a whole one."""
-        return f"{self.place.partition('.')[2]}: " if self.place != self.table else ""
+    def part(self) -> str:
+        """The part of the table, such as an initialization; may be empty."""
+        return "" if self.table == self.place else self.place.partition(".")[2]
+
+    def title(self, paper: str) -> str:
+        """Return a title such as ``CWN Table 2, Xavier, SVHN``."""
+        name = f"{published.PAPERS[paper]} {published.name(self.place)}"
+        return ", ".join(one for one in (name, self.part, self.heading) if one)
 
     def number(self, paper: str, method: str) -> Published | None:
-        """What was published of a method; None if nothing was."""
-        row = self.rows[method]
-        return None if row == NEW else published.number(paper, self.place, self.column, row)
-
-    def heading(self, paper: str) -> str:
-        """Such as ``CWN Table 2, Xavier, Yale-B``."""
-        name = f"{published.PAPERS[paper]} {published.name(self.place)}"
-        parts = [name, self.label.removesuffix(": "), self.column or ""]
-        return ", ".join(part for part in parts if part)
+        """Return the published number of a method; None if there is none."""
+        if self.rows[method] == NEW:
+            return None
+        return published.number(paper, self.place, self.heading, self.rows[method])
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A study that repeats a column of a published table, or a picture.
+    """A study that repeats a column of a published table.
 
     Args:
-        name: What ``zeromean reproduce`` calls it.
-        title: One line.
-        paper: Where it was published, a key of ``PAPERS``.
-        measures: What is compared, names of ``MEASURES``; the first is the published one.
-        repeats: How many runs a published number is the mean of.
-        blocks: The published columns; the methods of the study are theirs.
+        name: Name of the recipe on the command line.
+        title: One line on what it trains.
+        paper: Key of ``PAPERS``.
+        metrics: Keys of ``METRICS``; published numbers are of the first one.
+        repeats: Number of published runs per number.
+        columns: Published columns, whose methods are those of the study.
         curves: Keys of pictures that the curves of its report repeat.
-        data: What the published numbers are about.
-        notes: How it departs from what was published, and what was not published.
-        step_seconds: Of a training step, mean over the methods, by the machine it was measured on.
-        study: All settings, with ``DATA`` in the place of the data.
+        data: Data behind the published numbers.
+        notes: Departures from what was published, and choices where nothing was.
+        step_seconds: Seconds per training step, mean over the methods, by machine.
+        study: Study with ``DATA`` as its data.
     """
 
     name: str
     title: str
     paper: str
-    measures: tuple[str, ...]
+    metrics: tuple[str, ...]
     repeats: int
-    blocks: tuple[Block, ...]
+    columns: tuple[Column, ...]
     curves: tuple[str, ...]
-    data: Images
+    data: DataSet
     notes: tuple[str, ...]
     step_seconds: Mapping[str, float]
     study: Study
 
     @property
-    def task(self) -> Task:
-        """The one task of the study."""
+    def task(self) -> ImageTask:
+        """The only task of the study."""
         (task,) = self.study.tasks
+        assert isinstance(task, ImageTask)
         return task
 
     @property
     def places(self) -> list[str]:
         """Keys of the tables and pictures that it repeats."""
-        return list(dict.fromkeys([*(block.table for block in self.blocks), *self.curves]))
+        return list(dict.fromkeys([*(column.table for column in self.columns), *self.curves]))
 
     def on(self, data: str, seeds: int | None = None) -> Study:
-        """Its study on data that the user names, as ``zeromean compare --data`` takes them."""
-        return replace(
-            self.study,
-            tasks=(replace(self.task, data=data),),
-            seeds=self.study.seeds if seeds is None else seeds,
-        )
+        """Return the study on the user's data, named as for ``zeromean compare --data``."""
+        task = msgspec.structs.replace(self.task, data=data)
+        seeds = self.study.seeds if seeds is None else seeds
+        return msgspec.structs.replace(self.study, tasks=(task,), seeds=seeds)
 
 
 def parse(text: str) -> Iterator[Recipe]:
-    """The recipes of a file, one a column of the table it is about.
+    """Parse the recipes of a file, one per entry of ``[[recipe.columns]]``.
 
-    It is a study's file with a table ``[recipe]``; each of its ``columns`` may change ``study``
-    and ``task`` settings and ``data``.
+    The file is a study file with a table ``[recipe]``. Each entry may change settings of the study
+    (``study``), of its task (``task``) and of the data.
     """
     table = tomllib.loads(text)
-    about = table.pop("recipe")
-    for column in about["columns"]:
-        yield _recipe(table, about, column)
+    shared = table.pop("recipe")
+    for own in shared["columns"]:
+        yield _recipe(table, shared, own)
 
 
-def _recipe(table: dict[str, Any], about: dict[str, Any], column: dict[str, Any]) -> Recipe:
+def _recipe(table: dict[str, Any], shared: dict[str, Any], own: dict[str, Any]) -> Recipe:
     (task,) = table["tasks"]
-    study = {**table, **column.get("study", {}), "tasks": [{**task, **column.get("task", {})}]}
-    data = {**about["data"], **column.get("data", {})}
-    blocks = [
-        Block(one["place"], one.get("column"), one.get("rows", about.get("rows")))
-        for one in column["published"]
-    ]
+    study = {**table, **own.get("study", {}), "tasks": [{**task, **own.get("task", {})}]}
+    data = {**shared["data"], **own.get("data", {})}
     return Recipe(
-        name=column["name"],
-        title=column["title"],
-        paper=about["paper"],
-        measures=tuple(about["measures"]),
-        repeats=about["repeats"],
-        blocks=tuple(blocks),
-        curves=tuple(column.get("curves", about.get("curves", ()))),
-        data=Images(**{**data, "shape": tuple(data["shape"])}),
-        notes=(*about.get("notes", ()), *column.get("notes", ())),
-        step_seconds=column.get("step_seconds", {}),
+        name=own["name"],
+        title=own["title"],
+        paper=shared["paper"],
+        metrics=tuple(shared["metrics"]),
+        repeats=shared["repeats"],
+        columns=tuple(
+            Column(one["place"], one.get("column"), one.get("rows", shared.get("rows")))
+            for one in own["published"]
+        ),
+        curves=tuple(own.get("curves", shared.get("curves", ()))),
+        data=DataSet(**{**data, "shape": tuple(data["shape"])}),
+        notes=(*shared.get("notes", ()), *own.get("notes", ())),
+        step_seconds=own.get("step_seconds", {}),
         study=from_table(study),
     )

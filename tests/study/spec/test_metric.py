@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zeromean.recipes.measures import MEASURES
+from zeromean.recipes.metrics import METRICS
 from zeromean.study.spec.metric import ACCURACY, LOSS, MINUS
 
 
@@ -42,8 +42,8 @@ def test_half_way_shares_are_formatted_alike(difference: float) -> None:
         for off in (-1e-16, 0.0, 1e-16)
         for text in (
             ACCURACY.difference(difference + off),
-            MEASURES["accuracy"].difference(100 * (difference + off)),
-            MEASURES["accuracy"].difference(100 * difference + off),
+            METRICS["accuracy"].difference(100 * (difference + off)),
+            METRICS["accuracy"].difference(100 * difference + off),
         )
     }
     assert len(found) == 1

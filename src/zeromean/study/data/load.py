@@ -17,6 +17,7 @@ from zeromean.study.data.miniimagenet import read_miniimagenet
 from zeromean.study.data.npz import read_npz
 from zeromean.study.data.split import DEFAULT_SPLIT, SplitSpec, UnsplitDataset
 from zeromean.study.data.svhn import read_svhn
+from zeromean.study.spec.validation import SettingError
 
 # Formats whose images have one size.
 READERS: dict[str, Callable[[Path], Dataset | UnsplitDataset]] = {
@@ -70,10 +71,12 @@ def read_dataset(text: str, transform: ImageTransform = UNCHANGED) -> Dataset | 
             "Write the format, a colon and the path",
         )
     if kind not in FILE_READERS and transform != UNCHANGED:
-        raise ZeromeanError(
+        raise SettingError(
+            "resize",
             f"resize, crop and grayscale do not apply to {text}; they apply to image files"
             f" ({', '.join(FILE_READERS)})",
             "Leave them out",
+            instead="Pass image files",
         )
     if text == "digits":
         return read_digits()
@@ -96,9 +99,11 @@ def split_dataset(data: Dataset | UnsplitDataset, spec: SplitSpec) -> Dataset:
     if isinstance(data, UnsplitDataset):
         return data.divide(spec)
     if spec != DEFAULT_SPLIT:
-        raise ZeromeanError(
+        raise SettingError(
+            "test_per_class",
             f'test_per_class and split="seed" do not apply to {data.name}, which has its own test'
             " set",
-            "Leave them out, or use data without a test set",
+            "Leave them out",
+            instead="Use data without a test set",
         )
     return data

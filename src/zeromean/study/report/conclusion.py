@@ -1,139 +1,170 @@
-"""A plain sentence on what a comparison does, and does not, show."""
+"""State in plain sentences what a comparison shows and what it does not."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from zeromean.study.report.statistics import (
+    CONFIDENCE,
+    LEVEL,
+    MIN_PAIRS_FOR_INTERVAL,
+    Paired,
+    min_seeds,
+)
+from zeromean.study.report.summary import Summary
 from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.metric import Metric
-from zeromean.study.spec.task import ImageTask as Task
-from zeromean.study.statistics import CONFIDENCE, FEWEST_FOR_INTERVAL, LEVEL, Paired
-from zeromean.study.summary import Summary
+
+Verdict = Literal["helped", "harmed", "no difference shown", "too few seeds", "nothing to compare"]
+TUNING_NOISE = (
+    "Each method's learning rate was chosen by noisy validation scores. The differences, intervals"
+    " and p-values take the chosen rates as given, so they leave out the noise of that choice:"
+    " other tuning seeds may choose other rates and move the result."
+)
 
 
-def conclude(summary: Summary, baseline: Summary, task: Task) -> str:
-    """One sentence on one method, first about the end, then about the early phase.
+@dataclass(frozen=True)
+class Conclusion:
+    """What a comparison shows about one method.
 
     Args:
-        summary: The method's.
-        baseline: That of the method it is compared with.
-        task: What was learned.
+        method: Label of the method.
+        verdict: Answer in a word or two, decided by the permutation test.
+        text: Sentences with the numbers.
+    """
+
+    method: str
+    verdict: Verdict
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.method}: {self.verdict}. {self.text}"
+
+
+def conclude(summary: Summary, baseline: Summary, early_epoch: int, epochs: int) -> Conclusion:
+    """Draw the conclusion about one method, first at the end, then after a third of the training.
+
+    Args:
+        summary: Summary of the method.
+        baseline: Summary of the baseline.
+        early_epoch: Epoch of the early scores.
+        epochs: Number of epochs.
     """
     final = summary.final.difference
-    failures = _failures(summary, baseline)
+    sentences = _diverged(summary, baseline)
     if final is None:
-        return (
-            f"{failures}Nothing can be concluded about {summary.method}: no pair of runs is left."
-        )
-    sentence = f"{failures}{_at_the_end(summary, final)}"
+        sentences.append("No pair of runs is left to compare.")
+        return Conclusion(summary.method, "nothing to compare", " ".join(sentences))
+    verdict = _verdict(summary, final)
+    sentences += _at_the_end(summary, final, verdict)
     early = summary.early.difference
-    if early is not None and task.early_epoch < task.epochs:
-        sentence += f"; {_early(early, task.early_epoch, summary.metric)}"
-    return f"{sentence}."
+    if early is not None and early_epoch < epochs:
+        sentences.append(_early(early, early_epoch, summary.metric))
+    return Conclusion(summary.method, verdict, " ".join(sentences))
 
 
-def overview(tables: list[list[Summary]]) -> str:
-    """One sentence on all comparisons of a study."""
-    shown = {"better": 0, "worse": 0}
-    methods = [summary for table in tables for summary in table if summary.method != BASELINE]
-    for summary in methods:
-        final = summary.final.difference
-        if final is not None and _shown(final, summary.holm):
-            shown["better" if summary.metric.gain(final.mean) > 0 else "worse"] += 1
-    smallest = min(
-        (
-            _smallest(one.final.difference, one.family)
-            for one in methods
-            if one.final.difference is not None
-        ),
-        default=0.0,
-    )
-    few = f" So few seeds can show none: p cannot fall below {smallest:.3g}."
-    return (
-        f"Of {len(methods)} comparisons with {BASELINE}, {shown['better']} ended better, "
-        f"{shown['worse']} worse, and {len(methods) - sum(shown.values())} show no difference, "
-        f"corrected for their number.{few if smallest > LEVEL else ''}"
-    )
+def overview(conclusions: list[list[Conclusion]]) -> list[str]:
+    """Count the verdicts of each method over the comparisons of a study."""
+    found: dict[str, Counter[str]] = {}
+    for one in (one for some in conclusions for one in some):
+        found.setdefault(one.method, Counter())[one.verdict] += 1
+    return [
+        f"{method}: {', '.join(f'{verdict} in {n}' for verdict, n in counts.items())}"
+        f" of {sum(counts.values())} comparison(s)."
+        for method, counts in found.items()
+    ]
 
 
-def _failures(summary: Summary, baseline: Summary) -> str:
-    failed = [one for one in (baseline, summary) if one.diverged]
-    if not failed:
-        return ""
-    counts = " and ".join(f"{one.diverged} of {one.runs} {one.method} runs" for one in failed)
-    return f"{counts} diverged, and only pairs without a diverged run are compared: "
+def _verdict(summary: Summary, final: Paired) -> Verdict:
+    p_value = summary.corrected_p
+    if p_value is not None and p_value <= LEVEL:
+        return "helped" if summary.metric.gain(final.mean) > 0 else "harmed"
+    smallest = final.smallest_p * summary.comparisons
+    return "too few seeds" if smallest > LEVEL else "no difference shown"
 
 
-def _at_the_end(summary: Summary, final: Paired) -> str:
-    method, metric, pairs = summary.method, summary.metric, len(final.differences)
-    if pairs == 1:
-        return (
-            f"One pair of runs cannot tell {method} from {BASELINE}: it ended at "
-            f"{metric.difference(final.mean)} {metric.difference_unit}, and statistics need more"
-            " seeds"
-        )
+def _diverged(summary: Summary, baseline: Summary) -> list[str]:
+    counts = [
+        f"{one.diverged} of {one.runs} {one.method} runs"
+        for one in (baseline, summary)
+        if one.diverged
+    ]
+    if not counts:
+        return []
+    return [f"{' and '.join(counts)} did not finish; only pairs of finished runs are compared."]
+
+
+def _at_the_end(summary: Summary, final: Paired, verdict: Verdict) -> list[str]:
+    metric, pairs = summary.metric, len(final.differences)
+    corrected = summary.corrected_p if summary.comparisons > 1 else None
+    numbers = _numbers(final, metric, corrected)
     if not any(final.differences):
-        return (
-            f"No difference shown: {method} ended {metric.level} {BASELINE} "
-            f"on each of {pairs} seeds"
+        sentences = [f"It ended {metric.level} {BASELINE} on {_seeds(pairs)}."]
+    elif verdict in ("helped", "harmed"):
+        direction = metric.better if verdict == "helped" else metric.worse
+        sentences = [f"It ended {direction} than {BASELINE}: {numbers}."]
+    else:
+        same = "" if not _one_sided(final) or pairs == 1 else ", with the same sign on every seed"
+        sentences = [f"Difference to {BASELINE} at the end: {numbers}{same}."]
+    sentences += _disagreement(final, verdict, corrected is not None)
+    if verdict == "too few seeds":
+        several = f" among {summary.comparisons} comparisons" if summary.comparisons > 1 else ""
+        sentences.append(
+            f"{_seeds(pairs).capitalize()} cannot show a difference{several}; at least"
+            f" {min_seeds(summary.comparisons)} seeds can."
         )
-    direction = metric.better if metric.gain(final.mean) > 0 else metric.worse
-    numbers = _numbers(final, metric, summary.holm if summary.family > 1 else None)
-    if _shown(final, summary.holm):
-        return f"{method} ended {direction} than {BASELINE}: {numbers}"
-    smallest = _smallest(final, summary.family)
-    if _one_sided(final) and smallest > LEVEL:
-        corrected = f" after correction for {summary.family} comparisons"
-        return (
-            f"{method} ended {direction} than {BASELINE} on each of {pairs} seeds "
-            f"({numbers}), too few to show a difference: "
-            f"p cannot fall below {smallest:.3g}{corrected if summary.family > 1 else ''}"
-        )
-    return f"No difference shown between {method} and {BASELINE} at the end: {numbers}"
+    return sentences
+
+
+def _disagreement(final: Paired, verdict: Verdict, corrected: bool) -> list[str]:
+    """Say which of interval and test decides if they disagree."""
+    if final.interval is None:
+        return []
+    excludes_zero = final.interval[0] > 0 or final.interval[1] < 0
+    shown = verdict in ("helped", "harmed")
+    if excludes_zero and not shown:
+        after = " after correction" if corrected else ""
+        return [
+            "The interval, a bootstrap without correction, excludes 0, but the permutation test"
+            f" decides, and its p is above {LEVEL:g}{after}."
+        ]
+    if shown and not excludes_zero:
+        return ["The bootstrap interval includes 0, but the permutation test decides."]
+    return []
 
 
 def _early(early: Paired, epoch: int, metric: Metric) -> str:
-    where = f"a third of the way, after epoch {epoch}, it was"
-    if early.p_value is None:
-        return f"{where} at {metric.difference(early.mean)} {metric.difference_unit}"
+    moment = f"A third of the way, after epoch {epoch}, it was"
     if not any(early.differences):
-        return f"{where} exactly level"
+        return f"{moment} exactly level."
     numbers = _numbers(early, metric, None)
-    shown = _shown(early, early.p_value)
-    if shown or _one_sided(early):
-        pairs = len(early.differences)
-        return (
-            f"{where} {'ahead' if metric.gain(early.mean) > 0 else 'behind'} "
-            f"{'' if shown else f'on each of {pairs} seeds '}({numbers})"
-        )
-    return f"{where} not shown to be ahead or behind ({numbers})"
-
-
-def _shown(result: Paired, p_value: float | None) -> bool:
-    """Interval and test agree; differences that are all the same have no interval to disagree."""
-    if p_value is None or p_value > LEVEL:
-        return False
-    return result.interval is None or result.interval[0] > 0 or result.interval[1] < 0
-
-
-def _smallest(result: Paired, family: int) -> float:
-    """The smallest p-value that so many pairs can give, corrected for the comparisons."""
-    return min(1.0, result.smallest_p * family)
+    if early.p_value is None:
+        return f"{moment} at {numbers}."
+    if early.p_value <= LEVEL:
+        return f"{moment} {'ahead' if metric.gain(early.mean) > 0 else 'behind'} ({numbers})."
+    return f"{moment} not shown to be ahead or behind ({numbers})."
 
 
 def _one_sided(result: Paired) -> bool:
     return all(one > 0 for one in result.differences) or all(one < 0 for one in result.differences)
 
 
-def _numbers(result: Paired, metric: Metric, holm: float | None) -> str:
-    if result.interval is None:
-        few = len(result.differences) < FEWEST_FOR_INTERVAL
-        interval = "too few seeds for an interval" if few else "the same on each seed"
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
+def _numbers(result: Paired, metric: Metric, corrected_p: float | None) -> str:
+    mean = f"{metric.difference(result.mean)} {metric.difference_unit}".strip()
+    if result.p_value is None:
+        return mean
+    if result.interval is not None:
+        low, high = map(metric.difference, result.interval)
+        interval = f"{CONFIDENCE:.0%} interval {low} to {high}"
+    elif len(result.differences) < MIN_PAIRS_FOR_INTERVAL:
+        interval = "too few seeds for an interval"
     else:
-        low, high = result.interval
-        interval = (
-            f"{CONFIDENCE:.0%} interval {metric.difference(low)} to {metric.difference(high)}"
-        )
-    corrected = "" if holm is None else f", corrected {holm:.3g}"
-    return (
-        f"{metric.difference(result.mean)} {metric.difference_unit}, {interval}, "
-        f"p = {result.p_value:.3g}{corrected}"
-    )
+        interval = "the same on each seed"
+    corrected = "" if corrected_p is None else f", corrected {corrected_p:.3g}"
+    return f"{mean}, {interval}, p = {result.p_value:.3g}{corrected}"

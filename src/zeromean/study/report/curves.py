@@ -1,114 +1,170 @@
-"""The picture of a comparison: the score by epoch, and the difference to the baseline."""
+"""Charts of a comparison by epoch: the score, its difference to the baseline, and the training."""
 
 from __future__ import annotations
 
-import io
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from zeromean.study.engine.results import Comparison
-from zeromean.study.report.styles import Style, styles
+from zeromean.study.report.drawing import Style, figure, styles, tidy
+from zeromean.study.report.summary import early_epoch, epoch_count
 from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.records import Run
 
-CAPTION = (
-    "Above: the score by epoch. Below: its difference to plain, seed by seed. "
-    "Lines are means over the seeds, bands one standard deviation to each side; "
-    "the dashed line is a third of the way."
-)
+# One row per seed, one column per epoch.
+Curves = Mapping[str, np.ndarray]
 
 
-# Large enough to be read where the picture is a hand wide.
-LETTERS = 12
-# Of more names, the legend has a place of its own below: within, it would hide the curves.
-MOST_NAMES_WITHIN = 6
+def draw_scores(comparison: Comparison) -> Figure:
+    """Draw the score by epoch and, below, its paired difference to the baseline.
 
-
-def draw(comparison: Comparison) -> bytes:
-    """The picture as PNG.
-
-    Args:
-        comparison: Its finished runs; diverged ones are drawn dotted, up to where they broke.
+    Runs that diverged are dotted up to their last epoch and take no part in means.
     """
-    metric, task = comparison.metric, comparison.task
-    figure = Figure(figsize=(6.4, 6.4), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    baseline = comparison.of(BASELINE)
-    style_of = styles(comparison.methods)
-    lower.axhline(0, color=style_of[BASELINE].color, linewidth=1.5)
+    metric, look = comparison.metric, styles(comparison.study.method_labels)
+    chart = figure(5.0)
+    upper, lower = chart.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    _draw(upper, _curves(comparison, "score", metric.scale), look)
+    for run in comparison.runs:
+        if run.diverged and run.epochs:
+            scores = [metric.scale * epoch.score for epoch in run.epochs]
+            numbers, color = range(1, len(scores) + 1), look[run.key.method].color
+            upper.plot(numbers, scores, ":", color=color, linewidth=1)
+            upper.plot(numbers[-1:], scores[-1:], "x", color=color)
+    lower.axhline(0, color=look[BASELINE].color, linewidth=1.5)
+    _draw(lower, _differences(comparison), look)
+    unit, difference_unit = (
+        f", {one}" if one else "" for one in (metric.unit, metric.difference_unit)
+    )
+    upper.set_ylabel(f"{comparison.info.watched.capitalize()} {metric.name}{unit}")
+    lower.set_ylabel(f"Difference{difference_unit}")
+    _finish(chart, [upper, lower], comparison)
+    return chart
 
-    def shown(run: Run) -> np.ndarray:
-        return metric.scale * np.array([epoch.score for epoch in run.epochs])
 
-    for method in comparison.methods:
-        runs = comparison.of(method)
-        sound = {seed: run for seed, run in runs.items() if not run.diverged}
-        if sound:
-            scores = np.stack([shown(run) for run in sound.values()])
-            _line_and_band(upper, scores, style_of[method], label=method)
-        broken = [shown(run) for run in runs.values() if run.diverged]
-        _diverged(upper, broken, style_of[method].color, f"{method}, diverged")
-        pairs = [seed for seed in sound if not baseline[seed].diverged]
-        if pairs and method != BASELINE:
-            differences = [shown(runs[seed]) - shown(baseline[seed]) for seed in pairs]
-            _line_and_band(lower, np.stack(differences), style_of[method])
-    watched = comparison.info.watched.capitalize()
+def draw_training(comparison: Comparison) -> Figure | None:
+    """Draw the training score, the training loss and the learning rate, as far as recorded."""
+    metric, look = comparison.metric, styles(comparison.study.method_labels)
     unit = f", {metric.unit}" if metric.unit else ""
-    upper.set_ylabel(f"{watched} {metric.name}{unit}", fontsize=LETTERS)
-    lower.set_ylabel(f"Difference to {BASELINE}, {metric.difference_unit}", fontsize=LETTERS)
-    lower.set_xlabel("Epoch", fontsize=LETTERS)
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    handles, names = upper.get_legend_handles_labels()
-    if len(names) > MOST_NAMES_WITHIN:
-        figure.set_figheight(6.4 + 0.15 * len(names))
-        figure.legend(
-            handles, names, loc="outside lower left", ncols=2, frameon=False, fontsize=LETTERS - 2
-        )
-    elif names:
-        upper.legend(loc="best", frameon=False, fontsize=LETTERS)
-    for axes in (upper, lower):
-        if task.early_epoch < task.epochs:
-            axes.axvline(task.early_epoch, color="#999999", linewidth=0.8, linestyle="--")
-        style(axes)
-    return png(figure)
+    series = {
+        "train_score": (f"Training {metric.name}{unit}", metric.scale),
+        "train_loss": ("Training loss", 1.0),
+        "learning_rate": ("Learning rate", 1.0),
+    }
+    panels = {
+        label: curves
+        for name, (label, scale) in series.items()
+        if (curves := _curves(comparison, name, scale))
+        and not (name == "train_score" and metric.name == "loss")
+    }
+    if not panels:
+        return None
+    chart = figure(5.0)
+    axes = list(np.atleast_1d(chart.subplots(len(panels), 1, sharex=True)))
+    for one, (label, curves) in zip(axes, panels.items(), strict=True):
+        _draw(one, curves, look)
+        one.set_ylabel(label)
+    _finish(chart, axes, comparison)
+    return chart
 
 
-def style(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    """The look that all pictures share."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=LETTERS)
+def _curves(comparison: Comparison, name: str, scale: float) -> dict[str, np.ndarray]:
+    """Collect a recorded quantity of the runs that finished, by method; {} if it is missing."""
+    count = epoch_count(comparison)
+    found = {
+        method: scale
+        * np.array([[epoch.get(name) for epoch in run.epochs[:count]] for run in runs.values()])
+        for method in comparison.methods
+        if (runs := _finished(comparison, method)) and count
+    }
+    return {method: values for method, values in found.items() if np.isfinite(values).any()}
 
 
-def png(figure: Figure) -> bytes:
-    """The figure, sharp enough for a page's width."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=175)
-    return buffer.getvalue()
+def _finished(comparison: Comparison, method: str) -> dict[int, Run]:
+    return {seed: run for seed, run in comparison.of(method).items() if not run.diverged}
 
 
-def _line_and_band(axes: Axes, values: np.ndarray, own: Style, label: str | None = None) -> None:
-    """``values``: a row a seed, a column an epoch."""
-    epochs = np.arange(1, values.shape[1] + 1)
-    mean = values.mean(0)
-    # A single epoch has no line; a marker shows it.
-    marker = own.marker if len(epochs) == 1 else None
-    axes.plot(epochs, mean, own.line, color=own.color, linewidth=1.8, marker=marker, label=label)
-    if len(values) > 1:
-        deviation = values.std(0, ddof=1)
-        axes.fill_between(
-            epochs, mean - deviation, mean + deviation, color=own.color, alpha=0.18, linewidth=0
-        )
+def _differences(comparison: Comparison) -> dict[str, np.ndarray]:
+    baseline, scale = _finished(comparison, BASELINE), comparison.metric.scale
+    count = epoch_count(comparison)
+    found = {}
+    for method in comparison.methods:
+        pairs = [
+            [
+                scale * (one.score - other.score)
+                for one, other in zip(
+                    run.epochs[:count], baseline[seed].epochs[:count], strict=True
+                )
+            ]
+            for seed, run in _finished(comparison, method).items()
+            if seed in baseline
+        ]
+        if pairs and count and method != BASELINE:
+            found[method] = np.array(pairs)
+    return found
 
 
-def _diverged(axes: Axes, scores: list[np.ndarray], color: str, label: str) -> None:
-    for number, values in enumerate(scores):
-        epochs = np.arange(1, len(values) + 1)
-        axes.plot(epochs, values, ":", color=color, linewidth=1)
-        # One entry in the legend for all of them.
-        axes.plot(epochs[-1:], values[-1:], "x", color=color, label=label if number == 0 else None)
+def _draw(axes: Axes, curves: Curves, look: Mapping[str, Style]) -> None:
+    for method, values in curves.items():
+        epochs, style, mean = np.arange(1, values.shape[1] + 1), look[method], values.mean(0)
+        # A single epoch has no line, so a marker shows it.
+        marker = style.marker if len(epochs) == 1 else None
+        # The later of two equal curves is dashed, so that the earlier one shows.
+        line = (0, (4, 4)) if coinciding(curves, method) else style.line
+        axes.plot(epochs, mean, linestyle=line, color=style.color, linewidth=1.8, marker=marker)
+        if len(values) > 1:
+            deviation = values.std(0, ddof=1)
+            axes.fill_between(
+                epochs, mean - deviation, mean + deviation, color=style.color, alpha=0.18, lw=0
+            )
+
+
+def coinciding(curves: Curves, method: str) -> str | None:
+    """Return the first earlier method with exactly the same curves."""
+    for other, values in curves.items():
+        if other == method:
+            return None
+        if np.array_equal(values, curves[method]):
+            return other
+    return None
+
+
+def _finish(chart: Figure, panels: list[Axes], comparison: Comparison) -> None:
+    """Label the epochs, mark a third of the way, and explain every line in a legend."""
+    early, count = early_epoch(comparison), epoch_count(comparison)
+    for axes in panels:
+        if early < count:
+            axes.axvline(early, color="#767676", linewidth=0.8, linestyle="--")
+        tidy(axes)
+    panels[-1].set_xlabel("Epoch")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    entries = _legend(comparison)
+    chart.set_figheight(chart.get_figheight() + 0.22 * -(-len(entries) // 2))
+    chart.legend(
+        [*entries.values()], [*entries], loc="outside lower left", ncols=2, frameon=False,
+        fontsize="small",
+    )  # fmt: skip
+
+
+def _legend(comparison: Comparison) -> dict[str, Line2D | Patch]:
+    look, scores = styles(comparison.study.method_labels), _curves(comparison, "score", 1.0)
+    entries: dict[str, Line2D | Patch] = {}
+    for method in scores:
+        style, same = look[method], coinciding(scores, method)
+        line: Any = (0, (4, 4)) if same else style.line
+        label = f"{method} (same scores as {same})" if same else method
+        entries[label] = Line2D([], [], color=style.color, linestyle=line)
+    if any(run.diverged for run in comparison.runs):
+        entries["diverged run"] = Line2D([], [], color="#4d4d4d", linestyle=":", marker="x")
+    if comparison.study.seeds > 1:
+        entries["line: mean over seeds"] = Line2D([], [], color="#767676")
+        entries["band: ± 1 standard deviation"] = Patch(color="#767676", alpha=0.25, linewidth=0)
+    if early_epoch(comparison) < epoch_count(comparison):
+        entries["a third of the epochs"] = Line2D([], [], color="#767676", linestyle="--")
+    return entries

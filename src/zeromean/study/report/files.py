@@ -1,240 +1,139 @@
-"""The files of a finished study: pictures, and one HTML page that needs nothing else."""
+"""Write the report of a finished study as HTML, Markdown and CSV files."""
 
 from __future__ import annotations
 
-import base64
-import math
+import csv
+import io
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from zeromean.errors import ZeromeanError
 from zeromean.html import template
-from zeromean.study.engine.results import Comparison, Results
-from zeromean.study.engine.search import budget, choice, is_at_edge, outcomes
-from zeromean.study.report import curves, differences, profile
-from zeromean.study.report.conclusion import conclude, overview
-from zeromean.study.report.styles import styles
-from zeromean.study.report.table import Row, rows
-from zeromean.study.spec.method import BASELINE
-from zeromean.study.spec.task import ImageTask as Task
-from zeromean.study.summary import Summary, summarize
+from zeromean.study.engine.results import Results
+from zeromean.study.report import curves, forest, profile, rates
+from zeromean.study.report.content import Section, content, sections
+from zeromean.study.report.drawing import styles, svg
 
 FOLDER = Path(__file__).parent
-# Of more methods, a title says how many.
-MOST_NAMES = 8
-EDGE = "; the end of the range, so that a better one may lie beyond"
+RUN_COLUMNS = (
+    *("task", "optimizer", "method", "seed", "trial", "learning_rate", "weight_decay"),
+    *("status", "train_score", "test_loss", "test_score"),
+)
+# Followed by a column per recorded metric.
+EPOCH_COLUMNS = ("task", "optimizer", "method", "seed", "trial", "epoch", "seconds")
 
 
-@dataclass(frozen=True)
-class Section:
-    """What a report says of one comparison.
-
-    Args:
-        comparison: Which one.
-        conclusions: One sentence for each method but the baseline.
-        table: The rows that terminal and page both show.
-    """
-
-    comparison: Comparison
-    conclusions: list[str]
-    table: list[Row]
-
-
-def sections(results: Results, gain: float | None = None) -> list[Section]:
-    """One a comparison.
+def write(results: Results, min_effect: float | None = None) -> Path:
+    """Write ``report.html``, one file without references to others, into the study's folder.
 
     Args:
-        results: Of the study.
-        gain: The difference of scores (an accuracy's from 0 to 1) of which the tables tell how
-            many seeds it takes to see it.
+        results: Finished study.
+        min_effect: See :func:`sections`.
+
+    Raises:
+        ZeromeanError: The file cannot be written; the database is not touched.
     """
-    check_gain(gain)
+    parts = sections(results, min_effect)
+    page = template(FOLDER, "report.html").render(
+        content(results, parts),
+        styles=styles(results.study.method_labels),
+        **_charts(results, parts),
+    )
+    return _replace(results.out / "report.html", page)
+
+
+def write_markdown(results: Results, min_effect: float | None = None) -> Path:
+    """Write ``report.md``, the words and tables of the report, into the study's folder.
+
+    Raises:
+        ZeromeanError: The file cannot be written.
+    """
+    words = content(results, sections(results, min_effect))
+    text = template(FOLDER, "report.md", autoescape=False).render(words)
+    return _replace(results.out / "report.md", text)
+
+
+def write_csv(results: Results) -> list[Path]:
+    """Write ``runs.csv`` and ``epochs.csv`` into the study's folder; unknown values stay empty.
+
+    Raises:
+        ZeromeanError: The files cannot be written.
+    """
+    runs = [
+        (
+            *run.key,
+            run.candidate.lr,
+            run.candidate.weight_decay,
+            run.status.value,
+            run.train_score,
+            run.test_loss,
+            run.test_score,
+        )
+        for run in results.runs
+    ]
+    names = list(
+        dict.fromkeys(
+            name for run in results.runs for epoch in run.epochs for name in epoch.metrics
+        )
+    )
+    epochs = [
+        (*run.key, one.number, one.seconds, *(one.metrics.get(name) for name in names))
+        for run in results.runs
+        for one in run.epochs
+    ]
     return [
-        Section(comparison, _conclusions(comparison, summaries), rows(comparison, summaries, gain))
-        for comparison, summaries in zip(results.comparisons, summarize(results), strict=True)
+        _replace(results.out / "runs.csv", _csv(RUN_COLUMNS, runs)),
+        _replace(results.out / "epochs.csv", _csv((*EPOCH_COLUMNS, *names), epochs)),
     ]
 
 
-def check_gain(gain: float | None) -> None:
-    """Refuses what is no difference that could be seen."""
-    if gain is not None and not 0 < gain < math.inf:
-        raise ZeromeanError(f"gain = {gain}", "a difference of scores above 0", "change it")
+def _csv(columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([columns, *rows])
+    return text.getvalue()
 
 
-def headline(results: Results) -> str | None:
-    """One sentence on all comparisons, where there are several."""
-    tables = summarize(results)
-    return overview(tables) if len(tables) > 1 else None
-
-
-def write(results: Results, gain: float | None = None) -> list[Path]:
-    """Writes ``report.html`` and a picture for each comparison beside the database.
-
-    Returns:
-        The paths of all, the page first.
-
-    Raises:
-        ZeromeanError: They cannot be written; the database is not touched.
-    """
-    page = results.out / "report.html"
-    comparisons = results.comparisons
-    numbers = [""] + [f"-{number}" for number in range(2, len(comparisons) + 1)]
-    paths = [results.out / f"curves{number}.png" for number in numbers]
+def _replace(path: Path, text: str) -> Path:
+    """Write a file atomically; a symbolic link in its place is replaced, never followed."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        pictures = [curves.draw(comparison) for comparison in comparisons]
-        for path, picture in zip(paths, pictures, strict=True):
-            _replace(path, picture)
-        _replace(page, _render(results, pictures, gain).encode())
+        new.unlink(missing_ok=True)
+        with new.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.replace(new, path)
     except OSError as error:
         raise ZeromeanError(
-            f"{results.out}, which cannot be written any more ({error})",
-            "room for the report and its pictures",
-            f"make room, then: zeromean report {results.out}; all results are in its study.sqlite",
+            f"{path} cannot be written ({error.strerror})",
+            f"Make it writable, then run: zeromean report {path.parent}; the results are safe in"
+            " its study.sqlite",
         ) from error
-    return [page, *paths]
-
-
-def write_markdown(results: Results, gain: float | None = None) -> Path:
-    """Writes ``report.md`` beside the database: the words and tables, for a page of one's own.
-
-    Raises:
-        ZeromeanError: It cannot be written.
-    """
-    path = results.out / "report.md"
-    text = template(FOLDER, "report.md", autoescape=False).render(_words(results, gain))
-    try:
-        _replace(path, text.encode())
-    except OSError as error:
-        raise ZeromeanError(
-            f"{path}, which cannot be written ({error})", "room for it", "make room"
-        ) from error
+    finally:
+        if path.parent.is_dir():
+            new.unlink(missing_ok=True)
     return path
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """In one stroke: two processes may finish a study at once."""
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        new.write_bytes(content)
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _conclusions(comparison: Comparison, summaries: list[Summary]) -> list[str]:
-    baseline = next(summary for summary in summaries if summary.method == BASELINE)
-    return [
-        conclude(summary, baseline, comparison.task)
-        for summary in summaries
-        if summary is not baseline
-    ]
-
-
-def _render(results: Results, pictures: list[bytes], gain: float | None) -> str:
-    parts, tables = sections(results, gain), summarize(results)
-    return template(FOLDER, "report.html").render(
-        _words(results, gain),
-        others=[method for method in results.study.method_labels if method != BASELINE],
-        styles=styles(results.study.method_labels),
-        pictures=[_encode(picture) for picture in pictures],
-        caption=curves.CAPTION,
-        differences=[
-            _encode(differences.draw(section.comparison, summaries))
-            for section, summaries in zip(parts, tables, strict=True)
+def _charts(results: Results, parts: list[Section]) -> dict[str, Any]:
+    """Draw all charts as SVG."""
+    tables = [part.summaries for part in parts]
+    comparisons = [part.comparison for part in parts]
+    return {
+        "forest": svg(forest.draw(results, tables), "forest"),
+        "rates": [
+            svg(rates.draw(results, one), f"rates-{number}")
+            for number, one in enumerate(comparisons)
+            if results.study.tuning is not None
         ],
-        differences_caption=differences.CAPTION,
-        profile=_encode(profile.draw(results, tables)) if len(parts) > 1 else None,
-        profile_caption=profile.CAPTION,
-    )
-
-
-def _words(results: Results, gain: float | None) -> dict[str, Any]:
-    """What every form of the report says."""
-    study = results.study
-    return {
-        "title": (
-            " / ".join(study.method_labels)
-            if len(study.method_labels) <= MOST_NAMES
-            else f"{len(study.method_labels)} methods"
-        )
-        + " on "
-        + ", ".join(dict.fromkeys(task.title for task in study.tasks)),
-        "note": study.note,
-        "headline": headline(results),
-        "sections": (parts := sections(results, gain)),
-        "methods": study.method_labels,
-        "descriptions": {one.label: one.calls for one in study.methods},
-        "baseline": BASELINE,
-        "settings": [_settings(section.comparison, results) for section in parts],
-        "sessions": results.sessions,
-        "budget": budget(study, {label: one.steps for label, one in results.infos.items()}),
-        "tuned": _tuned(results),
-        "family": sum(len(one.methods) - 1 for one in results.comparisons),
-        "command": results.command,
+        "scores": [
+            svg(curves.draw_scores(one), f"scores-{number}")
+            for number, one in enumerate(comparisons)
+        ],
+        "training": [
+            chart and svg(chart, f"training-{number}")
+            for number, chart in enumerate(map(curves.draw_training, comparisons))
+        ],
+        "profile": svg(profile.draw(results, tables), "profile") if len(parts) > 1 else None,
+        "captions": {"forest": forest.CAPTION, "rates": rates.CAPTION, "profile": profile.CAPTION},
     }
-
-
-def _encode(picture: bytes) -> str:
-    return base64.b64encode(picture).decode()
-
-
-def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
-    study, task, facts = comparison.study, comparison.task, comparison.info
-    optimizer = study.optimizer(comparison.optimizer)
-    candidates = {run.candidate for run in comparison.runs}
-    rates = ", ".join(f"{lr:g}" for lr in sorted({one.lr for one in candidates}))
-    given = study.lr is not None or optimizer.lr is not None
-    source = "as given" if given else "this tool's default for the pair"
-    if study.tuning is not None:
-        source = "tuned, see below"
-    decays = {one.weight_decay for one in candidates}
-    return {
-        "Data": f"{task.title}: {facts.description}",
-        **({"Cut": _cut(task)} if (task.train_size, task.imbalance) != (None, 1) else {}),
-        "Test set": facts.split,
-        "Preparation": facts.preprocessing,
-        "Network": getattr(task, "model", "the task's own"),
-        "Optimizer": f"{comparison.optimizer}, {optimizer.describe(decays)}",
-        "Learning rate": f"{rates} ({source}); {task.schedule.description}",
-        "Epochs": f"{task.epochs} of {facts.steps} steps",
-        "Batch size": f"{task.batch_size}, an incomplete last batch is left out",
-        "Seeds": f"{study.seeds}, from 0; a seed sets initial weights and batches "
-        f"for every method alike{results.growth}",
-        "Numbers": f"{study.precision}, {results.threads} thread(s) a run",
-    }
-
-
-def _cut(task: Task) -> str:
-    size = "as many as there are" if task.train_size is None else f"{task.train_size:,}"
-    how = "chosen at random within each class"
-    if task.imbalance != 1:
-        how = f"the first class has {task.imbalance:g} times as many as the last"
-    return f"{size} training examples; {how}"
-
-
-def _tuned(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
-    """For each comparison its name and what each method chose, in words."""
-    study = results.study
-    if study.tuning is None:
-        return []
-    found = []
-    for one in results.comparisons:
-        rows = []
-        for method in one.methods:
-            done = [*outcomes(study, results.runs, one.task.label, one.optimizer, method).values()]
-            candidate = choice(done, one.metric)
-            failed = sum(trial.score is None for trial in done)
-            decay = candidate.weight_decay
-            rows.append(
-                (
-                    method,
-                    f"learning rate {candidate.lr:.3g}"
-                    + ("" if decay is None else f", weight decay {decay:.3g}")
-                    + (f"; {failed} of {len(done)} trials diverged" if failed else "")
-                    + (EDGE if is_at_edge(done, candidate) else ""),
-                )
-            )
-        found.append((one.name, rows))
-    return found

@@ -1,4 +1,4 @@
-"""Performance profiles: how often a method is how many times slower than the best."""
+"""A performance profile: how often a method needs how many times the steps of the fastest."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from zeromean.study.engine.results import Results
-from zeromean.study.report.curves import LETTERS, png, style
-from zeromean.study.report.styles import styles
-from zeromean.study.summary import Summary
+from zeromean.study.report.drawing import figure, styles, tidy
+from zeromean.study.report.summary import Summary
 
 CAPTION = (
-    "On how many of the comparisons a method reached the target within so many times the steps of"
-    " the method that needed fewest; medians over the seeds, a miss counts as never."
+    "Share of the comparisons in which a method reached the target within the given multiple of the"
+    " steps that the fastest method needed. Medians over the seeds; a miss counts as never."
 )
 
 
 def ratios(amounts: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Each method's amount over the smallest of each comparison, infinite where it never got there.
+    """Divide each method's amount by the smallest of its comparison; a miss stays infinite.
 
     Args:
-        amounts: For each comparison, what each method needed to reach the target.
+        amounts: Amount that each method needed to reach the target, per comparison.
 
     Example:
         >>> ratios([{"plain": 20.0, "gc": 10.0}, {"plain": 10.0, "gc": float("inf")}])
@@ -42,45 +41,53 @@ def ratios(amounts: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
 
 
 def share_within(ratio: Sequence[float], factor: float) -> float:
-    """The share of comparisons on which a method was within the factor of the best."""
+    """Return the share of comparisons in which a method was within the factor of the fastest."""
     return sum(one <= factor for one in ratio) / len(ratio)
 
 
-def draw(results: Results, tables: list[list[Summary]]) -> bytes:
-    """The profile as PNG, one line a method.
+def draw(results: Results, tables: list[list[Summary]]) -> Figure:
+    """Draw one line per method.
 
     Args:
-        results: Of the study.
-        tables: The summaries of each comparison.
+        results: Study to draw.
+        tables: Summaries of each comparison.
     """
     found = ratios(
         [
-            {one.method: statistics.median(one.target.epochs) for one in summaries}
-            for summaries in tables
+            _epochs_to_target(results, comparison.optimizer, summaries)
+            for comparison, summaries in zip(results.comparisons, tables, strict=True)
         ]
     )
     finite = [ratio for many in found.values() for ratio in many if math.isfinite(ratio)]
     end = max(2.0, 1.1 * max(finite, default=1.0))
     factors = np.linspace(1, end, 500)
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
-    style_of = styles(results.study.method_labels)
+    chart = figure(3.2 + 0.12 * len(found))
+    axes = chart.subplots()
+    look = styles(results.study.method_labels)
     for method, ratio in found.items():
         shares = [100 * share_within(ratio, factor) for factor in factors]
-        own = style_of[method]
         axes.step(
             factors,
             shares,
             where="post",
-            color=own.color,
-            linestyle=own.line,
+            color=look[method].color,
+            linestyle=look[method].line,
             linewidth=1.8,
             label=method,
         )
     axes.set_xlim(1, end)
     axes.set_ylim(-2, 102)
-    axes.set_xlabel("Times the steps of the fastest method", fontsize=LETTERS)
-    axes.set_ylabel("Comparisons, %", fontsize=LETTERS)
-    axes.legend(loc="lower right", frameon=False, fontsize=LETTERS)
-    style(axes)
-    return png(figure)
+    axes.set_xlabel("Multiple of the fastest method's steps")
+    axes.set_ylabel("Comparisons, %")
+    chart.legend(loc="outside lower left", ncols=3, frameon=False, fontsize="small")
+    tidy(axes)
+    return chart
+
+
+def _epochs_to_target(
+    results: Results, optimizer: str, summaries: list[Summary]
+) -> dict[str, float]:
+    """Return the median epochs of every method, also of those that equal another one."""
+    needed = {one.method: statistics.median(one.target.epochs) for one in summaries}
+    same_as = results.study.distinct_methods(optimizer)
+    return {method: needed[same_as[method]] for method in results.study.method_labels}

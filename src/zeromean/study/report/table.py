@@ -1,4 +1,4 @@
-"""The table of a comparison as text cells: a row a measure, a column a method."""
+"""The table of a comparison as text cells: one row per quantity, one column per method."""
 
 from __future__ import annotations
 
@@ -7,122 +7,148 @@ import statistics as order
 from collections.abc import Callable, Sequence
 
 from zeromean.study.engine.results import Comparison
+from zeromean.study.report.statistics import CONFIDENCE, Spread, seeds_needed, spread
+from zeromean.study.report.summary import (
+    Stage,
+    Summary,
+    early_epoch,
+    epoch_count,
+    target_score,
+)
 from zeromean.study.spec.metric import MINUS, Metric
-from zeromean.study.statistics import CONFIDENCE, Spread, seeds_needed, spread
-from zeromean.study.summary import Stage, Summary, target_score
+from zeromean.tables import Table
 
-NOTHING = "\N{EN DASH}"
-Row = tuple[str, list[str]]
+MISSING = "\N{EN DASH}"
+Row = tuple[str, ...]
 
 
-def rows(comparison: Comparison, summaries: list[Summary], gain: float | None = None) -> list[Row]:
-    """Labels with one cell a method, in the order of ``summaries``.
+def tabulate(
+    comparison: Comparison, summaries: list[Summary], min_effect: float | None = None
+) -> Table:
+    """Build the table of a comparison, with one column per method.
+
+    The label of a row that details the row above starts with two spaces.
 
     Args:
-        comparison: Whose table it is.
-        summaries: One a method.
-        gain: The difference of scores, above 0, of which the table tells how many seeds it takes
-            to see it; None leaves the row out.
+        comparison: Comparison to show.
+        summaries: One summary per method.
+        min_effect: Difference of scores, above 0, for which the table shows the number of seeds
+            that detect it (default: no such row).
     """
-    metric, task = comparison.metric, comparison.task
+    metric, early = comparison.metric, early_epoch(comparison)
 
     def row(label: str, cell: Callable[[Summary], str]) -> Row:
-        return label, [cell(summary) for summary in summaries]
+        return label, *(cell(summary) for summary in summaries)
 
     table = _stage_rows(f"Final {metric.name}", metric, [one.final for one in summaries])
-    if summaries[-1].family > 1 or summaries[0].family > 1:
-        table.append(row("  p, corrected", lambda one: _optional(one.holm, "{:.3g}")))
-    if task.early_epoch < task.epochs:
-        label = f"{_watched(comparison)} at epoch {task.early_epoch}".capitalize()
+    if any(one.comparisons > 1 for one in summaries):
+        table.append(row("  p, corrected", lambda one: _optional(one.corrected_p, "{:.3g}")))
+    if early < epoch_count(comparison):
+        label = f"{watched_metric(comparison)} at epoch {early}".capitalize()
         table += _stage_rows(label, metric, [one.early for one in summaries])
-    table.append(row(f"Training minus test {metric.name}", _gap_cell))
+    if any(one.gap is not None for one in summaries):
+        table.append(
+            row(f"Training minus test {metric.name}", lambda one: _spread_cell(one.gap, metric))
+        )
     target = target_score(comparison)
     if target is not None:
         steps = comparison.info.steps
-        to = f"to {metric.value(target)}"
+        goal = f"to {metric.value(target)}"
         if comparison.info.watched != "test":
-            to += f" {_watched(comparison)}"
-        table += [
-            row(f"Epochs {to}", lambda one: _target_cell(one.target.epochs, "g")),
-            row(
-                "  steps",
-                lambda one: _target_cell([steps * number for number in one.target.epochs], ".0f"),
-            ),
-            row("  seconds", lambda one: _target_cell(one.target.seconds, ".3g")),
-        ]
-    if gain is not None:
-        label = f"Seeds to see {metric.number(gain)} {metric.difference_unit}"
-        table.append(row(label, lambda one: _seeds_cell(one, gain)))
-    return [
-        *table,
+            goal += f" {watched_metric(comparison)}"
+        table.append(row(f"Epochs {goal}", lambda one: _target_cell(one.target.epochs, "g")))
+        if steps:
+            needed = [[steps * number for number in one.target.epochs] for one in summaries]
+            table.append(("  steps", *(_target_cell(one, ".0f") for one in needed)))
+        table.append(row("  seconds", lambda one: _target_cell(one.target.seconds, ".3g")))
+    if min_effect is not None:
+        label = f"Seeds to see {metric.number(min_effect)} {metric.difference_unit}"
+        table.append(row(label, lambda one: _seeds_cell(one, min_effect)))
+    table += [
         row("Seconds per epoch", lambda summary: f"{summary.seconds_per_epoch:.3g}"),
         row("Overhead", lambda summary: _optional(summary.overhead, "{:+.0%}")),
         row("Diverged runs", lambda summary: f"{summary.diverged} of {summary.runs}"),
     ]
+    return Table(("", *(summary.method for summary in summaries)), table)
 
 
-def _watched(comparison: Comparison) -> str:
-    """The metric, with what it is taken on where that is not the test set."""
+def fold(table: Table, width: int) -> list[Table]:
+    """Split the columns of a table so that each part fits into that many characters, if it can."""
+    methods = range(1, len(table.header))
+    for parts in methods:
+        size = math.ceil(len(methods) / parts)
+        found = [
+            Table(*_columns(table, [0, *methods[start : start + size]]))
+            for start in range(0, len(methods), size)
+        ]
+        if all(len(line) <= width for one in found for line in str(one).splitlines()):
+            break
+    return found
+
+
+def _columns(table: Table, numbers: Sequence[int]) -> tuple[list[str], list[list[str]]]:
+    lines = [[line[number] for number in numbers] for line in (table.header, *table.rows)]
+    return lines[0], lines[1:]
+
+
+def watched_metric(comparison: Comparison) -> str:
+    """Return the name of the metric, with the watched examples if they are not the test set."""
     watched, name = comparison.info.watched, comparison.metric.name
     return name if watched == "test" else f"{watched} {name}"
 
 
 def _stage_rows(label: str, metric: Metric, stages: list[Stage]) -> list[Row]:
     differences = [stage.difference for stage in stages]
+    unit, difference_unit = (
+        f", {one}" if one else "" for one in (metric.unit, metric.difference_unit)
+    )
     return [
+        (f"{label}{unit}", *(_spread_cell(stage.score, metric) for stage in stages)),
         (
-            f"{label}, {metric.unit}" if metric.unit else label,
-            [_spread_cell(stage.score, metric) for stage in stages],
-        ),
-        (
-            f"  difference, {metric.difference_unit}",
-            [NOTHING if one is None else metric.difference(one.mean) for one in differences],
+            f"  difference{difference_unit}",
+            *(MISSING if one is None else metric.difference(one.mean) for one in differences),
         ),
         (
             f"  {CONFIDENCE:.0%} interval",
-            [
-                NOTHING
+            *(
+                MISSING
                 if one is None or one.interval is None
                 else ", ".join(map(metric.difference, one.interval))
                 for one in differences
-            ],
+            ),
         ),
         (
             "  p",
-            [_optional(None if one is None else one.p_value, "{:.3g}") for one in differences],
+            *(_optional(None if one is None else one.p_value, "{:.3g}") for one in differences),
         ),
     ]
 
 
 def _spread_cell(score: Spread | None, metric: Metric) -> str:
     if score is None:
-        return NOTHING
+        return MISSING
     mean = metric.number(score.mean)
     if score.deviation is None:
         return mean
     return f"{mean} ± {metric.number(score.deviation, beside=score.mean)}"
 
 
-def _gap_cell(summary: Summary) -> str:
-    return _spread_cell(summary.gap, summary.metric)
-
-
 def _target_cell(amounts: Sequence[float], form: str) -> str:
-    """The median, with misses as infinitely much, and how many runs made it."""
+    """Show the median, with misses as infinity, and the number of runs that reached the target."""
     middle = order.median(amounts)
     reached = sum(math.isfinite(amount) for amount in amounts)
     median = f"{middle:{form}}" if math.isfinite(middle) else "never"
     return f"{median} ({reached}/{len(amounts)})"
 
 
-def _seeds_cell(summary: Summary, gain: float) -> str:
+def _seeds_cell(summary: Summary, min_effect: float) -> str:
     difference = summary.final.difference
     if difference is None or len(difference.differences) < 2:
-        return NOTHING
+        return MISSING
     deviation = spread(difference.differences).deviation
-    assert deviation is not None  # of two or more
-    return str(seeds_needed(deviation, gain))
+    assert deviation is not None  # of two or more values
+    return str(seeds_needed(deviation, min_effect))
 
 
 def _optional(value: float | None, form: str) -> str:
-    return NOTHING if value is None else form.format(value).replace("-", MINUS)
+    return MISSING if value is None else form.format(value).replace("-", MINUS)

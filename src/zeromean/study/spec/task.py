@@ -162,6 +162,13 @@ class ImageTask(TrainedTask, frozen=True, kw_only=True, tag="image"):
                 f"Use one of the models {', '.join((*IMAGE_MODELS, TIMM_NAME))}",
                 instead="Pass data text or text:FILE",
             )
+        if is_text(self.data):
+            raise SettingError(
+                "model",
+                f'model "{self.model}" does not read text, but data is "{self.data}"',
+                f"Use one of the models {', '.join(TEXT_MODELS)}",
+                instead="Pass images",
+            )
         check_name("model", model_family(self.model), (*IMAGE_MODELS, TIMM_NAME))
         check_name("augment", self.augment, AUGMENTATIONS)
         check_name("preprocess", self.preprocess, PREPROCESSINGS)

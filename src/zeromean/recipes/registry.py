@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -20,14 +19,14 @@ else:
 
 @dataclass(frozen=True)
 class Result:
-    """A table or figure of results.
+    """A published table or figure of results.
 
     Args:
-        paper: A key of ``PAPERS``.
-        place: Its key among the published numbers.
-        recipes: Those that repeat it.
-        reason: Why there is none; empty where there are recipes.
-        instead: What comes nearest.
+        paper: Key of ``PAPERS``.
+        place: Key of the result among the published numbers.
+        recipes: Recipes that repeat it.
+        reason: Reason why there is none; empty if there are recipes.
+        instead: What comes nearest to a recipe.
     """
 
     paper: str
@@ -38,25 +37,27 @@ class Result:
 
     @property
     def heading(self) -> str:
-        """Such as ``Table 1: CIFAR-100 test accuracy %``."""
-        return f"{published.name(self.place)}: {published.what(self.paper, self.place)}"
+        """A line such as ``Table 1: CIFAR-100 test accuracy %``."""
+        return f"{published.name(self.place)}: {published.description(self.paper, self.place)}"
 
 
 @cache
 def recipes() -> tuple[Recipe, ...]:
-    """All of them, by their files' names."""
-    folder = files("zeromean.recipes") / "declared"
-    found = sorted((file for file in folder.iterdir()), key=lambda file: file.name)
+    """Return all recipes, sorted by the names of their files."""
+    found = [
+        file
+        for file in (files("zeromean.recipes") / "declared").iterdir()
+        if file.name.endswith(".toml")
+    ]
     return tuple(
         recipe
-        for file in found
-        if file.name.endswith(".toml")
+        for file in sorted(found, key=lambda file: file.name)
         for recipe in parse(file.read_text(encoding="utf-8"))
     )
 
 
 def results() -> list[Result]:
-    """Every table and figure of results, paper by paper."""
+    """Return every table and figure of results, paper by paper."""
     text = (files("zeromean.recipes") / "elsewhere.toml").read_text(encoding="utf-8")
     rows = tomllib.loads(text)["results"]
     elsewhere = {(row.pop("paper"), row.pop("place")): row for row in rows}
@@ -72,7 +73,7 @@ def _of(paper: str, place: str) -> tuple[Recipe, ...]:
 
 
 def find(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe of that name.
 
     Raises:
         ZeromeanError: There is none.
@@ -81,10 +82,6 @@ def find(name: str) -> Recipe:
         if recipe.name == name:
             return recipe
     raise ZeromeanError(
-        f"recipe {name!r}", names(recipes()), "name one of these; zeromean tables tells of them"
+        f"the recipe {name!r} is not one of {', '.join(one.name for one in recipes())}",
+        "Use one of these; zeromean tables describes them",
     )
-
-
-def names(some: Iterable[Recipe]) -> str:
-    """Their names with commas."""
-    return ", ".join(recipe.name for recipe in some)

@@ -1,4 +1,4 @@
-"""Whether measured numbers agree with a published one, given the noise of both."""
+"""Test whether measured numbers agree with a published one, given the noise of both."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from scipy import stats
 
 from zeromean.recipes.published import Published
-from zeromean.study.statistics import CONFIDENCE, spread
+from zeromean.study.report.statistics import CONFIDENCE, spread
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Measured minus published.
+    """Measured minus published mean.
 
     Args:
-        difference: Of the means.
-        interval: Of the difference; None from a single run, or where no noise is known.
+        difference: Difference of the means.
+        interval: Its interval; None for a single run or if the runs have no noise.
     """
 
     difference: float
@@ -26,7 +26,7 @@ class Agreement:
 
     @property
     def verdict(self) -> str:
-        """One word, empty where nothing can be said."""
+        """``agrees``, ``higher`` or ``lower``; empty without an interval."""
         if self.interval is None:
             return ""
         low, high = self.interval
@@ -34,14 +34,14 @@ class Agreement:
 
 
 def agreement(values: Sequence[float], published: Published, repeats: int) -> Agreement:
-    """Compares means by Welch's interval, in which both sides have their own noise.
+    """Compare means by Welch's interval, in which both sides have their own noise.
 
-    A published number without a deviation is taken to be as noisy as what was measured.
+    A published number without a deviation is taken to be as noisy as the measured one.
 
     Args:
-        values: One a run, at least one.
-        published: The mean of ``repeats`` runs.
-        repeats: One or more.
+        values: Measured numbers, one per run; at least one.
+        published: Published mean.
+        repeats: Number of published runs.
 
     Example:
         >>> found = agreement([4.0, 5.0, 6.0], Published(5.5, 0.5), repeats=10)

@@ -1,4 +1,4 @@
-"""Paired statistics against answers known from enumeration and from theory."""
+"""Paired statistics compared with enumeration and theory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, t
 
-from zeromean.study.statistics import Spread, paired, seeds_needed, spread
+from zeromean.study.report.statistics import Spread, paired, seeds_needed, spread
 
 
 def test_spread_divides_by_n_minus_one() -> None:
@@ -19,7 +19,7 @@ def test_spread_divides_by_n_minus_one() -> None:
 
 
 @given(st.lists(st.integers(-50, 50), min_size=2, max_size=7))
-def test_p_is_the_share_of_sign_patterns_that_are_at_least_as_extreme(values: list[int]) -> None:
+def test_p_value_counts_sign_patterns_at_least_as_extreme(values: list[int]) -> None:
     result = paired(values, [0] * len(values))
     flipped = [
         abs(sum(sign * value for sign, value in zip(signs, values, strict=True)))
@@ -35,7 +35,7 @@ def test_five_pairs_cannot_give_a_p_below_a_sixteenth() -> None:
     assert result.p_value == result.smallest_p == 0.0625
 
 
-def test_the_interval_of_many_normal_differences_is_the_textbooks() -> None:
+def test_interval_of_many_normal_differences_is_the_textbook_one() -> None:
     differences = np.random.default_rng(0).normal(0.5, 1.0, 400)
     result = paired(differences, np.zeros(400))
     error = differences.std(ddof=1) / 20
@@ -43,15 +43,15 @@ def test_the_interval_of_many_normal_differences_is_the_textbooks() -> None:
     assert result.interval == pytest.approx(expected, abs=0.1 * error)
 
 
-def test_the_interval_of_skewed_differences_is_bca() -> None:
-    """Against the formula (Efron 1987), from a bootstrap of its own."""
+def test_interval_of_skewed_differences_is_bca() -> None:
+    """Compare with the formula (Efron 1987) on an independent bootstrap."""
     rng = np.random.default_rng(1)
     differences = rng.exponential(1.0, 15)
     means = rng.choice(differences, (200_000, 15)).mean(1)
     bias = norm.ppf((means < differences.mean()).mean())
     influence = differences - differences.mean()
     acceleration = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)
-    # Widened for so few values to the level at which a percentile interval would be Student's.
+    # Widened to the level at which a percentile interval of so few values would be Student's.
     wide = t.ppf(0.975, 14) * (15 / 14) ** 0.5
     shifted = bias + np.array([-wide, wide])
     expected = np.quantile(means, norm.cdf(bias + shifted / (1 - acceleration * shifted)))
@@ -61,7 +61,7 @@ def test_the_interval_of_skewed_differences_is_bca() -> None:
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=9))
-def test_swapping_the_methods_turns_every_sign(values: list[float]) -> None:
+def test_swapping_methods_flips_every_sign(values: list[float]) -> None:
     zeros = [0.0] * len(values)
     there, back = paired(values, zeros), paired(zeros, values)
     assert back.mean == pytest.approx(-there.mean)
@@ -72,13 +72,13 @@ def test_swapping_the_methods_turns_every_sign(values: list[float]) -> None:
         assert there.interval[1] <= max(values) + 1e-12
 
 
-def test_the_same_numbers_give_the_same_interval() -> None:
+def test_same_numbers_give_same_interval() -> None:
     treated, control = [0.3, 0.1, 0.4, 0.2], [0.2, 0.2, 0.1, 0.1]
     assert paired(treated, control) == paired(treated, control)
 
 
 @pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (0.01, 0.125)])
-def test_differences_that_are_all_the_same_have_no_interval(shift: float, p: float) -> None:
+def test_equal_differences_have_no_interval(shift: float, p: float) -> None:
     control = np.array([0.9, 0.8, 0.7, 0.6])
     result = paired(control + shift, control)
     assert result.interval is None
@@ -91,7 +91,7 @@ def test_one_pair_has_a_difference_and_no_statistics() -> None:
     assert (result.mean, result.interval, result.p_value) == (0.25, None, None)
 
 
-def test_patterns_that_tie_in_images_tie_in_accuracies() -> None:
+def test_ties_in_images_are_ties_in_accuracies() -> None:
     treated = [808, 827, 811, 804, 806, 839, 809, 807]
     control = [805, 828, 809, 801, 807, 837, 807, 802]
     exact = paired(treated, control).p_value
@@ -99,7 +99,7 @@ def test_patterns_that_tie_in_images_tie_in_accuracies() -> None:
     assert paired([n / 899 for n in treated], [n / 899 for n in control]).p_value == exact
 
 
-def test_the_unit_of_the_scores_does_not_matter() -> None:
+def test_unit_of_scores_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     control = rng.normal(1, 0.1, 8)
     treated = control + rng.normal(1e-3, 1e-4, 8)
@@ -109,14 +109,14 @@ def test_the_unit_of_the_scores_does_not_matter() -> None:
         assert scaled.interval is not None
 
 
-def test_gains_far_below_the_noise_have_a_number_too() -> None:
+def test_effects_far_below_the_noise_have_a_number_of_seeds() -> None:
     assert seeds_needed(1.0, 0.99e-3) == pytest.approx(
         seeds_needed(1.0, 1.01e-3) * (1.01 / 0.99) ** 2, rel=1e-3
     )
     assert seeds_needed(1.0, 1e-9) > 1e18
 
 
-def test_sign_patterns_that_tie_tie_in_spite_of_rounding() -> None:
+def test_tied_sign_patterns_tie_despite_rounding() -> None:
     images = np.array([[9003, 9001, 9002, 9007, 9005, 9004], [9000, 9002, 9001, 9004, 9003, 9005]])
     treated, control = images / 10_000
     assert paired(treated.tolist(), control.tolist()).p_value == paired(*images.tolist()).p_value

@@ -1,0 +1,112 @@
+"""The ``zeromean`` program: its commands and how their errors end."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import sys
+from importlib import metadata
+from typing import Annotated, Any, cast
+
+import typer
+from typer.core import TyperGroup
+
+from zeromean.__main__ import STANDALONE
+from zeromean.cli.output import echo, one_line_errors, refuse
+from zeromean.errors import ZeromeanError
+
+# Typer has its own copy of click's errors and exports only this one of them.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+# The key under which a context keeps the words that were typed after the program's name.
+WORDS = "zeromean.words"
+# Help of the commands that parse their own words with argparse.
+HELP = {
+    "run": "Run any training program with GC, unmodified.",
+    "explain": "Show for every parameter of a model whether GC centers it, and why.",
+}
+
+
+class OneLineErrors(TyperGroup):
+    """Ends every error with one line on standard error."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **more: Any) -> Any:
+        words = [*args]  # click uses up its own copy
+        for word in words:
+            _check_utf8(word)
+        context = super().make_context(info_name, args, *rest, **more)
+        context.meta[WORDS] = words
+        return context
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with one_line_errors():
+            try:
+                code = super().main(*args, **{**kwargs, "standalone_mode": False})
+            except UsageError as error:
+                refuse(cast(typer.BadParameter, error).format_message())
+            except typer.Abort:
+                raise KeyboardInterrupt from None
+        sys.exit(code)
+
+
+def _check_utf8(word: str) -> None:
+    """Refuse a name that no report, database or study file can hold."""
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        raise ZeromeanError(f"{word!r} is not UTF-8", "Rename it") from error
+
+
+def typed_command(context: typer.Context) -> str:
+    """Return the whole command in a form that can be run again."""
+    return shlex.join(["zeromean", *context.meta[WORDS]])
+
+
+app = typer.Typer(cls=OneLineErrors)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        echo(f"zeromean {metadata.version('zeromean')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def zeromean(
+    context: typer.Context,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Zero-mean gradients: apply, explain and test Gradient Centralization (GC)."""
+    if context.invoked_subcommand is None:
+        echo(context.get_help())
+
+
+def _standalone(name: str) -> None:
+    def command(context: typer.Context) -> None:
+        importlib.import_module(STANDALONE[name]).main(context.args)
+
+    settings = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    app.command(name, help=HELP[name], context_settings=settings, add_help_option=False)(command)
+
+
+def _register() -> None:
+    from zeromean.cli.bench import bench
+    from zeromean.cli.compare import compare
+    from zeromean.cli.demo import demo
+    from zeromean.cli.diagnose import diagnose
+    from zeromean.cli.report import report
+    from zeromean.cli.reproduce import reproduce
+    from zeromean.cli.study import study
+    from zeromean.cli.tables import tables
+
+    for command in (demo, compare, study, report, tables, reproduce, diagnose, bench):
+        app.command()(command)
+    for name in STANDALONE:
+        _standalone(name)
+
+
+_register()

@@ -1,0 +1,60 @@
+"""What every command prints and how it ends; free of dependencies beyond the standard library."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from zeromean.errors import ZeromeanError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def printable(text: str) -> str:
+    r"""Replace control characters, which could command a terminal, by their escapes.
+
+    Example:
+        >>> printable("a\x1b[2J\tb\n")
+        'a\\x1b[2J\tb\n'
+    """
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
+
+
+def echo(text: str = "") -> None:
+    """Print text to standard output, without control characters."""
+    print(printable(text), flush=True)
+
+
+def refuse(reason: str, code: int = BAD_INPUT) -> None:
+    """Print one line to standard error, whatever line breaks the reason has, and exit."""
+    print(f"zeromean: {printable(' '.join(reason.split()))}", file=sys.stderr)
+    sys.exit(code)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End every error that a user can cause with one line on standard error.
+
+    Bad input exits with 2, Ctrl-C with 130, and a reader that closed the pipe with 1.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except ZeromeanError as error:
+        refuse(str(error))
+    except KeyboardInterrupt:
+        refuse("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        _discard_output()
+        sys.exit(1)
+    except OSError as error:
+        _discard_output()
+        refuse(f"{error}. Make room, or check the path or the device.")
+
+
+def _discard_output() -> None:
+    """Send what standard output still buffers to the null device, so that exiting cannot fail."""
+    with suppress(OSError, ValueError):  # no real file, as in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

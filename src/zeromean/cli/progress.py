@@ -1,0 +1,103 @@
+"""Progress of a study on standard error: a bar on terminals, lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from zeromean.cli.output import printable
+from zeromean.study.spec.records import FINAL, Epoch, Key, Run
+from zeromean.study.spec.study import Study
+
+# Log files get a line at most this often, and one at the end.
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class LiveProgress:
+    """Shows the epochs of all runs that are left.
+
+    Args:
+        study: Study to run.
+        left: Keys of the runs that its folder does not hold yet.
+    """
+
+    def __init__(self, study: Study, left: Iterable[Key]) -> None:
+        self._study = study
+        self._left = list(left)
+        self._ended: dict[Key, int] = {}
+        self._runs = 0
+        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            # Long enough to average over methods of different speed.
+            speed_estimate_period=120,
+            # The results replace the bar.
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        names = ", ".join(task.title for task in study.tasks)
+        self._task = self._bar.add_task(
+            f"reading {names}", total=sum(map(study.epochs, self._left))
+        )
+
+    def on_epoch(self, key: Key, epoch: Epoch) -> None:
+        """Advance by the epochs since the last one; a resumed run has earlier epochs."""
+        advance = epoch.number - self._ended.get(key, 0)
+        self._ended[key] = epoch.number
+        part = f"seed {key.seed + 1}/{self._study.seeds}"
+        if key.trial != FINAL:
+            part = f"tuning trial {key.trial + 1}"
+        self._bar.update(
+            self._task,
+            advance=advance,
+            description=printable(
+                f"{key.task} {key.optimizer} {part} {key.method}"
+                f" epoch {epoch.number}/{self._study.epochs(key)}"
+            ),
+        )
+
+    def on_run(self, run: Run) -> None:
+        """Count a run that ended, and name it if it diverged or failed."""
+        self._runs += 1
+        name = f"{run.key.task} {run.key.optimizer} seed {run.key.seed + 1} {run.key.method}"
+        if run.diverged:
+            # The rest of its epochs will never come.
+            self._bar.advance(self._task, self._study.epochs(run.key) - len(run.epochs))
+            reason = run.failure or f"diverged in epoch {len(run.epochs)}"
+            self._print(f"{name}: {reason}")
+        if self._bar.disable and self._is_due():
+            self._print(f"{self._runs} of {len(self._left)} runs done, last {name}")
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next_line and self._runs < len(self._left):
+            return False
+        self._next_line = now + SECONDS_BETWEEN_LINES
+        return True
+
+    def _print(self, text: str) -> None:
+        self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> LiveProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,161 @@
+"""Compare published and measured numbers of a finished recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from zeromean.recipes.agreement_test import agreement
+from zeromean.recipes.metrics import METRICS, RunMetric
+from zeromean.recipes.recipe import Column, Recipe
+from zeromean.recipes.run_conditions import RunConditions
+from zeromean.study.engine.results import Results
+from zeromean.study.report import sections
+from zeromean.study.report.statistics import CONFIDENCE, interval_of_mean, paired, spread
+from zeromean.study.report.table import MISSING
+from zeromean.tables import Table
+
+INTERVAL = f"({CONFIDENCE:.0%} interval)"
+# Numbers by seed, for each method, of the runs that finished.
+Values = Mapping[str, Mapping[int, float]]
+
+
+def measured(results: Results, metric: RunMetric) -> dict[str, dict[int, float]]:
+    """Return a metric of every run that finished, by method and seed."""
+    (comparison,) = results.comparisons
+    return {
+        method: {
+            seed: metric.of(run)
+            for seed, run in comparison.of(method).items()
+            if not run.diverged and run.test_score is not None
+        }
+        for method in results.study.method_labels
+    }
+
+
+def tables(
+    recipe: Recipe, results: Results, comparable: bool, mark: str = ""
+) -> list[tuple[str, Table]]:
+    """Build a table with its title for each published column and metric.
+
+    Args:
+        recipe: Recipe that was run.
+        results: Results of its study.
+        comparable: Whether data and length of the training are as published.
+        mark: Words after each title.
+    """
+    return [
+        (
+            f"{column.title(recipe.paper)}{mark}: {METRICS[name].label}",
+            _table(recipe, column, results, METRICS[name], comparable, published=number == 0),
+        )
+        for column in recipe.columns
+        for number, name in enumerate(recipe.metrics)
+    ]
+
+
+def _table(
+    recipe: Recipe,
+    column: Column,
+    results: Results,
+    metric: RunMetric,
+    comparable: bool,
+    published: bool,
+) -> Table:
+    values = measured(results, metric)
+    numbers = {
+        method: column.number(recipe.paper, method) if published else None for method in column.rows
+    }
+    baseline = column.baseline
+    has_numbers = any(number is not None for number in numbers.values())
+    header = ["method"]
+    if has_numbers:
+        header.append("published")
+    header.append(f"measured {INTERVAL}")
+    if has_numbers and comparable:
+        header.append(f"measured minus published {INTERVAL}")
+    if has_numbers:
+        header.append(f"published difference to {baseline}")
+    header.append(f"difference to {baseline} {INTERVAL}")
+    rows = []
+    for method, number in numbers.items():
+        row, own, control = [method], values[method], numbers[baseline]
+        if has_numbers:
+            row.append(MISSING if number is None else str(number))
+        row.append(_measured(own, results.study.seeds, metric))
+        if has_numbers and comparable:
+            cell = MISSING
+            if number is not None and own:
+                found = agreement([*own.values()], number, recipe.repeats)
+                cell = _with_interval(found.difference, found.interval, metric.difference)
+                cell = f"{cell} {found.verdict}".strip()
+            row.append(cell)
+        if has_numbers:
+            if number is None or control is None or method == baseline:
+                row.append(MISSING)
+            else:
+                row.append(metric.difference(number.value - control.value))
+        row.append(MISSING if method == baseline else _difference(own, values[baseline], metric))
+        rows.append(row)
+    return Table(header, rows)
+
+
+def _measured(own: Mapping[int, float], seeds: int, metric: RunMetric) -> str:
+    failed = f", {seeds - len(own)} of {seeds} diverged" if len(own) < seeds else ""
+    if not own:
+        return f"{MISSING}{failed}"
+    numbers = [*own.values()]
+    found = spread(numbers)
+    deviation = "" if found.deviation is None else f" ± {metric.number(found.deviation)}"
+    interval = _with_interval(None, interval_of_mean(numbers), metric.number)
+    return f"{metric.number(found.mean)}{deviation}{interval}{failed}"
+
+
+def _difference(own: Mapping[int, float], control: Mapping[int, float], metric: RunMetric) -> str:
+    pairs = [(own[seed], control[seed]) for seed in own if seed in control]
+    if not pairs:
+        return MISSING
+    found = paired(*zip(*pairs, strict=True))
+    return _with_interval(found.mean, found.interval, metric.difference)
+
+
+def _with_interval(
+    value: float | None, interval: tuple[float, float] | None, form: Callable[[float], str]
+) -> str:
+    text = "" if value is None else form(value)
+    return text if interval is None else f"{text} ({form(interval[0])} to {form(interval[1])})"
+
+
+def explanation(comparable: bool) -> str:
+    """Explain the numbers of the tables."""
+    compared = (
+        " Measured minus published has Welch's interval, in which both sides have their noise; the"
+        " numbers agree if it includes 0."
+    )
+    return (
+        "Measured: mean ± standard deviation over the seeds, with the interval of the mean."
+        f"{compared if comparable else ''} Differences are paired by seed."
+    )
+
+
+def page(conditions: RunConditions, results: Results, found: list[tuple[str, Table]]) -> str:
+    """Return a Markdown page with the tables, their conditions, and every departure."""
+    recipe, study = conditions.recipe, results.study
+    (info,) = results.infos.values()
+    (section,) = sections(results)
+    blocks = [
+        f"# {recipe.title}",
+        conditions.note,
+        f"    {results.command}",
+        f"Data: {info.description}; {info.split}. {study.seeds} seed(s){results.growth}.",
+        *(f"**{title}**\n\n{table.markdown()}" for title, table in found),
+        explanation(conditions.comparable),
+        "\n".join(f"- {one}" for one in section.conclusions),
+        "\n".join(f"- {note}" for note in recipe.notes),
+        "Environment: "
+        + "; ".join(
+            ", ".join(f"{name} {value}" for name, value in session.items())
+            for session in results.sessions
+        )
+        + ".",
+    ]
+    return "\n\n".join(filter(None, blocks)) + "\n"

@@ -1,0 +1,78 @@
+"""The conditions under which a recipe runs, and whether published numbers compare with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from zeromean.recipes.recipe import Recipe
+from zeromean.study.spec.study import Study
+from zeromean.study.tasks.problem import Problem
+
+
+@dataclass(frozen=True)
+class RunConditions:
+    """How a run of a recipe differs from the published one.
+
+    Args:
+        recipe: Recipe that is run.
+        study: Its study as it is run, without a note.
+        scale: Share of the published training.
+        published_data: Whether numbers and sizes of images and classes are as published.
+        data: One line on the data.
+    """
+
+    recipe: Recipe
+    study: Study
+    scale: float
+    published_data: bool
+    data: str
+
+    @classmethod
+    def of(cls, recipe: Recipe, study: Study, problem: Problem, scale: float) -> RunConditions:
+        """Find the conditions from the loaded data."""
+        train = len(problem.train.targets)
+        if problem.watched is not problem.test:
+            train += len(problem.watched.targets)  # a part of the training images
+        classes = int(problem.train.targets.max()) + 1
+        same = recipe.data.matches(train, len(problem.test.targets), classes, problem.shape)
+        return cls(recipe, study, scale, same, problem.description)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the numbers may be compared with published ones."""
+        return self.scale == 1 and self.published_data
+
+    @property
+    def mark(self) -> str:
+        """Words for headings if training is shortened; empty otherwise."""
+        return f" (training shortened to {self.scale:g})" if self.scale != 1 else ""
+
+    @property
+    def note(self) -> str:
+        """What readers of the numbers have to know."""
+        (task,) = self.study.tasks
+        parts = [f"Recipe {self.recipe.name}."]
+        if self.scale != 1:
+            parts.append(
+                f"Training is shortened (--scale {self.scale:g}) to {task.epochs} of"
+                f" {self.recipe.task.epochs} epochs, with the schedule scaled alike; published"
+                " numbers are of the whole training."
+            )
+        if not self.published_data:
+            parts.append(f"Other data than published: {self.data}, not {self.recipe.data.name}.")
+        if self.study.precision != "float32":
+            parts.append(f"Computed in {self.study.precision}.")
+        return " ".join(parts)
+
+    def noted(self) -> Study:
+        """Return the study with the note, which everything written of its results starts with."""
+        return msgspec.structs.replace(self.study, note=self.note)
+
+    def introduction(self) -> str:
+        """Return what is printed before any training."""
+        recipe = self.recipe
+        titles = "; ".join(column.title(recipe.paper) for column in recipe.columns)
+        notes = "".join(f"\n- {note}" for note in recipe.notes)
+        return f"{self.note}\n\n{recipe.title}\n{titles}\n{notes}".rstrip() + "\n"

@@ -1,0 +1,86 @@
+"""What all charts of a report share: SVG output, axes, and one look per method."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Inches; letters of matplotlib's 10 points stay readable where a phone shows it 360 pixels wide.
+WIDTH = 5.0
+
+# Colors with a contrast of at least 4.5 on white that differ for any color vision, as far as
+# twelve can; the most common methods always have the same one.
+NAMED = {"plain": "#4d4d4d", "gc": "#0072b2", "gc-conv": "#b84a00", "gc-update": "#007a59"}
+OTHERS = (
+    *("#a8326f", "#8a6100", "#1a7f9c", "#8c564b", "#6a3d9a", "#b2182b", "#1b7837", "#7468b3"),
+    *("#00767d", "#c51b7d", "#6b6b00", "#2166ac"),
+)
+# When the colors run out, they start again with the next line and marker.
+ROUNDS = (("-", "o", "solid"), ("--", "s", "dashed"), ("-.", "^", "double"))
+
+
+@dataclass(frozen=True)
+class Style:
+    """The look of a method.
+
+    Args:
+        color: Color as ``#rrggbb``.
+        line: Line style of matplotlib; dotted is reserved for runs that diverged.
+        marker: Marker of matplotlib.
+        border: CSS border style nearest to the line.
+    """
+
+    color: str
+    line: str = "-"
+    marker: str = "o"
+    border: str = "solid"
+
+
+def styles(methods: Sequence[str]) -> dict[str, Style]:
+    """Return a style per method; up to 36 methods without a color of their own all differ."""
+    others = [method for method in methods if method not in NAMED]
+    found = {}
+    for number, method in enumerate(others):
+        turn, place = divmod(number, len(OTHERS))
+        found[method] = Style(OTHERS[place], *ROUNDS[turn % len(ROUNDS)])
+    return {
+        method: Style(NAMED[method]) if method in NAMED else found[method] for method in methods
+    }
+
+
+def figure(height: float, width: float = WIDTH) -> Figure:
+    """Return an empty figure of that size in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
+    """Give axes the look that all charts share."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def svg(chart: Figure, name: str) -> str:
+    """Render a figure as an SVG element for an HTML page.
+
+    Args:
+        chart: Figure to render.
+        name: Name that is unique on the page, from which the element's ids are made.
+    """
+    buffer = io.BytesIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # all None: written nowhere
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        chart.savefig(buffer, format="svg", metadata=metadata)
+    text = buffer.getvalue().decode()
+    # Drop the XML header, and ids of groups, which repeat from chart to chart unreferenced.
+    text = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg") :])
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    head, end, rest = text.partition(">")
+    return re.sub(r' (width|height|version)="[^"]*"', "", head) + end + rest

@@ -1,0 +1,79 @@
+"""A chart of tuning: the validation score of each method over the learning rate."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from zeromean.study.engine.results import Comparison, Results
+from zeromean.study.report.drawing import figure, styles, tidy
+from zeromean.study.spec.records import FINAL, Candidate, Run
+
+CAPTION = (
+    "Validation score at the end of each tuning trial, mean over its seeds with one standard"
+    " deviation to each side. A ring marks the learning rate that the comparison uses."
+)
+
+
+def trials(results: Results, comparison: Comparison, method: str) -> dict[Candidate, list[Run]]:
+    """Return the tuning runs of a method by what they tried, in rising order."""
+    found: dict[Candidate, list[Run]] = {}
+    for run in results.runs:
+        key = run.key
+        own = (key.task, key.optimizer, key.method) == (
+            comparison.task.label,
+            comparison.optimizer,
+            method,
+        )
+        if own and key.trial != FINAL:
+            found.setdefault(run.candidate, []).append(run)
+    return {
+        one: found[one] for one in sorted(found, key=lambda one: (one.lr, one.weight_decay or 0))
+    }
+
+
+def draw(results: Results, comparison: Comparison) -> Figure:
+    """Draw one line per method; of several weight decays at a rate it shows the best.
+
+    Args:
+        results: Tuned study.
+        comparison: Comparison to draw.
+    """
+    metric = comparison.metric
+    look = styles(comparison.methods)
+    chart = figure(3.4 + 0.12 * len(look))
+    axes = chart.subplots()
+    for method, style in look.items():
+        best: dict[float, np.ndarray] = {}
+        for candidate, runs in trials(results, comparison, method).items():
+            if any(run.diverged for run in runs):
+                continue
+            scores = metric.scale * np.array([run.epochs[-1].score for run in runs])
+            known = best.get(candidate.lr)
+            if known is None or metric.gain(scores.mean() - known.mean()) > 0:
+                best[candidate.lr] = scores
+        rates, means = [*best], [scores.mean() for scores in best.values()]
+        deviations = [scores.std(ddof=1) if len(scores) > 1 else 0.0 for scores in best.values()]
+        axes.errorbar(
+            rates,
+            means,
+            deviations,
+            color=style.color,
+            linestyle=style.line,
+            marker=style.marker,
+            markersize=4,
+            capsize=2,
+            linewidth=1.5,
+            label=method,
+        )
+        chosen = {run.candidate.lr for run in comparison.of(method).values()}
+        rings = [(rate, best[rate].mean()) for rate in chosen if rate in best]
+        if rings:
+            axes.plot(*zip(*rings, strict=True), "o", mfc="none", mec=style.color, ms=11, mew=1.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("Learning rate")
+    unit = f", {metric.unit}" if metric.unit else ""
+    axes.set_ylabel(f"Validation {metric.name}{unit}")
+    chart.legend(loc="outside lower left", ncols=3, frameon=False, fontsize="small")
+    tidy(axes)
+    return chart

@@ -1,0 +1,197 @@
+"""Paired statistics of two methods over the same seeds: pure functions of numbers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+LEVEL = 0.05
+POWER = 0.8
+# All resampled means lie between the smallest and the largest difference, which enclose the center
+# of a symmetric distribution with probability 1 - 2^(1 - n): 88 % with four pairs, 94 % with five.
+MIN_PAIRS_FOR_INTERVAL = 5
+# A fixed bootstrap seed gives the same interval for the same results.
+RESAMPLING_SEED = 0
+# The widened level reaches far into the tails, where fewer resamples would be noise.
+RESAMPLES = 49_999
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation; the deviation of a single value is None."""
+
+    mean: float
+    deviation: float | None
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Compute the mean and the standard deviation (n - 1 in the denominator) of at least one value.
+
+    Example:
+        >>> spread([1.0, 3.0])
+        Spread(mean=2.0, deviation=1.4142135623730951)
+    """
+    return Spread(
+        mean=float(np.mean(values)),
+        deviation=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+    )
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Statistics of paired differences.
+
+    Args:
+        differences: Treated minus control, one value per pair.
+        mean: Mean of the differences.
+        interval: BCa bootstrap interval of the mean, widened for few pairs; None with fewer than
+            five pairs or if all differences are equal.
+        p_value: Two-sided p-value of the sign-flip test; None below two pairs.
+    """
+
+    differences: tuple[float, ...]
+    mean: float
+    interval: tuple[float, float] | None
+    p_value: float | None
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value that this number of pairs can give: two of the 2^n sign patterns."""
+        return 2.0 ** (1 - len(self.differences))
+
+
+def paired(treated: Sequence[float], control: Sequence[float]) -> Paired:
+    """Compare paired values by the mean of their differences.
+
+    Args:
+        treated: Values of the method, one per pair; at least one.
+        control: Values of the baseline in the same order.
+
+    Example:
+        >>> result = paired([0.98, 0.97, 0.99, 0.98], [0.95, 0.96, 0.95, 0.97])
+        >>> round(result.mean, 4), result.p_value
+        (0.0225, 0.125)
+    """
+    differences = np.subtract(treated, control)
+    if len(differences) < 2:
+        return Paired(tuple(differences.tolist()), float(differences.mean()), None, None)
+    size = float(np.abs([treated, control]).max()) or 1.0
+    test = stats.permutation_test(
+        # Scaled by the scores, because their rounding errors are those of the differences.
+        (differences / size,),
+        _rounded_mean,
+        permutation_type="samples",
+        rng=RESAMPLING_SEED,
+    )
+    return Paired(
+        differences=tuple(differences.tolist()),
+        mean=float(differences.mean()),
+        interval=interval_of_mean(differences, size),
+        p_value=float(test.pvalue),
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for multiple comparisons, so that any false alarm at all stays rare.
+
+    Example:
+        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+
+    Reference:
+        Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    from statsmodels.stats.multitest import multipletests  # slow to import
+
+    if not p_values:
+        return []
+    return [float(p) for p in multipletests(p_values, alpha=LEVEL, method="holm")[1]]
+
+
+def min_seeds(comparisons: int) -> int:
+    """Return the fewest seeds with which one of several comparisons can show a difference.
+
+    Example:
+        >>> min_seeds(1), min_seeds(16)
+        (6, 10)
+    """
+    return math.ceil(1 - math.log2(LEVEL / comparisons))
+
+
+def seeds_needed(deviation: float, effect: float) -> int:
+    """Return the number of paired seeds that shows an effect in four studies out of five.
+
+    Args:
+        deviation: Sample standard deviation of the measured differences.
+        effect: True mean difference to detect, above 0, in the same unit.
+
+    Returns:
+        The number of seeds at which a two-sided paired t-test at the 5 % level has a power of 0.8;
+        at least the number with which a sign-flip test can reach that level.
+
+    Example:
+        >>> seeds_needed(deviation=1.0, effect=1.0)
+        10
+    """
+    from statsmodels.stats.power import TTestPower  # slow to import
+
+    least = min_seeds(1)
+    if effect / max(deviation, 1e-300) > 100:
+        return least
+    if effect / deviation < 1e-3:  # Student's t is the normal distribution here
+        deviations = float(stats.norm.isf(LEVEL / 2) + stats.norm.isf(1 - POWER))
+        return math.ceil((deviations * deviation / effect) ** 2)
+    found = TTestPower().solve_power(effect_size=effect / deviation, power=POWER, alpha=LEVEL)
+    return max(least, math.ceil(float(np.squeeze(found))))
+
+
+def _rounded_mean(differences: np.ndarray, axis: int) -> np.ndarray:
+    """Round far below the effect of one image, so that tied sign patterns stay tied."""
+    mean: np.ndarray = np.mean(differences, axis=axis).round(12)
+    return mean
+
+
+def interval_of_mean(
+    values: Sequence[float] | np.ndarray, size: float | None = None
+) -> tuple[float, float] | None:
+    """Compute the BCa bootstrap interval of a mean; None below five values or if all are equal.
+
+    A bootstrap of n values is too narrow by sqrt((n - 1) / n) and ignores the t-distribution. The
+    level is therefore raised to the one at which the percentile interval of normal values is
+    Student's (Hesterberg, What Teachers Should Know About the Bootstrap, 2015).
+
+    Args:
+        values: Values to average.
+        size: Magnitude of the numbers that the values are differences of, which sets the rounding
+            error below which values count as equal (default: the largest value).
+
+    Example:
+        >>> interval_of_mean([1.0, 2.0])
+        >>> low, high = interval_of_mean([1.0, 2.0, 3.0, 4.0, 5.0])
+        >>> low < 3.0 < high
+        True
+    """
+    sample = np.asarray(values, dtype=float)
+    size = size or float(np.abs(sample).max(initial=0.0)) or 1.0
+    count = len(sample)
+    if count < MIN_PAIRS_FOR_INTERVAL or np.ptp(sample) < 1e-12 * size:
+        return None
+    student = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    level = 1 - 2 * stats.norm.sf(student * math.sqrt(count / (count - 1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        low, high = stats.bootstrap(
+            (sample,),
+            np.mean,
+            n_resamples=RESAMPLES,
+            confidence_level=level,
+            method="BCa",
+            rng=RESAMPLING_SEED,
+        ).confidence_interval
+    return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None

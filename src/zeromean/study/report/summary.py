@@ -1,0 +1,198 @@
+"""Summarize the runs of a comparison, one summary per method."""
+
+from __future__ import annotations
+
+import math
+import statistics as order
+from dataclasses import dataclass, replace
+
+from zeromean.study.engine.results import Comparison, Results
+from zeromean.study.report.statistics import Paired, Spread, holm, paired, spread
+from zeromean.study.spec.method import BASELINE
+from zeromean.study.spec.metric import Metric
+from zeromean.study.spec.records import Run
+
+# The clock and other programs disturb shorter epochs by more than centering costs.
+MIN_TIMED_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Scores of a method at one point of training.
+
+    Args:
+        score: Mean and deviation over the runs that finished; None if none did.
+        difference: Paired difference to the baseline over the seeds on which both finished; None
+            for the baseline or without such a seed.
+    """
+
+    score: Spread | None
+    difference: Paired | None
+
+
+@dataclass(frozen=True)
+class TargetCost:
+    """Training that each run needed to reach the target score; infinity if it never did."""
+
+    epochs: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Results of one method in a comparison.
+
+    Args:
+        method: Label of the method.
+        metric: Metric of the scores.
+        runs: Number of runs.
+        diverged: Number of runs that diverged or failed.
+        early: Scores after a third of the epochs, on the watched examples.
+        final: Scores at the end, on the test examples.
+        gap: Training score minus test score at the end; None without a training score.
+        target: Cost of reaching the baseline's best mean score.
+        seconds_per_epoch: Median over the seeds.
+        overhead: Median ratio of seconds to the baseline's, minus 1; None for the baseline and for
+            epochs shorter than ``MIN_TIMED_SECONDS``.
+        corrected_p: Final p-value corrected for all comparisons of the study.
+        comparisons: Number of p-values that the correction accounts for.
+    """
+
+    method: str
+    metric: Metric
+    runs: int
+    diverged: int
+    early: Stage
+    final: Stage
+    gap: Spread | None
+    target: TargetCost
+    seconds_per_epoch: float
+    overhead: float | None
+    corrected_p: float | None = None
+    comparisons: int = 1
+
+
+def epoch_count(comparison: Comparison) -> int:
+    """Return the number of epochs that every finished run has; 0 if no run finished."""
+    lengths = [len(run.epochs) for run in comparison.runs if not run.diverged]
+    return min(lengths, default=0)
+
+
+def early_epoch(comparison: Comparison) -> int:
+    """Return the epoch a third of the way, where a faster start shows."""
+    return math.ceil(epoch_count(comparison) / 3)
+
+
+def target_score(comparison: Comparison) -> float | None:
+    """Return the best mean score of the baseline after any epoch; None if all its runs diverged."""
+    runs = [run for run in comparison.of(BASELINE).values() if not run.diverged]
+    means = [
+        order.fmean(run.epochs[index].score for run in runs)
+        for index in range(epoch_count(comparison) if runs else 0)
+    ]
+    if not means:
+        return None
+    return max(means) if comparison.metric.higher_is_better else min(means)
+
+
+def summarize(results: Results) -> list[list[Summary]]:
+    """Return one list of summaries per comparison, with p-values corrected over the study."""
+    tables = [_summarize(comparison) for comparison in results.comparisons]
+    p_values = [p for table in tables for one in table if (p := _final_p(one)) is not None]
+    corrected = iter(holm(p_values))
+    return [
+        [
+            one
+            if _final_p(one) is None
+            else replace(one, corrected_p=next(corrected), comparisons=len(p_values))
+            for one in table
+        ]
+        for table in tables
+    ]
+
+
+def _final_p(summary: Summary) -> float | None:
+    return None if summary.final.difference is None else summary.final.difference.p_value
+
+
+def _summarize(comparison: Comparison) -> list[Summary]:
+    target = target_score(comparison)
+    baseline = comparison.of(BASELINE)
+    early = early_epoch(comparison)
+    summaries = []
+    for method in comparison.methods:
+        runs = comparison.of(method)
+        finished = {seed: run for seed, run in runs.items() if not run.diverged}
+        control = {} if method == BASELINE else baseline
+        reached = [_cost_to_target(run, target, comparison.metric) for run in runs.values()]
+        gaps = [
+            run.train_score - run.test_score
+            for run in finished.values()
+            if run.train_score is not None and run.test_score is not None
+        ]
+        summaries.append(
+            Summary(
+                method=method,
+                metric=comparison.metric,
+                runs=len(runs),
+                diverged=len(runs) - len(finished),
+                early=_stage(_scores(runs, early), _scores(control, early)),
+                final=_stage(_scores(runs), _scores(control)),
+                gap=spread(gaps) if gaps else None,
+                target=TargetCost(*zip(*reached, strict=True)),
+                seconds_per_epoch=order.median(run.seconds_per_epoch for run in runs.values()),
+                overhead=None if method == BASELINE else _overhead(runs, baseline),
+            )
+        )
+    return summaries
+
+
+def _scores(runs: dict[int, Run], epoch: int | None = None) -> dict[int, float]:
+    """Return the scores of finished runs by seed: after an epoch, or on the test set at the end."""
+    found = {}
+    for seed, run in runs.items():
+        if run.diverged or epoch == 0:
+            continue
+        score = run.test_score if epoch is None else run.epochs[epoch - 1].score
+        if score is not None:
+            found[seed] = score
+    return found
+
+
+def _stage(scores: dict[int, float], baseline: dict[int, float]) -> Stage:
+    pairs = [(score, baseline[seed]) for seed, score in scores.items() if seed in baseline]
+    return Stage(
+        score=spread(list(scores.values())) if scores else None,
+        difference=paired(*zip(*pairs, strict=True)) if pairs else None,
+    )
+
+
+def _overhead(runs: dict[int, Run], baseline: dict[int, Run]) -> float | None:
+    every = [*runs.values(), *baseline.values()]
+    if not order.median(run.seconds_per_epoch for run in every) >= MIN_TIMED_SECONDS:
+        return None
+    ratios = [
+        _ratio(run, baseline[seed])
+        for seed, run in runs.items()
+        if seed in baseline and run.epochs and baseline[seed].epochs
+    ]
+    return order.median(ratios) - 1 if ratios else None
+
+
+def _ratio(run: Run, baseline: Run) -> float:
+    """Return the median ratio of seconds; both runs made each epoch one right after the other."""
+    # A diverged run is shorter.
+    pairs = zip(run.epochs, baseline.epochs, strict=False)
+    return order.median(one.seconds / other.seconds for one, other in pairs)
+
+
+def _cost_to_target(run: Run, target: float | None, metric: Metric) -> tuple[float, float]:
+    """Return the epochs and seconds until the run reaches the target."""
+    if target is None or run.diverged:
+        return math.inf, math.inf
+    seconds = 0.0
+    for epoch in run.epochs:
+        seconds += epoch.seconds
+        if metric.reaches(epoch.score, target):
+            return epoch.number, seconds
+    return math.inf, math.inf

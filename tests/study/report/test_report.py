@@ -1,0 +1,437 @@
+"""The files of a report: complete, self-contained and safe."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import numpy as np
+import pytest
+from synthetic import make_results
+
+from zeromean.errors import ZeromeanError
+from zeromean.study import report
+from zeromean.study.engine.results import Results
+from zeromean.study.report import content, curves, drawing, forest, profile, rates
+from zeromean.study.report.drawing import NAMED, OTHERS, styles
+from zeromean.study.report.summary import summarize
+from zeromean.study.spec.metric import LOSS, MINUS
+from zeromean.study.spec.presets import PARTS
+from zeromean.study.spec.records import Candidate, Epoch, Key, Run
+
+CURVES = {
+    "plain": ((0.4, 0.7, 0.7), (0.5, 0.8, 0.8)),
+    "gc": ((0.5, 0.7, 0.8), (0.5, 0.9, 0.8)),
+    "gc-update": ((0.6, 0.7, 0.7), (0.6, 0.8, 0.7)),
+}
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return make_results(tmp_path, CURVES)
+
+
+def make_tuned(out: Path, **methods: list[float]) -> Results:
+    """A tuned study: validation scores of the rates 0.01, 0.1 and 1 by method, two seeds each."""
+    found = make_results(
+        out, dict.fromkeys(methods, CURVES["plain"]), tuning={"rates": (0.01, 0.1, 1.0)}
+    )
+    (task,) = found.study.tasks
+    trials = tuple(
+        Run(
+            Key(task.label, "adam", method, 100 + seed, trial),
+            Candidate(rate),
+            (Epoch(1, {"score": score + 0.01 * seed, "loss": 0.5}, 1.0),),
+        )
+        for method, scores in methods.items()
+        for trial, (rate, score) in enumerate(zip((0.01, 0.1, 1.0), scores, strict=True))
+        for seed in range(2)
+    )
+    best = {
+        method: (0.01, 0.1, 1.0)[int(np.nanargmax(scores))] for method, scores in methods.items()
+    }
+    runs = tuple(
+        msgspec.structs.replace(run, candidate=Candidate(best[run.key.method]))
+        if isinstance(run, msgspec.Struct)
+        else type(run)(
+            run.key,
+            Candidate(best[run.key.method]),
+            run.epochs,
+            run.train_score,
+            run.test_loss,
+            run.test_score,
+        )
+        for run in found.runs
+    )
+    return Results(**{**vars(found), "runs": (*runs, *trials)})
+
+
+class Page(HTMLParser):
+    """The text, attributes and balance of a page."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.text = ""
+        self.attributes: list[tuple[str, str]] = []
+        self.charts = 0
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(name, value or "") for name, value in attrs]
+        self.charts += tag == "svg"
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def attribute(self, name: str) -> list[str]:
+        return [value for key, value in self.attributes if key == name]
+
+
+def test_page_needs_no_other_file_and_no_network(results: Results) -> None:
+    path = report.write(results)
+    page = Page(path)
+    assert page.charts == 3  # scores, training, differences
+    assert not page.attribute("src")
+    assert not page.attribute("href")
+    assert not re.search(r"https?://|@import|url\((?!#)|<script", path.read_text(encoding="utf-8"))
+    assert [file.name for file in results.out.iterdir()] == ["report.html"]
+
+
+def test_ids_on_page_are_unique(tmp_path: Path) -> None:
+    ids = Page(report.write(make_results(tmp_path, CURVES, CURVES))).attribute("id")
+    assert ids
+    assert len(set(ids)) == len(ids)
+
+
+def test_charts_are_deterministic(results: Results) -> None:
+    first = report.write(results).read_bytes()
+    assert report.write(results).read_bytes() == first
+
+
+def test_page_starts_with_verdict_then_table_settings_and_command(results: Results) -> None:
+    text = Page(report.write(results)).text
+    (section,) = report.sections(results)
+    for part in (
+        *(one.text for one in section.conclusions),
+        *(cell for row in section.table.rows for cell in row[1:]),
+        "nothing was tuned",
+        results.command,
+    ):
+        assert part in text
+    places = [
+        text.index(part)
+        for part in ("gc: too few seeds.", "Results", "Final accuracy", "Settings", "Command")
+    ]
+    assert places == sorted(places)
+
+
+def test_profile_counts_comparisons_within_a_factor_of_the_best() -> None:
+    amounts = [
+        {"plain": 20.0, "gc": 10.0},
+        {"plain": 10.0, "gc": 15.0},
+        {"plain": 10.0, "gc": math.inf},
+        {"plain": math.inf, "gc": math.inf},
+    ]
+    found = profile.ratios(amounts)
+    assert found == {"plain": [2, 1, 1, math.inf], "gc": [1, 1.5, math.inf, math.inf]}
+    assert profile.share_within(found["plain"], 1) == 0.5
+    assert profile.share_within(found["plain"], 2) == 0.75
+    assert profile.share_within(found["gc"], 1.4) == 0.25
+    assert profile.share_within(found["gc"], 1e9) == 0.5
+
+
+def test_many_methods_leave_the_curves_their_room(tmp_path: Path) -> None:
+    methods = {"plain": CURVES["plain"], **dict.fromkeys([*PARTS][:17], CURVES["gc"])}
+    (comparison,) = make_results(tmp_path, methods).comparisons
+    few = curves.draw_scores(make_results(tmp_path, CURVES).comparisons[0])
+    many = curves.draw_scores(comparison)
+    assert many.get_figheight() > few.get_figheight() + 1
+    drawing.svg(many, "many")  # a collapsed layout would warn
+
+
+def legend(chart: drawing.Figure) -> list[str]:
+    (found,) = chart.legends
+    return [text.get_text() for text in found.get_texts()]
+
+
+def test_legend_explains_lines_bands_and_marks(tmp_path: Path) -> None:
+    results = make_results(tmp_path, CURVES, diverged=[("gc", 0)])
+    (comparison,) = results.comparisons
+    for chart in (curves.draw_scores(comparison), curves.draw_training(comparison)):
+        assert chart is not None
+        assert legend(chart) == [
+            *CURVES,
+            "diverged run",
+            "line: mean over seeds",
+            "band: ± 1 standard deviation",
+            "a third of the epochs",
+        ]
+
+
+def test_coinciding_curves_are_marked(tmp_path: Path) -> None:
+    same = {**CURVES, "ws": CURVES["gc"]}
+    (comparison,) = make_results(tmp_path, same).comparisons
+    chart = curves.draw_scores(comparison)
+    assert "ws (same scores as gc)" in legend(chart)
+    dashed = [
+        line for line in chart.axes[0].lines if line.get_color() == styles(["ws"])["ws"].color
+    ]
+    assert dashed[0].is_dashed()
+
+
+def test_training_is_drawn_with_its_learning_rate(results: Results) -> None:
+    (comparison,) = results.comparisons
+    chart = curves.draw_training(comparison)
+    assert chart is not None
+    labels = [axes.get_ylabel() for axes in chart.axes]
+    assert labels == ["Training accuracy, %", "Training loss", "Learning rate"]
+    first = chart.axes[2].lines[0].get_ydata()
+    assert list(first) == pytest.approx([0.05, 0.025, 0.05 / 3])
+
+
+def test_curves_without_training_records_have_no_training_chart(results: Results) -> None:
+    runs = tuple(
+        type(run)(
+            run.key,
+            run.candidate,
+            tuple(Epoch(one.number, {"score": one.score}, one.seconds) for one in run.epochs),
+            test_score=run.test_score,
+        )
+        for run in results.runs
+    )
+    bare = Results(**{**vars(results), "runs": runs})
+    assert curves.draw_training(bare.comparisons[0]) is None
+    assert Page(report.write(bare)).charts == 2
+
+
+def test_tuned_study_shows_scores_over_rates_before_the_table(tmp_path: Path) -> None:
+    results = make_tuned(tmp_path, plain=[0.5, 0.8, 0.6], gc=[0.5, 0.7, 0.9])
+    (comparison,) = results.comparisons
+    chart = rates.draw(results, comparison)
+    lines = {tuple(line.get_xdata()) for line in chart.axes[0].lines}
+    assert (0.01, 0.1, 1.0) in lines
+    assert {(0.1,), (1.0,)} <= lines  # the rings
+    page = report.write(results).read_text(encoding="utf-8")
+    assert page.index("Validation score by learning rate") < page.index("Final accuracy")
+
+
+def test_tuned_study_states_the_noise_of_the_choice(tmp_path: Path) -> None:
+    results = make_tuned(tmp_path, plain=[0.5, 0.8, 0.6], gc=[0.5, 0.7, 0.9])
+    text = Page(report.write(results)).text
+    assert content.TUNING_NOISE in text
+    assert content.TUNING_NOISE in report.write_markdown(results).read_text(encoding="utf-8")
+    assert f"learning rate 0.1; the next best, 1, scored {MINUS}20.00 points" in text
+    assert "(deviation between seeds 0.71)" in text
+    assert "learning rate 1; " in text
+    assert "this is the end of the range" in text
+    untuned = Page(report.write(make_results(tmp_path, CURVES))).text
+    assert content.TUNING_NOISE not in untuned
+
+
+def test_methods_that_are_the_same_are_shown_once_with_a_note(tmp_path: Path) -> None:
+    results = make_results(tmp_path, CURVES, optimizer="sgd")
+    (section,) = report.sections(results)
+    assert section.table.header == ("", "plain", "gc")
+    assert {one.comparisons for one in section.summaries} == {1}
+    note = "gc-update is the same method as gc with sgd; it was trained once."
+    assert note in Page(report.write(results)).text
+    assert note in report.write_markdown(results).read_text(encoding="utf-8")
+
+
+def test_forest_plot_comes_first_with_more_than_two_comparisons(tmp_path: Path) -> None:
+    many = report.write(make_results(tmp_path, CURVES, CURVES)).read_text(encoding="utf-8")
+    label = "Differences to plain at the end"
+    assert many.index(label) < many.index("Final accuracy")
+    few = report.write(make_results(tmp_path, CURVES)).read_text(encoding="utf-8")
+    assert few.index("Final accuracy") < few.index(label)
+
+
+def test_forest_plot_has_a_panel_per_metric(tmp_path: Path) -> None:
+    results = make_results(tmp_path, CURVES, CURVES)
+    other = msgspec.structs.replace(results.infos["digits1/cnn"], metric=LOSS)
+    mixed = Results(**{**vars(results), "infos": {**results.infos, "digits1/cnn": other}})
+    chart = forest.draw(mixed, summarize(mixed))
+    assert [axes.get_xlabel() for axes in chart.axes] == [
+        "Difference, points (higher is better)",
+        "Difference, in loss (lower is better)",
+    ]
+    assert [len(axes.get_yticks()) for axes in chart.axes] == [2, 2]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_browser_shows_page_within_its_width(tmp_path: Path, width: int) -> None:
+    """The page reports its own width: only what scrolls by itself may be wider."""
+    methods = {**CURVES, "ws-conv+gc+init=lecun": CURVES["gc"]}
+    path = report.write(make_results(tmp_path, methods, methods))
+    probe = (
+        "<script>addEventListener('load', () => parent.document.title ="
+        " `${document.documentElement.scrollWidth} of ${innerWidth}`)</script></body>"
+    )
+    probed, frame = tmp_path / "probed.html", tmp_path / "frame.html"
+    text = path.read_text(encoding="utf-8")
+    probed.write_text(text.replace("</body>", probe), encoding="utf-8")
+    # A frame of the wanted width, because the window of a browser has a smallest one.
+    frame.write_text(f"<iframe src='probed.html' width={width} height=800 frameborder=0></iframe>")
+    done = subprocess.run(
+        (
+            *(str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu"),
+            *("--allow-file-access-from-files", "--virtual-time-budget=5000"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", frame.as_uri()),
+        ),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    (title,) = re.findall(r"<title>(.*?)</title>", done.stdout)
+    scroll, inner = title.split(" of ")
+    assert int(scroll) <= int(inner) == width
+
+
+def test_note_of_a_study_comes_first(results: Results) -> None:
+    note = "Training is shortened: <3 of 30 epochs."
+    study = msgspec.structs.replace(results.study, note=note)
+    noted = Results(**{**vars(results), "study": study})
+    assert note in Page(report.write(noted)).text.partition("gc: ")[0]
+    assert report.write_markdown(noted).read_text(encoding="utf-8").splitlines()[2] == note
+    assert note not in report.write_markdown(results).read_text(encoding="utf-8")
+
+
+def test_names_from_outside_are_escaped(results: Results) -> None:
+    (task,) = results.study.tasks
+    named = msgspec.structs.replace(task, data="npz:<script>alert(1)</script>.npz")
+    study = msgspec.structs.replace(results.study, tasks=(named,))
+    runs = tuple(
+        type(run)(**{**vars(run), "key": run.key._replace(task=named.label)})
+        for run in results.runs
+    )
+    info = {named.label: results.infos[task.label]}
+    changed = Results(**{**vars(results), "study": study, "runs": runs, "infos": info})
+    path = report.write(changed)
+    assert "<script>" not in path.read_text(encoding="utf-8")
+    assert "<script>alert(1)</script>.npz" in Page(path).text
+
+
+def test_every_method_has_a_look_of_its_own() -> None:
+    methods = (*NAMED, *(f"other-{number}" for number in range(36)))
+    given = styles(methods)
+    assert len(set(given.values())) == len(methods) == 40
+    # Each as a line, as a mark, and on the page.
+    for second in ("line", "marker", "border"):
+        assert len({(one.color, getattr(one, second)) for one in given.values()}) == 40
+    # Other methods do not change the look of the named ones.
+    assert given["gc"] == styles(("plain", "gc"))["gc"]
+
+
+def luminance(color: str) -> float:
+    parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [one / 12.92 if one <= 0.03928 else ((one + 0.055) / 1.055) ** 2.4 for one in parts]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+
+def test_colors_have_enough_contrast_on_white() -> None:
+    for color in (*NAMED.values(), *OTHERS, "#555555"):
+        assert 1.05 / (luminance(color) + 0.05) >= 4.5, color
+
+
+def test_several_comparisons_share_a_page(tmp_path: Path) -> None:
+    results = make_results(tmp_path, CURVES, CURVES)
+    page = Page(report.write(results))
+    assert page.charts == 1 + 2 * 2 + 1  # forest plot; scores and training each; profile
+    parts = report.sections(results)
+    heads = [*report.headline(parts), *(part.comparison.name for part in parts)]
+    places = [page.text.index(part) for part in heads]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("scores", "diverged"),
+    [
+        ({"plain": ((0.5,),), "gc": ((0.6,),)}, []),
+        ({"plain": ((0.5, 0.6),), "gc": ((0.6,),)}, [("gc", 0)]),
+        (
+            {"plain": ((0.1,), (0.1,)), "gc": ((0.1,), (0.1,))},
+            [("plain", 0), ("plain", 1), ("gc", 0), ("gc", 1)],
+        ),
+    ],
+    ids=["one seed and one epoch", "the only gc run diverged", "every run diverged"],
+)
+def test_poor_results_make_a_page_too(
+    tmp_path: Path,
+    scores: dict[str, tuple[tuple[float, ...], ...]],
+    diverged: list[tuple[str, int]],
+) -> None:
+    text = Page(report.write(make_results(tmp_path, scores, diverged=diverged))).text
+    assert not re.search(r"\bnan\b|\binf\b|None", text)
+    assert f"{sum(method == 'gc' for method, _ in diverged)} of {len(scores['gc'])}" in text
+
+
+def test_failed_runs_without_epochs_make_a_page(results: Results) -> None:
+    runs = tuple(
+        Run(run.key, run.candidate, (), failure="exit code 1") if run.key.method == "gc" else run
+        for run in results.runs
+    )
+    failed = Results(**{**vars(results), "runs": runs})
+    text = Page(report.write(failed)).text
+    assert "gc: nothing to compare." in text
+    assert not re.search(r"\bnan\b|\binf\b|None", text)
+
+
+def test_missing_folder_is_named_with_the_place_of_the_results(results: Results) -> None:
+    shutil.rmtree(results.out)
+    with pytest.raises(ZeromeanError, match=r"cannot be written.*safe in its study.sqlite"):
+        report.write(results)
+
+
+def test_csv_holds_every_run_and_metric(results: Results) -> None:
+    runs, epochs = report.write_csv(results)
+    with runs.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(results.runs)
+    assert rows[0]["status"] == "finished"
+    with epochs.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * len(results.runs)
+    assert (rows[1]["score"], rows[1]["learning_rate"]) == ("0.7", "0.025")
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "epochs.csv", "report.html", "report.md"])
+def test_files_are_never_written_through_a_link(results: Results, name: str) -> None:
+    precious = results.out / "precious"
+    precious.write_text("keep")
+    (results.out / name).symlink_to(precious)
+    report.write(results)
+    report.write_markdown(results)
+    report.write_csv(results)
+    assert precious.read_text() == "keep"
+    assert not (results.out / name).is_symlink()
+
+
+def test_charts_are_well_formed(results: Results) -> None:
+    (comparison,) = results.comparisons
+    text = drawing.svg(curves.draw_scores(comparison), "one").replace("xlink:href", "href")
+    root = ElementTree.fromstring(text)
+    assert root.attrib["viewBox"].startswith("0 0 360 ")
