@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +177,9 @@ def test_equivalent_methods_are_trained_once() -> None:
     study = Study(methods=("plain", "gc-update", "gc"), optimizers=("sgd", "adamw"))
     assert study.trained_methods("sgd") == ("plain", "gc-update")
     assert study.trained_methods("adamw") == ("plain", "gc-update", "gc")
+
+
+def test_declarations_need_no_torch() -> None:
+    code = "import sys, zeromean.study as s; s.Study(); print({'torch', 'numpy'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -34,27 +34,15 @@ class SettingError(ZeromeanError):
         The images are gray. Pass others, or change gray in the file f.
     """
 
-    def __init__(self, setting: str, problem: str, *more: str, instead: str = "") -> None:
-        if len(more) > 2:  # the old form: got, wanted, fix, instead
-            more, instead = more[:2], more[2] if len(more) == 3 else instead
-        if len(more) == 2:
-            problem, more = f"{problem}; allowed: {more[0]}", more[1:]
-        (fix,) = more
+    def __init__(self, setting: str, problem: str, fix: str, instead: str = "") -> None:
         super().__init__(problem, f"{fix}, or {_lower(instead)}" if instead else fix)
-        self._settle(setting, problem, fix, instead)
-
-    def _settle(self, setting: str, problem: str, fix: str, instead: str) -> None:
+        self.args = (setting, problem, fix, instead)  # a copy in another process is made of these
         self.setting, self.instead = setting, instead
-        self._parts = (setting, problem, fix, instead)
-
-    def __reduce__(self) -> Any:
-        setting, problem, fix, instead = self._parts
-        return _rebuild, (setting, problem, fix, instead)
 
     def within(self, place: str) -> SettingError:
         """Return the same error with the place of the setting, such as ``tasks[0]``."""
-        setting, problem, fix, instead = self._parts
-        return SettingError(setting, f"{place}: {problem}", fix, instead=instead)
+        setting, problem, fix, instead = self.args
+        return SettingError(setting, f"{place}: {problem}", fix, instead)
 
     def settled(self, where: str) -> ZeromeanError:
         """Return the error for a user who did not choose the setting.
@@ -65,10 +53,6 @@ class SettingError(ZeromeanError):
         change = f"hange {self.setting} {where}"
         fix = f"{self.instead}, or c{change}" if self.instead else f"C{change}"
         return ZeromeanError(self.problem, fix)
-
-
-def _rebuild(setting: str, problem: str, fix: str, instead: str) -> SettingError:
-    return SettingError(setting, problem, fix, instead=instead)
 
 
 def _lower(text: str) -> str:
