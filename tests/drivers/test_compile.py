@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
 
 import zeromean
+from zeromean import optim
 
 Say = Callable[[str, str, str, str], None]
 
@@ -45,7 +46,7 @@ def train(
     step: Callable[..., Any],
     closures: bool = False,
 ) -> None:
-    for number in range(4):
+    for number in range(5):
         generator = torch.Generator().manual_seed(number)
         x = torch.randn(4, 3, 6, 6, generator=generator, dtype=torch.float64)
 
@@ -112,3 +113,40 @@ def test_the_wrapped_model_tells_the_same_layers(whose: str) -> None:
     handle = zeromean.centralize(optimizer, wrapped if whose == "compiled" else model)
     assert [row.axes for row in handle.plan.centered] == [(1, 2, 3), (0, 2, 3), (1,)]
     assert zeromean.status(optimizer).centered == 3
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_a_compiled_step_in_two_passes_is_the_same(at: Any, backend: str) -> None:
+    model = network()
+    other = copy.deepcopy(model)
+    optimizer, twin = (SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (model, other))
+    zeromean.centralize(optimizer, model, at=at, fused=False)
+    zeromean.centralize(twin, other, at=at, fused=False)
+    train(model, optimizer, torch.compile(optimizer.step, backend=backend))
+    train(other, twin, twin.step)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+DROP_INS = ["SGD", "SGDW", "Adam", "AdamW", "Adagrad", "RMSprop", "RAdam", "Ranger", "Lookahead"]
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+@pytest.mark.parametrize("name", DROP_INS)
+def test_a_compiled_drop_in_is_the_same(name: str, at: Any) -> None:
+    model = network()
+    other = copy.deepcopy(model)
+
+    def make(m: nn.Module) -> torch.optim.Optimizer:
+        if name == "Lookahead":
+            return optim.Lookahead(optim.RMSprop(m, lr=0.01, at=at), k=2)
+        return getattr(optim, name)(m, lr=0.1, at=at)
+
+    optimizer, twin = make(model), make(other)
+    backends = ["eager", "aot_eager"] if name == "RMSprop" else ["eager"]
+    for backend in backends:
+        train(model, optimizer, torch.compile(optimizer.step, backend=backend))
+        train(other, twin, twin.step)
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(p, q)

@@ -110,7 +110,7 @@ class FusedStep:
         assert calls is not None
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             _check_capture(optimizer, ready.parts)
-        return BoundStep(calls, rules, ready)
+        return BoundStep(calls, rules, ready, gradients)
 
     def _fan_ins(self, optimizer: Optimizer) -> dict[Tensor, FanIn]:
         if self._centering is None:
@@ -176,16 +176,16 @@ class BoundStep(NamedTuple):
     calls: list[Callable[[Sequence[Rule]], None]]
     rules: list[Rule]
     ready: _Ready
-
-    @property
-    def stepped(self) -> Sequence[Tensor]:
-        """The parameters that it steps."""
-        return self.ready.stepped
+    gradients: list[Tensor]
 
     @property
     def is_whole(self) -> bool:
         """Whether it steps every parameter that has a gradient."""
-        return len(self.ready.stepped) == len(self.ready.parameters)
+        return len(self.ready.stepped) == len(self.gradients)
+
+    def stepped(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the parameters that it steps, with their gradients."""
+        return [(self.ready.parameters[n], self.gradients[n]) for n in self.ready.stepped]
 
     def run(self) -> None:
         """Make the step."""
@@ -212,8 +212,7 @@ class _Ready:
         self.parts = parts
         self.runs = runs  # per part: whether it is run, or only checked and left to torch
         run = [part.indices for part, is_run in zip(parts, runs, strict=True) if is_run]
-        indices = sorted(chain.from_iterable(run))
-        self.stepped = [parameters[index] for index in indices]
+        self.stepped = sorted(chain.from_iterable(run))  # indices of the parameters
 
     def fits(
         self,
@@ -234,7 +233,12 @@ class _Ready:
 
     def bind(self, gradients: Sequence[Tensor]) -> list[Callable[[Sequence[Rule]], None]] | None:
         """Return the parts of the step along these gradients, or None if a tensor changed."""
-        calls = [step.bind([gradients[i] for i in indices]) for step, indices in self.parts]
+        calls = [
+            step.bind(
+                gradients if len(indices) == len(gradients) else [gradients[i] for i in indices]
+            )
+            for step, indices in self.parts
+        ]
         if any(call is None for call in calls):
             return None
         return [call for call, run in zip(calls, self.runs, strict=True) if run and call]
@@ -316,10 +320,9 @@ class TakenOver:
             rule = sgd_rule if isinstance(optimizer, torch.optim.SGD) else adam_rule
             self._step = FusedStep(self._centering, self._at, rule, complete=False)
         step = self._step.bind(optimizer)
-        aside = [(p, p.grad) for p in step.stepped]
         try:
-            self._aside, self._call = aside, _step_call()  # type: ignore[assignment]
-            for parameter in step.stepped:
+            self._aside, self._call = step.stepped(), _step_call()
+            for parameter, _ in self._aside:
                 parameter.grad = None
             # The rest of the gradients; nothing is written yet if one of them cannot be centered.
             if not step.is_whole and self._at == "gradient":
@@ -334,7 +337,9 @@ class TakenOver:
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Put the gradients back."""
-        self._put_back()
+        aside, self._aside, self._call = self._aside, [], None
+        for parameter, gradient in aside:
+            parameter.grad = gradient
         self._two_passes.after_step(optimizer)
 
     def after_load(self, optimizer: Optimizer) -> None:
