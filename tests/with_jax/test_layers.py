@@ -109,7 +109,7 @@ def test_nnx(name: str, supports: Callable[..., None]) -> None:
     assert_axes_match_jacobian(
         zeromean.jax.explain(layer), "kernel", outputs_of, start["kernel"], positions
     )
-    supports("Layer", f"Flax NNX: {name}", "-", "axes, against what an output unit depends on")
+    supports("Layer", f"Flax NNX: {name}", "-", "axes match the Jacobian")
 
 
 LINEN = {
@@ -146,7 +146,7 @@ def test_linen(name: str, supports: Callable[..., None]) -> None:
 
     plan = zeromean.jax.explain(layer, KEY, inputs)
     assert_axes_match_jacobian(plan, "kernel", outputs_of, params["kernel"], positions)
-    supports("Layer", f"Flax Linen: {name}", "-", "axes, against what an output unit depends on")
+    supports("Layer", f"Flax Linen: {name}", "-", "axes match the Jacobian")
 
 
 EQUINOX = {
@@ -174,7 +174,7 @@ def test_equinox(name: str, supports: Callable[..., None]) -> None:
     assert_axes_match_jacobian(
         zeromean.jax.explain(layer), "weight", outputs_of, layer.weight, positions
     )
-    supports("Layer", f"Equinox: {name}", "-", "axes, against what an output unit depends on")
+    supports("Layer", f"Equinox: {name}", "-", "axes match the Jacobian")
 
 
 HAIKU = {
@@ -208,7 +208,7 @@ def test_haiku(name: str, supports: Callable[..., None]) -> None:
     plan = zeromean.jax.explain(transform, KEY, inputs)
     kernel = params["layer"]["w"]
     assert_axes_match_jacobian(plan, "layer.w", outputs_of, kernel, positions)
-    supports("Layer", f"Haiku: {name}", "-", "axes, against what an output unit depends on")
+    supports("Layer", f"Haiku: {name}", "-", "axes match the Jacobian")
 
 
 # --- Layers of several parameters -----------------------------------------------------------------

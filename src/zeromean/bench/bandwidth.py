@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from zeromean.bench.baselines import Baseline, Work
-from zeromean.bench.paired_timing import Times, time_in_turn
+from zeromean.bench.paired_timing import Step, Times
 
 COPY_BYTES = 8  # a copied float32 is read once and written once
 
@@ -37,12 +38,11 @@ class Bandwidth:
         return self.bytes_per_parameter / COPY_BYTES / self.times.ratio("step", "copy")
 
 
-def measure(baseline: Baseline, work: Work, rounds: int) -> Bandwidth:
-    """Time the step of a baseline and a copy in turn."""
+def measure(baseline: Baseline, work: Work, timer: Callable[[dict[str, Step]], Times]) -> Bandwidth:
+    """Time the step of a baseline and a copy in turn, by a function that times steps by name."""
     running = baseline.start(work)
     count = sum(weight.numel() for weight in running.weights())
     source = torch.ones(count, device=work.device)
     target = torch.empty_like(source)
-    steps = {"copy": lambda: target.copy_(source), "step": running.step}
-    times = time_in_turn(steps, rounds, synchronize=work.synchronize)
+    times = timer({"copy": lambda: target.copy_(source), "step": running.step})
     return Bandwidth(count, work.hyper.bytes_per_parameter, times)

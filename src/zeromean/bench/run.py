@@ -247,7 +247,7 @@ def _compare(
     results.comparisons.append(Comparison(tensors, optimizer, base, times))
     if tensor_set.parameters() > MIN_PARAMETERS_FOR_BANDWIDTH:
         on_progress(f"{title}: memory bandwidth")
-        measured = bandwidth.measure(ZEROMEAN[0], work, settings.repeats)
+        measured = bandwidth.measure(ZEROMEAN[0], work, lambda steps: _time(steps, settings, work))
         results.bandwidth[tensors, optimizer] = measured
     if not results.retained and optimizer == settings.optimizers[-1]:
         on_progress(f"{title}: retained memory")

@@ -30,8 +30,9 @@ def centralize(
 
     - ``at="gradient"``: put it in front of the optimizer, which then sees :math:`P(g)`. Clipping
       comes before it, as published. Coupled weight decay (``optax.add_decayed_weights``) comes
-      before it too, so that the optimizer sees :math:`P(g + \lambda w)`. Decoupled decay, as in
-      ``optax.adamw``, is inside the optimizer and stays outside the projection.
+      before it too, so that the optimizer sees :math:`P(g + \lambda w)`; an optimizer that adds it
+      itself, such as ``optax.lars``, needs a decay of 0. Decoupled decay, as in ``optax.adamw``,
+      stays outside the projection.
     - ``at="update"``: put it last. It projects the whole change of the weights, decay included:
       :math:`w \leftarrow w - P(\Delta)`. Each weight vector keeps its mean. For half-precision
       parameters the state carries the rounding error of the means, one float32 per vector. Do not
