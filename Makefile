@@ -8,7 +8,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 
 demo: .venv/demo
 	rm -rf runs/demo
-	$(BIN)/zeromean compare --out runs/demo
+	$(BIN)/zeromean demo --out runs/demo
 
 test: .venv/test lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --supported build/tested.md

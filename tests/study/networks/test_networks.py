@@ -365,3 +365,11 @@ def test_the_sizes_of_the_text_networks() -> None:
     block = 2 * 2 * 64 + (64 + 1) * 192 + (64 + 1) * 64 + (64 + 1) * 256 + (256 + 1) * 64
     transformer = 11 * 64 + 256 * 64 + 2 * block + 2 * 64 + (64 + 1) * 11
     assert sum(p.numel() for p in Transformer(11).parameters()) == transformer
+
+
+@pytest.mark.parametrize("name", ["mlp-yaleb", "mlp-svhn"])
+def test_cwn_perceptrons_start_from_lecun_initialization(name: str) -> None:
+    network = build(name, 1, 32, 10, seed=0)
+    first = next(one for one in network.modules() if isinstance(one, nn.Linear))
+    assert first.weight.std().item() == pytest.approx(1024**-0.5, rel=0.02)
+    assert not first.bias.any()

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from torch import nn
 
+from zeromean.study.networks.initialization import initialize
+
 
 def perceptron(inputs: int, hidden: Sequence[int], classes: int) -> nn.Module:
     """Make linear layers with ReLU between them.
@@ -29,7 +31,7 @@ def mlp(channels: int, side: int, classes: int) -> nn.Module:
 
 def mlp_yaleb(channels: int, side: int, classes: int) -> nn.Module:
     """Make hidden layers of 128, 64, 48 and 48 units, the CWN paper's for Yale-B (section 4.1)."""
-    return perceptron(channels * side**2, (128, 64, 48, 48), classes)
+    return _from_lecun(perceptron(channels * side**2, (128, 64, 48, 48), classes))
 
 
 def mlp_svhn(channels: int, side: int, classes: int) -> nn.Module:
@@ -37,4 +39,10 @@ def mlp_svhn(channels: int, side: int, classes: int) -> nn.Module:
 
     The method ``norm=batch`` adds batch normalization before each nonlinearity (its Figure 4a).
     """
-    return perceptron(channels * side**2, (128,) * 5, classes)
+    return _from_lecun(perceptron(channels * side**2, (128,) * 5, classes))
+
+
+def _from_lecun(network: nn.Module) -> nn.Module:
+    """Draw weights as LeCun et al. do, the CWN paper's default."""
+    initialize(network, name="lecun")
+    return network
