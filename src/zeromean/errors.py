@@ -23,16 +23,12 @@ class ZeromeanError(Exception):
         seeds is 0; at least 1 is needed. Raise seeds.
     """
 
-    def __init__(self, problem: str, *more: str) -> None:
-        super().__init__(problem, *more)
-        # Three arguments (got, wanted, fix) are the old form. TODO: remove with its last caller.
-        self.got, self.wanted = problem, more[0]
-        self.problem = problem if len(more) == 1 else f"got {problem}; wanted {more[0]}"
-        self.fix = more[-1]
+    def __init__(self, problem: str, fix: str) -> None:
+        super().__init__(problem, fix)
+        self.problem = problem
+        self.fix = fix
 
     def __str__(self) -> str:
-        if len(self.args) == 3:
-            return f"{self.problem}; fix: {self.fix}"
         return f"{self.problem}. {self.fix}."
 
 

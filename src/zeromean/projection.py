@@ -44,21 +44,19 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
     if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
         got = f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__
         raise ZeromeanError(
-            f"a {got}", "a floating-point or complex torch.Tensor", "convert it first: x.float()"
+            f"x is a {got}, not a floating-point or complex torch.Tensor", "Convert it by x.float()"
         )
     given = (axes,) if isinstance(axes, int) else tuple(axes)
     if any(not -x.ndim <= axis < x.ndim for axis in given):
         raise ZeromeanError(
-            f"axes {given} for the shape {tuple(x.shape)}",
-            f"axes from {-x.ndim} to {x.ndim - 1}",
-            "name axes that the tensor has",
+            f"axes {given} do not all exist in the shape {tuple(x.shape)}",
+            f"Use axes from {-x.ndim} to {x.ndim - 1}",
         )
     fan_in = FanIn(tuple(axis % x.ndim for axis in given), groups)
     if not fan_in.fits(x.shape):
         raise ZeromeanError(
-            f"groups={groups} for the shape {tuple(x.shape)}",
-            "a first axis that splits into equal groups",
-            "pass the layer's own number of groups",
+            f"groups={groups} does not divide the first axis of the shape {tuple(x.shape)}",
+            "Pass the layer's number of groups",
         )
     whole = x if groups == 1 else split(x, groups)
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -77,9 +75,9 @@ def vector_means(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> list[Te
     for x in tensors:
         if x.layout is not torch.strided:
             raise ZeromeanError(
-                f"a sparse gradient of shape {tuple(x.shape)}",
-                "a dense one, because its mean changes the absent entries too",
-                "leave this layer out by layers=, or build it with sparse=False",
+                f"a sparse gradient of shape {tuple(x.shape)} cannot be centered, because its mean"
+                " changes the absent entries too",
+                "Leave this layer out by layers=, or build it with sparse=False",
             )
     totals = [_totals(x, fan_in) for x, fan_in in zip(tensors, fan_ins, strict=True)]
     sum_over_ranks(totals, tensors, fan_ins)

@@ -174,9 +174,9 @@ def _dimensions(x: DTensor) -> Iterator[tuple[int, Any, int]]:
 
 def _refusal(placement: Any) -> ZeromeanError:
     return ZeromeanError(
-        f"a DTensor placed by {placement!r}",
-        "placements by Shard, Replicate, or Partial with sum or avg",
-        "redistribute it before",
+        f"a DTensor is placed by {placement!r}, which is not Shard, Replicate, or Partial with sum"
+        " or avg",
+        "Redistribute it first",
     )
 
 

@@ -31,8 +31,8 @@ def ddp(model: nn.Module) -> nn.Module:
 
 def shard_then_reparametrize() -> None:
     model = fully_shard(Network(), mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
-    refuses(lambda: zeromean.reparametrize(model, "cwn"), "sharded already", "then fully_shard")
-    refuses(lambda: zeromean.fold(model), "sharded already")
+    refuses(lambda: zeromean.reparametrize(model, "cwn"), "already sharded", "fully_shard")
+    refuses(lambda: zeromean.fold(model), "already sharded")
 
 
 def wrap_then_reparametrize() -> None:
@@ -44,7 +44,7 @@ def shard_nnn() -> None:
     model = Network()
     zeromean.reparametrize(model, "nnn")
     model = shard(model)
-    refuses(lambda: loss_of(model, next(batches())), "fully_shard", "'cwn'")
+    refuses(lambda: loss_of(model, next(batches())), "fully_shard", '"cwn"')
 
 
 def mixed_precision() -> None:

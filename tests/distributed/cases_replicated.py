@@ -68,7 +68,8 @@ def check_accumulation(at: str) -> None:
 
 def check_compressed(at: str) -> None:
     distribute = partial(replicate, hook=fp16_compress_hook, gradient_as_bucket_view=True)
-    train_beside_centering_by_hand(Network(), distribute, at, my_part)
+    # Rounding to half precision amplifies the different rounding of a step that is taken over.
+    train_beside_centering_by_hand(Network(), distribute, at, my_part, fused=False)
 
 
 def zero(parameters: Any, inner: Callable[..., Any], **options: Any) -> ZeroRedundancyOptimizer:

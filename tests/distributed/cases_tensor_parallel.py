@@ -129,7 +129,7 @@ def reductions() -> None:
         kernels.center_([x], [fan_in])
         torch.testing.assert_close(x.full_tensor(), expected)
     x = DTensor.from_local(torch.ones(2, 3), mesh, [Partial("max")])
-    refuses(lambda: kernels.center_([x], [fan_in]), "redistribute")
+    refuses(lambda: kernels.center_([x], [fan_in]), "Redistribute")
 
 
 def complex_and_pending() -> None:

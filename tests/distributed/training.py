@@ -119,13 +119,14 @@ def train_beside_centering_by_hand(
     distribute: Callable[[nn.Module], nn.Module],
     at: Any,
     part: Callable[[Tensor], Tensor],
+    **options: Any,
 ) -> None:
-    """Train 20 steps with the hooks, and beside it with whole tensors centered one by one."""
+    """Train 20 steps with the hooks, and the same steps with whole tensors centered one by one."""
     other = distribute(copy.deepcopy(model))
     model = distribute(model)
     make = OPTIMIZERS["AdamW"]
     optimizer, plain = make(model.parameters()), make(other.parameters())
-    zeromean.centralize(optimizer, model, at=at)
+    zeromean.centralize(optimizer, model, at=at, **options)
     rows = {id(row.parameter): row for row in zeromean.explain(other).centered}
     for tokens in batches():
         step_once(model, optimizer, part(tokens))

@@ -335,9 +335,9 @@ class _Launch:
     ) -> None:
         if _capturing(device):
             raise ZeromeanError(
-                "a first step inside the capture of a CUDA graph",
-                "a step before it, which makes ready what the captured one uses",
-                "make a few steps on a side stream first, as torch's notes on CUDA graphs show",
+                "the first step is inside the capture of a CUDA graph, but a step before it must"
+                " prepare the kernels",
+                "Make a few steps on a side stream first, as torch's notes on CUDA graphs show",
             )
         wide, levels = torch.promote_types(dtype, torch.float32), _LEVELS[dtype]
         tilings = [_tiling(row, levels) for row in rows]
