@@ -1,4 +1,4 @@
-"""``zeromean.check``: a step seen from outside, on optimizers that center and that do not."""
+"""``zeromean.check`` on optimizers that center and on others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def batch(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 
 def warmed(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Two steps, so that there is state."""
+    """Make two steps, so that the optimizer has state."""
     for _ in range(2):
         optimizer.zero_grad()
         F.mse_loss(model(batch()[0]), batch()[1]).backward()
@@ -81,7 +81,7 @@ def test_drop_in_step_is_centered(name: str, at: Any, supports: Callable[..., No
     supports("Check", "zeromean.optim", at, "distinguished from torch's optimizer of the same name")
 
 
-def test_adaptive_steps_are_centered_at_one_place_alone() -> None:
+def test_adaptive_steps_are_centered_at_one_place() -> None:
     model = network()
     for at, other in (("gradient", "mean_kept"), ("update", "gradient_centered")):
         found = check(optim.AdamW(model, lr=1e-2, at=at), model, batch())
@@ -109,7 +109,7 @@ def test_ignored_use_gc_option_is_found(supports: Callable[..., None]) -> None:
     supports("Check", "another library's `use_gc=True`", "-", "one that acts, one that is ignored")
 
 
-def test_nothing_of_the_original_changes() -> None:
+def test_originals_stay_unchanged() -> None:
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     zeromean.centralize(optimizer, model, at="backward")
@@ -134,7 +134,7 @@ def test_nothing_of_the_original_changes() -> None:
     assert model.training
 
 
-def test_an_optimizer_that_needs_a_closure_gets_one() -> None:
+def test_optimizer_with_required_closure() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
     pair = torch.randn(8, 6) + 1, torch.randn(8, 3)
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.01, max_iter=1)
@@ -161,7 +161,7 @@ def test_keyword_inputs_and_embeddings() -> None:
     assert [layer.name for layer in found] == ["embed.weight", "linear.weight"]
 
 
-def test_a_model_s_plan_without_the_model() -> None:
+def test_optimizer_centralized_by_shapes() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.warns(zeromean.ZeromeanWarning, match="Without a model"):

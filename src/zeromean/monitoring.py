@@ -134,8 +134,8 @@ class Monitor:
         self._plain = Centering(optimizer, model, GCOptions())
         if not (centering_of(optimizer) or self._plain).plan.centered:
             warn(
-                "nothing of this optimizer is or would be centered, so samples hold no layer;"
-                " print zeromean.explain(model) to see why for each parameter"
+                "Nothing of this optimizer is or would be centered, so samples hold no layer."
+                " Print zeromean.explain(model) to see why for each parameter."
             )
         self._removed = RemovedMeans(model)
         self._measurement: StepMeasurement | None = None

@@ -1,4 +1,4 @@
-"""``zeromean diagnose`` as a user meets it: one page, or one clear line."""
+"""``zeromean diagnose``: one page, or one line of error."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ size = 5
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with models of the user's own, and a checkpoint of one of them."""
+    """A folder with a user's models and a checkpoint of one of them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "own_models", raising=False)
@@ -90,7 +90,7 @@ def run(*arguments: object, model: str = "own_models:mlp") -> tuple[int, str, st
 
 
 class References(HTMLParser):
-    """Everything that a page would load from elsewhere."""
+    """The references of a page to other files."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ def test_bad_input_ends_with_one_line(
     assert not (folder / "zeromean-diagnose.html").exists()
 
 
-def test_ctrl_c_ends_with_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_ends_with_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 

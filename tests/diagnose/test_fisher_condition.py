@@ -1,4 +1,4 @@
-"""Fisher matrices in closed form, made the slow way, and estimated."""
+"""Fisher matrices against closed forms, their definition, and estimates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def by_definition(model: nn.Module, parameters: list[Tensor], x: Tensor) -> Tens
     return total / len(x)
 
 
-def test_a_linear_model_of_gaussians_has_the_inputs_second_moments(supports: Supports) -> None:
+def test_gaussian_linear_model_has_the_inputs_second_moments(supports: Supports) -> None:
     supports("Diagnostic", "fisher_condition", "-", "closed forms of linear models")
     x = torch.randn(50, 4, dtype=torch.float64) * torch.tensor([1.0, 2.0, 3.0, 10.0])
     model = nn.Linear(4, 3, dtype=torch.float64)
@@ -48,7 +48,7 @@ def test_a_linear_model_of_gaussians_has_the_inputs_second_moments(supports: Sup
     )
 
 
-def test_a_softmax_layer_has_its_closed_form_and_is_singular() -> None:
+def test_softmax_layer_equals_its_closed_form_and_is_singular() -> None:
     x = torch.randn(30, 3, dtype=torch.float64)
     model = nn.Linear(3, 4, dtype=torch.float64)
     p = model(x).softmax(-1).detach()
@@ -104,7 +104,7 @@ def test_positions_of_a_sequence_are_independent() -> None:
 
 @pytest.mark.parametrize("method", ["exact", "lanczos"])
 def test_attention_matches_the_definition(method: str) -> None:
-    """Its fast path in evaluation mode has no derivative."""
+    """The fast path of attention in evaluation mode has no derivative."""
 
     class Classifier(nn.Module):
         def __init__(self) -> None:
@@ -126,7 +126,7 @@ def test_attention_matches_the_definition(method: str) -> None:
         assert values[-1] == pytest.approx(float(wanted[-1]))
 
 
-def test_the_last_two_layers_in_the_order_they_run_are_taken() -> None:
+def test_default_layers_are_the_last_two_that_run() -> None:
     class Backwards(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -140,7 +140,7 @@ def test_the_last_two_layers_in_the_order_they_run_are_taken() -> None:
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_the_estimate_is_exact_where_its_space_holds_everything(split: bool) -> None:
+def test_estimate_is_exact_if_its_krylov_space_is_complete(split: bool) -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
     x = torch.randn(40, 6, dtype=torch.float64)
     batches = [(x[:10], None), (x[10:], None)] if split else (x, None)
@@ -155,7 +155,7 @@ def test_the_estimate_is_exact_where_its_space_holds_everything(split: bool) -> 
     assert estimate.damped_condition == pytest.approx(exact.damped_condition, rel=0.3)
 
 
-def test_the_estimate_never_overstates() -> None:
+def test_estimate_is_a_lower_bound() -> None:
     model = nn.Sequential(nn.Linear(30, 20), nn.Tanh(), nn.Linear(20, 10))
     x = torch.randn(60, 30)
     exact = fisher_condition(model, (x, None), ["0"], method="exact", threshold=1e-6)
@@ -184,7 +184,7 @@ def test_model_runs_in_evaluation_mode_and_stays_unchanged() -> None:
     assert found.eigenvalues[0] == pytest.approx(again.eigenvalues[0])
 
 
-def test_inputs_may_be_named() -> None:
+def test_inputs_by_name() -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()

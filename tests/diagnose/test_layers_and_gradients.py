@@ -235,7 +235,7 @@ def test_moments_go_over_samples_and_pixels_batch_by_batch(supports: Supports) -
     assert found.layers[2] == "7.weight"
 
 
-def test_a_pass_in_training_mode_leaves_the_running_statistics() -> None:
+def test_running_statistics_stay_unchanged() -> None:
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     preactivations(model, batches())

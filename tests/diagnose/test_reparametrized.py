@@ -77,7 +77,7 @@ def test_fisher_information_is_by_the_trained_proxies(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_sharpness_and_a_followed_optimizer(method: str) -> None:
+def test_sharpness_and_gradient_norms_of_an_optimizer(method: str) -> None:
     model, (x, y) = network(method), batch()
     found = sharpness(model, (x, y))
     assert 0 < found.projected_norm <= found.hessian_norm * 1.001
@@ -91,7 +91,7 @@ def test_sharpness_and_a_followed_optimizer(method: str) -> None:
     assert (norms.norm > 0).all()
 
 
-def test_a_diagnosed_model_still_folds_and_copies() -> None:
+def test_diagnosed_model_folds_and_copies() -> None:
     model, one = network("cwn"), batch()
     fisher_condition(model, one)
     intensity_response(model, one)

@@ -1,4 +1,4 @@
-"""Quadratic losses with a Hessian of one's choice, definite and not."""
+"""Sharpness of quadratic losses with given Hessians, definite and indefinite."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def expected(hessian: Tensor, p: Tensor) -> tuple[float, float, float]:
     seed=st.integers(0, 10**6),
     definite=st.booleans(),
 )
-def test_a_chosen_hessian_is_found(out: int, m: int, bias: bool, seed: int, definite: bool) -> None:
+def test_norms_of_a_given_hessian(out: int, m: int, bias: bool, seed: int, definite: bool) -> None:
     rng = np.random.default_rng(seed)
     values = rng.normal(size=out * m + out * bias)
     hessian = symmetric(list(abs(values) if definite else values), seed)
@@ -78,15 +78,15 @@ def test_a_chosen_hessian_is_found(out: int, m: int, bias: bool, seed: int, defi
 
 
 @pytest.mark.parametrize("least", [0.1, -60.0])
-def test_lanczos_finds_what_a_matrix_of_100_has(least: float) -> None:
-    """Beyond the sizes that are taken as a matrix; indefinite, the norm is the negative end's."""
+def test_lanczos_equals_a_dense_matrix_of_size_100(least: float) -> None:
+    """Larger than what is computed densely; if indefinite, the norm is the negative end's."""
     values = [*np.linspace(0.1, 20, 98), 50.0, least]
     hessian = symmetric(values)
     found = measured(Quadratic(hessian, 10, 10), tolerance=1e-10)
     assert found == pytest.approx(expected(hessian, projection(10, 10)), rel=1e-6)
 
 
-def test_restricted_to_zero_mean_an_indefinite_hessian_can_grow(supports: Supports) -> None:
+def test_restricted_maximum_can_exceed_that_of_an_indefinite_hessian(supports: Supports) -> None:
     supports("Diagnostic", "sharpness", "-", "quadratic losses of chosen Hessians, indefinite too")
     # Where every curvature is negative, PHP still has 0 along e, which P takes away.
     hessian = symmetric([-1.0, -2.0, -3.0, -4.0])
@@ -104,7 +104,7 @@ def test_restricted_to_zero_mean_an_indefinite_hessian_can_grow(supports: Suppor
     assert found[2] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_batches_of_unequal_size_count_by_their_samples() -> None:
+def test_batches_are_weighted_by_their_samples() -> None:
     model = nn.Linear(3, 1, bias=False, dtype=torch.float64)
     x = torch.randn(7, 3, dtype=torch.float64)
     loss = lambda z, _: z.square().mean()  # noqa: E731
@@ -153,7 +153,7 @@ def test_network_in_training_mode_equals_its_dense_hessian() -> None:
     )
 
 
-def test_dropout_drops_the_same_units_in_every_product() -> None:
+def test_dropout_is_the_same_in_every_product() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
     batch = torch.randn(5, 8), torch.arange(5) % 3
     assert sharpness(model, [batch, batch]) == sharpness(model, [batch, batch])

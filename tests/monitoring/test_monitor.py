@@ -1,4 +1,4 @@
-"""The monitor's numbers against the formulas by hand, wherever centering acts."""
+"""The monitor's numbers against the formulas, at every place of centering."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLACES = ["plain", "gradient", "update", "backward", "drop-in gradient", "drop-i
 
 
 class Network(nn.Module):
-    """Axes of every kind."""
+    """A network with fan-in axes of every kind."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def optimizer_of(place: str, model: nn.Module, embeddings: bool = False) -> torc
 
 
 def raw_gradients(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
-    """On a copy without hooks."""
+    """Compute the gradients on a copy without hooks."""
     other = Network().to(next(model.parameters()).dtype)
     other.load_state_dict(model.state_dict())
     loss_of(other, tokens).backward()
@@ -73,7 +73,7 @@ def projected(x: Tensor, row: Any) -> Tensor:
 
 
 def by_hand(row: Any, g: Tensor, old: Tensor, new: Tensor, start: Tensor) -> dict[str, float]:
-    """Every quantity from whole float64 tensors."""
+    """Compute every quantity from whole float64 tensors."""
     rest = projected(g, row)
     mean, moved = new - projected(new, row), (new - start) - projected(new - start, row)
     entries = mean.numel() * (1 - (row.fan_in.padding_idx is not None) / len(mean))
@@ -255,7 +255,7 @@ def test_failing_closure_keeps_the_monitor_working() -> None:
 
 
 class Twice(torch.optim.SGD):
-    """Fires the hooks again inside."""
+    """An optimizer whose step runs the hooks twice."""
 
     def step(self, closure: Any = None) -> Any:
         return super().step(closure)
@@ -322,7 +322,7 @@ def test_loss_scale_is_divided_out(place: str, fused: bool, supports: Callable[.
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_step_that_the_scaler_skips_is_not_sampled(fused: bool) -> None:
+def test_skipped_step_is_not_sampled(fused: bool) -> None:
     model = Network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
     samples: list[Sample] = []
@@ -406,7 +406,7 @@ def test_remove_removes_all_hooks() -> None:
     assert not copied._optimizer_step_pre_hooks
 
 
-def test_a_monitor_does_not_keep_an_optimizer_alive() -> None:
+def test_monitor_holds_no_reference_to_the_optimizer() -> None:
     model = Network()
     monitor = zeromean.monitor(torch.optim.SGD(model.parameters()), model, to=lambda sample: None)
     gc.collect()
@@ -426,7 +426,7 @@ def test_first_step_of_a_resumed_run() -> None:
     assert [sample.step for sample in samples] == [40, 42]
 
 
-def test_a_sample_prints_as_a_table_and_flattens() -> None:
+def test_sample_table_and_scalars() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)

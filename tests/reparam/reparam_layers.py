@@ -54,14 +54,14 @@ def any_layer(draw: st.DrawFn) -> tuple[Make, tuple[int, ...]]:
 
 
 def vectors_of(layer: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:
-    """Masks of the weight vectors, by what the layer computes."""
+    """Return masks of the weight vectors, derived from what the layer computes."""
     return layer_vectors(layer, lambda: (torch.rand(shape, dtype=torch.float64) + 0.1,))
 
 
 def by_hand(
     v: Tensor, g: Tensor | float, vectors: list[Tensor], method: str, eps: float = 1e-5
 ) -> Tensor:
-    """The weight, one vector after the other; autograd goes through."""
+    """Compute the weight vector by vector, differentiably."""
     weight = torch.zeros_like(v)
     for number, mask in enumerate(vectors):
         x = v[mask]

@@ -130,7 +130,7 @@ def load(layer: nn.Module, plain: nn.Module, exact: bool) -> None:
         assert layer.load_state_dict(plain.state_dict()).missing_keys == []
     messages = [str(one.message) for one in caught]
     assert bool(messages) == (not exact)
-    assert all("plain weights were loaded" in message for message in messages)
+    assert all("Plain weights were loaded" in message for message in messages)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -207,7 +207,7 @@ def test_plain_checkpoint_leaves_its_values_alone() -> None:
     plain, layer = pair("Linear", "cwn")
     state = plain.state_dict()
     before = copy.deepcopy(state)
-    with pytest.warns(zeromean.ZeromeanWarning, match="plain weights were loaded"):
+    with pytest.warns(zeromean.ZeromeanWarning, match="Plain weights were loaded"):
         layer.load_state_dict(state)
     assert state.keys() == before.keys()
     layer(torch.randn(2, 7).double()).sum().backward()

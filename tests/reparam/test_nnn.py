@@ -1,4 +1,4 @@
-"""The natural re-parametrization: inputs are whitened, the function never jumps."""
+"""The natural re-parametrization: whitened inputs and an unchanged function."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_conversion_and_estimates_keep_the_function(supports: Say) -> None:
     supports("Weights", "nnn", "-", "function unchanged at each estimate, float64")
 
 
-def test_the_estimate_whitens_the_inputs() -> None:
+def test_estimate_whitens_the_inputs() -> None:
     model, x = network(), inputs(500)
     zeromean.reparametrize(model, "nnn", eps=1e-8)
     model(x)
@@ -84,7 +84,7 @@ def test_update_follows_the_natural_gradient() -> None:
 
 
 def test_forward_passes_without_update_do_not_count() -> None:
-    """Accumulation, two forwards a step, evaluation and checkpointing do not."""
+    """Accumulation, two forward passes, evaluation and checkpointing are not updates."""
     model, x = network(), inputs()
     zeromean.reparametrize(model, "nnn", every=3)
     model(x)
@@ -152,7 +152,7 @@ def test_fold_and_frozen_layers() -> None:
     torch.testing.assert_close(folded(torch.ones(1, 4)), single(torch.ones(1, 4)))
 
 
-def test_a_shared_layer_is_replaced_everywhere() -> None:
+def test_shared_layer_is_replaced_everywhere() -> None:
     shared = nn.Linear(5, 5)
     model = nn.ModuleDict({"a": nn.Sequential(shared), "b": nn.Sequential(shared)})
     zeromean.reparametrize(model, "nnn")
@@ -160,7 +160,7 @@ def test_a_shared_layer_is_replaced_everywhere() -> None:
     assert model["a"][0] is model["b"][0]
 
 
-def test_a_layer_under_two_names_of_one_module_stays_one() -> None:
+def test_layer_under_two_names_stays_one_layer() -> None:
     shared = nn.Linear(5, 5)
     model = nn.Sequential(shared, nn.ReLU(), shared)
     zeromean.reparametrize(model, "nnn")
@@ -197,7 +197,7 @@ def test_fold_of_a_layer_with_hooks_raises() -> None:
     assert type(zeromean.fold(model)[0]) is nn.Linear
 
 
-def test_a_single_layer_folds_in_its_own_mode() -> None:
+def test_single_layer_folds_in_its_mode() -> None:
     assert not zeromean.fold(NaturalLinear(nn.Linear(4, 3)).eval()).training
 
 
@@ -223,7 +223,7 @@ def test_second_call_is_left_alone() -> None:
     model = network()
     zeromean.reparametrize(model, "nnn")
     for method in ("nnn", "cwn"):
-        with pytest.warns(zeromean.ZeromeanWarning, match="nothing"):
+        with pytest.warns(zeromean.ZeromeanWarning, match="Nothing"):
             report = zeromean.reparametrize(model, method)  # type: ignore[arg-type]
         assert "already" in report[0].row.reason
 
@@ -264,7 +264,7 @@ def test_replaced_v_raises() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("gpu")
-def test_a_model_may_move_between_estimates() -> None:
+def test_model_can_move_between_estimates() -> None:
     model = network()
     assert model[0].weight.is_cuda
     zeromean.reparametrize(model, "nnn", every=1)

@@ -212,7 +212,7 @@ def test_undirected_vector_has_finite_weight_and_gradient(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_proxy_with_large_mean_keeps_its_direction(method: str, backend: str) -> None:
-    """A mean a thousand times the deviation costs three digits, no more."""
+    """A mean of a thousand times the deviation costs three digits."""
     x = torch.randn(4, 256, dtype=torch.float64)
     v = (x + 1000).float()
     weight = Normalization(FORMULAS[method], FanIn((1,)))(v, 1.0)
@@ -283,7 +283,7 @@ def test_default_device_does_not_matter(method: str, backend: str) -> None:
     assert torch.equal(weight, layer.weight)
 
 
-def test_an_eps_below_the_types_own_numbers_stays_finite(backend: str) -> None:
+def test_tiny_eps_stays_finite(backend: str) -> None:
     v = torch.zeros(2, 3, requires_grad=True)
     weight = Normalization(Formula("ws", True, 1e-60), FanIn((1,)))(v, 1.0)
     weight.backward(torch.randn(2, 3))

@@ -259,7 +259,7 @@ def test_other_objects_and_lazy_modules_raise() -> None:
 
 
 def test_model_without_layers_warns() -> None:
-    with pytest.warns(zeromean.ZeromeanWarning, match="nothing is re-parametrized"):
+    with pytest.warns(zeromean.ZeromeanWarning, match="Nothing is re-parametrized"):
         zeromean.reparametrize(nn.BatchNorm1d(3), "cwn")
 
 
@@ -267,7 +267,7 @@ def test_second_call_leaves_weights_alone() -> None:
     model = nn.Sequential(nn.Linear(4, 3))
     zeromean.reparametrize(model, "cwn")
     for method in ("cwn", "wn"):
-        with pytest.warns(zeromean.ZeromeanWarning, match="nothing is re-parametrized"):
+        with pytest.warns(zeromean.ZeromeanWarning, match="Nothing is re-parametrized"):
             report = zeromean.reparametrize(model, method)
         assert "already" in str(report)
     assert len(model[0].parametrizations.weight) == 1
@@ -347,7 +347,7 @@ def test_deepcopy_of_an_rnn_that_has_run(moved: bool) -> None:
 
 
 class _First(nn.Module):
-    """What an RNN returns first."""
+    """The first output of an RNN."""
 
     def __init__(self, rnn: nn.Module) -> None:
         super().__init__()
@@ -531,9 +531,7 @@ def test_explain_and_centralize_name_weights_that_are_zero_mean_already() -> Non
     )
     zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)  # the linear layer
     zeromean.reparametrize(model, "cwn", layers="linear")
-    with pytest.warns(
-        zeromean.ZeromeanWarning, match=r"gradient of 2 .* leave centralize"
-    ):
+    with pytest.warns(zeromean.ZeromeanWarning, match=r"gradient of 2 .* leave centralize"):
         zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)
 
 
@@ -552,6 +550,6 @@ def test_nnn_gives_a_reason_for_each_layer_left_alone() -> None:
     assert "Conv1d" in reasons["2.weight"]
     assert "hooks" in reasons["3.weight"]
     assert isinstance(model[0], NaturalLinear)
-    with pytest.warns(zeromean.ZeromeanWarning, match="nothing"):
+    with pytest.warns(zeromean.ZeromeanWarning, match="Nothing"):
         report = zeromean.reparametrize(nn.Linear(3, 2), "nnn")
     assert "the model itself" in report[0].row.reason

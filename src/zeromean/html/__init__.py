@@ -1,4 +1,4 @@
-"""Pages of one HTML file that needs nothing else: their common frame, filled by templates."""
+"""Self-contained HTML pages: a common frame that templates fill."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
 def template(folder: Path, name: str, *, autoescape: bool = True) -> Template:
-    """A template of a folder, which may extend ``frame.html``.
+    """Load a template of a folder, which may extend ``frame.html``.
 
     Args:
-        folder: Where the template is.
-        name: Its file's name.
+        folder: Folder of the template.
+        name: File name of the template.
         autoescape: Whether values are escaped for HTML (default True).
     """
     environment = Environment(

@@ -176,9 +176,9 @@ def warn_of_vanished(name: str, share: float) -> bool:
     if not share > VANISHED_LIMIT:
         return False
     warn(
-        f"centering turns {share:.0%} of the nonzero gradient entries of {name} into zeros, because"
-        " they differ from their mean by less than rounding; keep gradients in float32, or leave"
-        " this layer out with layers="
+        f"Centering turns {share:.0%} of the nonzero gradient entries of {name} into zeros, because"
+        " they differ from their mean by less than rounding. Keep gradients in float32, or leave"
+        " this layer out with layers=."
     )
     return True
 

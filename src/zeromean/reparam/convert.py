@@ -134,7 +134,7 @@ def reparametrize(
     ]
     report = Report(method, tuple(changes))
     if not report.done:
-        warn("nothing is re-parametrized; print the report to see why for each parameter")
+        warn("Nothing is re-parametrized. Print the report to see why for each parameter.")
     return report
 
 
@@ -174,7 +174,7 @@ def _warn_of_undirected(row: Row, parametrization: Normalized, weight: Tensor) -
         warn(
             f"{row.name}: {count} of its weight vectors are {state} and have no direction; their"
             " first step, however small, gives them the length g = 1. Leave layers that start from"
-            " zero out with layers="
+            " zero out with layers=."
         )
 
 

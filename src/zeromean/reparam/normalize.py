@@ -68,9 +68,9 @@ class Normalization:
         if self._last is not None and self._last._version > 0:
             self._last = None
             warn(
-                "an in-place write to a re-parametrized weight (by torch.nn.init, for example) had"
-                " no effect, because the weight is computed from its proxy; initialize before"
-                " reparametrize, call layer.reset_parameters(), or assign with layer.weight = w"
+                "An in-place write to a re-parametrized weight (by torch.nn.init, for example) had"
+                " no effect, because the weight is computed from its proxy. Initialize before"
+                " reparametrize, call layer.reset_parameters(), or assign with layer.weight = w."
             )
 
 

@@ -222,9 +222,9 @@ def _converted(
     moved = (twin(*originals) - weight).float().norm() / weight.float().norm()
     if moved > max(1e-3, 2 * torch.finfo(weight.dtype).eps):
         warn(
-            "plain weights were loaded into re-parametrized layers that cannot represent them"
-            " exactly, so the function has changed; to keep it, load the checkpoint into the plain"
-            ' model first and then call reparametrize(..., mean="keep")'
+            "Plain weights were loaded into re-parametrized layers that cannot represent them"
+            " exactly, so the function has changed. To keep it, load the checkpoint into the plain"
+            ' model first and then call reparametrize(..., mean="keep").'
         )
     entries = {home + name: value for name, value in zip(names, originals, strict=True)}
     if twin.mean is not None:

@@ -92,7 +92,7 @@ def from_torch(model: nn.Module) -> Report:
         changes.append(Change(row, done=True, moved=moved))
     report = Report("wn", tuple(changes))
     if not report.done:
-        warn("no weight of torch's weight_norm is converted; print the report to see why")
+        warn("No weight of torch's weight_norm is converted. Print the report to see why.")
     return report
 
 
