@@ -23,7 +23,6 @@ from zeromean.diagnose.layers import (
     differentiable,
     forward_hooks,
     layers_of,
-    plain_copy,
     unchanged,
 )
 from zeromean.diagnose.result import GRAY, GREEN, ORANGE, Diagnostic, number
@@ -302,56 +301,50 @@ def _spectrum(
     model: nn.Module, layer: Layer, batches: list[Pair], likelihood: Likelihood, method: str
 ) -> _Spectrum:
     trained = _trained(layer)
-    size = sum(parameter.numel() for parameter in trained)
-    if method == "exact" or (
-        method == "auto" and max(size, layer.weight.numel()) <= MAX_EXACT_SIZE
-    ):
-        return _exact(model, layer, batches, likelihood)
-    return _estimate(model, trained, batches, likelihood)
+    size = sum(parameter.numel() for parameter in trained.values())
+    if method == "exact" or (method == "auto" and size <= MAX_EXACT_SIZE):
+        return _exact(model, trained, batches, likelihood)
+    return _estimate(model, list(trained.values()), batches, likelihood)
 
 
-def _trained(layer: Layer) -> list[Tensor]:
-    """Return what is trained: the weight, or the originals of its parametrization."""
-    if parametrize.is_parametrized(layer.module, layer.tensor):
-        parametrized: Any = layer.module.parametrizations
-        return list(parametrized[layer.tensor].parameters())
-    return [getattr(layer.module, layer.tensor)]
+def _trained(layer: Layer) -> dict[str, Tensor]:
+    """Return what is trained by full name: the weight, or the originals of its parametrization."""
+    home = layer.name.removesuffix(layer.tensor)
+    if not parametrize.is_parametrized(layer.module, layer.tensor):
+        return {layer.name: getattr(layer.module, layer.tensor)}
+    parametrized: Any = layer.module.parametrizations
+    named = parametrized[layer.tensor].named_parameters()
+    return {f"{home}parametrizations.{layer.tensor}.{name}": value for name, value in named}
 
 
 # --- Exact ----------------------------------------------------------------------------------------
 
 
 def _exact(
-    model: nn.Module,
-    layer: Layer,
-    batches: list[Pair],
-    likelihood: Likelihood,
+    model: nn.Module, trained: dict[str, Tensor], batches: list[Pair], likelihood: Likelihood
 ) -> _Spectrum:
-    """Compute F from each sample's Jacobian by the effective weights, then pull it back."""
-    plain = plain_copy(model).requires_grad_(requires_grad=False)
-    weight = layer.weight
-    fisher = np.zeros((weight.numel(), weight.numel()))
+    """Compute F from the Jacobian of each sample's outputs."""
+    weights = {name: parameter.detach() for name, parameter in trained.items()}
+    size = sum(weight.numel() for weight in weights.values())
+    fisher = np.zeros((size, size))
     samples = sum(count(inputs) for inputs, _ in batches)
 
-    def output(w: Tensor, sample: Any) -> tuple[Tensor, Tensor]:
+    def output(values: dict[str, Tensor], sample: Any) -> tuple[Tensor, Tensor]:
         one = {k: v[None] for k, v in sample.items()} if isinstance(sample, dict) else sample[None]
-        z = run(lambda *a, **k: functional_call(plain, {layer.name: w}, a, k), one)
+        z = run(lambda *a, **k: functional_call(model, values, a, k), one)
         _check_output(z)
         z = z.reshape(-1, z.shape[-1])
         return z, z
 
     jacobian_of_each = vmap(jacrev(output, has_aux=True), in_dims=(None, 0))
-    for part in _parts(model, batches, weight.numel()):
-        with _batchable(), differentiable(plain):
-            jacobian, z = jacobian_of_each(weight, part)
-        rows = _rows(jacobian, z, likelihood)
+    for part in _parts(model, batches, size):
+        with _batchable(), differentiable(model):
+            jacobians, z = jacobian_of_each(weights, part)
+        jacobian = torch.cat([jacobians[name].flatten(3) for name in weights], 3).detach()
+        rows = _rows(jacobian, z.detach(), likelihood)
         fisher += rows.T @ rows / samples
     _check_finite(fisher)
-    jacobian_of = _pull_back(layer)
-    if jacobian_of is not None:
-        fisher = jacobian_of.T @ fisher @ jacobian_of
     values = np.asarray(np.linalg.eigvalsh(fisher), dtype=np.float64)
-    size = len(values)
     return _Spectrum(
         size=size,
         smallest=max(values[0], 0.0),
@@ -366,30 +359,16 @@ def _rows(jacobian: Tensor, z: Tensor, likelihood: Likelihood) -> Array:
     """Return rows whose outer products sum to E_y of the gradient's outer product.
 
     Args:
-        jacobian: Jacobian of the outputs, shape (samples, positions, outputs, *weight).
+        jacobian: Jacobian of the outputs, shape (samples, positions, outputs, weights).
         z: Outputs, shape (samples, positions, outputs).
         likelihood: Likelihood of the outputs.
     """
-    rows = jacobian.flatten(3).double()
+    rows = jacobian.double()
     if likelihood == "categorical":
         # grad log p(y) = J_y - sum_k p_k J_k, weighted by p_y.
         p = z.double().softmax(-1)[..., None]
         rows = p.sqrt() * (rows - (p * rows).sum(2, keepdim=True))
     return rows.flatten(0, 2).cpu().numpy()
-
-
-def _pull_back(layer: Layer) -> Array | None:
-    """Return the Jacobian of the effective weights by the trained ones; None if they are equal."""
-    if not parametrize.is_parametrized(layer.module, layer.tensor):
-        return None
-    parametrized: Any = layer.module.parametrizations
-    named = parametrized[layer.tensor].named_parameters()
-    originals = {name: parameter.detach() for name, parameter in named}
-    with _batchable():
-        jacobians = jacrev(
-            lambda values: functional_call(parametrized[layer.tensor], values, ()).flatten()
-        )(originals)
-    return torch.cat([jacobians[name].flatten(1) for name in originals], 1).double().cpu().numpy()
 
 
 @contextmanager
