@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.spec import presets, toml
 from zeromean.study.spec.method import Method
 from zeromean.study.spec.optimizer import Optimizer, equivalent
+from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.schedule import Schedule
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.task import FunctionTask, ImageTask, TextTask, make_task
+from zeromean.study.spec.toml import tomllib
 from zeromean.study.spec.tuning import Tuning
 from zeromean.study.spec.validation import SettingError
 
@@ -183,3 +187,43 @@ def test_declarations_need_no_torch() -> None:
     code = "import sys, zeromean.study as s; s.Study(); print({'torch', 'numpy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+ATOMS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from(["gc", "plain", "sgd", "cosine", "text", "digits", "a:b", "grid", "NUMBER"]),
+    st.sampled_from([10**400, -1, 0, 2**31]),
+)
+KEYS = st.sampled_from(
+    sorted(
+        {
+            name
+            for cls in (Study, ImageTask, TextTask, FunctionTask, ProgramTask, Method, Optimizer)
+            for name in cls.__struct_fields__
+        }
+        | {*Schedule.__struct_fields__, *Tuning.__struct_fields__}
+    )
+)
+VALUES = st.recursive(
+    ATOMS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@given(table=st.dictionaries(KEYS, VALUES, max_size=5))
+def test_any_table_makes_a_study_or_a_zeromean_error(table: dict[str, Any]) -> None:
+    message = ""
+    try:
+        study = toml.from_table(table)
+    except ZeromeanError as error:
+        message = str(error)
+    else:
+        assert toml.from_table(toml.to_table(study)) == study
+        assert toml.from_table(tomllib.loads(toml.to_toml(study))) == study
+    assert "\n" not in message
