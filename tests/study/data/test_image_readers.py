@@ -436,6 +436,14 @@ def test_each_part_of_a_hub_set_has_its_own_class_names(tmp_path: Path) -> None:
     assert data.test_labels[:3].tolist() == [2, 1, 0]
 
 
+def test_hub_classes_without_an_image_are_left_out(tmp_path: Path) -> None:
+    images, labels = arrays()
+    some: list[object] = [2 * (label == 2) for label in labels]
+    data = load_dataset(save_hub(tmp_path, {"train": (images, some), "test": (images, some)}))
+    assert data.classes == ("cat", "frog")
+    assert data.train_labels.tolist() == [int(label == 2) for label in labels]
+
+
 @pytest.mark.parametrize(
     ("kind", "values"),
     [("int64", [3, 10, 20]), ("string", ["ant", "bee", "cat"]), ("uint8", [0, 1, 2])],

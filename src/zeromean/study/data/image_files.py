@@ -6,11 +6,12 @@ the same pixels.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ SUFFIXES = (
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 GRAY_MODES = ("1", "L", "LA", "La")
 MAX_FILE_BYTES = 2**30
+# Raise this when the same files give other pixels or labels than before.
+RULES_VERSION = 1
 # Number of images that a thread decodes at a time.
 DECODE_BATCH = 16
 
@@ -116,6 +119,22 @@ class ImageTransform:
 UNCHANGED = ImageTransform()
 
 
+def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
+    """Return a digest of the names, sizes and modification times of files, without reading them.
+
+    A file that changes but keeps its size and its modification time goes unnoticed.
+
+    Args:
+        files: Name that identifies each file among the others, and its path.
+    """
+    digest = hashlib.sha256()
+    for name, path in files:
+        status = path.stat()
+        text = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"
+        digest.update(text.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
 class ImageFile(NamedTuple):
     """An image file with its label.
 
@@ -171,10 +190,11 @@ class LabeledImages(NamedTuple):
             name: Data set as the user named it.
             test: Name of the test part.
             split: One sentence on the origin of the test set.
-            classes: Labels in the order of their indices; None for alphabetical order.
+            classes: Labels in the order of their indices, of which those without an image are
+                left out; None for alphabetical order.
         """
         used = {label for part, label in self.groups if part in ("train", test)}
-        classes = classes or tuple(sorted(used))
+        classes = tuple(one for one in classes or sorted(used) if one in used)
         train, held_out = self._part("train", classes), self._part(test, classes)
         return Dataset(name, *train, *held_out, classes, split)
 
@@ -208,9 +228,9 @@ def load_images(source: ImageSource, transform: ImageTransform) -> LabeledImages
         ZeromeanError: A file is broken or differs in size from the first; or ``grayscale`` is set
             and all images are gray; or the cached file finds no room on the disk.
     """
-    # Pillow decides which pixels a file has.
-    fingerprint = f"{source.fingerprint} Pillow {PIL.__version__}"
-    cache = ImageCache(source.name, repr(transform), fingerprint)
+    # Pillow and the rules of this module decide which pixels a file has.
+    state = f"{source.fingerprint} Pillow {PIL.__version__} rules {RULES_VERSION}"
+    cache = ImageCache(source.name, repr(transform), state)
     if (found := cache.find()) is not None:
         return LabeledImages(*found)
     with closing(source.files()) as files:

@@ -18,12 +18,12 @@ from pathlib import Path, PurePosixPath
 
 from zeromean.errors import ZeromeanError, warn
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.fingerprint import Fingerprint
 from zeromean.study.data.image_files import (
     ImageFile,
     ImageSource,
     ImageTransform,
     check_file_size,
+    fingerprint,
     is_hidden,
     is_image,
     load_images,
@@ -57,20 +57,17 @@ def read_imagefolder(path: Path, transform: ImageTransform) -> Dataset | Unsplit
             another size than the first.
     """
     name = f"imagefolder:{path}"
-    fingerprint = Fingerprint()
     if path.is_dir():
-        for member, file, regular in _walk(path):
-            if regular:
-                fingerprint.add(member, file)
+        state = fingerprint((member, file) for member, file, regular in _walk(path) if regular)
         layout = _Layout(name, ((member, regular) for member, _, regular in _walk(path)))
         files = partial(_folder_files, path, layout)
     elif path.is_file():
-        fingerprint.add("", path)
+        state = fingerprint([("", path)])
         layout = _Layout(name, _tar_names(path))
         files = partial(_tar_files, path, layout)
     else:
         raise ZeromeanError(f"{name} is not a folder or file", "Check the path")
-    images = load_images(ImageSource(name, fingerprint.digest, layout.count, files), transform)
+    images = load_images(ImageSource(name, state, layout.count, files), transform)
     if layout.test is None:
         return images.unsplit(name, TEST_FRACTION)
     return images.dataset(name, layout.test, f"the data set's own {layout.test} folder")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
-from zeromean.study.data.fingerprint import Fingerprint
 from zeromean.study.data.image_files import (
     ImageFile,
     ImageSource,
     ImageTransform,
+    fingerprint,
     load_images,
     read_file,
 )
@@ -43,13 +43,13 @@ def read_miniimagenet(folder: Path, transform: ImageTransform) -> Dataset:
         tables["val"] = _table(folder, "val")
         tables = _split_classes([row for part in TABLES for row in tables[part]])
         split = "the last sixth of each class's images, as train, val and test.csv list them"
-    fingerprint, files = Fingerprint(), []
+    found, files = [], []
     for part in ("train", "test"):
         for file, label in tables[part]:
             path = _find(folder, file)
-            fingerprint.add(f"{part} {label} {file}", path)
+            found.append((f"{part} {label} {file}", path))
             files.append(ImageFile(part, label, str(path), partial(read_file, path)))
-    source = ImageSource(name, fingerprint.digest, len(files), lambda: (file for file in files))
+    source = ImageSource(name, fingerprint(found), len(files), lambda: (file for file in files))
     return load_images(source, transform).dataset(name, "test", split)
 
 
