@@ -25,27 +25,23 @@ from zeromean.optim.centered import Centered
 from zeromean.plan import Layers
 from zeromean.projection import center
 
-__all__ = [
+_GC = ("GC", "GCC")  # every layer, convolutions
+_VARIANTS = {
+    optim.SGD: _GC,
+    optim.SGDW: _GC,
+    optim.Adagrad: _GC,
+    optim.Adam: (*_GC, "GC2", "GCC2"),  # 2: the whole update
+    optim.AdamW: (*_GC, "GC2", "GCC2"),
+}
+
+__all__ = [  # noqa: PLE0604
     "SGD",
     "SGDW",
-    "SGDW_GC",
-    "SGDW_GCC",
-    "SGD_GC",
-    "SGD_GCC",
-    "Adagrad_GC",
-    "Adagrad_GCC",
     "Adam",
     "AdamW",
-    "AdamW_GC",
-    "AdamW_GC2",
-    "AdamW_GCC",
-    "AdamW_GCC2",
-    "Adam_GC",
-    "Adam_GC2",
-    "Adam_GCC",
-    "Adam_GCC2",
     "Ranger",
     "centralized_gradient",
+    *(f"{base.__name__}_{suffix}" for base, suffixes in _VARIANTS.items() for suffix in suffixes),
 ]
 
 
@@ -99,78 +95,28 @@ class _Published(Centered):
             self._plan_for(None, GCOptions(self._acts, "conv" if self._conv_only else "all"))
 
 
-class SGD_GC(_Published, optim.SGD):
-    """SGD that centers every layer."""
+def _variant(base: type[Centered], suffix: str) -> type[Centered]:
+    convolutions, update = suffix.startswith("GCC"), suffix.endswith("2")
+    what = "convolutions" if convolutions else "every layer"
+    return type(
+        f"{base.__name__}_{suffix}",
+        (_Published, base),
+        {
+            "__module__": __name__,
+            "__doc__": f"{base.__name__} that centers {'the whole update of ' * update}{what}.",
+            "_conv_only": convolutions,
+            "_acts": "update" if update else "gradient",
+        },
+    )
 
 
-class SGD_GCC(SGD_GC):
-    """SGD that centers convolutions."""
-
-    _conv_only = True
-
-
-class SGDW_GC(_Published, optim.SGDW):
-    """SGD with decoupled decay that centers every layer."""
-
-
-class SGDW_GCC(SGDW_GC):
-    """SGD with decoupled decay that centers convolutions."""
-
-    _conv_only = True
-
-
-class Adam_GC(_Published, optim.Adam):
-    """Adam that centers every layer."""
-
-
-class Adam_GCC(Adam_GC):
-    """Adam that centers convolutions."""
-
-    _conv_only = True
-
-
-class Adam_GC2(Adam_GC):
-    """Adam that centers the whole update of every layer."""
-
-    _acts = "update"
-
-
-class Adam_GCC2(Adam_GCC):
-    """Adam that centers the whole update of convolutions."""
-
-    _acts = "update"
-
-
-class AdamW_GC(_Published, optim.AdamW):
-    """AdamW that centers every layer."""
-
-
-class AdamW_GCC(AdamW_GC):
-    """AdamW that centers convolutions."""
-
-    _conv_only = True
-
-
-class AdamW_GC2(AdamW_GC):
-    """AdamW that centers the whole update of every layer."""
-
-    _acts = "update"
-
-
-class AdamW_GCC2(AdamW_GCC):
-    """AdamW that centers the whole update of convolutions."""
-
-    _acts = "update"
-
-
-class Adagrad_GC(_Published, optim.Adagrad):
-    """Adagrad that centers every layer."""
-
-
-class Adagrad_GCC(Adagrad_GC):
-    """Adagrad that centers convolutions."""
-
-    _conv_only = True
+globals().update(
+    {
+        kind.__name__: kind
+        for base, suffixes in _VARIANTS.items()
+        for kind in (_variant(base, suffix) for suffix in suffixes)
+    }
+)
 
 
 class SGD(_Published, optim.SGD):
