@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from zeromean.cli import compare_program as program
+from zeromean.cli.main import typed_words
 from zeromean.cli.options import Device, Jobs, Precision, Threads
 from zeromean.cli.run_study import run_study
 from zeromean.errors import ZeromeanError
@@ -24,6 +26,8 @@ DEFAULTS, TASK = Study(), ImageTask()
 
 
 def compare(
+    context: typer.Context,
+    command: program.Command = None,
     data: Annotated[str | None, typer.Option(help=DATA, show_default=TASK.data)] = None,
     model: Annotated[
         str | None,
@@ -41,12 +45,13 @@ def compare(
         str, typer.Option(help=f"Any of {', '.join(OPTIMIZER_NAMES)}, separated by commas.")
     ] = "sgd",
     methods: Annotated[
-        str,
+        str | None,
         typer.Option(
             help=f"Any of {', '.join(METHOD_NAMES)}, separated by commas; + joins methods that act"
-            " together, such as ws-conv+gc."
+            " together, such as ws-conv+gc.",
+            show_default="plain,gc",
         ),
-    ] = "plain,gc",
+    ] = None,
     lr: Annotated[
         float | None,
         typer.Option(
@@ -69,6 +74,18 @@ def compare(
     device: Device = DEFAULTS.device,
     precision: Precision = DEFAULTS.precision,
     threads: Threads = None,
+    metric: program.MetricOption = None,
+    higher: program.Higher = None,
+    best: program.Best = False,
+    grid: program.Grid = None,
+    tune_metric: program.TuneMetric = None,
+    variant: program.Variant = None,
+    timeout: program.TimeLimit = None,
+    shift_seeds: program.ShiftSeeds = False,
+    own_folder: program.OwnFolder = False,
+    devices: program.Devices = None,
+    weight_decay: program.WeightDecay = "auto",
+    dry_run: program.DryRun = False,
 ) -> None:
     """Train the same network with and without GC, and show whether GC helped.
 
@@ -77,10 +94,26 @@ def compare(
 
     All other settings (schedule, augmentation, initial weights, clipping, ...) belong into a study
     file: change OUT/study.toml, then run zeromean study FILE.
+
+    With -- COMMAND, the runs are those of any training program, unmodified.
     """
+    program.check_form(context, command, typed_words(context))
+    if command:
+        fields = {
+            "command": tuple(command), "metric": metric, "higher": higher, "best": best,
+            "tune_metric": tune_metric, "timeout": timeout, "shift_seeds": shift_seeds,
+            "own_folder": own_folder, "weight_decay": weight_decay,
+            "devices": None if devices is None else _names(devices),
+        }  # fmt: skip
+        own = program.program_study(fields, methods, seeds, grid or (), variant or (), threads)
+        if dry_run:
+            program.dry_run(own, timeout)
+        else:
+            run_study(own, out, jobs)
+        return
     study = Study(
         tasks=(make_task(_task(data, model, task, epochs, batch_size)),),
-        methods=tuple(map(presets.method, _names(methods))),
+        methods=tuple(map(presets.method, _names(methods or "plain,gc"))),
         optimizers=tuple(map(presets.optimizer, _names(optimizer))),
         seeds=seeds,
         lr=lr,

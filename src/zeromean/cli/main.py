@@ -56,9 +56,15 @@ def _check_utf8(word: str) -> None:
         raise ZeromeanError(f"{word!r} is not UTF-8", "Rename it") from error
 
 
+def typed_words(context: typer.Context) -> list[str]:
+    """Return the words that were typed after the program's name."""
+    words: list[str] = context.meta[WORDS]
+    return words
+
+
 def typed_command(context: typer.Context) -> str:
     """Return the whole command in a form that can be run again."""
-    return shlex.join(["zeromean", *context.meta[WORDS]])
+    return shlex.join(["zeromean", *typed_words(context)])
 
 
 app = typer.Typer(cls=OneLineErrors)

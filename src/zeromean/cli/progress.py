@@ -79,7 +79,7 @@ class LiveProgress:
         name = f"{run.key.task} {run.key.optimizer} seed {run.key.seed + 1} {run.key.method}"
         if run.diverged:
             # The rest of its epochs will never come.
-            self._bar.advance(self._task, self._study.epochs(run.key) - len(run.epochs))
+            self._bar.advance(self._task, self._study.epochs(run.key) - self._ended.get(run.key, 0))
             reason = run.failure or f"diverged in epoch {len(run.epochs)}"
             self._print(f"{name}: {reason}")
         if self._bar.disable and self._is_due():

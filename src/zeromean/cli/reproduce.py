@@ -142,7 +142,7 @@ def _prepare(
     # The final note depends on the data, which is not read yet.
     check_folder(msgspec.structs.replace(study, note=recipe.name), out)
     check_device(study.device)
-    (spec,) = study.tasks
+    (spec,) = study.trained_tasks
     problem = load_problem(study, spec)
     task = TrainingTask(study, spec, problem)
     if holds_study(out):

@@ -199,7 +199,6 @@ class Attachment:
 
     def _stop(self, entry: OptimizerRecord) -> None:
         """End the program before an optimizer steps that cannot be centralized."""
-        entry.reason += ". Use --skip-refused to leave this optimizer alone"
         self._recorder.record.refused = f"{entry.optimizer} refused: {entry.reason}"
         self._recorder.add(entry)
         self._recorder.write()

@@ -46,7 +46,10 @@ def main(arguments: Sequence[str]) -> None:
         except OSError as error:
             print(f"zeromean: cannot write {given.record} ({error.strerror})", file=sys.stderr)
     if not given.quiet or not record.acted or record.faults:
-        print(f"zeromean: {' '.join(record.summary().split())}", file=sys.stderr)
+        summary = " ".join(record.summary().split())
+        if record.refused:
+            summary += ". Use --skip-refused to leave this optimizer alone."
+        print(f"zeromean: {summary}", file=sys.stderr)
     if code == 0 and (record.faults or not record.acted):
         code = NOT_REACHED
     exit_as(code)

@@ -84,7 +84,7 @@ def estimate(study: Study, problem: Problem, out: Path, jobs: int = 1) -> Cost:
         out: Folder of the study, which need not exist.
         jobs: Number of processes that share the runs.
     """
-    (task,) = study.tasks
+    (task,) = study.trained_tasks
     left, steps = missing_runs(study, out), problem.steps(task.batch_size)
     few = _with_fast_fit(problem, task.batch_size) if left else problem
     speeds = {

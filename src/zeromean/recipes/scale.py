@@ -33,7 +33,9 @@ def scaled(study: Study, scale: float) -> Study:
     tuning = study.tuning
     if tuning is not None and tuning.epochs is not None:
         tuning = replace(tuning, epochs=_count(tuning.epochs, scale))
-    return replace(study, tasks=tuple(_task(task, scale) for task in study.tasks), tuning=tuning)
+    return replace(
+        study, tasks=tuple(_task(task, scale) for task in study.trained_tasks), tuning=tuning
+    )
 
 
 def _task(task: TrainedTask, scale: float) -> TrainedTask:

@@ -20,6 +20,7 @@ from zeromean.study.report.summary import (
 )
 from zeromean.study.report.table import tabulate
 from zeromean.study.spec.method import BASELINE
+from zeromean.study.spec.records import Candidate
 from zeromean.study.spec.task import TrainedTask
 from zeromean.tables import Table
 
@@ -170,16 +171,13 @@ def _tuned(comparison: Comparison, results: Results) -> list[tuple[str, str]]:
             for candidate, runs in done.items()
             if not any(run.diverged for run in runs)
         }
-        text = f"learning rate {chosen.lr:.3g}"
-        if chosen.weight_decay is not None:
-            text += f", weight decay {chosen.weight_decay:.3g}"
-        text += "".join(f", {name} {value:g}" for name, value in chosen.values)
+        text = _in_words(chosen)
         others = [one for one in scores if one != chosen]
         if chosen in scores and others:
             other = max(others, key=lambda one: metric.gain(scores[one].mean))
             lead = metric.difference(scores[other].mean - scores[chosen].mean)
             unit = f" {metric.difference_unit}" if metric.difference_unit else ""
-            text += f"; the next best, {other.lr:.3g}, scored {lead}{unit}"
+            text += f"; the next best, {_in_words(other)}, scored {lead}{unit}"
             noise = scores[chosen].deviation
             if noise is not None:
                 text += f" (deviation between seeds {metric.number(noise)})"
@@ -191,3 +189,10 @@ def _tuned(comparison: Comparison, results: Results) -> list[tuple[str, str]]:
             text += "; this is the end of the range, so a better one may lie beyond"
         found.append((method, text))
     return found
+
+
+def _in_words(candidate: Candidate) -> str:
+    parts = [] if math.isnan(candidate.lr) else [f"learning rate {candidate.lr:.3g}"]
+    if candidate.weight_decay is not None:
+        parts.append(f"weight decay {candidate.weight_decay:.3g}")
+    return ", ".join([*parts, *(f"{name} {value:g}" for name, value in candidate.values)])

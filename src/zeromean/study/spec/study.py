@@ -13,7 +13,7 @@ from zeromean.study.spec.method import BASELINE, Method
 from zeromean.study.spec.optimizer import OF_PROGRAM, Optimizer, equivalent
 from zeromean.study.spec.program import PLACEHOLDERS, ProgramTask, check_method
 from zeromean.study.spec.records import FINAL, Key
-from zeromean.study.spec.task import FunctionTask, ImageTask, TaskSpec, make_task
+from zeromean.study.spec.task import FunctionTask, ImageTask, TaskSpec, TrainedTask, make_task
 from zeromean.study.spec.tuning import Tuning
 from zeromean.study.spec.validation import (
     LARGEST_FLOAT32,
@@ -163,6 +163,11 @@ class Study(Spec, frozen=True, kw_only=True):
     def programs(self) -> list[ProgramTask]:
         """The tasks that are programs of the user."""
         return [task for task in self.tasks if isinstance(task, ProgramTask)]
+
+    @property
+    def trained_tasks(self) -> list[TrainedTask]:
+        """The tasks that zeromean trains itself."""
+        return [task for task in self.tasks if isinstance(task, TrainedTask)]
 
     def _check_rates(self) -> None:
         if self.lr is not None:

@@ -138,7 +138,9 @@ class ProgramRunner:
                     f"Correct the program, and pass another folder; its output is in"
                     f" {job.folder / 'log.txt'}",
                 )
-        yield Progress(epoch=run.epochs[-1] if run.epochs else None, run=run)
+        # Progress counts a program as one epoch, however many points its curve has.
+        last = Epoch(1, run.epochs[-1].metrics) if run.epochs else None
+        yield Progress(epoch=last, run=run)
 
     def run(self, job: Job, show: Callable[[str], None] | None = None) -> Run:
         """Run the program once.
@@ -493,7 +495,12 @@ def _check_record(record: Record, method: Method, ended: Ended) -> None:
         ZeromeanError: It did not.
     """
     if record.faults:
-        raise ZeromeanError("; ".join(record.faults), "Correct this, and give the command again")
+        raise ZeromeanError(
+            "; ".join(record.faults),
+            "To leave this optimizer alone, set skip_refused = true in a study file"
+            if record.refused
+            else "Correct this, and give the command again",
+        )
     if not ended.reason and not record.acted:
         what = "no optimizer was reached" if method.label == BASELINE else f"{method.label} failed"
         raise ZeromeanError(

@@ -1,0 +1,266 @@
+"""The program form of ``zeromean compare``: ``zeromean compare ... -- COMMAND``."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zeromean.cli.output import echo, refuse
+from zeromean.errors import ZeromeanError
+from zeromean.study.spec import presets
+from zeromean.study.spec.method import BASELINE, Method
+from zeromean.study.spec.program import ProgramTask
+from zeromean.study.spec.study import Study
+
+PANEL = "Programs: zeromean compare --metric ... -- COMMAND"
+DRY_RUN_SECONDS = 60.0
+# The options of the form for built-in tasks.
+BUILT_IN = (
+    "data", "model", "task", "optimizer", "lr", "epochs", "batch_size", "tune", "device",
+    "precision",
+)  # fmt: skip
+OPTIONS = (
+    "metric", "higher", "best", "grid", "tune_metric", "variant", "timeout", "shift_seeds",
+    "own_folder", "devices", "weight_decay", "dry_run",
+)  # fmt: skip
+
+Command = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[-- COMMAND]",
+        help="A training program to compare, with the placeholders {seed}, {out}, {port} and those"
+        " of --grid.",
+        show_default=False,
+    ),
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        help="NAME=REGEX for what the program prints (NUMBER stands for any number), or"
+        " NAME=csv:FILE:COLUMN, NAME=json:FILE:a.b, NAME=jsonl:FILE:KEY for a file below {out}.",
+        rich_help_panel=PANEL,
+    ),
+]
+Higher = Annotated[
+    bool | None,
+    typer.Option(
+        "--higher/--lower",
+        help="Which metric is better.",
+        show_default="by its name",
+        rich_help_panel=PANEL,
+    ),
+]
+Best = Annotated[
+    bool,
+    typer.Option(
+        "--best", help="Score a run by its best value, not its last.", rich_help_panel=PANEL
+    ),
+]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=VALUE,VALUE: values of {NAME} that each method tries; repeatable.",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
+]
+TuneMetric = Annotated[
+    str | None,
+    typer.Option(
+        help="Metric that chooses among the values, in the form of --metric.",
+        show_default="the metric",
+        rich_help_panel=PANEL,
+    ),
+]
+Variant = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=WORDS: a method NAME that adds words to COMMAND; METHOD@NAME combines it.",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
+]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option("--timeout", help="Time limit of a run in seconds.", rich_help_panel=PANEL),
+]
+ShiftSeeds = Annotated[
+    bool,
+    typer.Option(
+        "--shift-seeds",
+        help="Add the seed of a run to every seed that the program sets.",
+        rich_help_panel=PANEL,
+    ),
+]
+OwnFolder = Annotated[
+    bool,
+    typer.Option(
+        "--own-folder",
+        help="Start each run in its own copy of the working folder.",
+        rich_help_panel=PANEL,
+    ),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        help="Values of CUDA_VISIBLE_DEVICES such as 0,1,2,3: one per run at a time.",
+        rich_help_panel=PANEL,
+    ),
+]
+WeightDecay = Annotated[
+    str,
+    typer.Option(
+        help="coupled or decoupled, for optimizers that zeromean does not know.",
+        rich_help_panel=PANEL,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help=f"Run plain once, for at most {DRY_RUN_SECONDS:.0f} s or --timeout, and show what"
+        " --metric finds.",
+        rich_help_panel=PANEL,
+    ),
+]
+
+
+def check_form(context: typer.Context, command: Sequence[str] | None, words: Sequence[str]) -> None:
+    """Raise if options of one form are given with the other.
+
+    Args:
+        context: The context of the command.
+        command: The words of the program, if there are any.
+        words: All words that were typed.
+
+    Raises:
+        ZeromeanError: They are.
+    """
+    others, form = (BUILT_IN, "a program") if command else (OPTIONS, "a built-in task")
+    for name in others:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            fix = f"Remove {option}" if command else f"Add -- COMMAND, or remove {option}"
+            raise ZeromeanError(f"{option} is not an option of {form}", fix)
+    if command and "--" not in words:
+        raise ZeromeanError(
+            f"the command begins at {command[0]!r} without a -- before it",
+            f"Write: zeromean compare ... -- {shlex.join(command)}",
+        )
+
+
+def program_study(
+    task: Mapping[str, object],
+    methods: str | None,
+    seeds: int,
+    grid: Sequence[str],
+    variants: Sequence[str],
+    threads: int | None,
+) -> Study:
+    """Return the study of a program.
+
+    Args:
+        task: Fields of the :class:`ProgramTask`; None for the default.
+        methods: The methods with commas, or None for plain and gc, or plain and the variants.
+        seeds: Number of seeds.
+        grid: Texts of the form ``NAME=VALUE,VALUE``.
+        variants: Texts of the form ``NAME=WORDS``.
+        threads: Number of CPU threads per run, or None.
+
+    Raises:
+        ZeromeanError: A text does not have its form, or the study is not valid.
+    """
+    if task.get("metric") is None:
+        raise ZeromeanError(
+            "a program needs --metric", "Add, for example, --metric 'accuracy=test acc NUMBER'"
+        )
+    words = dict(_variant(one) for one in variants)
+    names = ["plain", *(words or ["gc"])] if methods is None else methods.split(",")
+    values = dict(_values(one) for one in grid)
+    return Study(
+        tasks=(ProgramTask(**{k: v for k, v in task.items() if v is not None}),),  # type: ignore[arg-type]
+        methods=tuple(_method(name.strip(), words) for name in names),
+        seeds=seeds,
+        tuning={"values": values} if values else None,  # type: ignore[arg-type]
+        threads=threads,
+    )
+
+
+def dry_run(study: Study, timeout: float | None) -> None:
+    """Run plain with the first seed, and show what the metric finds; nothing is kept.
+
+    Args:
+        study: The study of one program.
+        timeout: Time limit in seconds.
+    """
+    from msgspec.structs import replace
+
+    from zeromean.study.tasks.program import ProgramRunner, first_job
+
+    (task,) = study.programs
+    task = replace(task, timeout=timeout or DRY_RUN_SECONDS)
+    with tempfile.TemporaryDirectory(prefix="zeromean-dry-run-") as folder:
+        runner = ProgramRunner(study, task)
+        runner.check((), ())
+        run = runner.run(first_job(study, Path(folder, "runs", "run")), show=echo)
+    metric = task.metric_of()
+    values = [epoch.score for epoch in run.epochs]
+    if not values:
+        refuse(run.failure or "no value was found", 1)
+    better = "higher" if metric.higher_is_better else "lower"
+    echo(
+        f"{len(values)} value(s) of {metric.name} ({better} is better): first {values[0]:g},"
+        f" last {values[-1]:g}"
+    )
+    if run.failure:
+        echo(f"The run did not end by itself: {run.failure}")
+
+
+def _method(name: str, words: dict[str, tuple[str, ...]]) -> Method:
+    base, at, variant = name.rpartition("@")
+    if at and variant not in words:
+        raise ZeromeanError(
+            f"there is no variant {variant!r} for the method {name!r}",
+            f"Add --variant {variant}=...",
+        )
+    if name in words:
+        return Method(name, arguments=words[name])
+    if not at:
+        return presets.method(name)
+    if base == BASELINE:
+        return Method(name, arguments=words[variant])
+    method = presets.method(base)
+    return Method(name, gradient=method.gradient, at=method.at, arguments=words[variant])
+
+
+def _variant(text: str) -> tuple[str, tuple[str, ...]]:
+    name, equals, words = text.partition("=")
+    try:
+        found = tuple(shlex.split(words))
+    except ValueError as error:
+        raise ZeromeanError(
+            f"--variant {text!r} has an open quotation ({error})", "Close it"
+        ) from error
+    if not (name.strip() and equals and found) or "@" in name or "," in name:
+        raise ZeromeanError(
+            f"--variant {text!r} is not of the form NAME=WORDS",
+            "Write it as, for example, --variant 'warmup=--warmup 500'",
+        )
+    return name.strip(), found
+
+
+def _values(text: str) -> tuple[str, tuple[float, ...]]:
+    name, _, numbers = text.partition("=")
+    try:
+        return name.strip(), tuple(float(one) for one in numbers.split(","))
+    except ValueError as error:
+        raise ZeromeanError(
+            f"--grid {text!r} is not of the form NAME=VALUE,VALUE",
+            "Write it as, for example, --grid lr=0.01,0.03,0.1",
+        ) from error

@@ -1,0 +1,166 @@
+"""``zeromean compare ... -- COMMAND``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from programs import ZEROMEAN, environment, start
+from zeromean.cli import app
+from zeromean.study.engine import results
+from zeromean.study.engine.store import Store
+
+PROGRAM = """
+import sys
+import torch
+torch.manual_seed(int(sys.argv[1]))
+model = torch.nn.Linear(6, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for step in range(3):
+    x = torch.randn(16, 6) + 1
+    loss = (model(x) - x[:, :2]).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print(f"step {step}: loss {loss.item():.6f}", flush=True)
+"""
+METRIC = ("--metric", "loss=loss NUMBER")
+
+
+@pytest.fixture
+def program(tmp_path: Path):
+    def write(lines: str = PROGRAM) -> str:
+        path = tmp_path / "train.py"
+        path.write_text(lines)
+        return str(path)
+
+    return write
+
+
+def compare(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["compare", *words])
+    return done.exit_code, done.output + (done.stderr or "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--", "true"], "a program needs --metric"),
+        (METRIC, "--metric is not an option of a built-in task"),
+        (["--dry-run"], "--dry-run is not an option of a built-in task"),
+        ([*METRIC, "--lr", "0.1", "--", "true"], "--lr is not an option of a program"),
+        ([*METRIC, "--model", "cnn", "--", "true"], "--model is not an option of a program"),
+        ([*METRIC, "true", "{seed}"], "without a -- before it"),
+        ([*METRIC, "--methods", "plain,ws", "--", "true"], "cannot be applied to a program"),
+        ([*METRIC, "--methods", "plain,gc@x", "--", "true"], "there is no variant 'x'"),
+        ([*METRIC, "--variant", "x", "--", "true"], "not of the form NAME=WORDS"),
+        ([*METRIC, "--variant", "x='a", "--", "true"], "has an open quotation"),
+        ([*METRIC, "--grid", "lr=a", "--", "true", "{lr}"], "not of the form NAME=VALUE,VALUE"),
+        ([*METRIC, "--grid", "lr=1", "--", "true"], "no command contains {lr}"),
+        ([*METRIC, "--grid", "seed=1,2", "--", "true", "{seed}"], "zeromean's own"),
+        ([*METRIC, "--jobs", "2", "--", "true"], "would write to the same folder"),
+        ([*METRIC, "--timeout", "0", "--", "true"], "timeout is 0"),
+        ([*METRIC, "--", "no-such-command"], "there is no command no-such-command"),
+        (["--metric", "loss=loss", "--", "true"], "has no groups"),
+        (["--metric", "speed=NUMBER", "--", "true"], "Pass --higher or --lower"),
+        ([*METRIC, "--", "true"], "no optimizer was reached"),
+    ],
+)
+def test_bad_options_are_one_line(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output = compare(*words)
+    assert code == 2
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_program_form_has_its_own_panel_of_at_most_12_options() -> None:
+    from zeromean.cli import compare_program
+
+    assert len(compare_program.OPTIONS) <= 12
+    output = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "120"}).output
+    panel = output[output.index(compare_program.PANEL) :]
+    for option in compare_program.OPTIONS:
+        assert f"--{option.replace('_', '-')}" in panel
+
+
+def test_dry_run_shows_matches_and_writes_nothing(
+    program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = program()
+    monkeypatch.chdir(tmp_path)
+    code, output = compare(*METRIC, "--dry-run", "--", sys.executable, path, "{seed}")
+    assert code == 0
+    assert output.count("step ") == 3
+    assert "3 value(s) of loss (lower is better): first " in output
+    assert [one.name for one in tmp_path.iterdir()] == ["train.py"]
+
+
+def test_comparison_ends_with_a_table_and_a_report(program, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--seeds", "1", "--out", str(out), "--", sys.executable, program(), "{seed}"]
+    done = start([*ZEROMEAN, "compare", *METRIC, *words])
+    assert done.returncode == 0, done.stderr
+    assert "Final loss" in done.stdout
+    assert "nan" not in done.stdout
+    assert (out / "report.html").exists()
+    assert "train.py" in (out / "report.html").read_text()
+    again = start([*ZEROMEAN, "study", str(out / "study.toml"), "--out", str(out)])
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_ended_comparison_keeps_finished_runs(program, tmp_path: Path, how: int) -> None:
+    slow = PROGRAM + "import time\ntime.sleep(WAIT)\n"
+    path, out = program(slow.replace("WAIT", "0 if sys.argv[1] == '0' else 600")), tmp_path / "out"
+    words = ["--seeds", "2", "--out", str(out), "--", sys.executable, path, "{seed}"]
+    process = subprocess.Popen(
+        [*ZEROMEAN, "compare", *METRIC, *words],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    pids: list[int] = []
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and not pids:
+        time.sleep(0.5)
+        pids = running(path)
+        if (out / results.DATABASE).exists():
+            with Store(out / results.DATABASE) as store:
+                pids = pids if len(store.keys()) == 2 else []
+        else:
+            pids = []
+    assert pids
+    time.sleep(5)
+    os.kill(process.pid, how)
+    process.wait(60)
+    while time.monotonic() < deadline and running(path):
+        time.sleep(0.2)
+    assert not running(path)
+    with Store(out / results.DATABASE) as store:
+        kept = store.runs()
+        assert {(one.key.method, one.key.seed) for one in kept} == {("plain", 0), ("gc", 0)}
+
+
+def running(path: str) -> list[int]:
+    """The processes that run a program."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if path.encode() in words[:3] and b"compare" not in words:
+            found.append(int(folder.name))
+    return found
