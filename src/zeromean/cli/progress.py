@@ -83,11 +83,13 @@ class LiveProgress:
             reason = run.failure or f"diverged in epoch {len(run.epochs)}"
             self._print(f"{name}: {reason}")
         if self._bar.disable and self._is_due():
-            self._print(f"{self._runs} of {len(self._left)} runs done, last {name}")
+            # A grid that grows while it is tuned adds runs to those that were planned.
+            total = f" of {len(self._left)}" if self._runs <= len(self._left) else ""
+            self._print(f"{self._runs}{total} runs done, last {name}")
 
     def _is_due(self) -> bool:
         now = time.monotonic()
-        if now < self._next_line and self._runs < len(self._left):
+        if now < self._next_line and self._runs != len(self._left):
             return False
         self._next_line = now + SECONDS_BETWEEN_LINES
         return True
