@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zeromean
-from zeromean.diagnose.result import BLUE, GRAY, GREEN, LETTERS, ORANGE
+from zeromean.diagnose.result import BLUE, FONT_SIZE, GRAY, GREEN, ORANGE
 
 WIDTHS = (1024, 128, 64, 48, 48, 38)
 LINEAR = tuple(range(0, 2 * len(WIDTHS) - 2, 2))
@@ -153,15 +153,15 @@ def draw(runs: dict[str, dict[str, list[float]]]) -> Figure:
     ):
         for method, found in runs.items():
             axes.plot(found["updates"], found[key], color=COLORS[method], label=method)
-        axes.set_title(title, fontsize=LETTERS)
+        axes.set_title(title, fontsize=FONT_SIZE)
         axes.spines[["top", "right"]].set_visible(False)
         if logarithmic:
             axes.set_yscale("log")
     for axes in figure.axes[-2:]:
-        axes.set_xlabel("updates", fontsize=LETTERS)
+        axes.set_xlabel("updates", fontsize=FONT_SIZE)
     lines, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(
-        lines, names, loc="outside upper center", ncols=4, frameon=False, fontsize=LETTERS
+        lines, names, loc="outside upper center", ncols=4, frameon=False, fontsize=FONT_SIZE
     )
     return figure
 

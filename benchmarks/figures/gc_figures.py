@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zeromean
-from zeromean.diagnose.result import BLUE, LETTERS, ORANGE
+from zeromean.diagnose.result import BLUE, FONT_SIZE, ORANGE
 from zeromean.study.data.load import load_dataset
 from zeromean.study.networks.build import build
 
@@ -132,7 +132,7 @@ def figure_3(runs: dict[str, dict]) -> Figure:
         found = np.concatenate(means.means)
         first = found if one is axes[0] else first
         print(f"largest change of a mean since the start: {np.abs(found - first).max():.2g}")
-        one.set_title(title, fontsize=LETTERS)
+        one.set_title(title, fontsize=FONT_SIZE)
         if one is not axes[-1]:
             one.set_xlabel("")
     return figure
@@ -154,10 +154,10 @@ def figure_4(runs: dict[str, dict]) -> Figure:
             one.spines[["top", "right"]].set_visible(False)
             one.tick_params(labelsize=10)
             if row == 0:
-                one.set_title(title, fontsize=LETTERS)
-        axes[1, column].set_xlabel("step", fontsize=LETTERS)
-    axes[0, 0].set_ylabel("norm of the gradient", fontsize=LETTERS)
-    axes[1, 0].set_ylabel("largest entry", fontsize=LETTERS)
+                one.set_title(title, fontsize=FONT_SIZE)
+        axes[1, column].set_xlabel("step", fontsize=FONT_SIZE)
+    axes[0, 0].set_ylabel("norm of the gradient", fontsize=FONT_SIZE)
+    axes[1, 0].set_ylabel("largest entry", fontsize=FONT_SIZE)
     axes[0, 0].legend(frameon=False, fontsize=10, markerscale=3)
     removed = np.nanmedian(runs["plain"]["removed"].numpy(), 0)
     for name, share in zip(runs["plain"]["layers"], removed, strict=True):

@@ -207,7 +207,11 @@ def test_page_shows_how_the_run_was_centralized(folder: Path, nested: bool) -> N
         (("seven.pt",), "own_models:seven", "returned (1, 7); logits of shape (images, 10)"),
         (("mlp.pt", "--out", "own_models.py/x.html"), "own_models:mlp", "cannot be written"),
         (("mlp.pt", "--samples", 0), "own_models:mlp", "--samples is 0; at least 1 is needed"),
-        (("mlp.pt", "--batch-size", 0), "own_models:mlp", "--batch-size is 0; at least 1 is needed"),
+        (
+            ("mlp.pt", "--batch-size", 0),
+            "own_models:mlp",
+            "--batch-size is 0; at least 1 is needed",
+        ),
         (("mlp.pt", "--device", "abacus"), "own_models:mlp", "torch cannot use the device"),
         (("mlp.pt", "--out", "."), "own_models:mlp", "--out . is a folder"),
         (("mlp.pt", "--data", "mnist"), "own_models:mlp", "data='mnist' is not one of digits"),

@@ -145,6 +145,16 @@ def test_centralized_optimizer_brings_its_plan() -> None:
     assert str(norms).endswith("No step has been measured yet.")
 
 
+def test_drop_in_brings_its_plan() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = zeromean.optim.SGD(model, lr=0.1)
+    with gradient_norms(optimizer) as norms:
+        model(torch.randn(5, 3)).square().sum().backward()
+        optimizer.step()
+    assert norms.layers == ("0.weight", "1.weight")
+    assert norms.removed.min() > 0
+
+
 def test_gradients_of_a_closure_are_measured() -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

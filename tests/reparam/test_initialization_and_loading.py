@@ -66,6 +66,17 @@ def test_reset_parameters_of_attention() -> None:
     assert not torch.equal(layer.in_proj_weight, old)
 
 
+def test_reset_parameters_with_arguments() -> None:
+    class Scaled(nn.Linear):
+        def reset_parameters(self, value: float = 1.0) -> None:
+            nn.init.constant_(self.weight[:, 0], value)
+
+    layer = Scaled(3, 2)
+    zeromean.reparametrize(layer, "wn")
+    layer.reset_parameters(value=5.0)
+    torch.testing.assert_close(layer.weight[:, 0], torch.full((2,), 5.0))
+
+
 def test_reset_parameters_of_a_copy_and_after_fold() -> None:
     layer = nn.Linear(6, 4)
     zeromean.reparametrize(layer, "cwn")

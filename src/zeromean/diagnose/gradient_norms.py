@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zeromean.centralization.centering import Centering
-from zeromean.centralization.centralize import handle_of
-from zeromean.centralization.validate import refuse_loss
+from zeromean.centralization.centralize import centering_of
+from zeromean.centralization.validate import check_subjects, refuse_loss
 from zeromean.diagnose.batches import Batches, Loss, cross_entropy, pairs, run
 from zeromean.diagnose.layers import check_model, unchanged, weights_of
 from zeromean.diagnose.result import Diagnostic, layer_axis, number, percent
@@ -201,8 +201,8 @@ def gradient_norms(
     Args:
         subject: Optimizer to measure during training, or model.
         batches: For a model: one (input, target) pair, or an iterable of pairs.
-        model: For an optimizer: model whose layers define the axes. Without it, a centralized
-            optimizer's own plan is used, and shapes alone for another.
+        model: For an optimizer: model whose layers define the axes. Without it, the plan
+            of a centralized optimizer or a drop-in is used, and shapes alone for another.
         loss: For a model: function of output and target, the mean over the batch. The default is
             cross-entropy, which needs class indices or probabilities as targets.
         layers, embeddings: Selection of layers, as in :func:`zeromean.centralize`.
@@ -239,7 +239,7 @@ def gradient_norms(
                     f"{name} has no effect with an optimizer, whose own steps are measured",
                     f"Leave {name} out, or pass the model first",
                 )
-        return _follow(subject, model, layers, embeddings)
+        return _follow(check_subjects(subject, model), model, layers, embeddings)
     check_model(subject)
     if model is not None or batches is None:
         raise ZeromeanError(
@@ -298,9 +298,9 @@ def _rows(
     if model is not None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         return [row for row in weights_of(model, layers, embeddings) if id(row.parameter) in held]
-    handle = handle_of(optimizer)
-    if handle is not None and layers == "all" and not embeddings:
-        return handle.plan.centered
+    centering = centering_of(optimizer)
+    if centering is not None and layers == "all" and not embeddings:
+        return centering.plan.centered
     centering = Centering(optimizer, None, GCOptions(layers=layers, embeddings=embeddings))
     centering.warn_of_doubt()
     return centering.plan.centered

@@ -261,7 +261,7 @@ def remove_parametrizations(module: nn.Module, name: str, trained: bool) -> None
     getattr(module, name).requires_grad_(trained)
 
 
-def _reset_parameters(module: nn.Module) -> None:
+def _reset_parameters(module: nn.Module, *args: Any, **kwargs: Any) -> None:
     """Run the plain class's own initialization and start the proxies from its result."""
     plain: Any = parametrize.type_before_parametrizations(module)
     reset = getattr(plain, "reset_parameters", None) or plain._reset_parameters
@@ -269,7 +269,8 @@ def _reset_parameters(module: nn.Module) -> None:
     with torch.no_grad(), parametrize.cached():
         weights = {name: getattr(module, name) for name in names}
         versions = {name: weight._version for name, weight in weights.items()}
-        reset(module)  # writes into the cached weights, or, in an RNN, into every parameter
+        # It writes into the cached weights or, in an RNN, into every parameter.
+        reset(module, *args, **kwargs)
         for name, weight in weights.items():
             written = weight._version != versions[name]
             weights[name] = (weight if written else _proxy(module, name)).detach().clone()
