@@ -79,12 +79,12 @@ def test_in_the_users_file_only_the_seeds_change(study: Study, tmp_path: Path) -
 
 
 def test_a_file_without_seeds_gets_them(study: Study, tmp_path: Path) -> None:
-    five = with_task(study, seeds=5, epochs=1)
+    default = with_task(study, seeds=Study().seeds, epochs=1)
     file = tmp_path / "study.toml"
-    file.write_text(text := "# mine\n" + to_toml(five).replace("seeds = 5\n", ""))
-    run(five, tmp_path)
-    run(with_seeds(five, 6), tmp_path)
-    assert file.read_text() == "seeds = 6\n" + text
+    file.write_text(text := "# mine\n" + to_toml(default).replace(f"seeds = {default.seeds}\n", ""))
+    run(default, tmp_path)
+    run(with_seeds(default, 7), tmp_path)
+    assert file.read_text() == "seeds = 7\n" + text
 
 
 def test_too_many_seeds_can_be_taken_back_if_no_run_is_lost(study: Study, tmp_path: Path) -> None:
