@@ -24,6 +24,7 @@ from zeromean.study.spec.toml import tomllib
 from zeromean.study.spec.tuning import Tuning
 from zeromean.study.spec.validation import SettingError
 
+ROOT = Path(__file__).parents[3]
 STUDIES = [
     Study(),
     Study(methods=("plain", "gc", "ws-conv+gc"), optimizers=("sgd", "adamw"), note='a "b"\n\tc'),
@@ -227,3 +228,8 @@ def test_any_table_makes_a_study_or_a_zeromean_error(table: dict[str, Any]) -> N
         assert toml.from_table(toml.to_table(study)) == study
         assert toml.from_table(tomllib.loads(toml.to_toml(study))) == study
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs/results/studies").glob("*.toml")), ids=str)
+def test_study_files_of_the_published_results_are_valid(file: Path) -> None:
+    assert toml.read(file).tasks
