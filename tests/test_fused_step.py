@@ -37,7 +37,8 @@ pytestmark = [
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.ConvTranspose2d(4, 6, 2, groups=2),
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.ConvTranspose2d(4, 6, 2, groups=2),
         nn.Flatten(), nn.Linear(6 * 5 * 5, 3),
     ).to(dtype)  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The operator: the projection P = I - e e^T, which takes each weight vector's mean away."""
+"""The operator P = I - e e^T, which subtracts the mean of each weight vector."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from zeromean.sharded import local_part, rows_here, share, sum_over_ranks
 
 
 def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
-    r"""Subtract from each weight vector its mean: :math:`P x = x - \frac{1}{M} \sum_{i=1}^{M} x_i`.
+    r"""Subtract the mean of each weight vector: :math:`P x = x - \frac{1}{M} \sum_{i=1}^{M} x_i`.
 
-    P is linear, symmetric and idempotent, and never lengthens a vector. The mean accumulates in at
-    least float32; the result has the type of ``x``, and autograd goes through.
+    P is linear, symmetric and idempotent, and never lengthens a vector. The mean is accumulated in
+    at least float32. The result has the type of ``x`` and is differentiable.
 
     Args:
         x: A floating-point or complex tensor of any shape.
-        axes: The axes that one vector extends over; negative ones count from the end.
-        groups: How many blocks axis 0 splits into, each with vectors of its own (default 1).
+        axes: Axes that one vector extends over; negative ones count from the end.
+        groups: Number of blocks of axis 0, each with its own vectors (default 1).
 
     Returns:
         A new tensor of the shape and type of ``x``.
@@ -65,9 +65,9 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
 
 
 def vector_means(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> list[Tensor]:
-    """The mean of each weight vector of many tensors, shaped to broadcast back to each.
+    """Return the mean of each weight vector of many tensors, shaped to broadcast back to each.
 
-    In at least float32, whatever the tensors' types.
+    Means have at least float32.
 
     Raises:
         ZeromeanError: A tensor is sparse.
@@ -88,16 +88,16 @@ def vector_means(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> list[Te
 
 
 def vectors_here(x: Tensor, fan_in: FanIn) -> int:
-    """How many weight vectors of ``x`` this rank holds, whole or in part: one mean for each."""
+    """Return the number of weight vectors of ``x`` that this rank holds, whole or in part."""
     kept = (size for axis, size in enumerate(local_part(x).shape) if axis not in fan_in.axes)
     return fan_in.groups * math.prod(kept)
 
 
 def shift_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn], by: Sequence[Tensor]) -> None:
-    """Add to all entries of each weight vector, in place, the vector's number in ``by``.
+    """Add the vector's number in ``by`` to all entries of each weight vector, in place.
 
-    float16 saturates: what was finite stays finite, so that centering a gradient that a gradient
-    scaler has let pass cannot overflow. A vector that held inf or nan still holds nan.
+    float16 saturates, so that centering cannot overflow a gradient that a gradient scaler found
+    finite. A vector that held inf or nan still holds nan.
     """
     for x, fan_in, whole in zip(tensors, fan_ins, by, strict=True):
         amount = share(x, whole)
@@ -109,7 +109,7 @@ def shift_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn], by: Sequence[Ten
 
 
 def _saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """``x`` in ``dtype``, where float16 ends at its largest number instead of infinity."""
+    """Convert ``x`` to ``dtype``; float16 saturates at its largest number."""
     if dtype == torch.float16:
         largest = torch.finfo(dtype).max
         x = x.clamp(-largest, largest)
@@ -117,7 +117,7 @@ def _saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _totals(x: Tensor, fan_in: FanIn) -> Tensor:
-    """The sum of what is here of each weight vector, shaped to broadcast back."""
+    """Return the sum of the local part of each weight vector, shaped to broadcast back."""
     here = local_part(x)
     axes = split_axes(fan_in)
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -131,7 +131,7 @@ def _totals(x: Tensor, fan_in: FanIn) -> Tensor:
 
 
 def _parts(x: Tensor, fan_in: FanIn) -> Iterator[tuple[Tensor, slice]]:
-    """Views that together hold every averaged entry that is here, and the groups of each."""
+    """Yield views that together hold every averaged local entry, and the groups of each view."""
     here = local_part(x)
     if not _divided(fan_in):
         yield here, slice(None)
@@ -148,9 +148,9 @@ def _parts(x: Tensor, fan_in: FanIn) -> Iterator[tuple[Tensor, slice]]:
 
 
 def _pieces(held: range, size: int, fan_in: FanIn) -> Iterator[range]:
-    """The rows held, less the padding row, cut so that each piece is whole groups or part of one.
+    """Cut the local rows, without the padding row, into whole groups and parts of one group.
 
-    A shard may begin and end inside a group; the whole groups between make one piece.
+    A shard may begin and end inside a group; the whole groups between are one piece.
     """
     group = size // fan_in.groups
     cuts = [-(-held.start // group) * group, held.stop // group * group]
@@ -163,22 +163,22 @@ def _pieces(held: range, size: int, fan_in: FanIn) -> Iterator[range]:
 
 
 def _divided(fan_in: FanIn) -> bool:
-    """Whether axis 0 is averaged in several pieces."""
+    """Return whether axis 0 is averaged in several pieces."""
     return fan_in.groups > 1 or fan_in.padding_idx is not None
 
 
 def split(x: Tensor, groups: int) -> Tensor:
-    """``x`` with its first axis as (groups, entries of a group)."""
+    """Return ``x`` with its first axis as (groups, entries per group)."""
     return x.view(groups, x.shape[0] // groups, *x.shape[1:])
 
 
 def split_axes(fan_in: FanIn) -> tuple[int, ...]:
-    """The fan-in axes of a tensor that has been split where there are groups."""
+    """Return the fan-in axes of a tensor that :func:`split` has split if it has groups."""
     return fan_in.axes if fan_in.groups == 1 else tuple(axis + 1 for axis in fan_in.axes)
 
 
 def one_each(shape: Sequence[int], fan_in: FanIn) -> list[int]:
-    """The shape of one number a weight vector, which broadcasts to the tensor so split."""
+    """Return the shape of one number per weight vector, which broadcasts to the split tensor."""
     axes = split_axes(fan_in)
     whole = list(shape)
     if fan_in.groups > 1:

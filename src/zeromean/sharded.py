@@ -1,9 +1,9 @@
-"""Weight vectors spread over ranks: what of a DTensor is here, and how its sums become whole.
+"""Centers weight vectors that are spread over ranks, as parts of a DTensor.
 
-Every rank sums what it holds. Where a fan-in axis is sharded the rest is elsewhere, so the sums of
-all tensors are added up in one all-reduce for each mesh dimension; where none is, nothing is sent.
-Who takes part follows from placements and shapes, never from data, so that ranks cannot disagree.
-DTensor's own ``mean`` and ``sub_`` would do this tensor by tensor.
+Every rank sums its local part. If a fan-in axis is sharded, the sums of all tensors are added in
+one all-reduce per mesh dimension; otherwise nothing is sent. Placements and shapes alone decide who
+takes part, never data, so ranks cannot disagree. DTensor's own ``mean`` and ``sub_`` would
+communicate tensor by tensor.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 
 def is_sharded(x: Tensor) -> TypeGuard[DTensor]:
-    """Whether ``x`` is a DTensor."""
+    """Return whether ``x`` is a DTensor."""
     return isinstance(x, _imported("torch.distributed.tensor", "DTensor"))
 
 
 def local_part(x: Tensor) -> Tensor:
-    """What this rank holds of ``x``, sharing its memory: all of it where it is not sharded."""
+    """Return this rank's part of ``x``, sharing its memory; all of it if it is not sharded."""
     if not is_sharded(x):
         return x
     local = x.to_local()
-    # A redistributed tensor may still be on its way.
+    # A redistributed tensor may still be in transfer.
     return local.wait() if hasattr(local, "wait") else local
 
 
 def reshard(model: nn.Module) -> None:
-    """Give an FSDP2 model its sharded parameters back: a forward pass alone leaves whole ones."""
+    """Restore the sharded parameters of an FSDP2 model; a forward pass alone leaves whole ones."""
     fsdp2 = _imported("torch.distributed.fsdp", "FSDPModule")
     for module in model.modules():
         if isinstance(module, fsdp2):
@@ -47,22 +47,22 @@ def reshard(model: nn.Module) -> None:
 
 
 def rows_here(x: Tensor) -> range:
-    """Which indices of axis 0 this rank holds."""
+    """Return the indices of axis 0 that this rank holds."""
     rows = range(x.shape[0])
     if is_sharded(x):
         for ranks, rank in _splits(x):
-            length = -(-len(rows) // ranks)  # as torch.chunk has it: the last may get fewer or none
+            length = -(-len(rows) // ranks)  # like torch.chunk: the last may get fewer
             rows = rows[rank * length : (rank + 1) * length]
     return rows
 
 
 def summed_over_ranks(x: Tensor, fan_in: FanIn) -> bool:
-    """Whether a weight vector of ``x`` lies on several ranks, which all wait for each other."""
+    """Return whether weight vectors of ``x`` lie on several ranks, which wait for each other."""
     return next(_process_groups(x, fan_in), None) is not None
 
 
 def gradient_of(parameter: Tensor, fan_in: FanIn | None) -> Tensor | None:
-    """A parameter's gradient; zeros if it has none here, but other ranks, who may, wait for it."""
+    """Return a parameter's gradient; zeros if it has none here but other ranks wait for it."""
     if parameter.grad is None and fan_in is not None and summed_over_ranks(parameter, fan_in):
         return torch.zeros_like(parameter)
     return parameter.grad
@@ -71,7 +71,7 @@ def gradient_of(parameter: Tensor, fan_in: FanIn | None) -> Tensor | None:
 def sum_over_ranks(
     totals: Sequence[Tensor], tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]
 ) -> None:
-    """Make the sums over each rank's own part of ``tensors`` whole, in place."""
+    """Add the sums over each rank's part of ``tensors`` over all ranks, in place."""
     parts: dict[Any, tuple[str, list[Tensor]]] = {}  # process group -> (its device, its sums)
     for total, x, fan_in in zip(totals, tensors, fan_ins, strict=True):
         if is_sharded(x):
@@ -87,10 +87,10 @@ def sum_over_ranks(
 def reduce_over_shards(
     numbers: Sequence[Tensor], tensors: Sequence[Tensor], largest: bool = False
 ) -> None:
-    """Make numbers told of each rank's own part of ``tensors`` tell of the whole, in place.
+    """Reduce numbers that describe each rank's part of ``tensors`` to the whole, in place.
 
-    Sums are added up, or, with ``largest``, the largest of each is taken. Replicas count once. The
-    tensors must not be partial.
+    Numbers are summed, or with ``largest`` the maximum is taken. Replicas count once. The tensors
+    must not be partial.
     """
     parts: dict[Any, tuple[str, list[Tensor]]] = {}
     for number, x in zip(numbers, tensors, strict=True):
@@ -104,20 +104,20 @@ def reduce_over_shards(
 
 
 def share(x: Tensor, amount: Tensor) -> Tensor:
-    """What this rank adds to its part, so that ``amount`` is added to ``x``."""
-    # The parts of a partial tensor are yet to be added up.
+    """Return what this rank adds to its part, so that ``amount`` is added to ``x``."""
+    # The parts of a partial tensor will be added later.
     copies = _copies(x, "sum") if is_sharded(x) else 1
     return amount if copies == 1 else amount / copies
 
 
 def _imported(module: str, name: str) -> Any:
-    """A class, or nothing if its module is not imported: then there is no instance either."""
+    """Return a class, or () if its module is not imported, so that no instance exists."""
     return getattr(sys.modules.get(module), name, ())
 
 
 def _all_reduce(sums: list[Tensor], group: Any, device: str, largest: bool = False) -> None:
     real = [torch.view_as_real(s) if s.is_complex() else s for s in sums]
-    # The group's backend works on its own device, also when parameters are offloaded to the CPU.
+    # The group's backend works on its own device, even if parameters are offloaded to the CPU.
     together = torch.cat([s.flatten().to(device) for s in real])
     op = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
     dist.all_reduce(together, op, group=group)
@@ -126,7 +126,7 @@ def _all_reduce(sums: list[Tensor], group: Any, device: str, largest: bool = Fal
 
 
 def _process_groups(x: Tensor, fan_in: FanIn) -> Iterator[Any]:
-    """The group of each mesh dimension that a sum over the fan-in axes has to cross."""
+    """Yield the group of each mesh dimension that a sum over the fan-in axes crosses."""
     if is_sharded(x):
         for dim, placement, size in _dimensions(x):
             if size > 1 and (placement.is_partial() or _sharded_axis(placement) in fan_in.axes):
@@ -134,17 +134,17 @@ def _process_groups(x: Tensor, fan_in: FanIn) -> Iterator[Any]:
 
 
 def _copies(x: DTensor, reduction: str) -> int:
-    """How many ranks hold parts of one entry that are to be put together in this way."""
+    """Return how many ranks hold parts of one entry that this reduction combines."""
     return math.prod(
         size for _, placement, size in _dimensions(x) if _reduction(placement) == reduction
     )
 
 
 def _splits(x: DTensor) -> list[tuple[int, int]]:
-    """(number of ranks, this rank) of each split of axis 0, in the order in which they were made.
+    """Return (number of ranks, this rank) of each split of axis 0, in the order of the splits.
 
-    FSDP2 over tensor parallelism splits last what stands first, and says so by a _StridedShard
-    whose split factor is the number of parts that it found.
+    FSDP2 over tensor parallelism splits last along the first mesh dimension, and marks it by a
+    _StridedShard whose split factor is the number of parts before.
     """
     first: list[tuple[int, int]] = []
     last: list[tuple[int, int]] = []
@@ -164,7 +164,7 @@ def _splits(x: DTensor) -> list[tuple[int, int]]:
 
 
 def _dimensions(x: DTensor) -> Iterator[tuple[int, Any, int]]:
-    """(mesh dimension, placement, number of ranks)."""
+    """Yield (mesh dimension, placement, number of ranks)."""
     for dim, placement in enumerate(x.placements):
         known = placement.is_replicate() or _sharded_axis(placement) is not None
         if not known and _reduction(placement) not in ("sum", "avg"):
@@ -181,7 +181,7 @@ def _refusal(placement: Any) -> ZeromeanError:
 
 
 def _sharded_axis(placement: Any) -> int | None:
-    # Shard and the _StridedShard of FSDP with tensor parallelism, which is no subclass of it.
+    # _StridedShard, of FSDP with tensor parallelism, is no subclass of Shard.
     return getattr(placement, "dim", None)
 
 

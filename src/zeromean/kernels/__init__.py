@@ -1,16 +1,16 @@
-"""Centering many tensors at once, and whole centered optimizer steps, as fast as memory allows.
+"""Kernels that center many tensors at once, or make whole centered optimizer steps.
 
-Behind one interface: ``center_`` takes the mean of every weight vector of many tensors away, once;
-``prepare_center`` makes ready to do it in place at every step, ``prepare_mean_keeper`` to put the
-means of weights back after every step of someone else, ``prepare`` to make whole steps that center
-on the way. Interchangeable backends carry them out:
+Four functions cover all uses. ``center_`` centers many tensors once. ``prepare_center`` sets up
+centering in place at every step. ``prepare_mean_keeper`` sets up restoring the means of weights
+after another optimizer's steps. ``prepare`` sets up whole steps that center in the same pass. Three
+interchangeable backends carry them out:
 
-- ``native``: a small C library for float32, float64 and bfloat16 on the CPU. Each weight vector is
-  read from memory once: its mean is taken, and it is updated, while it is in cache.
-- ``triton``: programs for CUDA devices, all tensors in one launch. Short weight vectors are read
-  from memory once.
-- ``reference``: plain torch, for every device, type and layout, written to be read. Everything that
-  the others do not serve comes here.
+- ``native``: a small C library for float32, float64 and bfloat16 on the CPU. It reads each weight
+  vector from memory once, and centers and updates it while it is in cache.
+- ``triton``: programs for CUDA devices that process all tensors in one launch. They read short
+  weight vectors from memory once.
+- ``reference``: plain torch for every device, type and layout, easy to read. It serves everything
+  that the others do not.
 
 The environment variable ``ZEROMEAN_KERNELS`` forces one of them.
 """

@@ -1,4 +1,4 @@
-"""The native backend: a small C library, each weight vector centered and stepped while in cache."""
+"""Calls the native backend, a C library that centers and steps each weight vector in cache."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from zeromean.kernels.prepared import (
 )
 from zeromean.kernels.step_spec import AdamRule, At, Decay, Entry, Kind, Number, Rule
 
-# What is known here of centered.c and normalized.h: the same number as LAYOUT there.
+# The layout of structures and functions that this file assumes: LAYOUT of centered.c.
 LAYOUT = 1
-# The orders of the enums of centered.c, and of its structures' fields.
+# The values of the enums of centered.c, and places in its structures.
 _KINDS: dict[Kind | str, int] = {
     name: number
     for number, name in enumerate(
@@ -61,12 +61,12 @@ def library() -> ctypes.CDLL | None:
     library.zeromean_step.restype = None
     library.zeromean_use_threads_of.argtypes = [pointer]
     library.zeromean_use_threads_of.restype = None
-    # torch's own OpenMP runtime, found among what torch itself is linked with: a second runtime
-    # would bring threads that torch.set_num_threads does not know of.
+    # Use the OpenMP runtime that torch is linked with. A second runtime would start threads that
+    # torch.set_num_threads does not control.
     try:
         threads = ctypes.CDLL(torch._C.__file__).GOMP_parallel
     except (AttributeError, OSError):
-        return library  # a torch without that runtime: one thread
+        return library  # torch has no such runtime: one thread
     library.zeromean_use_threads_of(ctypes.cast(threads, pointer))
     return library
 
@@ -119,7 +119,7 @@ def _check_complete(path: Path) -> None:
 
 
 def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:
-    """Whether the library can step this entry along this gradient."""
+    """Return whether the library can step an entry along a gradient."""
     step = entry.state.get("step")
     return can_step(_known, kind, entry, gradient) and (step is None or step.is_cpu)
 
@@ -127,7 +127,7 @@ def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:
 def serves_center(
     into: Tensor, gradient: Tensor, fan_in: FanIn | None, weight: Tensor | None
 ) -> bool:
-    """Whether the library can center this gradient, with what decays inside the projection."""
+    """Return whether the library can center a gradient, with a weight that decays inside."""
     return can_center(_known, into, gradient, fan_in, weight)
 
 
@@ -146,7 +146,7 @@ def center_(
     fan_ins: Sequence[FanIn],
     decays: Sequence[Decay | None],
 ) -> None:
-    """``into = g - mean(g) - lambda mean(w)``, of tensors of one type."""
+    """Compute ``into = g - mean(g) - lambda mean(w)`` for tensors of one type."""
     weights = [None if decay is None else decay[0] for decay in decays]
     table = _center_table(gradients, fan_ins, range(len(gradients)), weights)
     numbers = _decay_numbers([0.0 if decay is None else decay[1] for decay in decays])
@@ -155,14 +155,14 @@ def center_(
 
 
 class Center(PreparedCenter):
-    """The centering of gradients by the library."""
+    """Centers gradients by the library."""
 
     def __init__(
         self, entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
     ) -> None:
         super().__init__(entries, gradients, decayed)
         self._dtype = gradients[0].dtype
-        # The last first: optimizers begin with the first, which the cache then still holds.
+        # Process the last tensor first: optimizers begin with the first, which is then in cache.
         self._table = _center_table(
             gradients[::-1],
             [entry.fan_in for entry in reversed(entries)],
@@ -176,7 +176,7 @@ class Center(PreparedCenter):
 
 
 class MeanKeeper(PreparedMeanKeeper):
-    """Weights' means noted down and put back by the library."""
+    """Records and restores the means of weights by the library."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         super().__init__(entries, torch.float64)
@@ -191,7 +191,7 @@ class MeanKeeper(PreparedMeanKeeper):
 
 
 class Step(PreparedStep):
-    """A step of entries by the library."""
+    """Steps entries by the library."""
 
     def __init__(
         self, kind: Kind, at: At, entries: Sequence[Entry], gradients: Sequence[Tensor]
@@ -233,7 +233,7 @@ def _center_table(
     groups: Iterable[int],
     weights: Sequence[Tensor | None],
 ) -> array[int]:
-    """What the library is told of gradients to center; without any weights nothing decays."""
+    """Return the library's table of gradients to center; without weights nothing decays."""
     table = array("q")
     weights = weights or [None] * len(gradients)
     for gradient, fan_in, group, w in zip(gradients, fan_ins, groups, weights, strict=True):
@@ -270,7 +270,7 @@ def _call(
     at: At = "gradient",
     into: Sequence[Tensor] | None = None,
 ) -> None:
-    """Run the library over gradients, or over what is centered, written in place by default."""
+    """Run the library over gradients or other tensors, and write to ``into`` or in place."""
     found = library()
     assert found is not None
     targets = tensors if into is None else _addresses(into)

@@ -1,4 +1,4 @@
-"""What a centered step is told: one rule a param group, one entry a parameter."""
+"""Describes a centered step: one rule per param group, one entry per parameter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["sgd", "momentum", "nesterov", "adam", "amsgrad"]
 # A weight, and the lambda that it decays with inside the projection.
 Decay = tuple[Tensor, float | Tensor]
 
-# What may change between steps: on a GPU a tensor there, which nobody waits for.
+# An option that may change between steps; a tensor on a GPU stays there, so the host need not wait.
 Number = float | Tensor
 
 # The running tensors, shaped like the weight, that each kind of step keeps under torch's names.
@@ -30,14 +30,14 @@ STATE: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class SGDRule:
-    """One step of SGD, in torch's meaning of its options.
+    """One step of SGD; the options mean what they mean in torch.
 
     Args:
         lr: Learning rate.
         momentum, dampening, nesterov: As in ``torch.optim.SGD``.
-        weight_decay: lambda; with ``decoupled`` the weights shrink by ``lr * lambda`` beside the
-            step (SGDW), else ``lambda * w`` is added to the gradient.
-        maximize: Whether to step up the gradient.
+        weight_decay: lambda, which is added to the gradient as ``lambda * w``.
+        decoupled: Whether the weights shrink by ``lr * lambda`` instead (SGDW).
+        maximize: Whether to step along the gradient instead of against it.
     """
 
     lr: Number
@@ -50,20 +50,20 @@ class SGDRule:
 
     @property
     def kind(self) -> Kind:
-        """Which step this is."""
+        """The kind of step."""
         return "sgd" if self.momentum == 0 else "nesterov" if self.nesterov else "momentum"
 
 
 @dataclass(frozen=True)
 class AdamRule:
-    """One step of Adam or AdamW, in torch's meaning of its options.
+    """One step of Adam or AdamW; the options mean what they mean in torch.
 
     Args:
         lr: Learning rate.
         betas, eps, amsgrad: As in ``torch.optim.Adam``.
-        weight_decay: lambda; with ``decoupled`` the weights shrink by ``lr * lambda`` beside the
-            step (AdamW), else ``lambda * w`` is added to the gradient.
-        maximize: Whether to step up the gradient.
+        weight_decay: lambda, which is added to the gradient as ``lambda * w``.
+        decoupled: Whether the weights shrink by ``lr * lambda`` instead (AdamW).
+        maximize: Whether to step along the gradient instead of against it.
     """
 
     lr: Number
@@ -76,7 +76,7 @@ class AdamRule:
 
     @property
     def kind(self) -> Kind:
-        """Which step this is."""
+        """The kind of step."""
         return "amsgrad" if self.amsgrad else "adam"
 
 
@@ -88,13 +88,13 @@ class Entry(NamedTuple):
 
     Args:
         weight: The parameter.
-        fan_in: Its fan-in axes, or None if it is not centered.
-        state: The optimizer's state of it, under torch's names.
-        group: Which rule is its.
-        residual: What rounding has taken from each vector's mean so far, as
-            :class:`zeromean.kernels.residuals.Residuals` has it; else None.
-        waits: Whether it has no gradient here this time, but a part of vectors that lie on several
-            ranks: it takes part in their sums, and is not stepped.
+        fan_in: Fan-in axes, or None if it is not centered.
+        state: State of the optimizer under torch's names.
+        group: Number of the param group.
+        residual: Rounding error of each vector's mean so far, from
+            :class:`zeromean.kernels.residuals.Residuals`; None if there is none.
+        waits: Whether it has no gradient on this rank, but shares vectors with other ranks. Then it
+            takes part in their sums and is not stepped.
     """
 
     weight: Tensor

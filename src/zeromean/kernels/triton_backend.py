@@ -1,4 +1,4 @@
-"""The triton backend: all tensors of a step in one launch, on a GPU, or interpreted on the CPU."""
+"""Launches the Triton backend: one launch per step, on a GPU or interpreted on the CPU."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ from zeromean.kernels.prepared import (
 from zeromean.kernels.step_spec import AdamRule, At, Decay, Entry, Kind, Number, Rule
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16)
-# The shape of a tile, see tiles.py: runs of LANES entries, SIDE abreast, 2**LEVELS in all.
+# The shape of a tile, see triton_kernels.py: 2**LEVELS runs of LANES entries, in SIDE columns.
 _LANES, _SIDE = 16, 4
 _LEVELS = {torch.float32: 8, torch.float64: 7, torch.bfloat16: 8}
-# 16 entries a thread (of float64, 8), and registers for two programs a multiprocessor.
+# 16 entries per thread (8 of float64), and registers for two programs per multiprocessor.
 _LAUNCH = {"num_warps": 8, "maxnreg": 128}
-# About as many programs as run at once on a large GPU; no vector of fewer tiles is shared.
+# About as many programs as run at once on a large GPU; vectors of fewer tiles are not shared.
 _PROGRAMS, _LEAST_SHARED = 512, 8
-_COUNTED = 128  # tensors that one program counts the steps of
+_COUNTED = 128  # tensors per program that counts steps
 _LEAST_CAPABILITY = (7, 0)
 
-# Whose tables a CUDA graph reads: it may be replayed at any time.
+# Launches whose tables a CUDA graph reads; it may be replayed at any time.
 _CAPTURED: set[_Launch] = set()
 
 
 def interpreted() -> bool:
-    """Whether Triton interprets its programs on the CPU instead of compiling them for a GPU."""
+    """Return whether Triton interprets its programs on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @lru_cache(maxsize=1)
 def installed() -> bool:
-    """Whether Triton is there. CUDA builds of torch bring it."""
+    """Return whether Triton is installed. CUDA builds of torch include it."""
     return find_spec("triton") is not None
 
 
 def runs_on(device: torch.device) -> bool:
-    """Whether Triton is there and runs on this device."""
+    """Return whether Triton is installed and supports this device."""
     if not installed():
         return False
     return device.type == "cpu" if interpreted() else _capable(device)
@@ -63,7 +63,7 @@ def runs_on(device: torch.device) -> bool:
 
 @lru_cache(maxsize=64)
 def _capable(device: torch.device) -> bool:
-    # ROCm's devices are called cuda too; how the kernels are launched is for NVIDIA's.
+    # ROCm devices are called cuda too, but the launch options are for NVIDIA GPUs.
     if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
         return False
     return torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
@@ -71,13 +71,13 @@ def _capable(device: torch.device) -> bool:
 
 @lru_cache(maxsize=1)
 def _tiles() -> ModuleType:
-    from zeromean.kernels import triton_kernels  # the one module that needs Triton
+    from zeromean.kernels import triton_kernels  # only this module needs Triton
 
     return triton_kernels
 
 
 def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:
-    """Whether the kernels can step this entry along this gradient."""
+    """Return whether the kernels can step an entry along a gradient."""
     step = entry.state.get("step")
     return (
         can_step(_known, kind, entry, gradient)
@@ -89,7 +89,7 @@ def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:
 def serves_center(
     into: Tensor, gradient: Tensor, fan_in: FanIn | None, weight: Tensor | None
 ) -> bool:
-    """Whether the kernels can center this gradient, with what decays inside the projection."""
+    """Return whether the kernels can center a gradient, with a weight that decays inside."""
     return can_center(_known, into, gradient, fan_in, weight) and _counted(layout(gradient, fan_in))
 
 
@@ -98,9 +98,9 @@ def _known(x: Tensor) -> bool:
 
 
 def _counted(found: Layout) -> bool:
-    """Whether 32 bits count the vectors, their runs, and the entries from the start of a tile on.
+    """Return whether 32 bits suffice for the counts of vectors and runs and the offsets in a tile.
 
-    Where a tile starts is a number of 64 bits, so that nearly all tensors are.
+    The start of a tile has 64 bits, so nearly all tensors qualify.
     """
     outer, m1, inner, m2 = found
     reach = m1 * inner * m2 if m1 * inner > 1 and m2 > 1 else inner << max(_LEVELS.values())
@@ -113,7 +113,7 @@ def center_(
     fan_ins: Sequence[FanIn],
     decays: Sequence[Decay | None],
 ) -> None:
-    """``into = g - mean(g) - lambda mean(w)``, of tensors of one type on one device."""
+    """Compute ``into = g - mean(g) - lambda mean(w)`` for tensors of one type on one device."""
     weights = [None if decay is None else decay[0] for decay in decays]
     rows = _center_rows(gradients, fan_ins, range(len(gradients)), weights)
     launch = _remembered("center", gradients[0].dtype, gradients[0].device, tuple(rows))
@@ -123,7 +123,7 @@ def center_(
 
 
 class Center(PreparedCenter):
-    """The centering of gradients on one device in one launch."""
+    """Centers gradients on one device in one launch."""
 
     def __init__(
         self, entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
@@ -142,7 +142,7 @@ class Center(PreparedCenter):
 
 
 class MeanKeeper(PreparedMeanKeeper):
-    """Weights' means noted down in one launch and put back in another."""
+    """Records the means of weights in one launch and restores them in another."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         first = entries[0].weight
@@ -220,7 +220,7 @@ def _decay_numbers(decays: Sequence[Number]) -> list[Number]:
 
 
 def _numbers(rule: Rule) -> tuple[Number, ...]:
-    """What tiles.py calls NUMBERS."""
+    """Return NUMBERS of triton_kernels.py."""
     sign = -1.0 if rule.maximize else 1.0
     decay = (0.0, rule.weight_decay) if rule.decoupled else (rule.weight_decay, 0.0)
     if isinstance(rule, AdamRule):
@@ -229,28 +229,28 @@ def _numbers(rule: Rule) -> tuple[Number, ...]:
 
 
 class _Row(NamedTuple):
-    """What the kernels are told of one tensor."""
+    """The kernels' description of one tensor."""
 
     layout: Layout
     centered: bool
     group: int
     starts: bool = False  # whether the momentum is still empty
-    weight: int = 0  # addresses from here on, 0 for nothing
+    weight: int = 0  # addresses from here on, 0 for none
     running: tuple[int, ...] = ()
     residual: int = 0
     step: int = 0
     wide_step: bool = False
-    before: int = 0  # vectors of the tensors before it
+    before: int = 0  # number of vectors in the tensors before it
 
 
 class _Tiling(NamedTuple):
-    """How a tensor's vectors are laid over tiles, and tiles over programs."""
+    """How the vectors of a tensor map to tiles, and tiles to programs."""
 
     columns: bool
     shift: int
-    blocks: int  # of vectors that share a tile
-    tiles: int  # of a block, one after the other
-    parts: int = 1  # programs that a block is shared among
+    blocks: int  # groups of vectors that share a tile
+    tiles: int  # tiles per block, one after the other
+    parts: int = 1  # programs per block
 
     @property
     def tiles_each(self) -> int:
@@ -272,9 +272,9 @@ def _tiling(row: _Row, levels: int) -> _Tiling:
 
 
 def _shared(row: _Row, tiling: _Tiling, most: int, levels: int) -> _Tiling:
-    """Share a block of more than ``most`` tiles among programs, as many as a tile has rows.
+    """Share a block of more than ``most`` tiles among programs, at most as many as a tile has rows.
 
-    Not one that carries a residual: a single program has to know all that rounding took.
+    A tensor with a residual is not shared, because one program must see the whole rounding error.
     """
     if not row.centered:
         return tiling._replace(parts=tiling.tiles)
@@ -289,7 +289,7 @@ def _ceiling(a: int, b: int) -> int:
 
 
 class _OnDevice:
-    """Numbers on a device, copied there when they change."""
+    """Numbers on a device; they are copied there when they change."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype, self._device = dtype, device
@@ -298,7 +298,7 @@ class _OnDevice:
 
     def of(self, values: list[Any]) -> Tensor:
         if _capturing(self._device):
-            # By value, inside kernels: a replay must not depend on what the host holds by then.
+            # Pass values inside kernels: a replay must not depend on later host memory.
             made = torch.zeros(len(values), dtype=self._dtype, device=self._device)
             torch._foreach_add_(list(made.unbind()), values)
             return made
@@ -308,7 +308,7 @@ class _OnDevice:
 
 
 def _copied(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers copied to a device, without waiting for it."""
+    """Copy numbers to a device without waiting for it."""
     made = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
     return made.to(device, non_blocking=True)
 
@@ -318,12 +318,12 @@ def _capturing(device: torch.device) -> bool:
 
 
 class _Launch:
-    """One kind of step of tensors of one type on one device, ready to be launched.
+    """One kind of step of tensors of one type on one device, set up once.
 
     Args:
-        kind: Which step; or "center", "note" or "keep".
+        kind: Kind of step, or "center", "note" or "keep".
         at: Whether the gradient or the whole update is centered.
-        dtype, device: Of all tensors.
+        dtype, device: Type and device of all tensors.
         rows: The tensors.
 
     Raises:
@@ -355,7 +355,7 @@ class _Launch:
             "A": _name(wide),
             "LEVELS": levels,
         }
-        # Those that take longest first, so that all programs end at about the same time.
+        # Start with those that take longest, so that all programs end at about the same time.
         order = sorted(range(len(rows)), key=lambda n: -tilings[n].tiles_each)
         programs: list[int] = []
         words: dict[int, list[int]] = {}
@@ -377,7 +377,7 @@ class _Launch:
         self._rules = _OnDevice(torch.float64, device)
 
     def _words(self, row: _Row, tiling: _Tiling, program: int, scratch: int) -> list[int]:
-        """The row of a tensor as tiles.py reads it."""
+        """Return a tensor's row in the order of FIELDS of triton_kernels.py."""
         run = row.layout.inner if tiling.columns else row.layout.m2
         state = (row.weight, *row.running)
         first, second, largest = (*row.running, 0, 0, 0)[:3]
@@ -415,14 +415,14 @@ class _Launch:
         """Launch.
 
         Args:
-            gradients: The gradients, or whatever is centered, noted or kept.
-            numbers: Of each group what tiles.py calls NUMBERS.
-            into: Where to write what is centered or kept; None (default) for other kinds.
-            means: What is noted or known of each vector; None (default) for other kinds.
+            gradients: Gradients, or the tensors whose means are subtracted, recorded or restored.
+            numbers: NUMBERS of triton_kernels.py for each group.
+            into: Tensors to write to for "center" and "keep"; None (default) for other kinds.
+            means: Mean of each vector for "note" and "keep"; None (default) for other kinds.
         """
         rules = self._rules.of([0.0 if isinstance(n, Tensor) else n for n in numbers])
         for place, number in enumerate(numbers):
-            if isinstance(number, Tensor):  # from device to device: nobody waits for it
+            if isinstance(number, Tensor):  # copied from device to device without waiting
                 rules[place].copy_(number)
         read = self._read.of(addresses(gradients))
         written = read
@@ -457,17 +457,17 @@ class _Launch:
             _CAPTURED.add(self)
 
     def started(self) -> None:
-        """No momentum is empty any more."""
+        """Note that no momentum is empty any more."""
         fields = _tiles().FIELDS
         self._tensors.view(-1, len(fields))[:, fields.index("starts")] = 0
 
     def _guard(self) -> AbstractContextManager[Any]:
-        """Triton launches on the current device."""
+        """Make the device current, because Triton launches on the current one."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
 
 def _name(dtype: torch.dtype) -> Any:
-    """A type as Triton knows it."""
+    """Return Triton's name of a type."""
     return getattr(_tiles().tl, str(dtype).removeprefix("torch."))
 
 
