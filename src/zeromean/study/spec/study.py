@@ -88,10 +88,11 @@ class Study(Spec, frozen=True, kw_only=True):
         return value
 
     def _check(self) -> None:
-        for name in ("tasks", "methods", "optimizers"):
-            check_distinct(name, [one.label for one in getattr(self, name)])
         self._check_pairs("methods", "changes")
         self._check_pairs("optimizers", "acts_as")
+        for name in ("tasks", "methods", "optimizers"):
+            fix = "Give one of them another label" if name != "tasks" else "Drop one of them"
+            check_distinct(name, [one.label for one in getattr(self, name)], fix)
         if BASELINE not in self.method_labels:
             raise SettingError(
                 "methods",

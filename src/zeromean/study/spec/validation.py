@@ -165,16 +165,14 @@ def check_range(
         )
 
 
-def check_distinct(setting: str, values: Iterable[Any]) -> None:
+def check_distinct(setting: str, values: Iterable[Any], fix: str = "Keep it once") -> None:
     """Raise if a value is repeated, or if there is none."""
     counts = Counter(values)
     if not counts:
         raise SettingError(setting, f"{setting} is empty", "Name at least one")
     for value, count in counts.items():
         if count > 1:
-            raise SettingError(
-                setting, f"{value} appears {count} times in {setting}", f"Keep {value} once"
-            )
+            raise SettingError(setting, f"{value} appears {count} times in {setting}", fix)
 
 
 def _names(kind: Any) -> tuple[str, ...]:
