@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from study_helpers import PowerCut, records
 
 from zeromean.study import Study, Tuning, run
-from zeromean.study.engine.search import Outcome, budget, choice, is_at_edge, outcomes, plan
+from zeromean.study.engine.search import Outcome, budget, choice, outcomes, plan
 from zeromean.study.engine.tensorboard import TensorBoard
 from zeromean.study.engine.watcher import Silent
 from zeromean.study.spec.metric import ACCURACY, LOSS
@@ -164,9 +164,6 @@ def test_the_best_trial_is_the_one_with_the_best_score() -> None:
     assert choice([failed, low, high], ACCURACY) == Candidate(0.2)
     assert choice([failed, low, high], LOSS) == Candidate(0.1)
     assert choice([failed, Outcome(Candidate(0.3), None)], LOSS) == Candidate(0.05)
-    assert [is_at_edge([low, high, failed], Candidate(lr)) for lr in (0.05, 0.1, 0.2)] == [
-        True, False, True,
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("epochs", "short"), [(8, True), (9, False)])

@@ -191,13 +191,6 @@ def begun(store: Store) -> list[int]:
     return msgspec.json.decode(store.facts.get(BEGUN, "[]"), type=list[int])
 
 
-def check_data(infos: Mapping[str, TaskInfo], out: Path) -> None:
-    """Raise if a folder's study began with other data; the folder need not exist."""
-    if holds_study(out):
-        with open_store(out) as (_, _, known):
-            check_same_data(infos, known)
-
-
 def check_same_data(infos: Mapping[str, TaskInfo], known: Mapping[str, TaskInfo]) -> None:
     """Raise if tasks have other examples than those that the study began with.
 

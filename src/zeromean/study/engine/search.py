@@ -122,15 +122,6 @@ def choice(done: Iterable[Outcome], metric: Metric) -> Candidate:
     return max(sound, key=lambda one: one[0])[1]
 
 
-def is_at_edge(done: Iterable[Outcome], candidate: Candidate) -> bool:
-    """Return whether the rate is the lowest or the highest that was tried.
-
-    A better one may then lie outside.
-    """
-    rates = {one.candidate.lr for one in done}
-    return len(rates) > 1 and candidate.lr in (min(rates), max(rates))
-
-
 def check_search(study: Study) -> None:
     """Raise if the study's search needs a library that is not installed."""
     if study.tuning is not None and study.tuning.search == "optuna":
