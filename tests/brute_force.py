@@ -1,4 +1,4 @@
-"""Weight vectors found by what a layer computes, not by its declared axes: the tests' oracle."""
+"""Find weight vectors by the computation of a layer, as an oracle for its declared axes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def weight_vectors(outputs: Tensor, weight: Tensor, unit_axis: int = 1) -> list[Tensor]:
-    """One mask an output unit: the entries of ``weight`` that the unit's output depends on."""
+    """Return one mask per output unit: the entries of ``weight`` that its output depends on."""
     masks = []
     for unit in outputs.unbind(unit_axis):
         (gradient,) = torch.autograd.grad(unit.sum(), weight, retain_graph=True)
@@ -18,7 +18,7 @@ def weight_vectors(outputs: Tensor, weight: Tensor, unit_axis: int = 1) -> list[
 
 
 def center_vectors(x: Tensor, masks: list[Tensor]) -> Tensor:
-    """Each weight vector of ``x`` less its mean, one after the other in float64."""
+    """Subtract the mean from each weight vector of ``x``, one after the other in float64."""
     centered = x.double().clone()
     for mask in masks:
         centered[mask] -= x.double()[mask].mean()
@@ -28,6 +28,6 @@ def center_vectors(x: Tensor, masks: list[Tensor]) -> Tensor:
 def layer_vectors(
     layer: nn.Module, inputs: Callable[[], tuple[Tensor, ...]], unit_axis: int = 1
 ) -> list[Tensor]:
-    """The weight vectors of ``layer.weight``, from positive inputs so that nothing cancels."""
+    """Find the weight vectors of ``layer.weight`` from positive inputs, so that nothing cancels."""
     layer = layer.double()
     return weight_vectors(layer(*inputs()), layer.weight, unit_axis)

@@ -31,7 +31,7 @@ class Case:
         return f"{self.name}-{self.optimizer}"
 
     def walk(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-        """Step along the case's gradients; every step's weights agree to 1e-12, relatively."""
+        """Step along the gradients; the weights of every step must agree to 1e-12 relative."""
         for step in range(len(self.gradients[0])):
             for parameter, gradients in zip(parameters, self.gradients, strict=True):
                 parameter.grad = gradients[step].clone()

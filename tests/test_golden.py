@@ -1,4 +1,4 @@
-"""centralize on torch's optimizers walks the published optimizers' trajectories."""
+"""Compare centralize on torch's optimizers with the trajectories of the published ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TORCH_CASES = [case for case in CASES if not case.optimizer.startswith("SGDW")]
 
 
 def as_centralize(case: Case) -> tuple[type[torch.optim.Optimizer], dict, dict[str, str]]:
-    """torch's class, its settings, and centralize's, for a published name or its keywords."""
+    """Return torch's class, its settings, and those of centralize for a published name."""
     hyper = dict(case.hyper)
     kind, _, suffix = case.optimizer.partition("_")
     conv_only = hyper.pop("gc_conv_only", suffix.startswith("GCC"))
@@ -28,7 +28,7 @@ def as_centralize(case: Case) -> tuple[type[torch.optim.Optimizer], dict, dict[s
 
 
 @pytest.mark.parametrize("case", TORCH_CASES, ids=str)
-def test_every_step_agrees_to_1e_12(case: Case) -> None:
+def test_steps_agree_to_1e_12(case: Case) -> None:
     optimizer_class, hyper, options = as_centralize(case)
     parameters = [nn.Parameter(start.clone()) for start in case.start]
     optimizer = optimizer_class(parameters, **hyper)

@@ -1,4 +1,4 @@
-"""What must hold through real training steps: Eq. 3, Corollary 4.1, the paper's place for decay."""
+"""Test the laws of the paper through real training steps: Eq. 3 and Corollary 4.1."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def vector_sums(weight: Tensor, row: Any) -> Tensor:
 @pytest.mark.parametrize("layer_name", LAYERS)
 @settings(max_examples=5)
 @given(seed=st.integers(0, 2**31), steps=st.integers(1, 8))
-def test_eq_3_the_sum_of_a_weight_vector_is_kept(
+def test_eq_3_weight_vectors_keep_their_sums(
     layer_name: str, setting: str, seed: int, steps: int
 ) -> None:
     torch.manual_seed(seed)
@@ -66,17 +66,17 @@ def test_eq_3_the_sum_of_a_weight_vector_is_kept(
 @pytest.mark.parametrize("layer_name", LAYERS)
 @settings(max_examples=5)
 @given(seed=st.integers(0, 2**31), shift=st.floats(-4, 4))
-def test_corollary_4_1_the_response_to_a_shifted_input_never_changes(
+def test_corollary_4_1_response_to_a_shift_is_constant(
     layer_name: str, setting: str, seed: int, shift: float
 ) -> None:
-    """w_t x - w_t (x + c 1) = -c 1 w_0, whatever t, where the whole vector meets the shift."""
+    """w_t x - w_t (x + c 1) = -c 1 w_0 for all t, if the whole vector meets shifted inputs."""
     torch.manual_seed(seed)
     make, shape = LAYERS[layer_name]
     layer = make().double()
 
     def response(x: Tensor) -> Tensor:
         difference = layer(x).detach() - layer(x + shift).detach()
-        # At a transposed convolution's border a pixel meets a part of the vector only.
+        # At the border of a transposed convolution a pixel uses only a part of the vector.
         return difference[..., 2:-2, 2:-2] if layer_name == "ConvTranspose2d" else difference
 
     ones = torch.ones(shape, dtype=torch.float64)
@@ -88,7 +88,7 @@ def test_corollary_4_1_the_response_to_a_shifted_input_never_changes(
     torch.testing.assert_close(responses, predicted.expand_as(responses))
 
 
-def test_adaptive_steps_move_the_mean_although_the_gradient_is_centered() -> None:
+def test_adaptive_steps_move_means_at_gradient() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(7, 5).double()
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)

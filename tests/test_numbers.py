@@ -1,4 +1,4 @@
-"""Types, memory, scaling, clipping and accumulation: where the numbers could go wrong."""
+"""Test types, memory layouts, loss scaling, clipping and accumulation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def centralized(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_gradient_of_any_type_is_centered_in_it(dtype: torch.dtype, supports: Supports) -> None:
+def test_gradients_of_every_type_are_centered(dtype: torch.dtype, supports: Supports) -> None:
     model = nn.Linear(4099, 8, bias=False, dtype=dtype)
     optimizer, _ = centralized(model, fused=False)
     gradient = (torch.randn(8, 4099) + 1).to(dtype)
@@ -50,7 +50,7 @@ def test_a_gradient_of_any_type_is_centered_in_it(dtype: torch.dtype, supports: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_weight_of_any_type_keeps_its_mean(dtype: torch.dtype, supports: Supports) -> None:
+def test_weights_of_every_type_keep_their_means(dtype: torch.dtype, supports: Supports) -> None:
     model = nn.Linear(257, 8, bias=False, dtype=dtype)
     optimizer, _ = centralized(model, at="update", lr=1e-2)
     start = wide(model.weight.detach()).mean(1)
@@ -58,13 +58,13 @@ def test_a_weight_of_any_type_keeps_its_mean(dtype: torch.dtype, supports: Suppo
         model.weight.grad = (torch.randn(8, 257) + 0.3).to(dtype)
         optimizer.step()
     drift = (wide(model.weight.detach()).mean(1) - start).abs().max()
-    # A plain step of these gradients moves the means by 0.3, ten deviations of the weights.
+    # A plain step moves the means by 0.3, ten standard deviations of the weights.
     rounding = {torch.bfloat16: 2e-4, torch.float16: 3e-5}.get(dtype, 1e-6)
     assert drift < rounding
     supports("Number", f"{dtype}".removeprefix("torch."), "update", "drift of the means, 100 steps")
 
 
-def test_bfloat16_means_do_not_carry_the_rounding_of_a_bfloat16_sum() -> None:
+def test_bfloat16_means_accumulate_in_float32() -> None:
     gradient = (torch.randn(64, 4096) + 2).to(torch.bfloat16)
     exact = gradient.double()
     deviation = exact.std()
@@ -78,7 +78,7 @@ def test_bfloat16_means_do_not_carry_the_rounding_of_a_bfloat16_sum() -> None:
     st.lists(st.floats(-65504, 65504, width=16), min_size=2, max_size=40),
     st.sampled_from([None, float("inf"), float("-inf"), float("nan")]),
 )
-def test_float16_stays_finite_exactly_where_it_was(entries: list[float], poison: Any) -> None:
+def test_float16_keeps_finite_and_non_finite_entries(entries: list[float], poison: Any) -> None:
     model = nn.Linear(len(entries), 1, bias=False).half()
     optimizer, _ = centralized(model, lr=0.0)
     gradient = torch.tensor([entries], dtype=torch.float16)
@@ -89,12 +89,12 @@ def test_float16_stays_finite_exactly_where_it_was(entries: list[float], poison:
     assert model.weight.grad.isfinite().all() == gradient.isfinite().all()
 
 
-def test_float16_saturates_where_the_subtraction_overflows() -> None:
+def test_float16_saturates_on_overflow() -> None:
     model = nn.Linear(10, 1, bias=False).half()
     optimizer, _ = centralized(model, lr=0.0)
     model.weight.grad = torch.tensor([[60000.0] + [-60000.0] * 9]).half()
     optimizer.step()
-    assert model.weight.grad[0, 0] == 65504  # 60000 + 48000 has no float16
+    assert model.weight.grad[0, 0] == 65504  # 60000 + 48000 exceeds float16
     assert (model.weight.grad[0, 1:] == -12000).all()
 
 
@@ -102,7 +102,7 @@ def test_float16_saturates_where_the_subtraction_overflows() -> None:
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_layouts_and_storage_are_kept(at: Any, supports: Supports) -> None:
+def test_layouts_and_storage_do_not_change(at: Any, supports: Supports) -> None:
     layouts: dict[str, Callable[[Tensor], Tensor]] = {
         "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last),
         "transposed": lambda t: t.transpose(0, 3).contiguous().transpose(0, 3),
@@ -131,7 +131,7 @@ def test_layouts_and_storage_are_kept(at: Any, supports: Supports) -> None:
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("at", ["gradient", "update"])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
-def test_a_gradient_scaler_changes_nothing(
+def test_gradient_scaler_changes_nothing(
     kind: Any, at: Any, fused: bool, supports: Supports
 ) -> None:
     torch.manual_seed(3)
@@ -161,7 +161,7 @@ def test_a_gradient_scaler_changes_nothing(
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("at", ["gradient", "update"])
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
-def test_a_step_that_the_scaler_skips_stays_skipped(
+def test_step_skipped_by_the_scaler_stays_skipped(
     bad: float, at: Any, fused: bool, unscale_first: bool
 ) -> None:
     model = nn.Linear(6, 2)
@@ -195,7 +195,7 @@ def test_autocast_in_bfloat16(supports: Supports) -> None:
     supports("Number", "autocast in bfloat16", "gradient", "means of the weights kept")
 
 
-# --- what happens to gradients between backward and step ------------------------------------------
+# --- gradients between backward and step ------------------------------------------
 
 
 def test_clipping_comes_before_centering(supports: Supports) -> None:
@@ -238,7 +238,7 @@ def test_gradients_kept_as_zeros_or_none(set_to_none: bool) -> None:
     torch.testing.assert_close(model.weight.detach().mean(1), before)
 
 
-def test_a_thawed_parameter_is_centered_from_then_on() -> None:
+def test_unfrozen_parameter_is_centered() -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 2))
     model[0].requires_grad_(False)
     optimizer, _ = centralized(model)
@@ -255,7 +255,7 @@ def test_a_thawed_parameter_is_centered_from_then_on() -> None:
 @pytest.mark.parametrize(
     "options", [{"lr": torch.tensor(0.01)}, {"foreach": True}, {"fused": True}]
 )
-def test_forms_of_torchs_own_step(at: Any, options: dict[str, Any]) -> None:
+def test_foreach_and_fused_steps(at: Any, options: dict[str, Any]) -> None:
     results = []
     for extra in (options, {}):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""torch.compile of the model, of the step, and of both: the same numbers."""
+"""Test that torch.compile of the model, of the step, or of both gives the same numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zeromean import optim
 
 Say = Callable[[str, str, str, str], None]
 
-# torch's compiler warns of torch's own calls.
+# The compiler warns about calls inside torch.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -87,26 +87,26 @@ def check(name: str, at: Any, backend: str, what: str, closures: bool = False) -
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("at", ["gradient", "update"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_compiled_is_the_same(name: str, at: Any, backend: str, what: str, supports: Say) -> None:
+def test_compiled_equals_eager(name: str, at: Any, backend: str, what: str, supports: Say) -> None:
     check(name, at, backend, what)
     supports("Driver", f"torch.compile of the {what}, {backend}", at, "equal to the eager run")
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_a_compiled_step_with_a_closure_is_the_same(at: Any, supports: Say) -> None:
+def test_compiled_step_with_a_closure_equals_eager(at: Any, supports: Say) -> None:
     check("SGD", at, "aot_eager", "step", closures=True)
     supports("Driver", "torch.compile of a step with a closure", at, "equal to the eager run")
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_inductor_is_the_same(at: Any, supports: Say) -> None:
+def test_inductor_equals_eager(at: Any, supports: Say) -> None:
     check("AdamW", at, "inductor", "model and step")
     supports("Driver", "torch.compile of both, inductor", at, "equal to the eager run")
 
 
 @pytest.mark.parametrize("whose", ["compiled", "plain"])
-def test_the_wrapped_model_tells_the_same_layers(whose: str) -> None:
+def test_compiled_model_has_the_same_plan(whose: str) -> None:
     model = network()
     wrapped: Any = torch.compile(model, backend="eager")
     optimizer = SGD(wrapped.parameters(), lr=0.1)
@@ -117,7 +117,7 @@ def test_the_wrapped_model_tells_the_same_layers(whose: str) -> None:
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_a_compiled_step_in_two_passes_is_the_same(at: Any, backend: str) -> None:
+def test_compiled_step_in_two_passes_equals_eager(at: Any, backend: str) -> None:
     model = network()
     other = copy.deepcopy(model)
     optimizer, twin = (SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (model, other))
@@ -134,7 +134,7 @@ DROP_INS = ["SGD", "SGDW", "Adam", "AdamW", "Adagrad", "RMSprop", "RAdam", "Rang
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
 @pytest.mark.parametrize("name", DROP_INS)
-def test_a_compiled_drop_in_is_the_same(name: str, at: Any) -> None:
+def test_compiled_drop_in_equals_eager(name: str, at: Any) -> None:
     model = network()
     other = copy.deepcopy(model)
 

@@ -1,4 +1,4 @@
-"""Every script of examples/ that needs one process, as a reader would run it."""
+"""Run every script of examples/ that needs one process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-# script -> (what it shows, where it centers, the test accuracy that it must reach)
+# script -> (what it shows, the place of centering, the required test accuracy)
 SCRIPTS = {
     "plain.py": ("plain loop", "gradient", 0.9),
     "accelerate_loop.py": ("accelerate", "update", 0.8),
@@ -22,7 +22,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_an_example_learns_and_keeps_its_means(
+def test_example_learns_and_keeps_means(
     script: str, supports: Callable[[str, str, str, str], None]
 ) -> None:
     what, at, enough = SCRIPTS[script]
