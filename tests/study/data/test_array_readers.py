@@ -62,7 +62,7 @@ def test_path_too_long_for_the_system_is_refused() -> None:
 
 
 def test_transform_of_images_of_one_size_is_refused() -> None:
-    with pytest.raises(ZeromeanError, match="resize, crop and grayscale do not apply to digits"):
+    with pytest.raises(ZeromeanError, match="resize and crop do not apply to digits"):
         load_dataset("digits", ImageTransform(resize=16))
 
 

@@ -131,7 +131,7 @@ def test_disk_holds_the_same_numbers_as_memory(
     if transform.grayscale and make in (gray_files, hub):
         for memory in ("0", UNLIMITED):
             monkeypatch.setenv(MEMORY_VARIABLE, memory)
-            with pytest.raises(ZeromeanError, match=r"grayscale is set, but all images of .* are"):
+            with pytest.raises(ZeromeanError, match=r"gray is set, but all images of .* are"):
                 load_dataset(text, transform)
         assert not [*cache.glob("*/*")]
         return

@@ -29,6 +29,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.disk_images import ImageCache, Images, images_in_memory
 from zeromean.study.data.split import UnsplitDataset
+from zeromean.study.spec.validation import SettingError
 
 SUFFIXES = (
     *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
@@ -107,9 +108,11 @@ class ImageTransform:
         if self.crop is not None:
             width, height = image.size
             if min(width, height) < self.crop:
-                raise ZeromeanError(
+                raise SettingError(
+                    "crop",
                     f"Image {name} has {height}x{width} pixels, fewer than crop={self.crop}",
-                    "Lower crop, set resize, or remove smaller images",
+                    "Lower crop, or set resize",
+                    instead="Remove smaller images",
                 )
             left, top = (width - self.crop) // 2, (height - self.crop) // 2
             image = image.crop((left, top, left + self.crop, top + self.crop))
@@ -295,8 +298,11 @@ def _decode_all(
             f"The files of {source.name} changed during reading", "Run the command again"
         )
     if transform.grayscale and not any_color:
-        raise ZeromeanError(
-            f"grayscale is set, but all images of {source.name} are gray", "Leave grayscale out"
+        raise SettingError(
+            "gray",
+            f"gray is set, but all images of {source.name} are gray",
+            "Leave gray out",
+            instead="Use color images",
         )
 
 
@@ -332,10 +338,12 @@ def _decode(
     pixels = np.atleast_3d(values).transpose(2, 0, 1)
     shape = pixels.shape if shape is None else shape
     if pixels.shape[1:] != shape[1:]:
-        raise ZeromeanError(
+        raise SettingError(
+            "resize",
             f"Image {file.name} has {pixels.shape[1]}x{pixels.shape[2]} pixels, unlike the first"
             f" image with {shape[1]}x{shape[2]}",
-            "Set one size with resize, or bring the files to one size",
+            "Set one size with resize",
+            instead="Bring the files to one size",
         )
     if len(pixels) > shape[0]:
         raise _ColorFoundError

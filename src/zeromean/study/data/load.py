@@ -72,8 +72,8 @@ def read_dataset(text: str, transform: ImageTransform = UNCHANGED) -> Dataset | 
         )
     if kind not in FILE_READERS and transform != UNCHANGED:
         raise SettingError(
-            "resize",
-            f"resize, crop and grayscale do not apply to {text}; they apply to image files"
+            "crop" if transform.resize is None else "resize",
+            f"resize and crop do not apply to {text}; they apply to image files"
             f" ({', '.join(FILE_READERS)})",
             "Leave them out",
             instead="Pass image files",
@@ -100,7 +100,7 @@ def split_dataset(data: Dataset | UnsplitDataset, spec: SplitSpec) -> Dataset:
         return data.divide(spec)
     if spec != DEFAULT_SPLIT:
         raise SettingError(
-            "test_per_class",
+            "split" if spec.per_class is None else "test_per_class",
             f'test_per_class and split="seed" do not apply to {data.name}, which has its own test'
             " set",
             "Leave them out",
