@@ -86,7 +86,8 @@ def gpu() -> Iterator[None]:
     params=[
         "reference",
         "native",
-        "triton",
+        # Triton's interpreter is slow; test_triton.py runs each path once.
+        pytest.param("triton", marks=pytest.mark.slow),
         pytest.param("triton on a GPU", marks=pytest.mark.gpu),
     ]
 )

@@ -50,9 +50,9 @@ def assert_refused(optimizer: torch.optim.Optimizer, layer: nn.Module, message: 
     params=[
         (drop_in, "reference"),
         (drop_in, "native"),
-        (drop_in, "triton"),
         (taken_over, "native"),
-        (taken_over, "triton"),
+        pytest.param((drop_in, "triton"), marks=pytest.mark.slow),
+        pytest.param((taken_over, "triton"), marks=pytest.mark.slow),
     ],
     ids=lambda pair: f"{pair[0].__name__}-{pair[1]}",
 )

@@ -1,4 +1,7 @@
-"""What the triton backend does beside what all backends do; see test_gpu.py for GPUs."""
+"""The Triton backend: each path once, interpreted, and what only this backend does.
+
+``make slow`` runs all tests of the kernels with it; test_gpu.py needs a GPU.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import test_kernels
+import test_ready
 import zeromean
-from zeromean import FanIn, kernels
+from zeromean import FanIn, kernels, optim
 from zeromean.kernels import AdamRule, Entry, SGDRule, reference, triton_backend
 
 ROWS, COLUMNS = FanIn((1,)), FanIn((0,))
@@ -21,6 +26,52 @@ ROWS, COLUMNS = FanIn((1,)), FanIn((0,))
 @pytest.fixture
 def _forced(triton_interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROMEAN_KERNELS", "triton")
+
+
+@pytest.mark.usefixtures("_forced")
+@pytest.mark.parametrize(
+    ("dtype", "rule", "at"),
+    [
+        (torch.float32, "SGD", "gradient"),
+        (torch.float32, "SGD, maximize", "update"),
+        (torch.bfloat16, "momentum", "update"),
+        (torch.float64, "nesterov", "gradient"),
+        (torch.float64, "Adam", "update"),
+        (torch.float32, "Adam, amsgrad", "gradient"),
+        (torch.bfloat16, "AdamW", "gradient"),
+    ],
+)
+def test_each_path_of_a_step(dtype: torch.dtype, rule: str, at: str, supports: Any) -> None:
+    test_kernels.test_a_step_agrees_with_torch_in_float64("triton", dtype, rule, at, supports)
+
+
+@pytest.mark.usefixtures("_forced")
+@pytest.mark.parametrize("decayed", [False, True])
+def test_each_path_of_centering(decayed: bool) -> None:
+    test_ready.test_prepared_centering_agrees_with_float64("triton", torch.float32, decayed)
+
+
+@pytest.mark.usefixtures("_forced")
+@pytest.mark.parametrize("make", ["drop-in", "taken over"])
+def test_an_optimizer_steps_by_triton(make: str) -> None:
+    model = torch.nn.Linear(36, 5)
+    other = torch.nn.Linear(36, 5)
+    other.load_state_dict(model.state_dict())
+    if make == "drop-in":
+        optimizer: torch.optim.Optimizer = optim.AdamW(model, at="update")
+    else:
+        optimizer = torch.optim.AdamW(model.parameters())
+        zeromean.centralize(optimizer, model, at="update", fused=True)
+    twin = torch.optim.AdamW(other.parameters())
+    zeromean.centralize(twin, other, at="update", fused=False)
+    for _ in range(2):
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        optimizer.step()
+        twin.step()
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
 
 
 @pytest.mark.usefixtures("_forced")
