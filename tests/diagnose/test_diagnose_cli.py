@@ -192,9 +192,13 @@ def test_page_shows_how_the_run_was_centralized(folder: Path, nested: bool) -> N
     ("arguments", "model", "line"),
     [
         (("nowhere.pt",), "own_models:mlp", "the checkpoint nowhere.pt is not a file"),
-        (("own_models.py",), "own_models:mlp", "cannot be read without running code in it"),
+        (
+            ("own_models.py",),
+            "own_models:mlp",
+            "own_models.py is damaged, or not a file of torch.save",
+        ),
         (("list.pt",), "own_models:mlp", "list.pt contains list, but neither a state_dict nor one"),
-        (("whole.pt",), "own_models:mlp", "cannot be read without running code in it"),
+        (("whole.pt",), "own_models:mlp", "whole.pt holds a pickled object of torch.nn.modules."),
         (("mlp.pt",), "own_models:batch_norm", "does not fit --model"),
         (("mlp.pt",), "own_models", "the model 'own_models' is not one of module:factory"),
         (("mlp.pt",), "nowhere:mlp", "ModuleNotFoundError: No module named 'nowhere'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +53,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ZeromeanError(
-            f"the checkpoint {path} cannot be read without running code in it ({reason})", SAVE
-        ) from error
+        raise ZeromeanError(f"the checkpoint {path} {_problem(error)}", SAVE) from error
     for weights in (content, *(_get(content, key) for key in WEIGHT_KEYS)):
         if _is_state_dict(weights):
             states = list(_optimizer_states(content))
@@ -69,6 +67,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         f" {', '.join(WEIGHT_KEYS)}",
         SAVE,
     )
+
+
+def _problem(error: Exception) -> str:
+    """Return why torch cannot load a file, without torch's advice to run the code in it."""
+    pickled = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    if pickled:
+        return (
+            f"holds a pickled object of {pickled[1]}, and loading that would run code in the file"
+        )
+    return f"is not a file of torch.save ({type(error).__name__})"
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
