@@ -242,7 +242,7 @@ def test_tuned_study_states_the_noise_of_the_choice(tmp_path: Path) -> None:
     text = Page(report.write(results)).text
     assert content.TUNING_NOISE in text
     assert content.TUNING_NOISE in report.write_markdown(results).read_text(encoding="utf-8")
-    assert f"learning rate 0.1; the next best, 1, scored {MINUS}20.00 points" in text
+    assert f"learning rate 0.1; the next best, learning rate 1, scored {MINUS}20.00 points" in text
     assert "(deviation between seeds 0.71)" in text
     assert "learning rate 1; " in text
     assert "this is the end of the range" in text
@@ -435,3 +435,20 @@ def test_charts_are_well_formed(results: Results) -> None:
     text = drawing.svg(curves.draw_scores(comparison), "one").replace("xlink:href", "href")
     root = ElementTree.fromstring(text)
     assert root.attrib["viewBox"].startswith("0 0 360 ")
+
+
+def test_tuned_values_of_a_program_are_drawn_and_described(tmp_path: Path) -> None:
+    """A program has no learning rate of its own, so the first tuned value takes its place."""
+    results = make_tuned(tmp_path, plain=[0.5, 0.8, 0.6], gc=[0.5, 0.7, 0.9])
+
+    def renamed(run: Run) -> Run:
+        values = (("width", run.candidate.lr),)
+        return type(run)(**{**vars(run), "candidate": Candidate(float("nan"), None, values)})
+
+    program = Results(**{**vars(results), "runs": tuple(map(renamed, results.runs))})
+    chart = rates.draw(program, program.comparisons[0])
+    assert chart.axes[0].get_xlabel() == "width"
+    assert (0.01, 0.1, 1.0) in {tuple(line.get_xdata()) for line in chart.axes[0].lines}
+    text = Page(report.write(program)).text
+    assert "width 0.1; the next best, width 1, scored" in text
+    assert not re.search(r"\bnan\b", text.partition("Settings")[0])

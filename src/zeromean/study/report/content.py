@@ -10,7 +10,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.engine.results import Comparison, Results
 from zeromean.study.engine.search import budget
 from zeromean.study.report.conclusion import TUNING_NOISE, Conclusion, conclude, overview
-from zeromean.study.report.rates import trials
+from zeromean.study.report.rates import comparable, trials
 from zeromean.study.report.statistics import spread
 from zeromean.study.report.summary import (
     Summary,
@@ -164,7 +164,7 @@ def _tuned(comparison: Comparison, results: Results) -> list[tuple[str, str]]:
     """Describe what each method chose and how far it was from the next best trial."""
     metric, found = comparison.metric, []
     for method in comparison.methods:
-        chosen = next(iter(comparison.of(method).values())).candidate
+        chosen = comparable(next(iter(comparison.of(method).values())).candidate)
         done = trials(results, comparison, method)
         scores = {
             candidate: spread([run.epochs[-1].score for run in runs])

@@ -1,6 +1,8 @@
-"""A chart of tuning: the validation score of each method over the learning rate."""
+"""A chart of tuning: the validation score of each method over what was tuned."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,14 +28,24 @@ def trials(results: Results, comparison: Comparison, method: str) -> dict[Candid
             method,
         )
         if own and key.trial != FINAL:
-            found.setdefault(run.candidate, []).append(run)
-    return {
-        one: found[one] for one in sorted(found, key=lambda one: (one.lr, one.weight_decay or 0))
-    }
+            found.setdefault(comparable(run.candidate), []).append(run)
+    return {one: found[one] for one in sorted(found, key=_position)}
+
+
+def comparable(candidate: Candidate) -> Candidate:
+    """Return the candidate in a form that compares equal even if it has no learning rate."""
+    return candidate._replace(lr=math.nan) if math.isnan(candidate.lr) else candidate
+
+
+def _position(candidate: Candidate) -> float:
+    """Return the learning rate, or for a program its first tuned value."""
+    if math.isnan(candidate.lr):
+        return candidate.values[0][1] if candidate.values else 0.0
+    return candidate.lr
 
 
 def draw(results: Results, comparison: Comparison) -> Figure:
-    """Draw one line per method; of several weight decays at a rate it shows the best.
+    """Draw one line per method; of several trials at a rate it shows the best.
 
     Args:
         results: Tuned study.
@@ -49,9 +61,9 @@ def draw(results: Results, comparison: Comparison) -> Figure:
             if any(run.diverged for run in runs):
                 continue
             scores = metric.scale * np.array([run.epochs[-1].score for run in runs])
-            known = best.get(candidate.lr)
+            known = best.get(_position(candidate))
             if known is None or metric.gain(scores.mean() - known.mean()) > 0:
-                best[candidate.lr] = scores
+                best[_position(candidate)] = scores
         rates, means = [*best], [scores.mean() for scores in best.values()]
         deviations = [scores.std(ddof=1) if len(scores) > 1 else 0.0 for scores in best.values()]
         axes.errorbar(
@@ -66,12 +78,15 @@ def draw(results: Results, comparison: Comparison) -> Figure:
             linewidth=1.5,
             label=method,
         )
-        chosen = {run.candidate.lr for run in comparison.of(method).values()}
+        chosen = {_position(run.candidate) for run in comparison.of(method).values()}
         rings = [(rate, best[rate].mean()) for rate in chosen if rate in best]
         if rings:
             axes.plot(*zip(*rings, strict=True), "o", mfc="none", mec=style.color, ms=11, mew=1.8)
-    axes.set_xscale("log")
-    axes.set_xlabel("Learning rate")
+    (first, *_) = (run.candidate for run in comparison.runs)
+    positions = [x for line in axes.lines for x in np.asarray(line.get_xdata(), dtype=float)]
+    if positions and min(positions) > 0:
+        axes.set_xscale("log")
+    axes.set_xlabel("Learning rate" if math.isfinite(first.lr) else first.values[0][0])
     unit = f", {metric.unit}" if metric.unit else ""
     axes.set_ylabel(f"Validation {metric.name}{unit}")
     chart.legend(loc="outside lower left", ncols=3, frameon=False, fontsize="small")

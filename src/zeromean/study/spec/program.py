@@ -153,7 +153,6 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
 
     # A program is one unit of training; its curve has as many points as it reports.
     epochs = 1
-    early_epoch = 1
 
     def _check(self) -> None:
         if not self.command or not self.command[0]:

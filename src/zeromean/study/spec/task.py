@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -98,11 +97,6 @@ class TrainedTask(Spec, frozen=True, kw_only=True, tag_field="kind"):
                 text = value.label if isinstance(value, Schedule) else value
                 settings.append(f"{name}={text}")
         return " ".join([self.source, *settings])
-
-    @property
-    def early_epoch(self) -> int:
-        """The epoch a third of the way, where a faster start shows."""
-        return math.ceil(self.epochs / 3)
 
 
 def _default(cls: type[Spec], name: str) -> Any:
