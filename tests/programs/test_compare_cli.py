@@ -112,6 +112,9 @@ def test_comparison_ends_with_a_table_and_a_report(program, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "Final loss" in done.stdout
     assert "nan" not in done.stdout
+    (step,) = [line for line in done.stdout.splitlines() if line.startswith("  step")]
+    assert "torch's" in step
+    assert "taken over" in step or "two passes" in step
     assert (out / "report.html").exists()
     assert "train.py" in (out / "report.html").read_text()
     again = start([*ZEROMEAN, "study", str(out / "study.toml"), "--out", str(out)])

@@ -11,6 +11,7 @@ import pytest
 from zeromean.errors import ZeromeanError
 from zeromean.study import ImageTask, Method, ProgramTask, Study, Tuning, run
 from zeromean.study.engine import results
+from zeromean.study.report.summary import summarize
 from zeromean.study.spec.records import RunStatus
 
 PROGRAM = """
@@ -125,6 +126,7 @@ def test_program_that_cannot_be_centralized_stops_the_study(
     spec = task(program(lines), "{seed}", "0.1")
     with pytest.raises(ZeromeanError, match=message):
         run(Study(tasks=(spec,), seeds=3), tmp_path / "out")
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 1  # the first run shows it
 
 
 def test_seed_from_outside_and_shifted_seeds(program, tmp_path: Path) -> None:
@@ -234,5 +236,11 @@ def test_program_gives_the_numbers_of_the_built_in_task(program, tmp_path: Path)
         curve = [epoch.score for epoch in other.epochs]
         assert [epoch.score for epoch in mine.epochs] == pytest.approx(curve, abs=1e-6)
         assert mine.test_score == pytest.approx(other.test_score, abs=1e-6)
+    ((_, mine_gc),), ((_, other_gc),) = summarize(outside), summarize(inside)
+    assert mine_gc.final.difference is not None
+    assert other_gc.final.difference is not None
+    for name in ("mean", "interval", "p_value"):
+        mine_value = getattr(mine_gc.final.difference, name)
+        assert mine_value == pytest.approx(getattr(other_gc.final.difference, name), abs=1e-6)
     assert results.read(tmp_path / "outside").runs == outside.runs
     assert all(math.isnan(one.candidate.lr) for one in outside.runs)

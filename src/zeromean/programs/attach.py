@@ -125,7 +125,7 @@ class Attachment:
     def _centralize(
         self, optimizer: Optimizer, parameters: list[Tensor], entry: OptimizerRecord
     ) -> Observed:
-        from zeromean.centralization.centralize import centralize, handle_of
+        from zeromean.centralization.centralize import handle_of
         from zeromean.centralization.optimizer_traits import traits_of, unwrap
         from zeromean.centralization.zscore import standardize_gradients
         from zeromean.class_lookup import is_a
@@ -145,7 +145,8 @@ class Attachment:
                 entry.notes = [
                     f"plain is not plain: {entry.optimizer} centers by itself ({itself})"
                 ]
-            return Observed(entry)
+            if not self._options.rehearse:
+                return Observed(entry)
         inner = inner_of(optimizer)
         if inner is not None and inner is not unwrap(optimizer):
             entry.state = "left alone"
@@ -173,14 +174,12 @@ class Attachment:
         # A warning would change the output of the program, or end it.
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ZeromeanWarning)
-            handle = centralize(
-                optimizer,
-                found.model,
-                at=options.at,
-                layers=options.layers,
-                embeddings=options.embeddings,
-                scope=options.scope,
-                weight_decay=options.weight_decay,
+            if options.method == "plain":
+                for at, layers, scope in options.rehearse:
+                    self._call_centralize(optimizer, found.model, at, layers, scope).remove()
+                return Observed(entry)
+            handle = self._call_centralize(
+                optimizer, found.model, options.at, options.layers, options.scope
             )
         notes = [str(w.message) for w in caught if issubclass(w.category, ZeromeanWarning)]
         entry.notes = [*found.conflicts, *notes]
@@ -191,6 +190,21 @@ class Attachment:
         if options.at == "update" or is_a(type(unwrap(optimizer)), _SGD):
             return Observed(entry, handle, check_weights)
         return Observed(entry, handle, GradientCheck(optimizer, handle.centering.traits))
+
+    def _call_centralize(
+        self, optimizer: Optimizer, model: nn.Module, at: Any, layers: Any, scope: Any
+    ) -> Handle:
+        from zeromean.centralization.centralize import centralize
+
+        return centralize(
+            optimizer,
+            model,
+            at=at,
+            layers=layers,
+            embeddings=self._options.embeddings,
+            scope=scope,
+            weight_decay=self._options.weight_decay,
+        )
 
     def _in_words(self, error: ZeromeanError) -> str:
         if "weight_decay=" in str(error) and "decoupled" in str(error.fix):

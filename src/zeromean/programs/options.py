@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 # The boot file reads the same environment variable.
 VARIABLE = "ZEROMEAN_RUN"
@@ -22,6 +22,8 @@ class Options:
         skip_refused: Whether the program continues if an optimizer cannot be centralized.
         seed: Seed for ``random``, NumPy and torch at start, or None to leave them alone.
         shift_seeds: Number to add to every seed that the program sets, or None.
+        rehearse: With "plain", the methods of later runs as (at, layers, scope): the program stops
+            if one of them would be refused.
     """
 
     records: str
@@ -34,6 +36,7 @@ class Options:
     skip_refused: bool = False
     seed: int | None = None
     shift_seeds: int | None = None
+    rehearse: tuple[tuple[Any, Any, Any], ...] = ()
 
     def dumps(self) -> str:
         """The value of the environment variable."""

@@ -16,6 +16,8 @@ from zeromean.study.report.summary import (
     target_score,
 )
 from zeromean.study.spec.metric import MINUS, Metric
+from zeromean.study.spec.program import ProgramTask
+from zeromean.study.tasks.program import TAKEN_OVER
 from zeromean.tables import Table
 
 MISSING = "\N{EN DASH}"
@@ -40,6 +42,7 @@ def tabulate(
     def row(label: str, cell: Callable[[Summary], str]) -> Row:
         return label, *(cell(summary) for summary in summaries)
 
+    programs = isinstance(comparison.task, ProgramTask)
     table = _stage_rows(f"Final {metric.name}", metric, [one.final for one in summaries])
     if any(one.comparisons > 1 for one in summaries):
         table.append(row("  p, corrected", lambda one: _optional(one.corrected_p, "{:.3g}")))
@@ -67,6 +70,7 @@ def tabulate(
     table += [
         row("Seconds per epoch", lambda summary: f"{summary.seconds_per_epoch:.3g}"),
         row("Overhead", lambda summary: _optional(summary.overhead, "{:+.0%}")),
+        *([row("  step", lambda one: _step(comparison, one.method))] if programs else []),
         row("Diverged runs", lambda summary: f"{summary.diverged} of {summary.runs}"),
     ]
     return Table(("", *(summary.method for summary in summaries)), table)
@@ -122,6 +126,17 @@ def _stage_rows(label: str, metric: Metric, stages: list[Stage]) -> list[Row]:
             *(_optional(None if one is None else one.p_value, "{:.3g}") for one in differences),
         ),
     ]
+
+
+def _step(comparison: Comparison, method: str) -> str:
+    """Say which step a program's runs used, because a faster one is no effect of the method."""
+    shares = {
+        run.epochs[-1].metrics.get(TAKEN_OVER)
+        for run in comparison.of(method).values()
+        if run.epochs
+    }
+    names = {None: "torch's", 0.0: "two passes", 1.0: "taken over"}
+    return "/".join(sorted(names.get(share, "mixed") for share in shares)) or MISSING
 
 
 def _spread_cell(score: Spread | None, metric: Metric) -> str:

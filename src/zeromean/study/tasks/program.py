@@ -36,6 +36,8 @@ from zeromean.study.spec.records import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.spec.study import Study
 from zeromean.study.tasks.interface import Job, Progress, TaskInfo
 
+# The metric that records whether zeromean's kernels made the steps of a run.
+TAKEN_OVER = "taken_over"
 LOG_BYTES = 10_000_000
 LINE_BYTES = 65_536
 POLL_SECONDS = 0.2
@@ -193,7 +195,7 @@ class ProgramRunner:
             failure = f"{failure}; {' / '.join(ended.last_lines) or 'no output'}"[:500]
         elif spec.own_folder:
             shutil.rmtree(work, ignore_errors=True)
-        return self._make_run(job, points, ended, failure or None)
+        return self._make_run(job, points, ended, failure or None, _taken_over(record))
 
     def fill(self, job: Job, out: Path) -> list[str]:
         """Return the command of a run with its placeholders filled in.
@@ -212,16 +214,18 @@ class ProgramRunner:
 
     def _options(self, job: Job, records: Path) -> Options:
         method, spec = job.method, self._spec
-        given: dict[str, Any] = {"records": str(records), "method": "gc"}
-        if method.gradient is None:
-            given["method"] = "plain"
-        elif method.gradient == "zscore":
-            given["method"] = "zscore"
-        given["at"] = method.at
-        given["layers"] = "conv" if method.gradient == "gc-conv" else "all"
-        given["scope"] = "tensor" if method.gradient == "gc-tensor" else "vector"
+        at, layers, scope = _centering(method)
+        # A method that would be refused is noticed in the first run, which is one of plain.
+        others = dict.fromkeys(
+            _centering(one) for one in self._study.methods if one.gradient not in (None, "zscore")
+        )
         return Options(
-            **given,
+            records=str(records),
+            method={None: "plain", "zscore": "zscore"}.get(method.gradient, "gc"),  # type: ignore[arg-type]
+            at=at,
+            layers=layers,
+            scope=scope,
+            rehearse=tuple(others) if method.gradient is None and not spec.skip_refused else (),
             weight_decay=spec.weight_decay,  # type: ignore[arg-type]
             skip_refused=spec.skip_refused,
             seed=None if spec.has("seed") else job.key.seed,
@@ -229,14 +233,22 @@ class ProgramRunner:
         )
 
     def _make_run(
-        self, job: Job, points: Sequence[Point], ended: Ended, failure: str | None
+        self,
+        job: Job,
+        points: Sequence[Point],
+        ended: Ended,
+        failure: str | None,
+        taken_over: float | None,
     ) -> Run:
         epochs, before = [], 0.0
         for number, point in enumerate(points, 1):
             timed = math.isfinite(point.seconds)
             seconds = point.seconds - before if timed else ended.seconds / len(points)
             before = point.seconds if timed else before
-            epochs.append(Epoch(number, {"score": point.value}, seconds))
+            metrics = {"score": point.value}
+            if taken_over is not None:
+                metrics[TAKEN_OVER] = taken_over
+            epochs.append(Epoch(number, metrics, seconds))
         metric, score = self._spec.metric_of(), None
         values = [point.value for point in points]
         if values and failure is None:
@@ -486,6 +498,21 @@ def _number(value: Any) -> float:
     if isinstance(value, (int, float, str)):
         return float(value)
     raise ValueError(f"{value!r} is not a number")
+
+
+def _centering(method: Method) -> tuple[Any, Any, Any]:
+    """Return ``at``, ``layers`` and ``scope`` of a method."""
+    return (
+        method.at,
+        "conv" if method.gradient == "gc-conv" else "all",
+        "tensor" if method.gradient == "gc-tensor" else "vector",
+    )
+
+
+def _taken_over(record: Record) -> float | None:
+    """Return the share of the centered optimizers whose step was taken over, or None if none is."""
+    steps = [one.step for one in record.optimizers if one.centered]
+    return sum(step == "taken over" for step in steps) / len(steps) if steps else None
 
 
 def _check_record(record: Record, method: Method, ended: Ended) -> None:
