@@ -22,7 +22,7 @@ LAYERS = {
     "Dense on sequences": (lambda: L.Dense(3), (5, 4), 1),
     "EinsumDense": (lambda: L.EinsumDense("abc,cde->abde", (None, 2, 3)), (5, 4), 2),
     "EinsumDense, two inputs": (lambda: L.EinsumDense("...cd,cde->...e", 5), (4, 2), 1),
-    "EinsumDense, a matrix a head": (lambda: L.EinsumDense("abc,bcd->abd", (3, 5)), (3, 4), 2),
+    "EinsumDense, a matrix per head": (lambda: L.EinsumDense("bhi,hio->bho", (3, 5)), (3, 4), 2),
     "Conv1D": (lambda: L.Conv1D(3, 2), (6, 4), 1),
     "Conv2D": (lambda: L.Conv2D(3, (3, 2), strides=2), (7, 7, 2), 1),
     "Conv2D, groups": (lambda: L.Conv2D(4, 2, groups=2), (4, 4, 6), 1),

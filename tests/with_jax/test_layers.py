@@ -487,7 +487,7 @@ def test_custom_module_rules_use_the_same_register() -> None:
 
 def test_array_outside_a_module_is_left_alone() -> None:
     rows = {row.name: row for row in zeromean.jax.explain({"a": Experts(jnp.ones((2, 3)))})}
-    assert "nobody described" in rows["a.w"].reason
+    assert "no rule describes Experts" in rows["a.w"].reason
     linear = eqx.nn.Linear(3, 2, key=KEY)
     rows = {row.name: row for row in zeromean.jax.explain({"a": linear, "b": jnp.ones((2, 3))})}
     assert rows["a.weight"].centered
