@@ -195,7 +195,7 @@ def test_page_shows_how_the_run_was_centralized(folder: Path, nested: bool) -> N
         (
             ("own_models.py",),
             "own_models:mlp",
-            "own_models.py is damaged, or not a file of torch.save",
+            "is damaged, or not a file of torch.save",
         ),
         (("list.pt",), "own_models:mlp", "list.pt contains list, but neither a state_dict nor one"),
         (("whole.pt",), "own_models:mlp", "whole.pt holds a pickled object of torch.nn.modules."),

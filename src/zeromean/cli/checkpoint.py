@@ -73,10 +73,10 @@ def _problem(error: Exception) -> str:
     """Return why torch cannot load a file, without torch's advice to run the code in it."""
     pickled = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
     if pickled:
-        return (
-            f"holds a pickled object of {pickled[1]}, and loading that would run code in the file"
-        )
-    return f"is not a file of torch.save ({type(error).__name__})"
+        return f"holds a pickled object of {pickled[1]}, and loading that would run its code"
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or error})"
+    return f"is damaged, or not a file of torch.save ({type(error).__name__})"
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
