@@ -184,7 +184,7 @@ def test_tuned_comparison_states_what_it_leaves_out(archive: Path, tmp_path: Pat
     [
         (("--data", "idx:nowhere"), "idx:nowhere"),
         (("--data", "mnist"), "'mnist'"),
-        (("--data", "cifar:nowhere"), "(the Python version), unpack it, and name that folder"),
+        (("--data", "cifar:nowhere"), "unpack it, and name the unpacked folder"),
         (("--data", "miniimagenet:nowhere"), "put them into nowhere/images"),
         (("--data", "svhn:nowhere"), "Put train_32x32.mat and test_32x32.mat"),
         (("--data", "npz:a\x1b[2Jb"), r"contains the character '\x1b'. Remove it"),
@@ -203,7 +203,7 @@ def test_tuned_comparison_states_what_it_leaves_out(archive: Path, tmp_path: Pat
         (("--methods", "plain,cwn+gc"), 'a part of the method "cwn+gc" changes nothing'),
         (("--methods", "plain,norm=none"), "changes nothing in this network"),
         (("--methods", "plain,gcc"), 'the method "gcc" is not one of plain, gc, gc-conv'),
-        (("--methods", "plain,gc,gc"), "gc appears 2 times in methods"),
+        (("--methods", "plain,gc,gc"), "the methods gc and gc are the same"),
         (("--methods", "gc,gc-conv"), "Add plain"),
         (("--methods", "plain"), "plain is the only method"),
         (("--methods", ""), 'the method ""'),
@@ -279,7 +279,7 @@ def test_folder_with_another_study_is_refused_and_left_alone(archive: Path, tmp_
     archive.write_bytes(write_npz(tmp_path / "other.npz", seed=1).read_bytes())
     code, _, stderr = invoke(*data)
     assert (code, stderr.count("\n")) == (2, 1)
-    assert "other data" in stderr
+    assert "does not have the data that the study began with" in stderr
     assert {file: file.read_bytes() for file in out.iterdir()} == before
 
 

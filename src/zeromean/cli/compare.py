@@ -113,7 +113,7 @@ def compare(
         return
     study = Study(
         tasks=(make_task(_task(data, model, task, epochs, batch_size)),),
-        methods=tuple(map(presets.method, _names(methods or "plain,gc"))),
+        methods=tuple(map(presets.method, _names("plain,gc" if methods is None else methods))),
         optimizers=tuple(map(presets.optimizer, _names(optimizer))),
         seeds=seeds,
         lr=lr,
