@@ -145,7 +145,7 @@ def tolerance(dtype: torch.dtype) -> dict[str, float]:
 @pytest.mark.parametrize("at", ["gradient", "update"])
 @pytest.mark.parametrize("rule_name", RULES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_step_agrees_with_torch_in_float64(
+def test_step_equals_torch_in_float64(
     backend: str, dtype: torch.dtype, rule_name: str, at: str, supports: Any
 ) -> None:
     how = f"{backend} kernels, interpreted" if interpreted() else f"{backend} kernels"
@@ -185,7 +185,7 @@ def test_a_step_agrees_with_torch_in_float64(
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
-def test_centering_agrees_with_float64(backend: str, dtype: torch.dtype) -> None:
+def test_centering_equals_float64(backend: str, dtype: torch.dtype) -> None:
     centered = [(shape, fan_in) for shape, fan_in in cases().values() if fan_in is not None]
     gradients = [torch.randn(shape).to(dtype) for shape, _ in centered]
     weights = [torch.randn(shape).to(dtype) for shape, _ in centered]
@@ -233,7 +233,7 @@ def test_channels_last_weights_and_gradients(
 
 @settings(max_examples=40)
 @given(data=st.data())
-def test_a_layout_names_the_entries_of_every_vector(data: st.DataObject) -> None:
+def test_layout_finds_the_entries_of_every_vector(data: st.DataObject) -> None:
     groups = data.draw(st.integers(1, 3))
     shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     axes = data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
@@ -265,7 +265,7 @@ def test_usual_layouts_are_served() -> None:
     assert layout_of((5, 7), (7, 1), FanIn((0,), padding_idx=2)) is None
 
 
-def test_what_the_library_does_not_know_goes_to_the_reference(backend: str) -> None:
+def test_unserved_tensors_use_the_reference(backend: str) -> None:
     rule = RULES["AdamW"][0]
     gaps = torch.randn(5, 14)[:, ::2]
     entries = [
@@ -300,7 +300,7 @@ def test_groups_and_types_in_one_step(backend: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["momentum", "AdamW"])
-def test_bfloat16_means_are_carried_past_rounding(backend: str, name: str) -> None:
+def test_bfloat16_means_keep_their_rounding_error(backend: str, name: str) -> None:
     rule = replace(RULES[name][0], lr=1e-3)
     weight = torch.randn(6, 64).bfloat16()
     entry = entry_of(weight, ROWS, rule, "update")
@@ -331,7 +331,7 @@ def prepared(native_library: None) -> tuple[cpu_backend.Step, Entry, Tensor]:
     return cpu_backend.Step("adam", "gradient", [entry], [gradient]), entry, gradient
 
 
-def test_addresses_are_renewed_when_anything_moves(
+def test_moved_tensors_invalidate_the_step(
     prepared: tuple[cpu_backend.Step, Entry, Tensor],
 ) -> None:
     step, entry, gradient = prepared
@@ -349,7 +349,7 @@ def test_addresses_are_renewed_when_anything_moves(
     assert step.bind([gradient]) is None
 
 
-def test_autograd_sees_that_weights_changed(backend: str) -> None:
+def test_step_increments_weight_versions(backend: str) -> None:
     weight = torch.nn.Parameter(torch.randn(5, 7))
     entry = entry_of(weight, ROWS, RULES["SGD"][0], "gradient")
     loss = (weight * weight).sum()
@@ -361,7 +361,7 @@ def test_autograd_sees_that_weights_changed(backend: str) -> None:
 
 @pytest.mark.usefixtures("native_library")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_threads_are_torchs_own(threads: int) -> None:
+def test_threads_are_torchs(threads: int) -> None:
     """No second OpenMP runtime, no more threads than torch was told, denormals left alone."""
     probe = f"""
 import os, torch
@@ -387,7 +387,7 @@ print(after - before, len(runtimes), (torch.tensor([1e-40]) * 1).item() > 0)
     assert (runtimes, denormals) == ("1", "True")
 
 
-def test_an_unknown_or_missing_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_or_missing_backend_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROMEAN_KERNELS", "fast")
     with pytest.raises(zeromean.ZeromeanError, match="reference, native or triton"):
         kernels.backend()
@@ -412,7 +412,7 @@ def _library_looked_for_anew() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("native_library", "_library_looked_for_anew")
-def test_a_library_from_other_sources_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ZEROMEAN_KERNELS", raising=False)
     monkeypatch.setattr(cpu_backend, "LAYOUT", cpu_backend.LAYOUT + 1)
     gradient = torch.randn(5, 7)
@@ -427,7 +427,7 @@ def test_a_library_from_other_sources_is_left_alone(monkeypatch: pytest.MonkeyPa
         kernels.backend()
 
 
-def test_no_file_that_is_not_the_library_is_called(tmp_path: Path) -> None:
+def test_other_files_are_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "centered.so").write_text("no library")
     with pytest.warns(zeromean.ZeromeanWarning, match="other sources"):
         assert cpu_backend._load(tmp_path / "centered.so") is None
@@ -435,7 +435,7 @@ def test_no_file_that_is_not_the_library_is_called(tmp_path: Path) -> None:
         assert cpu_backend._load(Path(torch._C.__file__)) is None
 
 
-def test_the_layout_is_counted_up_with_every_change_of_it() -> None:
+def test_layout_number_matches_the_sources() -> None:
     """If this fails, count LAYOUT up in centered.c and in cpu_backend, then write its sum here."""
     folder = Path(cpu_backend.__file__).parent
     text = "".join((folder / name).read_text() for name in ("centered.c", "normalized.h"))
@@ -449,7 +449,7 @@ def test_the_layout_is_counted_up_with_every_change_of_it() -> None:
     assert (cpu_backend.LAYOUT, zlib.crc32("".join(declared).encode())) == (1, 0xFD55D22B)
 
 
-def test_triton_serves_no_device_that_it_does_not_run_on(
+def test_triton_serves_supported_devices_only(
     monkeypatch: pytest.MonkeyPatch, triton_interpreter: None
 ) -> None:
     monkeypatch.setenv("ZEROMEAN_KERNELS", "triton")

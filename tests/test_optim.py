@@ -83,7 +83,7 @@ def torch_twin(name: str, model: nn.Module, options: dict[str, Any], at: str) ->
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_it_steps_as_torchs_class_centralized(
+def test_step_equals_centralized_torch(
     name: str, options: dict[str, Any], at: str, supports: Any
 ) -> None:
     supports("Optimizer", f"zeromean.optim.{name}", at, "equal to torch's class centralized")
@@ -108,7 +108,7 @@ def test_it_steps_as_torchs_class_centralized(
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_checkpoints_go_to_torch_and_back_in_the_middle_of_a_run(
+def test_checkpoints_move_to_torch_and_back(
     name: str, options: dict[str, Any], supports: Any
 ) -> None:
     supports(
@@ -141,7 +141,7 @@ def test_checkpoints_go_to_torch_and_back_in_the_middle_of_a_run(
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_the_signature_is_torchs_and_the_centering_options(name: str) -> None:
+def test_signature_is_torchs_plus_centering_options(name: str) -> None:
     ours = inspect.signature(getattr(optim, name)).parameters
     theirs = inspect.signature(getattr(torch.optim, name)).parameters
     own = {"model", "at", "layers", "embeddings"}
@@ -251,9 +251,7 @@ def test_new_storage_for_weights_gradients_and_state_is_seen() -> None:
         ("RMSprop", {"lr": 0.01, "momentum": 0.9}),
     ],
 )
-def test_a_parameter_listed_twice_is_stepped_twice_as_by_torch(
-    name: str, options: dict[str, Any]
-) -> None:
+def test_parameter_listed_twice_is_stepped_twice(name: str, options: dict[str, Any]) -> None:
     model = nn.Linear(160, 160).double()  # large enough for several threads
     other = copy.deepcopy(model)
     optimizer = getattr(optim, name)([model.weight, model.weight], model=model, **options)
@@ -479,7 +477,7 @@ def test_a_checkpoint_that_asks_for_a_graph_is_refused_at_the_step(name: str) ->
         ("SGD", {"model": network()}),
     ],
 )  # fmt: skip
-def test_what_is_not_carried_out_is_refused(name: str, options: dict[str, Any]) -> None:
+def test_unsupported_options_raise(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(zeromean.ZeromeanError):
         getattr(optim, name)(network(), **options)
 
@@ -529,7 +527,7 @@ def test_foreach_and_capturable_settings_of_a_checkpoint_do_not_matter() -> None
     optimizer.step()
 
 
-def test_what_is_centered_is_told() -> None:
+def test_plan_and_status() -> None:
     optimizer = optim.AdamW(network(), layers="conv")
     assert [row.name for row in optimizer.plan.centered] == ["0.weight", "2.weight"]
     status = zeromean.status(copy.deepcopy(optimizer))
@@ -537,7 +535,7 @@ def test_what_is_centered_is_told() -> None:
     assert status.as_remembered
 
 
-def test_the_status_tells_of_a_checkpoint_centralized_otherwise() -> None:
+def test_status_reports_other_checkpoint_options() -> None:
     model = network()
     theirs: Any = torch.optim.AdamW(model.parameters())
     zeromean.centralize(theirs, model, at="update")

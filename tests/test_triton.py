@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import test_kernels
-import test_ready
+import test_prepared
 import zeromean
 from zeromean import FanIn, kernels, optim
 from zeromean.kernels import AdamRule, Entry, SGDRule, reference, triton_backend
@@ -42,13 +42,13 @@ def _forced(triton_interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_each_path_of_a_step(dtype: torch.dtype, rule: str, at: str, supports: Any) -> None:
-    test_kernels.test_a_step_agrees_with_torch_in_float64("triton", dtype, rule, at, supports)
+    test_kernels.test_step_equals_torch_in_float64("triton", dtype, rule, at, supports)
 
 
 @pytest.mark.usefixtures("_forced")
 @pytest.mark.parametrize("decayed", [False, True])
 def test_each_path_of_centering(decayed: bool) -> None:
-    test_ready.test_prepared_centering_agrees_with_float64("triton", torch.float32, decayed)
+    test_prepared.test_prepared_centering_equals_float64("triton", torch.float32, decayed)
 
 
 @pytest.mark.usefixtures("_forced")

@@ -1,9 +1,9 @@
-/* Centering many tensors, and whole centered optimizer steps, each weight vector while in cache.
+/* Centers many tensors, or makes whole centered optimizer steps, each weight vector in cache.
 
-   No link to torch or Python: addresses, sizes and the thread count come in. Threads come from
-   the OpenMP runtime that torch itself has loaded, through the address of its GOMP_parallel, so
-   that there is one pool and torch.set_num_threads is obeyed. vectors.h holds the arithmetic and
-   is included once for every element type. */
+   It does not link to torch or Python: the caller passes addresses, sizes and the thread count.
+   Threads come from the OpenMP runtime that torch has loaded, through the address of its
+   GOMP_parallel, so that torch.set_num_threads holds. vectors.h contains the arithmetic and is
+   included once for every element type. */
 
 #include <math.h>
 #include <stddef.h>
@@ -31,12 +31,12 @@
 #define CLONES
 #endif
 
-/* What cpu_backend.py compares with its own LAYOUT, so that it never calls a library that was built from
-   other sources: counted up with every change of a structure, an enum or an exported function. */
+/* cpu_backend.py compares this with its own LAYOUT, so that it never calls a library that was built
+   from other sources. Increase it with every change of a structure, enum or exported function. */
 enum { LAYOUT = 1 };
 EXPORT int64_t zeromean_layout(void) { return LAYOUT; }
 
-/* CENTER takes means away, NOTE notes them down, KEEP puts the noted ones back; then the steps. */
+/* CENTER subtracts means, NOTE records them, KEEP restores the recorded ones; then the steps. */
 enum kind { CENTER, NOTE, KEEP, SGD, MOMENTUM, NESTEROV, ADAM, AMSGRAD };
 enum at { GRADIENT = 1, UPDATE };
 enum type { FLOAT32, FLOAT64, BFLOAT16 };
@@ -45,20 +45,20 @@ enum type { FLOAT32, FLOAT64, BFLOAT16 };
    holds the entries of one (o, c). Rows: m1 = inner = 1. Columns: m2 = 1. */
 struct tensor {
     int64_t outer, m1, inner, m2;
-    int64_t centered; /* else the tensor is one run of outer * m1 * inner * m2 entries */
-    int64_t group;    /* which rule */
-    void *weight;     /* CENTER: NULL, or what decays inside the projection */
+    int64_t centered; /* if 0, the tensor is one run of outer * m1 * inner * m2 entries */
+    int64_t group;    /* number of its rule */
+    void *weight;     /* CENTER: NULL, or the weight that decays inside the projection */
     void *first;      /* the momentum, or exp_avg */
     void *second;     /* exp_avg_sq */
     void *largest;    /* max_exp_avg_sq */
-    void *step;       /* ADAM: how many steps were made, one float, or a double if wide_step */
+    void *step;       /* ADAM: number of steps made, one float, or a double if wide_step */
     int64_t wide_step;
-    float *residual;  /* NULL, or what rounding took from each vector's mean so far */
+    float *residual;  /* NULL, or the rounding error of each vector's mean so far */
     int64_t starts;   /* whether the momentum is still empty */
-    int64_t before;   /* NOTE, KEEP: how many vectors the tensors before it hold */
+    int64_t before;   /* NOTE, KEEP: number of vectors in the tensors before it */
 };
 
-/* What a param group says. Decay is coupled (inside the projection) or shrinks beside the step. */
+/* Options of a param group. Decay is coupled (inside the projection) or shrinks the weights. */
 struct rule {
     double lr, sign, coupled, shrink;
     double momentum, dampening;
@@ -68,22 +68,22 @@ struct rule {
 struct call {
     int64_t kind, at, type, count;
     const struct tensor *tensors;
-    void *const *gradients; /* CENTER, NOTE, KEEP: what is centered, whatever it is */
+    void *const *gradients; /* CENTER, NOTE, KEEP: the tensors to center */
     void *const *into;      /* CENTER: where to write */
-    double *means;          /* NOTE, KEEP: one number a vector */
+    double *means;          /* NOTE, KEEP: one number per vector */
     const struct rule *rules;
-    int64_t chunk; /* entries of a task */
+    int64_t chunk; /* entries per task */
 #if !defined(_MSC_VER)
     _Atomic int64_t next;
 #endif
 };
 
-/* Entries that a thread takes at a time: long runs, which prefetchers like, but several a thread.
-   Columns are walked twice, so what is taken of them stays in the second cache. */
+/* Entries that a thread takes at a time: long runs, which suit prefetchers, but several per thread.
+   Columns are read twice, so a strip of them must fit in the L2 cache. */
 enum { LEAST = 16384, MOST = 262144, EACH = 8, IN_CACHE = 16384, MOST_COLUMNS = 1024, LINE = 16 };
 
-/* While a vector in cache is written, memory would rest: what is read next is asked for then, this
-   many entries at a time, two vectors ahead, unless that is too far for the second cache. */
+/* Memory is idle while a vector in cache is written, so the next reads are prefetched then, this
+   many entries at a time, two vectors ahead, unless that exceeds the L2 cache. */
 enum { ASKED = 64, FAR = 131072 };
 
 #if defined(_MSC_VER)
@@ -92,7 +92,7 @@ enum { ASKED = 64, FAR = 131072 };
 #define ASK_FOR(address) __builtin_prefetch(address)
 #endif
 
-/* How far ahead of one row another is asked for: 0 for none. */
+/* Return how far ahead of a row to prefetch, in entries: 0 for not at all. */
 INLINE int64_t ahead_of(const struct tensor *t) {
     return t->inner == 1 && 2 * t->m2 <= FAR ? 2 * t->m2 : 0;
 }
@@ -138,7 +138,7 @@ INLINE uint16_t to_bfloat16(float x) { /* to nearest, ties to even */
 #include "vectors.h"
 
 /* --- Tasks -------------------------------------------------------------------------------------
-   A tensor is cut into runs of whole vectors; a vector is never shared between threads. */
+   A tensor is cut into runs of whole vectors; threads never share a vector. */
 
 static int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -196,8 +196,8 @@ static int64_t take(struct call *call) {
 #endif
 }
 
-/* Each thread takes the next task until none is left; tasks only grow, so tensors are passed in
-   order and counted on the way. */
+/* Each thread takes the next task until none is left. Task numbers only grow, so the tensors are
+   passed in order. */
 static void work(void *data) {
     struct call *call = data;
     int64_t index = 0, passed = 0, task = take(call);
@@ -220,7 +220,7 @@ static void work(void *data) {
 typedef void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
 static parallel gomp_parallel = NULL;
 
-/* The address of GOMP_parallel in the OpenMP runtime that torch uses. */
+/* Set the address of GOMP_parallel in the OpenMP runtime that torch uses. */
 EXPORT void zeromean_use_threads_of(void *address) {
     union {
         void *address;
@@ -229,7 +229,7 @@ EXPORT void zeromean_use_threads_of(void *address) {
     gomp_parallel = cast.function;
 }
 
-/* One centered step of many tensors of one type, or what else its kind says. */
+/* Make one centered step of many tensors of one type, or center them, by kind. */
 EXPORT void zeromean_step(int64_t kind, int64_t at, int64_t type, int64_t count,
                           const struct tensor *tensors, void *const *gradients, void *const *into,
                           double *means, const struct rule *rules, int64_t threads) {
@@ -253,7 +253,7 @@ EXPORT void zeromean_step(int64_t kind, int64_t at, int64_t type, int64_t count,
     }
     call.chunk = total / (threads * EACH);
     call.chunk = call.chunk < LEAST ? LEAST : call.chunk > MOST ? MOST : call.chunk;
-    /* Waking the other threads costs more than a small step. */
+    /* Starting the other threads costs more than a small step. */
     if (threads > 1 && total > LEAST && gomp_parallel)
         gomp_parallel(work, &call, (unsigned)threads, 0);
     else work(&call);

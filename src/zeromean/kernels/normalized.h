@@ -1,21 +1,21 @@
-/* Weight vectors brought to a length, w = s (v - mean v) + offset, and the gradient of that. Each
-   vector is read from memory once forwards and once, with its gradient, backwards; the second look
-   at it finds it in cache.
-   normalized_vectors.h holds the arithmetic and is included once for every element type. */
+/* Normalizes weight vectors, w = s (v - mean v) + offset, and computes the gradient. Each vector is
+   read from memory once in forward and once, with its gradient, in backward; it is in cache when it
+   is read again. normalized_vectors.h contains the arithmetic and is included once for every
+   element type. */
 
 struct normal {
     int64_t outer, m1, inner, m2;     /* as in struct tensor */
-    int64_t centers;                  /* else the mean stays */
-    int64_t standardizes;             /* the divisor is sqrt(variance + eps), else the length */
-    double eps, scale;                /* scale: g where there is no tensor of gains */
-    const void *v, *gain, *offset;    /* gain and offset: NULL, or one number a vector */
-    double *mean, *norm;              /* one number a vector, kept for the way back */
-    void *w;                          /* forwards: where to write */
-    const void *grad_w;               /* backwards: what came */
-    void *grad_v, *grad_gain;         /* backwards: where to write, or NULL */
+    int64_t centers;                  /* if 0, the mean is kept */
+    int64_t standardizes;             /* divide by sqrt(variance + eps), else by the length */
+    double eps, scale;                /* scale: g if there is no tensor of gains */
+    const void *v, *gain, *offset;    /* gain and offset: NULL, or one number per vector */
+    double *mean, *norm;              /* one number per vector, kept for backward */
+    void *w;                          /* forward: the result */
+    const void *grad_w;               /* backward: the gradient of w */
+    void *grad_v, *grad_gain;         /* backward: the results, or NULL */
 };
 
-enum { BLOCK = 1024 }; /* entries that are added up before their sum becomes a double */
+enum { BLOCK = 1024 }; /* entries that are summed in type A before the sum becomes a double */
 
 struct normal_call {
     int64_t type, backward, tasks, each;
@@ -76,7 +76,7 @@ EXPORT void zeromean_normalize(int64_t type, int64_t backward, const struct norm
     const int64_t vectors = n->outer * n->inner, total = vectors * n->m1 * n->m2;
     if (total == 0) return;
     call.each = ceiling(vectors, threads * EACH);
-    /* Neighboring columns share their lines of memory. */
+    /* Neighboring columns share cache lines. */
     if (n->inner > 1 && call.each < LINE) call.each = LINE;
     call.tasks = ceiling(vectors, call.each);
     if (threads > 1 && total > LEAST && gomp_parallel)

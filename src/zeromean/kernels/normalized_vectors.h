@@ -1,13 +1,14 @@
-/* The arithmetic of one element type: T as stored, A as computed with, LOAD and STORE between
-   them. Sums are of type A within a block and doubles across blocks. Vectors that lie side by side
-   are taken together: `count` columns where m2 is 1, or one vector of m1 runs of m2 entries. */
+/* The arithmetic of one element type: T is the stored type, A the type of the arithmetic, LOAD and
+   STORE convert between them. Sums are of type A within a block and doubles across blocks.
+   Adjacent vectors are processed together: `count` columns if m2 is 1, else one vector of m1 runs
+   of m2 entries. */
 
 INLINE A NAME(gain)(const struct normal *n, int64_t vector) {
     return n->gain ? LOAD(((const T *)n->gain)[vector]) : (A)n->scale;
 }
 
-/* The divisor of x = v - mean: what is no longer than rounding has no direction, and counts as 1
-   long. */
+/* Return the divisor of x = v - mean; a vector no longer than its rounding error has no direction
+   and is divided by 1. */
 INLINE double NAME(divisor)(const struct normal *n, double square, double mean) {
     const double entries = (double)(n->m1 * n->m2);
     if (n->standardizes) return sqrt(square / entries + n->eps);
@@ -15,10 +16,10 @@ INLINE double NAME(divisor)(const struct normal *n, double square, double mean) 
     return square <= limit * (square + entries * mean * mean) ? 1 : sqrt(square);
 }
 
-/* x = v - mean, as near to zero-mean as T allows also where the mean is far larger than x. */
+/* x = v - mean, as close to zero-mean as T allows even if the mean is far larger than x. */
 #define X(v) (centers ? LOAD(v) - mean[each * j] - rest[each * j] : LOAD(v))
 
-/* Runs of the vectors, cut into blocks: `at` is where one starts, `length` its entries. */
+/* Run a statement for each block of the vectors: `at` is its start, `length` its entries. */
 #define EACH_BLOCK(statement)                                                       \
     for (int64_t i = 0; i < n->m1; i++) {                                           \
         for (int64_t done = 0; done < run; done += BLOCK) {                         \
@@ -28,7 +29,7 @@ INLINE double NAME(divisor)(const struct normal *n, double square, double mean) 
             statement                                                               \
         }                                                                           \
     }
-/* Add two values of each entry j up: two sums for the vector, or two a column. */
+/* Sum two values over the entries j: two sums per vector, or two per column. */
 #define ADD_UP(first, second)                                                       \
     if (columns) {                                                                  \
         SIMD() for (int64_t j = 0; j < length; j++) {                               \
@@ -51,7 +52,7 @@ INLINE void NAME(forward)(const struct normal *n, int centers, int columns, int6
     const int64_t run = columns ? count : n->m2, each = columns ? 1 : 0;
     double sums[LINE] = {0}, others[LINE] = {0};
     A mean[LINE] = {0}, rest[LINE] = {0}, scale[LINE], offset[LINE];
-    /* Where a mean is far larger than x, it and the square are taken again, of x itself. */
+    /* If a mean is far larger than x, compute it and the square again from x itself. */
     for (int far = 1, look = 0; far && look < (centers ? 2 : 1); look++) {
         for (int64_t c = 0; c < count; c++) sums[c] = others[c] = 0;
         EACH_BLOCK(ADD_UP(X(v[j]), X(v[j]) * X(v[j])))

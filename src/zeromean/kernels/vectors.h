@@ -1,7 +1,7 @@
-/* The arithmetic of one element type: T as stored, A as computed with, LOAD and STORE between
-   them, ROUNDS whether storing loses a mean that is to be carried. Sums are doubles. */
+/* The arithmetic of one element type: T is the stored type, A the type of the arithmetic, LOAD and
+   STORE convert between them, and ROUNDS is 1 if storing changes means. Sums are doubles. */
 
-/* One param group's rule at one tensor's own step. */
+/* The options of a param group, at the step number of one tensor. */
 struct NAME(terms) {
     A lr, sign, coupled, shrink, momentum, gain;
     A beta1_rest, beta2, beta2_rest, eps, step_size, correction;
@@ -26,7 +26,7 @@ INLINE struct NAME(terms) NAME(terms_of)(int kind, const struct tensor *t, const
     return s;
 }
 
-/* What the optimizer takes off a weight for the gradient g, and its own state after that. */
+/* Return the amount to subtract from a weight for the gradient g, and update the state. */
 INLINE A NAME(change)(int kind, const struct NAME(terms) *s, A g, A *m, A *v, A *largest) {
     if (kind == SGD) return s->lr * g;
     if (kind == MOMENTUM || kind == NESTEROV) {
@@ -45,7 +45,7 @@ INLINE A NAME(change)(int kind, const struct NAME(terms) *s, A g, A *m, A *v, A 
     return s->step_size * *m / (root * s->correction + s->eps);
 }
 
-/* Where one run of entries lies. */
+/* The addresses of one run of entries. */
 struct NAME(run) {
     const T *g;
     T *w, *m, *v, *largest;
@@ -60,7 +60,7 @@ INLINE struct NAME(run) NAME(run_at)(int kind, const struct tensor *t, const voi
     return x;
 }
 
-/* The whole change of weight j, decay included, without writing anything. */
+/* Return the whole change of weight j, decay included, without writing anything. */
 INLINE A NAME(foresee)(int kind, const struct NAME(terms) *s, struct NAME(run) x, int64_t j) {
     A w = LOAD(x.w[j]), m = 0, v = 0, largest = 0;
     if (kind != SGD) m = LOAD(x.m[j]);
@@ -70,7 +70,7 @@ INLINE A NAME(foresee)(int kind, const struct NAME(terms) *s, struct NAME(run) x
     return NAME(change)(kind, s, g, &m, &v, &largest) + s->shrink * w;
 }
 
-/* Add what is to lose its mean to the sum of its vector: one sum for the run, or one an entry. */
+/* Add the entries to be centered to the sums of their vectors: one per run, or one per entry. */
 INLINE void NAME(add_up)(int kind, int at, int columns, const struct NAME(terms) *s,
                          struct NAME(run) x, int64_t n, double *sums) {
 #define ADD_UP(value)                                      \
@@ -91,8 +91,8 @@ INLINE void NAME(add_up)(int kind, int at, int columns, const struct NAME(terms)
 #undef ADD_UP
 }
 
-/* Step a run. Of the gradient goes `mean`, of the change `shift`; `moved` gathers what the stored
-   weights gained. Each is one number for the run, or one an entry. */
+/* Step a run. `mean` is subtracted from the gradient and `shift` from the change; `moved`
+   accumulates how far the stored weights moved. Each is one number per run, or one per entry. */
 INLINE void NAME(step_run)(int kind, int columns, int gather, const struct NAME(terms) *s, struct NAME(run) x,
                            int64_t n, const A *mean, const A *shift, double *moved) {
     const int64_t each = columns ? 1 : 0;
@@ -116,7 +116,7 @@ INLINE void NAME(step_run)(int kind, int columns, int gather, const struct NAME(
     if (gather && !columns) moved[0] += gained;
 }
 
-/* Take from a run of weights what their vectors are to lose. */
+/* Subtract from a run of weights the mean that their vectors gained. */
 INLINE void NAME(put_back)(int columns, T *w, int64_t n, const A *gained) {
     const int64_t each = columns ? 1 : 0;
     SIMD() for (int64_t j = 0; j < n; j++) w[j] = STORE(LOAD(w[j]) - gained[each * j]);
@@ -136,7 +136,7 @@ INLINE void NAME(strip)(int kind, int at, int columns, const struct NAME(terms) 
         sums[c] = moved[c] = 0;
         mean[c] = shift[c] = 0;
     }
-    if (at == UPDATE && !ROUNDS) { /* step, then give back the mean that was gained */
+    if (at == UPDATE && !ROUNDS) { /* step, then subtract the mean that was gained */
         for (int64_t i = 0; i < t->m1; i++)
             NAME(step_run)(kind, columns, 1, s, NAME(run_at)(kind, t, g, start + i * next), length,
                            mean, shift, moved);
@@ -162,7 +162,7 @@ INLINE void NAME(strip)(int kind, int at, int columns, const struct NAME(terms) 
             t->residual[vector + c] -= (float)(moved[c] / entries);
 }
 
-/* Add a run to the sums of its vectors: one sum for the run, or one an entry. */
+/* Add a run to the sums of its vectors: one per run, or one per entry. */
 INLINE void NAME(sum_run)(int columns, A factor, const T *x, int64_t n, double *sums) {
     if (columns) {
         SIMD() for (int64_t j = 0; j < n; j++) sums[j] += (double)(factor * LOAD(x[j]));
@@ -173,7 +173,7 @@ INLINE void NAME(sum_run)(int columns, A factor, const T *x, int64_t n, double *
     }
 }
 
-/* Add to a run what its vectors are to gain; `moved` gathers what the stored ones did gain. */
+/* Add `by` to a run; `moved` accumulates how far the stored entries moved. */
 INLINE void NAME(shift_run)(int columns, const T *x, T *out, int64_t n, const A *by,
                             double *moved) {
     const int64_t each = columns ? 1 : 0;
@@ -188,13 +188,13 @@ INLINE void NAME(shift_run)(int columns, const T *x, T *out, int64_t n, const A 
     if (ROUNDS && !columns) moved[0] += gained;
 }
 
-/* Have a run brought into cache while something else is computed. */
+/* Prefetch a run. */
 INLINE void NAME(ask_for)(const T *x, int64_t n) {
     for (int64_t j = 0; j < n; j += 64 / (int64_t)sizeof(T)) ASK_FOR(x + j);
 }
 
-/* CENTER, NOTE or KEEP the vectors of a strip. The kind is no constant here, so that NOTE and KEEP
-   sum in the same order: a vector that did not move has the same mean to the last bit. */
+/* CENTER, NOTE or KEEP the vectors of a strip. The kind is not a compile-time constant, so that NOTE
+   and KEEP sum in the same order, and a vector that did not move has the same mean to the bit. */
 INLINE void NAME(center_strip)(const struct call *call, int columns, const struct tensor *t,
                                A coupled, const T *x, T *out, int64_t start, int64_t vector,
                                int64_t count) {

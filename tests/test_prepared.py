@@ -50,9 +50,7 @@ def rounding(dtype: torch.dtype) -> dict[str, float]:
 
 @pytest.mark.parametrize("decayed", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_prepared_centering_agrees_with_float64(
-    backend: str, dtype: torch.dtype, decayed: bool
-) -> None:
+def test_prepared_centering_equals_float64(backend: str, dtype: torch.dtype, decayed: bool) -> None:
     entries = [
         Entry(torch.randn(shape).to(dtype), fan_in, {}, n % 3)
         for n, (shape, fan_in) in enumerate(centered())
@@ -77,7 +75,7 @@ def test_prepared_centering_agrees_with_float64(
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
-def test_means_are_put_back_and_what_did_not_move_keeps_its_bits(
+def test_means_are_restored_and_unmoved_weights_keep_their_bits(
     backend: str, dtype: torch.dtype
 ) -> None:
     residuals = Residuals()
@@ -116,7 +114,7 @@ def test_means_are_put_back_and_what_did_not_move_keeps_its_bits(
             torch.testing.assert_close(-lost, entry.residual.double(), rtol=0, atol=1e-5)
 
 
-def test_weights_that_a_step_moves_elsewhere_get_their_means_back(backend: str) -> None:
+def test_means_of_moved_weights_are_restored(backend: str) -> None:
     weight = nn.Parameter(torch.randn(6, 50))
     (keep,) = kernels.prepare_mean_keeper([Entry(weight, ROWS, {}, 0)])
     before = weight.detach().mean(1)
@@ -132,7 +130,7 @@ def test_weights_that_a_step_moves_elsewhere_get_their_means_back(backend: str) 
 
 
 @pytest.mark.usefixtures("native_library")
-def test_a_prepared_centering_looks_again_when_anything_moves() -> None:
+def test_moved_tensors_invalidate_centering() -> None:
     weight, gradient = torch.randn(6, 4, 3, 3), torch.randn(6, 4, 3, 3)
     entry = Entry(weight, FanIn((1, 2, 3)), {}, 0)
     center = cpu_backend.Center([entry], [gradient], decayed=True)
@@ -150,7 +148,7 @@ def test_a_prepared_centering_looks_again_when_anything_moves() -> None:
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_a_centralized_optimizer_sees_what_changes_under_it(at: Any) -> None:
+def test_centralized_optimizer_follows_changes(at: Any) -> None:
     model = network()
     other = copy.deepcopy(model)
     decayed = {"lr": 0.1, "momentum": 0.9}
@@ -245,7 +243,7 @@ def test_every_place_uses_the_native_kernels(
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_a_subclass_that_steps_twice_inside(at: Any) -> None:
+def test_subclass_that_calls_super_step(at: Any) -> None:
     """super().step() fires the hooks again: each level puts back what it found."""
 
     class Decaying(torch.optim.SGD):
