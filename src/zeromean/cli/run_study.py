@@ -51,7 +51,7 @@ def train_study(
         jobs: Number of runs that train at the same time.
         ray: Address of a Ray cluster, or None.
         tensorboard: Whether to write logs for TensorBoard.
-        command: Command for the report if the study alone does not tell it.
+        command: Command for the report if it is more than the study.
     """
     from zeromean.cli.progress import LiveProgress
     from zeromean.study.engine.results import count_runs, missing_runs

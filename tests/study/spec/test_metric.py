@@ -26,8 +26,8 @@ def test_small_losses_keep_their_digits(loss: float, number: str) -> None:
 
 
 def test_a_deviation_is_written_as_its_mean_is() -> None:
-    assert LOSS.number(1e-16, beside=0.8) == "0.0000"
-    assert LOSS.number(0.002, beside=0.0005) == f"2.00e{MINUS}03"
+    assert LOSS.number(1e-16, like=0.8) == "0.0000"
+    assert LOSS.number(0.002, like=0.0005) == f"2.00e{MINUS}03"
 
 
 def test_accuracies_have_two_digits_however_small() -> None:

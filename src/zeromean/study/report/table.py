@@ -145,7 +145,7 @@ def _spread_cell(score: Spread | None, metric: Metric) -> str:
     mean = metric.number(score.mean)
     if score.deviation is None:
         return mean
-    return f"{mean} ± {metric.number(score.deviation, beside=score.mean)}"
+    return f"{mean} ± {metric.number(score.deviation, like=score.mean)}"
 
 
 def _target_cell(amounts: Sequence[float], form: str) -> str:

@@ -42,9 +42,9 @@ class Metric(msgspec.Struct, frozen=True):
     level: str = "exactly level with"
     powers: bool = True
 
-    def number(self, score: float, beside: float | None = None) -> str:
+    def number(self, score: float, like: float | None = None) -> str:
         """Return the score without its unit, in the format of the number next to it."""
-        return self._format(score, score if beside is None else beside, "")
+        return self._format(score, score if like is None else like, "")
 
     def value(self, score: float) -> str:
         """Return the score with its unit."""
@@ -54,8 +54,8 @@ class Metric(msgspec.Struct, frozen=True):
         """Return a difference of scores with its sign, without its unit."""
         return self._format(difference, difference, "+")
 
-    def _format(self, score: float, beside: float, sign: str) -> str:
-        small = self.powers and 0 < abs(beside) < 10 ** (1 - self.digits)
+    def _format(self, score: float, like: float, sign: str) -> str:
+        small = self.powers and 0 < abs(like) < 10 ** (1 - self.digits)
         form = f"{sign}.2e" if small else f"{sign}.{self.digits}f"
         return format_number(self.scale * score, form)
 
