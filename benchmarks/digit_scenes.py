@@ -1,8 +1,8 @@
 """Compose scenes of scikit-learn's handwritten digits and write them as COCO files.
 
 Each scene holds up to six digits of 16 to 32 pixels on a noisy background. Digits may overlap; an
-annotation covers the visible part of its digit. Some scenes are empty, and some hold a crowd of small
-digits with `iscrowd`. Category ids have gaps, as in COCO.
+annotation covers the visible part of its digit. Some scenes are empty, and some hold a crowd of
+small digits with `iscrowd`. Category ids have gaps, as in COCO.
 
     python benchmarks/digit_scenes.py OUT --train 600 --val 200
 """
