@@ -8,7 +8,7 @@ from pathlib import Path
 
 project = "zeromean"
 author = "The zeromean authors"
-copyright = f"2026, {author}"  # noqa: A001
+copyright = f"2026, {author}"
 version = release = installed_version("zeromean")
 
 extensions = [
@@ -48,4 +48,4 @@ _PAGE = Path(__file__).parent / "tested.md"
 if _TABLE.exists():
     shutil.copy(_TABLE, _PAGE)
 else:
-    _PAGE.write_text("# What is tested\n\nRun `make test` before `make docs`: it writes this table.\n")
+    _PAGE.write_text("# What is tested\n\nRun `make test` first: it writes this table.\n")

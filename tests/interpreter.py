@@ -1,7 +1,7 @@
 """Triton's interpreter, made fit for tests: it rounds as GPUs do, and wastes less time.
 
 It cuts bfloat16 off where compiled programs round to nearest, and patches the whole language
-anew at every call of a function inside a program.
+again at every call of a function inside a program.
 """
 
 from __future__ import annotations

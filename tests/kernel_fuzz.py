@@ -21,7 +21,7 @@ from zeromean import FanIn, kernels, optim
 from zeromean.kernels import cpu_backend
 
 TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-# What torch itself raises counts as a refusal, for instance of a missing buffer.
+# Errors of torch are allowed too, for instance for a missing buffer.
 REFUSED = (zeromean.ZeromeanError, RuntimeError, IndexError, KeyError, ValueError)
 
 

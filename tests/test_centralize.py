@@ -504,7 +504,7 @@ def test_deleted_optimizer_is_freed() -> None:
     handle.remove()
 
 
-# --- refusals -------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 class Unknown(torch.optim.Optimizer):
@@ -586,7 +586,7 @@ def test_project_state_of_an_unknown_optimizer_raises() -> None:
         zeromean.centralize(optimizer, model, project_state=True)
 
 
-def refusals() -> dict[str, tuple[Callable[[], object], str]]:
+def invalid_arguments() -> dict[str, tuple[Callable[[], object], str]]:
     model = network()
     sgd = SGD(model.parameters(), lr=0.1)
     lbfgs = torch.optim.LBFGS(model.parameters())
@@ -618,9 +618,9 @@ def refusals() -> dict[str, tuple[Callable[[], object], str]]:
     }
 
 
-@pytest.mark.parametrize("name", refusals())
+@pytest.mark.parametrize("name", invalid_arguments())
 def test_invalid_arguments_raise(name: str) -> None:
-    call, message = refusals()[name]
+    call, message = invalid_arguments()[name]
     with pytest.raises(zeromean.ZeromeanError, match=message):
         call()
 

@@ -339,12 +339,12 @@ def test_required_steps_raise_when_they_can_no_longer_be_taken_over() -> None:
         zeromean.centralize(optimizer, model, at="backward", fused=True)
 
 
-@pytest.mark.parametrize("told", ["coupled", "decoupled"])
-def test_decay_that_the_user_describes_otherwise_is_centered_in_two_passes(told: Any) -> None:
+@pytest.mark.parametrize("given", ["coupled", "decoupled"])
+def test_decay_that_the_user_describes_otherwise_is_centered_in_two_passes(given: Any) -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1, weight_decay=0.1)
-    way = zeromean.centralize(optimizer, model, weight_decay=told).way
-    assert way.name == ("taken over" if told == "coupled" else "two passes")
+    way = zeromean.centralize(optimizer, model, weight_decay=given).way
+    assert way.name == ("taken over" if given == "coupled" else "two passes")
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -75,8 +75,8 @@ def test_public_names_have_docstrings() -> None:
     assert dir(zeromean) == sorted(zeromean.__all__)
     for name in zeromean.__all__:
         assert getattr(zeromean, name).__doc__
-    with pytest.raises(AttributeError, match="no attribute 'centre'"):
-        zeromean.centre  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'middle'"):
+        zeromean.middle  # noqa: B018
 
 
 def test_modules_are_attributes_and_show_their_public_names_alone() -> None:

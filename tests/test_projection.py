@@ -1,4 +1,4 @@
-"""P = I - e e^T: its laws, its types, its refusals."""
+"""P = I - e e^T: its laws, its types, its errors."""
 
 from __future__ import annotations
 

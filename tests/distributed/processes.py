@@ -28,7 +28,7 @@ MODULES = (
     "communication",
     "fsdp2",
     "monitor",
-    "refusals",
+    "errors",
     "reparam",
     "replicated",
     "tensor_parallel",

@@ -330,13 +330,13 @@ def test_attaching_during_training_warns() -> None:
         ),
     ],
 )
-def test_refusals(call: Callable[[Any], Any], message: str) -> None:
+def test_invalid_calls_raise(call: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(ZeromeanError, match=message):
         call(convnet())
 
 
 @once
-def test_refusals_once_built() -> None:
+def test_invalid_calls_on_a_built_optimizer_raise() -> None:
     model, other = convnet(), convnet()
     optimizer = zeromean.keras.centralize(O.SGD(), model)
     optimizer.build(model.trainable_variables)

@@ -158,7 +158,7 @@ def _place(row, block, tile, LEVELS: tl.constexpr, VECTOR: tl.constexpr):
             left = tl.where(piece < m1.to(tl.int32), m2.to(tl.int32) - k, 0)
         left = tl.where(vector < _capped(tl.load(row + _OUTER) * inner - first), left, 0)
     width = tl.minimum(tl.maximum(left, 0), LANES)
-    # Known to the caller, told to the compiler so that it loads whole words.
+    # The caller guarantees this; with it the compiler loads whole words.
     return base, start // VECTOR * VECTOR, width // VECTOR * VECTOR
 
 
@@ -450,7 +450,7 @@ def _sums(row, scratch, block, parts):
 
 @triton.jit
 def _find(tensor_of_program, tensors, gradients, rules, corrections):
-    """What a program works on: its tensor, what it is told of it, and its tiles."""
+    """Return the tensor of a program, its parameters, and its tiles."""
     tensor = tl.load(tensor_of_program + tl.program_id(0)).to(tl.int64)
     row = tensors + tensor * _FIELDS
     local = tl.program_id(0) - tl.load(row + _FIRST_PROGRAM)

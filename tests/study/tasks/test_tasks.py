@@ -29,9 +29,9 @@ def test_every_character_but_the_first_is_a_target() -> None:
     pieces, alphabet = windows(text)
     assert alphabet == len(set(text))
     assert pieces.shape == (20, LENGTH + 1)
-    told = pieces[:, 1:].flatten()
-    ranked = dict(zip(text[1:], told.tolist(), strict=False))
-    assert [ranked[one] for one in text[1 : len(told) + 1]] == told.tolist()
+    targets = pieces[:, 1:].flatten()
+    ranked = dict(zip(text[1:], targets.tolist(), strict=False))
+    assert [ranked[one] for one in text[1 : len(targets) + 1]] == targets.tolist()
     assert torch.equal(pieces[1:, 0], pieces[:-1, -1])
 
 

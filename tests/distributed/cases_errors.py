@@ -96,7 +96,7 @@ def after_a_forward_pass_alone() -> None:
 
 
 def parameters_put_in_place() -> None:
-    """Who gives the optimizer the new parameters, as some trainers do, is planned anew."""
+    """A trainer that gives the optimizer the new parameters gets a new plan."""
     model = Network()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     handle = zeromean.centralize(optimizer, model)
