@@ -243,8 +243,8 @@ def test_new_storage_for_weights_gradients_and_state_is_seen() -> None:
 )
 @pytest.mark.parametrize(
     ("name", "options"),
-    # Not momentum, which torch's SGD starts again for each listing; nor decay inside adaptive steps,
-    # whose mean moves between the two, after the twin's gradient was centered.
+    # Not momentum, which torch's SGD starts again for each listing; nor decay inside adaptive
+    # steps, whose mean moves between the two, after the twin's gradient was centered.
     [
         ("SGD", {"lr": 0.1, "weight_decay": 0.3, "maximize": True}),
         ("AdamW", {"lr": 0.01, "weight_decay": 0.3}),
