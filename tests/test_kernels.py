@@ -362,7 +362,7 @@ def test_step_increments_weight_versions(backend: str) -> None:
 @pytest.mark.usefixtures("native_library")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_are_torchs(threads: int) -> None:
-    """No second OpenMP runtime, no more threads than torch was told, denormals left alone."""
+    """No second OpenMP runtime, no more threads than torch uses, denormals left alone."""
     probe = f"""
 import os, torch
 from pathlib import Path
