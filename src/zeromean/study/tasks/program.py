@@ -529,9 +529,11 @@ def _check_record(record: Record, method: Method, ended: Ended) -> None:
             else "Correct this, and give the command again",
         )
     if not ended.reason and not record.acted:
-        what = "no optimizer was reached" if method.label == BASELINE else f"{method.label} failed"
+        plain = method.label == BASELINE
+        what = "no optimizer was reached" if plain else f"{method.label} centers nothing"
         raise ZeromeanError(
-            f"{what}: {record.causes()}", "See zeromean run --help, or leave this method out"
+            f"{what}: {record.causes()}",
+            "Check what zeromean run reports for this program" if plain else "Leave it out",
         )
 
 
