@@ -23,7 +23,7 @@ from zeromean.gc_options import GCOptions
 from zeromean.measurement.statistics import vanishing_share, warn_of_vanished
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import is_sharded
-from zeromean.tables import Table
+from zeromean.tables import Table, TabularSequence
 
 __all__ = ["Check", "CheckedLayer", "check"]
 
@@ -65,7 +65,7 @@ class CheckedLayer:
 
 
 @dataclass(frozen=True, repr=False)
-class Check(Sequence[CheckedLayer]):
+class Check(TabularSequence[CheckedLayer]):
     """The result of :func:`zeromean.check`: a sequence of layers; printing it gives a table.
 
     Args:
@@ -93,14 +93,9 @@ class Check(Sequence[CheckedLayer]):
             return layer.gradient_centered
         return layer.gradient_centered or layer.mean_kept
 
-    def __getitem__(self, index: Any) -> Any:
-        return self.layers[index]
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    def __iter__(self) -> Iterator[CheckedLayer]:
-        return iter(self.layers)
+    @property
+    def _entries(self) -> tuple[CheckedLayer, ...]:
+        return self.layers
 
     def table(self) -> Table:
         """Return the printed table: one row per layer."""
@@ -115,24 +110,15 @@ class Check(Sequence[CheckedLayer]):
         header = ("layer", "gradient centered", "response", "mean kept", "change", "vanished")
         return Table(header, rows)
 
-    def __str__(self) -> str:
-        return f"{self.table()}\n{self._conclusion()}"
-
-    def __repr__(self) -> str:
-        return f"Check({self._conclusion()})"
-
-    def _repr_html_(self) -> str:
-        return f"{self.table().html()}<p>{self._conclusion()}</p>"
-
-    def _conclusion(self) -> str:
+    def _conclusions(self) -> list[str]:
         claim = f"claims to center at {self.at}" if self.at else "is not centralized by zeromean"
         if self.ok:
-            return f"{self.optimizer} {claim}; every layer is centered"
+            return [f"{self.optimizer} {claim}; every layer is centered"]
         found, total = [self._is_centered(layer) for layer in self.layers], len(self.layers)
         wrong, unknown = found.count(False), found.count(None)
         parts = [f"{wrong} of {total} layers are NOT centered"] if wrong else []
         parts += [f"{unknown} of {total} layers are undecided by this step"] if unknown else []
-        return f"{self.optimizer} {claim}; {', '.join(parts) or 'no layer could be centered'}"
+        return [f"{self.optimizer} {claim}; {', '.join(parts) or 'no layer could be centered'}"]
 
 
 def check(

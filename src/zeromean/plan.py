@@ -5,15 +5,14 @@ This module knows no framework. An adapter lists the owners of each parameter; t
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
-from zeromean.tables import Table
+from zeromean.tables import Table, TabularSequence
 
 __all__ = ["Layers", "Owner", "Plan", "Row", "Scope", "make_plan"]
 
@@ -102,7 +101,7 @@ class Row:
 
 
 @dataclass(frozen=True, repr=False)
-class Plan(Sequence[Row]):
+class Plan(TabularSequence[Row]):
     """Which parameters are centered, over which axes, and why: a sequence of :class:`Row`.
 
     Printing it gives a table.
@@ -128,18 +127,9 @@ class Plan(Sequence[Row]):
     rows: tuple[Row, ...]
     note: str = ""
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Row, ...]: ...
-    def __getitem__(self, index: int | slice) -> Row | tuple[Row, ...]:
-        return self.rows[index]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
+    @property
+    def _entries(self) -> tuple[Row, ...]:
+        return self.rows
 
     @property
     def centered(self) -> tuple[Row, ...]:
@@ -188,20 +178,8 @@ class Plan(Sequence[Row]):
             " classes with zeromean.fan_in.register"
         )
 
-    def __str__(self) -> str:
-        lines = [str(self.table()), self.total(), self.undescribed(), self.note]
-        return "\n".join(filter(None, lines))
-
-    def __repr__(self) -> str:
-        return f"Plan({self.total()})"
-
-    def _repr_html_(self) -> str:
-        notes = "".join(
-            f"<p>{html.escape(note)}</p>"
-            for note in (self.total(), self.undescribed(), self.note)
-            if note
-        )
-        return f"{self.table().html()}{notes}"
+    def _conclusions(self) -> list[str]:
+        return list(filter(None, (self.total(), self.undescribed(), self.note)))
 
 
 def _state(row: Row) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TypeVar, overload
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,45 @@ class Table:
             for column, cell in enumerate(cells)
         )
         return f"<tr>{line}</tr>"
+
+
+class Tabular(ABC):
+    """A result that prints as a table with conclusions below it."""
+
+    @abstractmethod
+    def table(self) -> Table:
+        """Return the printed table."""
+
+    @abstractmethod
+    def _conclusions(self) -> Sequence[str]:
+        """Return the lines below the table; the first one is also the ``repr``."""
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.table()), *self._conclusions()])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._conclusions()[0]})"
+
+    def _repr_html_(self) -> str:
+        return self.table().html() + "".join(f"<p>{escape(x)}</p>" for x in self._conclusions())
+
+
+class TabularSequence(Tabular, Sequence[Entry]):
+    """A sequence of entries that prints as a table with one row per entry."""
+
+    @property
+    @abstractmethod
+    def _entries(self) -> tuple[Entry, ...]: ...
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Entry, ...]: ...
+    def __getitem__(self, index: int | slice) -> Entry | tuple[Entry, ...]:
+        return self._entries[index]
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
 
 def _markdown_line(cells: Iterable[str]) -> str:

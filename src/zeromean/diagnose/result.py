@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from zeromean.errors import needs_extra
-from zeromean.tables import Table
+from zeromean.tables import Tabular
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ GRAY, BLUE, ORANGE, GREEN = "#4d4d4d", "#0072b2", "#d55e00", "#009e73"
 FONT_SIZE = 12
 
 
-class Diagnostic(ABC):
+class Diagnostic(Tabular):
     """A result: its attributes are arrays, ``print`` gives a table, ``plot`` a picture."""
 
     title: ClassVar[str]
@@ -33,10 +33,6 @@ class Diagnostic(ABC):
     @abstractmethod
     def answer(self) -> str:
         """The finding in one line."""
-
-    @abstractmethod
-    def table(self) -> Table:
-        """Return the printed table."""
 
     @abstractmethod
     def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
@@ -77,14 +73,8 @@ class Diagnostic(ABC):
                 one.legend(frameon=False, fontsize=FONT_SIZE)
         return axes[0].get_figure(root=True)  # type: ignore[return-value]
 
-    def __str__(self) -> str:
-        return f"{self.table()}\n{self.answer}"
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.answer})"
-
-    def _repr_html_(self) -> str:
-        return f"{self.table().html()}<p>{self.answer}</p>"
+    def _conclusions(self) -> list[str]:
+        return [self.answer]
 
 
 def number(value: float) -> str:

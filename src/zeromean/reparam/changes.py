@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 from zeromean.plan import Row
-from zeromean.tables import Table
+from zeromean.tables import Table, TabularSequence
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Change:
 
 
 @dataclass(frozen=True, repr=False)
-class Report(Sequence[Change]):
+class Report(TabularSequence[Change]):
     """The result of :func:`zeromean.reparametrize`: a sequence of :class:`Change`.
 
     Printing it gives a table.
@@ -56,18 +54,9 @@ class Report(Sequence[Change]):
     method: str
     changes: tuple[Change, ...]
 
-    @overload
-    def __getitem__(self, index: int) -> Change: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Change, ...]: ...
-    def __getitem__(self, index: int | slice) -> Change | tuple[Change, ...]:
-        return self.changes[index]
-
-    def __len__(self) -> int:
-        return len(self.changes)
-
-    def __iter__(self) -> Iterator[Change]:
-        return iter(self.changes)
+    @property
+    def _entries(self) -> tuple[Change, ...]:
+        return self.changes
 
     @property
     def done(self) -> tuple[Change, ...]:
@@ -100,10 +89,10 @@ class Report(Sequence[Change]):
     def __repr__(self) -> str:
         return f"Report({self.total()})"
 
-    def __str__(self) -> str:
+    def _conclusions(self) -> list[str]:
         lost = max((change.mean_lost for change in self), default=0.0)
         note = f"; largest share of a norm lost with its means: {_percent(lost)}" if lost else ""
-        return f"{self.table()}\n{self.total()}{note}"
+        return [f"{self.total()}{note}"]
 
 
 def _percent(share: float) -> str:
