@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from zeromean.fan_in import Description, FanIn, Role, register
 
-GAIN = "a norm's gain multiplies one input"
-SLOPE = "a slope multiplies one input"
+_GAIN = "a norm's gain multiplies one input"
+_SLOPE = {"negative_slope": "a slope multiplies one input"}
 
 
 def shift_stacked(fan_in: FanIn, own: Sequence[int], shape: Sequence[int]) -> FanIn | str:
@@ -101,12 +102,6 @@ def _nnx_embed(module: Any) -> Description:
 # --- Flax Linen: (..., in, out) -------------------------------------------------------------------
 
 
-@register("flax.linen.linear.Dense")
-@register("flax.linen.recurrent.DenseParams")
-def _linen_dense(module: Any) -> Description:
-    return {"kernel": FanIn(axes=(0,))}
-
-
 @register("flax.linen.linear.DenseGeneral")  # (batch..., in..., out...)
 def _linen_dense_general(module: Any) -> Description:
     batch, inputs = len(_sizes(module.batch_dims)), len(_sizes(module.axis))
@@ -134,11 +129,6 @@ def _linen_conv_local(module: Any) -> Description:
 def _linen_conv_transpose(module: Any) -> Description:
     rank = len(_sizes(module.kernel_size)) + 2
     return {"kernel": FanIn(axes=_transposed(rank, module.transpose_kernel), role="conv")}
-
-
-@register("flax.linen.linear.Embed")
-def _linen_embed(module: Any) -> Description:
-    return {"embedding": FanIn(axes=(0,), role="embedding")}
 
 
 # --- Equinox: (out, in, ...) ----------------------------------------------------------------------
@@ -182,17 +172,7 @@ def _equinox_embedding(module: Any) -> Description:
     return _one(module, "weight", own, (0,), "embedding")
 
 
-@register("equinox.nn._weight_norm.WeightNorm")
-def _equinox_weight_norm(module: Any) -> Description:
-    return {"g": "a length multiplies a whole weight vector"}
-
-
 # --- Haiku: (..., in, out) ------------------------------------------------------------------------
-
-
-@register("haiku._src.basic.Linear")
-def _haiku_linear(module: Any) -> Description:
-    return {"w": FanIn(axes=(0,))}
 
 
 @register("haiku._src.conv.ConvND")  # (k..., in / groups, out)
@@ -206,22 +186,7 @@ def _haiku_conv_transpose(module: Any) -> Description:
     return {"w": FanIn(axes=_transposed(len(module.kernel_shape) + 2, True), role="conv")}
 
 
-@register("haiku._src.recurrent.GRU")
-def _haiku_gru(module: Any) -> Description:
-    return {"w_i": FanIn(axes=(0,)), "w_h": FanIn(axes=(0,))}
-
-
-@register("haiku._src.embed.Embed")
-def _haiku_embed(module: Any) -> Description:
-    return {"embeddings": FanIn(axes=(0,), role="embedding")}
-
-
-@register("haiku._src.bias.Bias")
-def _haiku_bias(module: Any) -> Description:
-    return {}
-
-
-# --- Gains, slopes and other parameters without a fan-in ------------------------------------------
+# --- Norms of Flax and Haiku, and layers that differ in nothing but their sizes -------------------
 
 
 @register("flax.linen.normalization.BatchNorm")
@@ -240,27 +205,33 @@ def _haiku_bias(module: Any) -> Description:
 @register("haiku._src.rms_norm.RMSNorm")
 def _norm(module: Any) -> Description:
     has_scale = getattr(module, "use_scale", getattr(module, "create_scale", True))
-    return {"scale": GAIN} if has_scale else {}
+    return {"scale": _GAIN} if has_scale else {}
 
 
-@register("flax.linen.normalization.WeightNorm")  # its parameters are named by paths
-def _linen_weight_norm(module: Any) -> Description:
-    return {}
+def _constant(description: Description, module: Any) -> Description:
+    return description
 
 
-@register("equinox.nn._batch_norm.BatchNorm")
-@register("equinox.nn._normalisation.LayerNorm")
-@register("equinox.nn._normalisation.GroupNorm")
-@register("equinox.nn._normalisation.RMSNorm")
-def _equinox_norm(module: Any) -> Description:
-    return {"weight": GAIN}
-
-
-@register("flax.linen.activation.PReLU")
-@register("flax.nnx.nn.activations.PReLU")
-@register("equinox.nn._activations.PReLU")
-def _prelu(module: Any) -> Description:
-    return {"negative_slope": SLOPE}
+_CONSTANT: dict[str, Description] = {
+    "flax.linen.linear.Dense": {"kernel": FanIn((0,))},
+    "flax.linen.recurrent.DenseParams": {"kernel": FanIn((0,))},
+    "flax.linen.linear.Embed": {"embedding": FanIn((0,), role="embedding")},
+    "flax.linen.normalization.WeightNorm": {},  # its parameters are named by paths
+    "flax.linen.activation.PReLU": _SLOPE,
+    "flax.nnx.nn.activations.PReLU": _SLOPE,
+    "equinox.nn._weight_norm.WeightNorm": {"g": "a length multiplies a whole weight vector"},
+    "equinox.nn._batch_norm.BatchNorm": {"weight": _GAIN},
+    "equinox.nn._normalisation.LayerNorm": {"weight": _GAIN},
+    "equinox.nn._normalisation.GroupNorm": {"weight": _GAIN},
+    "equinox.nn._normalisation.RMSNorm": {"weight": _GAIN},
+    "equinox.nn._activations.PReLU": _SLOPE,
+    "haiku._src.basic.Linear": {"w": FanIn((0,))},
+    "haiku._src.recurrent.GRU": {"w_i": FanIn((0,)), "w_h": FanIn((0,))},
+    "haiku._src.embed.Embed": {"embeddings": FanIn((0,), role="embedding")},
+    "haiku._src.bias.Bias": {},
+}
+for _name, _description in _CONSTANT.items():
+    register(_name)(partial(_constant, _description))
 
 
 def _transposed(rank: int, swapped: bool) -> tuple[int, ...]:

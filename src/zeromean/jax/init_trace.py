@@ -8,7 +8,7 @@ shapes are the layer's own; an outer ``scan`` or ``vmap`` may add axes in front.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,28 +20,19 @@ Shape = tuple[int, ...]
 
 
 class Maker(NamedTuple):
-    """One module that created a parameter.
+    """One module that created parameters.
 
     Args:
         module: The module.
-        own: Shape of the parameter as the module created it.
-        names: Names of all parameters that the module created.
+        shapes: Shape of each parameter as the module created it, by name.
     """
 
     module: Any
-    own: Shape
-    names: Collection[str]
+    shapes: Mapping[str, Shape]
 
 
 Makers = Callable[[Leaf], list[Maker]]
 Recorder = Callable[[Any, Sequence[Any], Mapping[str, Any]], tuple[Any, Makers]]
-
-
-class _Seen(NamedTuple):
-    """A module and the shape of each parameter that it created, by name."""
-
-    module: Any
-    shapes: Mapping[str, Shape]
 
 
 def recorder_for(subject_class: type) -> Recorder | None:
@@ -52,14 +43,14 @@ def recorder_for(subject_class: type) -> Recorder | None:
 def _linen(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Makers]:
     from flax import linen
 
-    seen: dict[tuple[str, ...], list[_Seen]] = defaultdict(list)
+    seen: dict[tuple[str, ...], list[Maker]] = defaultdict(list)
 
     def record(method: Callable[..., Any], a: Any, k: Any, context: Any) -> Any:
         result = method(*a, **k)
         module = context.module
         if module.scope is not None:  # None for a module that is not in use
             own = module.variables.get("params", {})
-            seen[module.path].append(_Seen(module, dict(_arrays(own))))
+            seen[module.path].append(Maker(module, dict(_arrays(own))))
         return result
 
     with linen.intercept_methods(record):
@@ -75,7 +66,7 @@ def _linen(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[
 def _haiku(transform: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Makers]:
     import haiku
 
-    seen: dict[str, list[_Seen]] = defaultdict(list)
+    seen: dict[str, list[Maker]] = defaultdict(list)
 
     def record(method: Callable[..., Any], a: Any, k: Any, context: Any) -> Any:
         result = method(*a, **k)
@@ -87,7 +78,7 @@ def _haiku(transform: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tu
                 for key, value in module.params_dict().items()
                 if key.startswith(prefix) and "/" not in key.removeprefix(prefix)
             }
-            seen[module.module_name].append(_Seen(module, shapes))
+            seen[module.module_name].append(Maker(module, shapes))
         return result
 
     with haiku.intercept_methods(record):
@@ -146,7 +137,6 @@ def _ends_in(shape: Shape, own: Shape, *, exactly: bool) -> bool:
     return shape == own if exactly else shape[len(shape) - len(own) :] == own
 
 
-def _distinct(seen: Sequence[_Seen], name: str) -> list[Maker]:
+def _distinct(seen: Sequence[Maker], name: str) -> list[Maker]:
     """Return each class and shape once; a module is recorded at each call of each method."""
-    found = {(type(one.module), one.shapes[name]): one for one in seen}
-    return [Maker(one.module, one.shapes[name], one.shapes) for one in found.values()]
+    return list({(type(one.module), one.shapes[name]): one for one in seen}.values())

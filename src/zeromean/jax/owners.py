@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,18 +16,6 @@ from zeromean.jax import init_trace
 from zeromean.jax.fan_in_rules import shift_stacked
 from zeromean.jax.trees import Leaf, container, is_array, leaves, subtrees
 from zeromean.plan import Owner
-
-
-class Parameters(NamedTuple):
-    """The parameters of a model.
-
-    Args:
-        tree: The parameters, as an optimizer sees them.
-        owners: Each array under every layer that holds it, first under its name in the tree.
-    """
-
-    tree: Any
-    owners: list[Owner]
 
 
 class Holder(NamedTuple):
@@ -46,13 +34,12 @@ class Holder(NamedTuple):
     axes: FanIn | str
 
 
-def parameters(subject: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Parameters:
-    """Return the parameters of a model, or of a tree, and their owners.
+def parameters(
+    subject: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Any, list[Owner]]:
+    """Return the parameters of a model as an optimizer sees them, and their owners.
 
-    Args:
-        subject: An NNX or Equinox module, a Linen module, the result of ``hk.transform``, or a
-            tree.
-        args, kwargs: Arguments of the ``init`` of a Linen module or a Haiku transform.
+    Each array has an owner per layer that holds it, the first under its name in the tree.
 
     Raises:
         ZeromeanError: The arguments are missing, or ``subject`` has no ``init``, or it contains no
@@ -82,9 +69,7 @@ def parameters(subject: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
             f"This {kind} contains no arrays",
             "Pass the module, or the tree that is trained, for example variables['params']",
         )
-    return Parameters(
-        tree, [owner for leaf, holders in found for owner in owners_of(leaf, holders)]
-    )
+    return tree, [owner for leaf, holders in found for owner in owners_of(leaf, holders)]
 
 
 def owners_of(leaf: Leaf, holders: Iterable[Holder]) -> Iterator[Owner]:
@@ -100,11 +85,12 @@ def owners_of(leaf: Leaf, holders: Iterable[Holder]) -> Iterator[Owner]:
         yield Owner(own_name, parameter, shape, name.rpartition(".")[0], module, fan_in, reason)
 
 
-def _holder(name: str, module: Any, attribute: str) -> Holder:
-    """Apply the rule of a module to one of its attributes."""
+def _holder(name: str, module: Any, attribute: str, known: Collection[str] | None = None) -> Holder:
+    """Apply the rule of a module to one of its parameters; by default it knows its attributes."""
     kind = type(module).__name__
-    description = describe(module, {*dir(type(module)), *getattr(module, "__dict__", ())})
-    return Holder(name, module, kind, look_up(kind, attribute, description))
+    if known is None:
+        known = {*dir(type(module)), *getattr(module, "__dict__", ())}
+    return Holder(name, module, kind, look_up(kind, attribute, describe(module, known)))
 
 
 def _without_module(leaf: Leaf) -> Holder:
@@ -179,10 +165,10 @@ def _nnx(model: Any) -> tuple[Any, list[tuple[Leaf, list[Holder]]]]:
 def _makers(leaf: Leaf, makers: init_trace.Makers) -> list[Holder]:
     """Apply the rules of the modules that created an array."""
     held = []
-    for module, own, names in makers(leaf):
-        kind = type(module).__name__
-        axes = look_up(kind, leaf.path[-1], describe(module, names))
-        if isinstance(axes, FanIn):
-            axes = shift_stacked(axes, own, leaf.value.shape)
-        held.append(Holder(leaf.name, module, kind, axes))
+    for module, shapes in makers(leaf):
+        holder = _holder(leaf.name, module, leaf.path[-1], shapes)
+        if isinstance(holder.axes, FanIn):
+            axes = shift_stacked(holder.axes, shapes[leaf.path[-1]], leaf.value.shape)
+            holder = holder._replace(axes=axes)
+        held.append(holder)
     return held or [_without_module(leaf)]

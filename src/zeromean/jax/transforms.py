@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,10 +11,10 @@ import optax
 
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
-from zeromean.jax.axes import AxesOfParameter, Layers, owners_by_axes, parse_axes
+from zeromean.jax.axes import Layers, owners_by_axes, parse_axes
 from zeromean.jax.projection import add_per_vector, project, vector_means
 from zeromean.jax.trees import is_array
-from zeromean.plan import Scope, check_option, make_plan
+from zeromean.plan import Scope, check_option, check_selection, make_plan
 
 
 def centralize(
@@ -75,30 +76,26 @@ def centralize(
         Yong et al., Gradient Centralization, ECCV 2020, eq. 1 and 2, Algorithms 1 and 2.
     """
     check_option("at", at, ("gradient", "update"))
-    targets = _Targets(axes, layers, embeddings, scope)
-    return _center_gradients(targets) if at == "gradient" else _keep_means(targets)
+    check_selection(layers, embeddings, scope)
+    check_option("layers", layers, ("all", "conv", "linear"))  # no predicate
+    known = parse_axes(axes)
+    if not any(isinstance(given, FanIn | tuple) for given in known.values()):
+        warn("nothing is centered; explain(params, axes=axes) shows why for each parameter")
 
-
-class _Targets:
-    """Selects the leaves to center, from the names and shapes of the updates.
-
-    Args:
-        axes, layers, embeddings, scope: As in :func:`centralize`.
-    """
-
-    def __init__(self, axes: Any, layers: Layers, embeddings: bool, scope: Scope) -> None:
-        make_plan([], layers=layers, embeddings=embeddings, scope=scope)  # refuses unknown values
-        check_option("layers", layers, ("all", "conv", "linear"))
-        self._axes: dict[str, AxesOfParameter] = parse_axes(axes)
-        self._options: Any = {"layers": layers, "embeddings": embeddings, "scope": scope}
-        if not any(isinstance(given, FanIn | tuple) for given in self._axes.values()):
-            warn("nothing is centered; explain(params, axes=axes) shows why for each parameter")
-
-    def of(self, updates: Any) -> list[FanIn | None]:
-        """Return the axes of each leaf of the updates, or None for a leaf that is left alone."""
-        rows = iter(make_plan(owners_by_axes(updates, self._axes), **self._options))
+    def fan_ins_of(updates: Any) -> list[FanIn | None]:
+        rows = iter(
+            make_plan(
+                owners_by_axes(updates, known), layers=layers, embeddings=embeddings, scope=scope
+            )
+        )
         planned = [next(rows) if is_array(leaf) else None for leaf in _flatten(updates)[0]]
         return [row.fan_in if row is not None and row.centered else None for row in planned]
+
+    return _center_gradients(fan_ins_of) if at == "gradient" else _keep_means(fan_ins_of)
+
+
+# A function from updates to the axes of each leaf, None for one that is left alone.
+FanInsOf = Callable[[Any], list[FanIn | None]]
 
 
 def _flatten(tree: Any) -> tuple[list[Any], Any]:
@@ -106,11 +103,11 @@ def _flatten(tree: Any) -> tuple[list[Any], Any]:
     return jax.tree.flatten(tree, is_leaf=lambda node: node is None)
 
 
-def _center_gradients(targets: _Targets) -> optax.GradientTransformation:
+def _center_gradients(fan_ins_of: FanInsOf) -> optax.GradientTransformation:
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         del params
         values, structure = _flatten(updates)
-        pairs = zip(values, targets.of(updates), strict=True)
+        pairs = zip(values, fan_ins_of(updates), strict=True)
         return jax.tree.unflatten(
             structure, [x if fan_in is None else project(x, fan_in) for x, fan_in in pairs]
         )
@@ -129,14 +126,14 @@ class MeanKeeperState(NamedTuple):
     rounding_error: tuple[jax.Array | None, ...]
 
 
-def _keep_means(targets: _Targets) -> optax.GradientTransformation:
+def _keep_means(fan_ins_of: FanInsOf) -> optax.GradientTransformation:
     def init(params: optax.Params) -> MeanKeeperState:
         return MeanKeeperState(
             tuple(
                 jnp.zeros_like(vector_means(jnp.asarray(weight), fan_in))
                 if fan_in is not None and _is_half_precision(weight)
                 else None
-                for weight, fan_in in zip(_flatten(params)[0], targets.of(params), strict=True)
+                for weight, fan_in in zip(_flatten(params)[0], fan_ins_of(params), strict=True)
             )
         )
 
@@ -145,7 +142,7 @@ def _keep_means(targets: _Targets) -> optax.GradientTransformation:
     ) -> tuple[optax.Updates, MeanKeeperState]:
         deltas, structure = _flatten(updates)
         weights = [None] * len(deltas) if params is None else _flatten(params)[0]
-        columns = (deltas, targets.of(updates), weights, state.rounding_error)
+        columns = (deltas, fan_ins_of(updates), weights, state.rounding_error)
         kept = [
             (delta, None) if fan_in is None else _keep_mean(delta, fan_in, weight, error)
             for delta, fan_in, weight, error in zip(*columns, strict=True)
