@@ -18,9 +18,9 @@ from zeromean.reparam.normalize import Normalization
 
 Say = Any
 FORMULAS = {
-    "wn": Formula("wn", centers=False),
-    "cwn": Formula("cwn", centers=True),
-    "ws": Formula("ws", centers=True, eps=1e-5),
+    "wn": Formula(centers=False),
+    "cwn": Formula(centers=True),
+    "ws": Formula(centers=True, eps=1e-5),
 }
 
 
@@ -285,7 +285,7 @@ def test_default_device_does_not_matter(method: str, backend: str) -> None:
 
 def test_tiny_eps_stays_finite(backend: str) -> None:
     v = torch.zeros(2, 3, requires_grad=True)
-    weight = Normalization(Formula("ws", True, 1e-60), FanIn((1,)))(v, 1.0)
+    weight = Normalization(Formula(True, 1e-60), FanIn((1,)))(v, 1.0)
     weight.backward(torch.randn(2, 3))
     assert v.grad is not None
     assert torch.equal(weight, torch.zeros(2, 3))

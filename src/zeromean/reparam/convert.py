@@ -93,13 +93,12 @@ def reparametrize(
         owners_of.setdefault(id(owner.parameter), []).append(owner)
     plan = make_plan((owner for tied in owners_of.values() for owner in tied), layers=layers)
     rows = [
-        _leave_unsuitable(row, owners_of[id(row.parameter)]) if row.centered else row
+        _leave_unsuitable(model, row, owners_of[id(row.parameter)], method) if row.centered else row
         for row in plan
     ]
 
     convert: Callable[[Row, Owner, FanIn], Change]
     if method == "nnn":
-        rows = [leave_unwrappable(model, row, owners_of[id(row.parameter)][0]) for row in rows]
 
         def convert(row: Row, owner: Owner, fan_in: FanIn) -> Change:
             natural = NaturalLinear(owner.module, every=every or 100, eps=eps or 0.1)
@@ -124,7 +123,7 @@ def reparametrize(
             if fixed is None and init == "preserve":
                 _warn_of_undirected(row, owner.module.parametrizations[name][0], before)
             after = getattr(owner.module, name).detach()
-            return _compare(row, before, after, fan_in, kind, mean)
+            return _compare(row, before, after, fan_in, kind.formula.centers and mean == "drop")
 
     changes = [
         convert(row, owners_of[id(row.parameter)][0], row.fan_in)
@@ -138,7 +137,7 @@ def reparametrize(
     return report
 
 
-def _leave_unsuitable(row: Row, tied: list[Owner]) -> Row:
+def _leave_unsuitable(model: nn.Module, row: Row, tied: list[Owner], method: str) -> Row:
     """Return the row, marked as left alone if a proxy cannot replace this parameter."""
     owner = tied[0]
     if len(tied) > 1:
@@ -157,7 +156,7 @@ def _leave_unsuitable(row: Row, tied: list[Owner]) -> Row:
     hooks: Any = row.parameter
     if hooks._backward_hooks or hooks._post_accumulate_grad_hooks:
         return row.left_alone("it has gradient hooks: register them on its proxy afterwards")
-    return row
+    return leave_unwrappable(model, row, owner) if method == "nnn" else row
 
 
 def _attribute(owner: Owner) -> str:
@@ -178,16 +177,14 @@ def _warn_of_undirected(row: Row, parametrization: Normalized, weight: Tensor) -
         )
 
 
-def _compare(
-    row: Row, before: Tensor, after: Tensor, fan_in: FanIn, kind: type[Normalized], mean: str
-) -> Change:
+def _compare(row: Row, before: Tensor, after: Tensor, fan_in: FanIn, drops_mean: bool) -> Change:
     dtype = torch.promote_types(before.dtype, torch.float32)
     before, after = before.to(dtype), after.to(dtype)
     norm = before.norm()
     if before.device.type == "meta" or not norm:
         return Change(row, done=True)
     moved = float((after - before).norm() / norm)
-    if not kind.centers or mean == "keep":
-        return Change(row, done=True, moved=moved)
-    lost = float((before - center(before, fan_in.axes, fan_in.groups)).norm() / norm)
+    lost = 0.0
+    if drops_mean:
+        lost = float((before - center(before, fan_in.axes, fan_in.groups)).norm() / norm)
     return Change(row, done=True, moved=moved, mean_lost=lost)

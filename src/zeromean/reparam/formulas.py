@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,21 +16,17 @@ from torch import Tensor
 from zeromean.fan_in import FanIn
 from zeromean.projection import split, split_axes
 
-Method = Literal["wn", "cwn", "ws"]
-
 
 @dataclass(frozen=True)
 class Formula:
     """The formula by which a weight vector follows from its proxy.
 
     Args:
-        method: "wn", "cwn" or "ws".
         centers: Whether the proxy's mean is subtracted.
         eps: None if n is the length of x; otherwise n is ``sqrt(var x + eps)`` with the biased
             variance.
     """
 
-    method: Method
     centers: bool
     eps: float | None = None
 
@@ -54,9 +50,8 @@ def take_apart(v: Tensor, formula: Formula, fan_in: FanIn) -> Parts:
     if formula.centers:
         mean = x.mean(axes, keepdim=True)
         x = x - mean
-        x = x - x.mean(
-            axes, keepdim=True
-        )  # removes the rounding error of a mean that is far larger than x
+        # Once more, to remove the rounding error of a mean that is far larger than x.
+        x = x - x.mean(axes, keepdim=True)
     length = torch.linalg.vector_norm(x, dim=axes, keepdim=True)
     if not formula.centers:
         mean = torch.zeros_like(length)

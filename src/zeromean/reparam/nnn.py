@@ -166,8 +166,6 @@ class NaturalLinear(nn.Module):
 def leave_unwrappable(model: nn.Module, row: Row, owner: Owner) -> Row:
     """Return the row, marked as left alone if its layer cannot be replaced by a NaturalLinear."""
     module = owner.module
-    if not row.centered:
-        return row
     if type(module) is not nn.Linear:
         return row.left_alone(f"nnn whitens the inputs of torch.nn.Linear, not of {row.reason}")
     if module.bias is None:

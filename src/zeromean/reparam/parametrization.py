@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.utils import parametrize
 from zeromean.errors import warn
 from zeromean.fan_in import FanIn
 from zeromean.projection import one_each
-from zeromean.reparam.formulas import Formula, Method, take_apart
+from zeromean.reparam.formulas import Formula, take_apart
 from zeromean.reparam.normalize import Normalization
 from zeromean.sharded import is_sharded
 
@@ -27,15 +28,14 @@ class Normalized(nn.Module):
     Args:
         fan_in: Axes of the weight's vectors.
         weight: Weight, for its shape and type.
-        formula: Formula by which the weight follows from its proxy.
+        formula: Formula by which the weight follows from its proxy; that of the class is its
+            default.
         scale: Fixed gain, or None for learned gains.
         init: "preserve" or "unit": how ``reset_parameters`` sets learned gains.
         keep_mean: Whether a weight's mean is kept as a fixed offset, the buffer ``mean``.
     """
 
-    method: ClassVar[Method]
-    centers: ClassVar[bool]
-    default_eps: ClassVar[float | None] = None
+    formula: Formula
     default_scale: ClassVar[float | None] = None
 
     mean: Tensor | None
@@ -99,8 +99,7 @@ class WeightNorm(Normalized):
         Salimans and Kingma, Weight Normalization, NeurIPS 2016, eq. 2.
     """
 
-    method = "wn"
-    centers = False
+    formula = Formula(centers=False)
 
 
 class CenteredWeightNorm(Normalized):
@@ -110,8 +109,7 @@ class CenteredWeightNorm(Normalized):
         Huang et al., Centered Weight Normalization, ICCV 2017, eq. 2 and 5.
     """
 
-    method = "cwn"
-    centers = True
+    formula = Formula(centers=True)
 
 
 class WeightStandardization(Normalized):
@@ -124,20 +122,20 @@ class WeightStandardization(Normalized):
         Standardization, 2019.
     """
 
-    method = "ws"
-    centers = True
-    default_eps = 1e-5
+    formula = Formula(centers=True, eps=1e-5)
     default_scale = 1.0
 
 
 KINDS: dict[str, type[Normalized]] = {
-    kind.method: kind for kind in (WeightNorm, CenteredWeightNorm, WeightStandardization)
+    "wn": WeightNorm,
+    "cwn": CenteredWeightNorm,
+    "ws": WeightStandardization,
 }
 
 
 def formula_of(kind: type[Normalized], eps: float | None = None) -> Formula:
     """Return the formula of a kind, with its default eps unless another is given."""
-    return Formula(kind.method, kind.centers, kind.default_eps if eps is None else eps)
+    return kind.formula if eps is None else replace(kind.formula, eps=eps)
 
 
 def register(
@@ -186,12 +184,7 @@ def load_other_forms(
     """Convert entries of a checkpoint to the originals of a module's computed weights.
 
     Converts plain weights, as :func:`zeromean.reparametrize` would, and the ``weight_g`` and
-    ``weight_v`` of torch's older weight_norm.
-
-    Args:
-        module: Module that is about to load the checkpoint.
-        state_dict: The checkpoint, changed in place.
-        prefix: Prefix of the module's entries.
+    ``weight_v`` of torch's older weight_norm. A hook that torch calls with the module.
     """
     for name, parametrization in parametrized_by(module).items():
         home = f"{prefix}parametrizations.{name}."
