@@ -19,14 +19,9 @@ _FIX = "Pass one (input, target) pair, a list of pairs, or a DataLoader of them"
 
 
 def pairs(batches: Batches, model: nn.Module) -> list[Pair]:
-    """Return the batches as a list on the model's device.
+    """Return the batches as a list on the model's device, for several passes over them.
 
-    They are kept, because a diagnostic may need several passes over the same batches.
-
-    Args:
-        batches: One (input, target) pair, or an iterable of pairs. An input is a tensor, or a
-            mapping of keyword arguments.
-        model: Model whose device the tensors are moved to.
+    An input is a tensor, or a mapping of keyword arguments.
 
     Raises:
         ZeromeanError: It is something else, or holds no batch or an empty one.
@@ -64,10 +59,6 @@ def count(inputs: Any) -> int:
 def cross_entropy(output: Any, target: Any) -> Tensor:
     """Compute the default loss: cross-entropy of logits with classes or class probabilities.
 
-    Args:
-        output: Logits of two or more classes along axis 1.
-        target: Class indices, or probabilities in the shape of the output.
-
     Raises:
         ZeromeanError: The output or the target is something else, such as a regression target.
     """
@@ -78,12 +69,7 @@ def cross_entropy(output: Any, target: Any) -> Tensor:
 def check_classes(output: Any, target: Any, *, axis: int, option: str, example: str) -> None:
     """Raise unless an output holds the logits of classes, and the target, if any, such classes.
 
-    Args:
-        output: The model's output.
-        target: Target of the batch, or None.
-        axis: Axis of the classes.
-        option: Option that says what the output is otherwise.
-        example: Value of that option for the error.
+    The error advises to pass ``option``, which says what the output is otherwise.
     """
     fix = f"Pass {option}=, such as {option}={example}"
     if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[axis] < 2:

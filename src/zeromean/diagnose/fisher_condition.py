@@ -19,7 +19,7 @@ from zeromean.diagnose.batches import Batches, Pair, check_classes, count, pairs
 from zeromean.diagnose.lanczos import Product, flat, ritz_values, split_like
 from zeromean.diagnose.layers import (
     Layer,
-    check_precision,
+    check_model,
     differentiable,
     forward_hooks,
     layers_of,
@@ -107,9 +107,7 @@ class FisherCondition(Diagnostic):
             )
             for n, name in enumerate(self.layers)
         ]
-        header = (
-            *("layer", "weights", "rank", "condition", "pseudo", "damped", "largest", "method"),
-        )
+        header = "layer", "weights", "rank", "condition", "pseudo", "damped", "largest", "method"
         return Table(header, rows)
 
     def _draw(self, axes: Sequence[Axes], label: str | None, color: str) -> None:
@@ -195,8 +193,8 @@ def fisher_condition(
     for name, value in (("threshold", threshold), ("damping", damping)):
         if not 0 < value < np.inf:
             raise ZeromeanError(f"{name}={value} is not a positive number", f"Leave {name} out")
+    check_model(model, precise=True)
     found = layers_of(model)
-    check_precision(model)
     own = copy.deepcopy(model).eval().requires_grad_()
     given = pairs(batches, model)
     order, output = _first_pass(model, found, given[0])
@@ -212,52 +210,45 @@ def fisher_condition(
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """The spectrum of a layer's F.
+    """The spectrum of a layer's F."""
 
-    Args:
-        size: Dimension of F.
-        smallest: Smallest eigenvalue, at least zero.
-        mean: Mean of the eigenvalues.
-        in_range: Ascending eigenvalues; for an estimate, Ritz values outside the null space.
-        exact: Whether these are all eigenvalues.
-        rounding: Share of the largest eigenvalue below which an eigenvalue may be only rounding.
-    """
+    size: int  # dimension of F
+    smallest: float  # smallest eigenvalue, at least zero
+    mean: float  # mean of the eigenvalues
+    in_range: Array  # ascending eigenvalues; for an estimate, Ritz values outside the null space
+    exact: bool  # whether these are all eigenvalues
+    rounding: float  # share of the largest one below which an eigenvalue may be only rounding
 
-    size: int
-    smallest: float
-    mean: float
-    in_range: Array
-    exact: bool
-    rounding: float
-
-
-def _result(
-    names: list[str], spectra: list[_Spectrum], threshold: float, damping: float
-) -> FisherCondition:
-    condition, pseudo, damped, rank = [], [], [], []
-    for name, spectrum in zip(names, spectra, strict=True):
-        values = spectrum.in_range
-        largest = max(float(values[-1]), 0.0)
+    def summary(self, name: str, threshold: float, damping: float) -> tuple[float, ...]:
+        """Return the condition, pseudo-condition and damped condition numbers, rank and size."""
+        largest = max(float(self.in_range[-1]), 0.0)
         if not largest:
             raise ZeromeanError(
                 f"the Fisher information of {name} is zero on these batches",
                 "Check whether the layer affects the output, and whether the softmax is saturated",
             )
-        above = values[values > max(threshold, spectrum.rounding) * largest]
-        zero = spectrum.rounding * largest
-        smallest = spectrum.smallest if spectrum.smallest > zero else 0.0
-        shift = damping * spectrum.mean
-        condition.append(largest / smallest if smallest else np.inf)
-        pseudo.append(largest / above[0])
-        damped.append((largest + shift) / (smallest + shift))
-        rank.append(len(above) if spectrum.exact else np.nan)
+        above = self.in_range[self.in_range > max(threshold, self.rounding) * largest]
+        smallest = self.smallest if self.smallest > self.rounding * largest else 0.0
+        shift = damping * self.mean
+        return (
+            *(largest / smallest if smallest else np.inf, largest / above[0]),
+            (largest + shift) / (smallest + shift),
+            *(len(above) if self.exact else np.nan, self.size),
+        )
+
+
+def _result(
+    names: list[str], spectra: list[_Spectrum], threshold: float, damping: float
+) -> FisherCondition:
+    rows = [one.summary(name, threshold, damping) for name, one in zip(names, spectra, strict=True)]
+    condition, pseudo, damped, rank, size = np.array(rows, dtype=float).T
     return FisherCondition(
         layers=tuple(names),
-        condition=np.array(condition, dtype=float),
-        pseudo_condition=np.array(pseudo, dtype=float),
-        damped_condition=np.array(damped, dtype=float),
-        rank=np.array(rank, dtype=float),
-        size=np.array([spectrum.size for spectrum in spectra], dtype=float),
+        condition=condition,
+        pseudo_condition=pseudo,
+        damped_condition=damped,
+        rank=rank,
+        size=size,
         eigenvalues=tuple(spectrum.in_range for spectrum in spectra),
         methods=tuple("exact" if one.exact else "Lanczos estimate" for one in spectra),
         threshold=threshold,
@@ -358,10 +349,7 @@ def _exact(
 def _rows(jacobian: Tensor, z: Tensor, likelihood: Likelihood) -> Array:
     """Return rows whose outer products sum to E_y of the gradient's outer product.
 
-    Args:
-        jacobian: Jacobian of the outputs, shape (samples, positions, outputs, weights).
-        z: Outputs, shape (samples, positions, outputs).
-        likelihood: Likelihood of the outputs.
+    The Jacobian has the shape (samples, positions, outputs, weights), z that without weights.
     """
     rows = jacobian.double()
     if likelihood == "categorical":

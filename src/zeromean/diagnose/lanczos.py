@@ -29,12 +29,6 @@ def extreme_eigenvalue(
 ) -> float:
     """Compute the largest eigenvalue, or the one of largest magnitude, by Lanczos iteration.
 
-    Args:
-        product: Function that multiplies a vector of shape (size,) by the symmetric operator.
-        size: Dimension of the operator.
-        which: "magnitude" or "largest".
-        tolerance: Relative accuracy.
-
     Raises:
         ZeromeanError: The products are not finite, or the iteration does not converge.
     """
@@ -47,22 +41,17 @@ def extreme_eigenvalue(
             "Check that the loss of these batches is finite and twice differentiable",
         )
     if size <= MAX_DENSE_SIZE:
-        values = np.linalg.eigvalsh(as_matrix(product, size))
+        matrix = np.stack([product(column) for column in np.eye(size)], axis=1)
+        values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
         return float(values[np.abs(values).argmax()] if which == "magnitude" else values[-1])
     if not first.any():
         return 0.0
     operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
-    code = {"magnitude": "LM", "largest": "LA"}[which]
     try:
         found = eigsh(
-            operator,
-            k=1,
-            which=code,
-            v0=start,
-            ncv=BASIS_SIZE,
-            tol=tolerance,
-            return_eigenvectors=False,
-        )
+            operator, k=1, which="LM" if which == "magnitude" else "LA",
+            v0=start, ncv=BASIS_SIZE, tol=tolerance, return_eigenvectors=False,
+        )  # fmt: skip
     except ArpackNoConvergence as error:
         raise ZeromeanError(
             f"the Lanczos iteration did not converge to {tolerance:g} in {size * 10} iterations",
@@ -71,23 +60,13 @@ def extreme_eigenvalue(
     return float(found[0])
 
 
-def as_matrix(product: Product, size: int) -> Array:
-    """Compute the operator as a symmetric matrix, with one product per column."""
-    matrix = np.stack([product(column) for column in np.eye(size)], axis=1)
-    return np.asarray((matrix + matrix.T) / 2)
-
-
 def ritz_values(product: Product, start: Array, steps: int) -> Array:
     """Compute the eigenvalues of a symmetric operator on the Krylov space of ``start``, ascending.
 
     They lie within the range of the eigenvalues whose eigenvectors ``start`` has a part in, and
     approach both ends. scipy's Lanczos iteration does not return them: it only finds eigenvalues
-    at the ends of the whole spectrum, zeros included.
-
-    Args:
-        product: Function as in :func:`extreme_eigenvalue`.
-        start: Nonzero vector.
-        steps: Largest dimension of the Krylov space; it may be exhausted earlier.
+    at the ends of the whole spectrum, zeros included. The Krylov space may be exhausted before it
+    has ``steps`` dimensions.
     """
     basis = [start / np.linalg.norm(start)]
     diagonal: list[float] = []

@@ -25,20 +25,14 @@ from zeromean.sharded import is_sharded
 class Layer:
     """One weight tensor of a model with the module that computes with it.
 
-    Args:
-        name: Full name of the tensor in the model, such as ``0.weight``; a parametrized tensor has
-            the name by which the module uses it.
-        module: Module that holds it.
-        tensor: Name of the tensor in that module.
-        fan_in: Fan-in axes of the tensor.
-        alone: Whether the module has no other weight tensor.
+    A parametrized tensor has the name by which the module uses it.
     """
 
-    name: str
+    name: str  # full name in the model, such as "0.weight"
     module: nn.Module
-    tensor: str
+    tensor: str  # name in the module
     fan_in: FanIn
-    alone: bool
+    alone: bool  # whether the module has no other weight tensor
 
     @property
     def weight(self) -> Tensor:
@@ -74,7 +68,6 @@ def layers_of(model: nn.Module, layers: Layers = "all", embeddings: bool = False
             is complex, is sharded over processes, or has weights that are not finite.
     """
     check_model(model)
-    check_real(model)
     owned = _owners(model)
     first: dict[int, Owner] = {}
     for owner in owned:
@@ -123,8 +116,14 @@ def _owners(model: nn.Module) -> list[Owner]:
     ]
 
 
-def check_model(model: object) -> None:
-    """Raise unless this is a module that is whole in this process."""
+def check_model(model: object, *, real: bool = True, precise: bool = False) -> None:
+    """Raise unless this is a module that is whole in this process.
+
+    Args:
+        model: Model.
+        real: Whether complex parameters are refused, because their imaginary part would be dropped.
+        precise: Whether half precision is refused, because its rounding hides eigenvalues.
+    """
     if not isinstance(model, nn.Module):
         raise ZeromeanError(f"{type(model).__name__} is not a torch.nn.Module", "Pass the model")
     if any(is_sharded(parameter) for parameter in model.parameters()):
@@ -132,30 +131,18 @@ def check_model(model: object) -> None:
             "the model is sharded over processes",
             "Load its full state_dict into a plain copy of the model",
         )
-
-
-def check_real(model: nn.Module) -> None:
-    """Raise if a parameter is complex, because its imaginary part would be dropped."""
     for name, parameter in model.named_parameters():
-        if parameter.is_complex():
+        dtype = str(parameter.dtype).removeprefix("torch.")
+        if real and parameter.is_complex():
             raise ZeromeanError(
-                f"{name} is {_type_name(parameter)}, but this diagnostic needs real parameters",
+                f"{name} is {dtype}, but this diagnostic needs real parameters",
                 "Use zeromean.monitor or gradient_norms, which accept complex ones",
             )
-
-
-def check_precision(model: nn.Module) -> None:
-    """Raise if a parameter is in half precision, whose rounding hides eigenvalues."""
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and torch.finfo(parameter.dtype).bits < 32:
+        if precise and parameter.is_floating_point() and torch.finfo(parameter.dtype).bits < 32:
             raise ZeromeanError(
-                f"{name} is {_type_name(parameter)}, whose rounding hides eigenvalues",
+                f"{name} is {dtype}, whose rounding hides eigenvalues",
                 "Pass copy.deepcopy(model).float()",
             )
-
-
-def _type_name(parameter: Tensor) -> str:
-    return str(parameter.dtype).removeprefix("torch.")
 
 
 @contextmanager

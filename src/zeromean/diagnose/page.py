@@ -32,23 +32,14 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Section:
-    """One diagnostic on the page.
-
-    Args:
-        title: Heading of the section.
-        answer: Finding in one line, or the reason why there is none.
-        table: Table of the result, or None if there is no result.
-        picture: PNG in base64, or "" for none.
-        caption: Caption of the picture.
-        source: Figure or statement of the paper.
-    """
+    """One diagnostic on the page."""
 
     title: str
-    answer: str
-    table: Table | None
-    picture: str = ""
+    answer: str  # the finding in one line, or the reason why there is none
+    table: Table | None  # None if there is no result
+    picture: str = ""  # PNG in base64
     caption: str = ""
-    source: str = ""
+    source: str = ""  # figure or statement of the paper
 
     @property
     def missing(self) -> bool:
@@ -64,12 +55,10 @@ def sections(
 ) -> Iterator[Section]:
     """Yield the plan and then every diagnostic; one that fails gives its reason instead.
 
-    Args:
-        model: Model in evaluation mode.
-        batches: One (input, target) pair, or an iterable of pairs; targets are class indices.
-        on_start: Called with the title of the next measurement.
+    The model is in evaluation mode. ``on_start`` gets the title of each measurement before it.
     """
-    yield _plan(model)
+    plan = explain(model)
+    yield Section("What centering acts on", f"{plan.total().capitalize()}.", plan.table())
     given = pairs(batches, model)
     measures: list[tuple[type[Diagnostic], Callable[[], Diagnostic]]] = [
         (WeightMeans, lambda: weight_means(model)),
@@ -134,11 +123,6 @@ def _writing(path: Path) -> Iterator[None]:
         raise ZeromeanError(
             f"--out {path} cannot be written ({error})", "Pass another --out"
         ) from error
-
-
-def _plan(model: nn.Module) -> Section:
-    plan = explain(model)
-    return Section("What centering acts on", f"{plan.total().capitalize()}.", plan.table())
 
 
 def _picture(result: Diagnostic) -> str:

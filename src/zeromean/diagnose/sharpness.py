@@ -14,12 +14,7 @@ from torch import Tensor, nn
 from zeromean.centralization.validate import refuse_loss
 from zeromean.diagnose.batches import Batches, Loss, Pair, count, cross_entropy, pairs, run
 from zeromean.diagnose.lanczos import extreme_eigenvalue, flat, split_like
-from zeromean.diagnose.layers import (
-    check_model,
-    check_precision,
-    check_real,
-    differentiable,
-)
+from zeromean.diagnose.layers import check_model, differentiable
 from zeromean.diagnose.result import GRAY, ORANGE, Diagnostic, number
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
@@ -127,9 +122,7 @@ def sharpness(
     Reference:
         Yong et al., Gradient Centralization, ECCV 2020, Proposition 4.2.
     """
-    check_model(model)
-    check_real(model)
-    check_precision(model)
+    check_model(model, precise=True)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ZeromeanError(
