@@ -19,15 +19,9 @@ _SLOPE = {"negative_slope": "a slope multiplies one input"}
 
 
 def shift_stacked(fan_in: FanIn, own: Sequence[int], shape: Sequence[int]) -> FanIn | str:
-    """Return the fan-in axes of a parameter that ``vmap`` or ``scan`` may have stacked.
+    """Shift fan-in axes in a layer's own shape past those that ``vmap`` or ``scan`` put in front.
 
-    Args:
-        fan_in: Fan-in axes in the layer's own shape.
-        own: The layer's own shape.
-        shape: Shape of the parameter, with any stacking axes in front.
-
-    Returns:
-        The fan-in axes in ``shape``, or the reason why they are unknown.
+    Returns the fan-in axes in ``shape``, or the reason why they are unknown.
     """
     extra = len(shape) - len(own)
     if extra < 0 or tuple(shape[extra:]) != tuple(own):

@@ -20,15 +20,10 @@ Shape = tuple[int, ...]
 
 
 class Maker(NamedTuple):
-    """One module that created parameters.
-
-    Args:
-        module: The module.
-        shapes: Shape of each parameter as the module created it, by name.
-    """
+    """One module that created parameters."""
 
     module: Any
-    shapes: Mapping[str, Shape]
+    shapes: Mapping[str, Shape]  # of each parameter as the module created it, by name
 
 
 Makers = Callable[[Leaf], list[Maker]]

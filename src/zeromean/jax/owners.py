@@ -19,19 +19,12 @@ from zeromean.plan import Owner
 
 
 class Holder(NamedTuple):
-    """One layer that holds an array.
+    """One layer that holds an array."""
 
-    Args:
-        name: Full name of the array there.
-        module: The layer, or None if no layer is known.
-        kind: Class name of the layer, or another source of the axes.
-        axes: Fan-in axes of the array, or the reason why it has none.
-    """
-
-    name: str
-    module: Any
-    kind: str
-    axes: FanIn | str
+    name: str  # full name of the array there
+    module: Any  # None if no layer is known
+    kind: str  # class name of the layer, or another source of the axes
+    axes: FanIn | str  # fan-in axes of the array, or the reason why it has none
 
 
 def parameters(

@@ -15,16 +15,10 @@ _BOXES = ("flax.nnx.variablelib.Variable", "flax.core.meta.AxisMetadata")
 
 
 class Leaf(NamedTuple):
-    """One leaf of a tree.
+    """One leaf of a tree."""
 
-    Args:
-        path: Names from the root to the leaf.
-        keys: JAX's keys for the same path.
-        value: The leaf.
-    """
-
-    path: tuple[str, ...]
-    keys: tuple[Any, ...]
+    path: tuple[str, ...]  # names from the root to the leaf
+    keys: tuple[Any, ...]  # JAX's keys for the same path
     value: Any
 
     @property

@@ -18,23 +18,17 @@ _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
 
 
 class _Removed(NamedTuple):
-    """The part removed from one gradient.
+    """The part removed from one gradient."""
 
-    Args:
-        means: Means subtracted from its vectors in all backward passes of this step.
-        rest: Norm of this rank's part of the remaining gradient.
-    """
-
-    means: Tensor
-    rest: Tensor
+    means: Tensor  # subtracted from its vectors in all backward passes of this step
+    rest: Tensor  # norm of this rank's part of the remaining gradient
 
 
 class RemovedMeans:
     """Adds up the means that are subtracted from gradients in the backward passes of one step.
 
-    Args:
-        model: Model as it is trained. Under DistributedDataParallel each rank subtracts its own
-            means, which are averaged as the gradients are.
+    Under DistributedDataParallel each rank subtracts its own means, which are averaged as the
+    gradients are.
     """
 
     def __init__(self, model: nn.Module) -> None:

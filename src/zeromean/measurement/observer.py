@@ -94,9 +94,7 @@ class StepObserver:
 def watch_backward(optimizer: Optimizer, watch: Callable[[Tensor, FanIn], None] | None) -> None:
     """Call ``watch`` with each parameter whose gradient at="backward" is about to center.
 
-    Args:
-        optimizer: Optimizer; nothing happens unless it is centralized at="backward".
-        watch: Function of a parameter and its fan-in axes; None to stop.
+    None stops that. Nothing happens unless the optimizer is centralized at="backward".
     """
     handle = handle_of(optimizer)
     place = handle._place if handle is not None else None

@@ -36,16 +36,13 @@ class Measured(Protocol):
 class GradientStatistics(NamedTuple):
     """Numbers of several gradients g, taken over the parts on this rank.
 
-    Args:
-        sums: Sums of g, g², Pg and (Pg)², the energy of what P removes, the number of nonzero
-            entries of g, and how many of them are zero in Pg; shape (gradients, 7).
-        maxima: Largest absolute entries of g and of Pg; shape (gradients, 2).
-        unknown: Whether the gradient before centering is unknown, for each gradient.
+    The sums are those of g, g², Pg and (Pg)², the energy of what P removes, the number of nonzero
+    entries of g, and how many of them are zero in Pg.
     """
 
-    sums: Tensor
-    maxima: Tensor
-    unknown: list[bool]
+    sums: Tensor  # shape (gradients, 7)
+    maxima: Tensor  # largest absolute entries of g and of Pg, shape (gradients, 2)
+    unknown: list[bool]  # whether the gradient before centering is unknown
 
 
 def gradient_statistics(
@@ -55,11 +52,8 @@ def gradient_statistics(
 ) -> GradientStatistics:
     """Measure gradients before and after centering.
 
-    Args:
-        gradients: Gradients, at least one.
-        fan_ins: Fan-in axes of each gradient.
-        removed: For each gradient the means that were subtracted from it already, or None if they
-            are unknown. None (default) if nothing was subtracted.
+    If something was subtracted from the gradients already, ``removed`` holds the means subtracted
+    from each one, or None for each whose means are unknown.
     """
     known = [None] * len(gradients) if removed is None else removed
     rows, maxima = [], []
@@ -86,11 +80,7 @@ def gradient_statistics(
 
 
 class StepMeasurement:
-    """The measurement of one optimizer step: of its gradients, then of its weights.
-
-    Args:
-        parameters: The parameters that are centered, or would be.
-    """
+    """The measurement of one optimizer step: of its gradients, then of its weights."""
 
     def __init__(self, parameters: Sequence[Measured]) -> None:
         self._parameters = parameters
@@ -127,9 +117,8 @@ class StepMeasurement:
     ) -> tuple[LayerStatistics, ...]:
         """Measure the weights after the step, and bring all numbers to the host.
 
-        Args:
-            names: Names of the parameters by their ids.
-            start: Means of the weight vectors at the start of the run.
+        ``names`` are by the ids of the parameters; ``start`` has their means at the start of the
+        run.
         """
         gradients = self._gradients
         if gradients is None:

@@ -15,12 +15,7 @@ from zeromean.reparam.formulas import Formula, gradients, take_apart, weight_of
 
 
 class Normalization:
-    """Computes the weight ``g x / n + offset`` of a proxy in its type, in at least float32 inside.
-
-    Args:
-        formula: Formula of x and n.
-        fan_in: Axes of a weight vector.
-    """
+    """Computes the weight ``g x / n + offset`` of a proxy, in at least float32 inside."""
 
     def __init__(self, formula: Formula, fan_in: FanIn) -> None:
         self.formula = formula
@@ -29,13 +24,9 @@ class Normalization:
         self._last: Tensor | None = None
 
     def __call__(self, v: Tensor, g: Tensor | float, offset: Tensor | None = None) -> Tensor:
-        """Return the weight.
+        """Return the weight of a proxy.
 
-        Args:
-            v: Proxy, of any shape.
-            g: Gains, one per weight vector, shaped to broadcast to ``v`` split by groups; or one
-                number for all vectors.
-            offset: Number added to each weight vector, shaped as the gains (default None).
+        Gains and offsets, one per weight vector, are shaped to broadcast to ``v`` split by groups.
         """
         if _needs_plain_operations(v):
             return weight_of(v, g, offset, take_apart(v, self.formula, self.fan_in))
