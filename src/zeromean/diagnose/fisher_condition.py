@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -407,9 +407,7 @@ def _rank_at_most(model: nn.Module, batches: list[Pair], likelihood: Likelihood)
     """Return an upper bound on the rank of F: one per output, one less for a softmax."""
     rank = 0
     for inputs, _ in batches:
-        with unchanged(model), torch.no_grad():
-            z = run(model, inputs)
-        _check_output(z)
+        z = _outputs(model, inputs)
         outputs = z.shape[-1]
         rank += z.numel() // outputs * (outputs - (likelihood == "categorical"))
     return rank
@@ -420,28 +418,26 @@ def _product(
 ) -> Product:
     """Return the product F v = E_x J^T S J v, with S the covariance of d log p / d outputs."""
     samples = sum(count(inputs) for inputs, _ in batches)
-    graphs: dict[int, tuple[Tensor, Tensor, Sequence[Tensor]]] = {}
 
-    def graph(index: int) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    def graph(inputs: Any) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         """Return the outputs z, a dummy u, and J^T u, whose gradient by u along v is J v."""
-        if index in graphs:
-            return graphs[index]
         with differentiable(model):
-            z = run(model, batches[index][0])
+            z = run(model, inputs)
             _check_output(z)
             u = torch.zeros_like(z, requires_grad=True)
             back = torch.autograd.grad(
                 z, trained, grad_outputs=u, create_graph=True, materialize_grads=True
             )
-        if len(batches) == 1:
-            graphs[index] = z, u, back
         return z, u, back
+
+    # The graph of a single batch is kept.
+    kept = graph(batches[0][0]) if len(batches) == 1 else None
 
     def product(vector: Array) -> Array:
         along = [x.to(p) for x, p in zip(split_like(vector, trained), trained, strict=True)]
         total = np.zeros_like(vector)
-        for index in range(len(batches)):
-            z, u, back = graph(index)
+        for inputs, _ in batches:
+            z, u, back = kept or graph(inputs)
             (forward,) = torch.autograd.grad(
                 back, u, grad_outputs=along, retain_graph=True, materialize_grads=True
             )
@@ -460,9 +456,7 @@ def _product(
 def _parts(model: nn.Module, batches: list[Pair], weights: int) -> Iterator[Any]:
     """Split the inputs into parts whose Jacobians fit into memory."""
     for inputs, _ in batches:
-        with unchanged(model), torch.no_grad():
-            z = run(model, inputs)
-        _check_output(z)
+        z = _outputs(model, inputs)
         step = max(1, MAX_JACOBIAN_ENTRIES * count(inputs) // (weights * z.numel()))
         for start in range(0, count(inputs), step):
             here = slice(start, start + step)
@@ -470,6 +464,13 @@ def _parts(model: nn.Module, batches: list[Pair], weights: int) -> Iterator[Any]
                 yield {name: value[here] for name, value in inputs.items()}
             else:
                 yield inputs[here]
+
+
+def _outputs(model: nn.Module, inputs: Any) -> Tensor:
+    with unchanged(model), torch.no_grad():
+        z = run(model, inputs)
+    _check_output(z)
+    return cast(Tensor, z)
 
 
 def _check_finite(values: Array) -> None:

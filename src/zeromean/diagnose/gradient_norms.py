@@ -121,7 +121,7 @@ class GradientNorms(Diagnostic):
         medians = [_medians(array) for array in arrays]
         removed = _medians(self.removed)
         rows = [
-            (name, *(number(float(m[n])) for m in medians), percent(float(removed[n]), 2))
+            (name, *(number(float(m[n])) for m in medians), percent(float(removed[n])))
             for n, name in enumerate(self.layers if self._steps else ())
         ]
         return Table(("layer", "||g||", "||Pg||", "max |g|", "max |Pg|", "removed"), rows)

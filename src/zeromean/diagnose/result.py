@@ -82,9 +82,9 @@ def number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3g}"
 
 
-def percent(share: float, digits: int = 1) -> str:
+def percent(share: float) -> str:
     """Format a share as a percentage; an undefined one is "-"."""
-    return "-" if math.isnan(share) else f"{share:.{digits}%}"
+    return "-" if math.isnan(share) else f"{share:.2%}"
 
 
 def layer_axis(axes: Axes, names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zeromean.centralization.validate import refuse_loss
 from zeromean.diagnose.batches import Batches, Loss, Pair, count, cross_entropy, pairs, run
-from zeromean.diagnose.lanczos import extreme_eigenvalue, flat, split_like
+from zeromean.diagnose.lanczos import Product, extreme_eigenvalue, flat, split_like
 from zeromean.diagnose.layers import check_model, differentiable
 from zeromean.diagnose.result import GRAY, ORANGE, Diagnostic, number
 from zeromean.errors import ZeromeanError
@@ -133,7 +133,7 @@ def sharpness(
         for row in explain(model, layers=layers, embeddings=embeddings).centered
     }
     fan_ins = [fan_in_of.get(id(parameter)) for parameter in parameters]
-    hessian = _Hessian(model, parameters, pairs(batches, model), loss)
+    hessian = _hessian(model, parameters, pairs(batches, model), loss)
 
     def project(vector: Array) -> Array:
         return flat(_projected(split_like(vector, parameters), fan_ins))
@@ -151,57 +151,41 @@ def sharpness(
     )
 
 
-class _Hessian:
-    """Products with the Hessian of the mean loss over all samples, by double backward."""
+def _hessian(
+    model: nn.Module, parameters: list[nn.Parameter], batches: list[Pair], loss: Loss
+) -> Product:
+    """Return the product with the Hessian of the mean loss over all samples: double backward."""
+    samples = sum(count(inputs) for inputs, _ in batches)
 
-    def __init__(
-        self, model: nn.Module, parameters: list[nn.Parameter], batches: list[Pair], loss: Loss
-    ) -> None:
-        self._model = model
-        self._parameters = parameters
-        self._batches = batches
-        self._loss = loss
-        self._samples = sum(count(inputs) for inputs, _ in batches)
-        # The graph of a single batch is kept, so that each product is one backward pass.
-        self._graph: Sequence[Tensor] | None = None
+    def gradients(inputs: Any, target: Any) -> Sequence[Tensor]:
+        with differentiable(model):  # dropout drops the same units each time
+            value = loss(run(model, inputs), target)
+            refuse_loss(value)
+            return torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
 
-    def __call__(self, vector: Array) -> Array:
-        along = [
-            part.to(parameter)
-            for part, parameter in zip(
-                split_like(vector, self._parameters), self._parameters, strict=True
-            )
-        ]
+    # The graph of a single batch is kept, so that each product is one backward pass.
+    kept = gradients(*batches[0]) if len(batches) == 1 else None
+
+    def product(vector: Array) -> Array:
+        along = [x.to(p) for x, p in zip(split_like(vector, parameters), parameters, strict=True)]
         total = np.zeros_like(vector)
-        for inputs, target in self._batches:
-            gradients = self._graph or self._gradients(inputs, target)
-            if len(self._batches) == 1:
-                self._graph = gradients
+        for inputs, target in batches:
+            columns = zip(kept or gradients(inputs, target), along, strict=True)
             # A gradient without a graph does not depend on the parameters: no curvature.
-            curved = [
-                (gradient, v)
-                for gradient, v in zip(gradients, along, strict=True)
-                if gradient.requires_grad
-            ]
+            curved = [(gradient, v) for gradient, v in columns if gradient.requires_grad]
             if not curved:
                 continue
-            product = torch.autograd.grad(
+            found = torch.autograd.grad(
                 [gradient for gradient, _ in curved],
-                self._parameters,
+                parameters,
                 grad_outputs=[v for _, v in curved],
                 retain_graph=True,
                 materialize_grads=True,
             )
-            total += flat(product) * (count(inputs) / self._samples)
+            total += flat(found) * (count(inputs) / samples)
         return total
 
-    def _gradients(self, inputs: Any, target: Any) -> Sequence[Tensor]:
-        with differentiable(self._model):  # dropout drops the same units each time
-            value = self._loss(run(self._model, inputs), target)
-            refuse_loss(value)
-            return torch.autograd.grad(
-                value, self._parameters, create_graph=True, materialize_grads=True
-            )
+    return product
 
 
 def _projected(tensors: list[Tensor], fan_ins: Sequence[FanIn | None]) -> list[Tensor]:
