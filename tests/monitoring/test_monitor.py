@@ -54,6 +54,12 @@ def optimizer_of(place: str, model: nn.Module, embeddings: bool = False) -> torc
     return optimizer
 
 
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    optimizer.zero_grad()
+    loss_of(model, batch(step)).backward()
+    optimizer.step()
+
+
 def raw_gradients(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
     """Compute the gradients on a copy without hooks."""
     other = Network().to(next(model.parameters()).dtype)
@@ -124,9 +130,7 @@ def test_numbers_equal_the_formulas(
     start, expected = weights(model), {}
     for step in range(5):
         gradients, old = raw_gradients(model, batch(step)), weights(model)
-        optimizer.zero_grad()
-        loss_of(model, batch(step)).backward()
-        optimizer.step()
+        train(model, optimizer, step)
         new = weights(model)
         expected[step] = {
             name: by_hand(row, gradients[name], old[name], new[name], start[name])
@@ -160,9 +164,7 @@ def test_monitor_does_not_change_training(place: str) -> None:
     zeromean.monitor(optimizer, model, every=2, to=lambda sample: None)
     for step in range(5):
         for one, its in ((model, optimizer), (other, alone)):
-            its.zero_grad()
-            loss_of(one, batch(step)).backward()
-            its.step()
+            train(one, its, step)
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q)
 
@@ -173,7 +175,7 @@ def test_between_samples_nothing_is_measured(place: str, monkeypatch: pytest.Mon
     optimizer = optimizer_of(place, model)
     zeromean.monitor(optimizer, model, every=3, to=lambda sample: None)
     begun: list[int] = []
-    measurement, add = monitoring.StepMeasurement, monitoring.RemovedMeans.add
+    measurement = monitoring.StepMeasurement
     watched: list[int] = []
     monkeypatch.setattr(
         monitoring, "StepMeasurement", lambda targets: begun.append(step) or measurement(targets)
@@ -182,12 +184,9 @@ def test_between_samples_nothing_is_measured(place: str, monkeypatch: pytest.Mon
     for step in range(8):
         if place == "backward" and handle._place.watch is not None:
             watched.append(step)
-        optimizer.zero_grad()
-        loss_of(model, batch(step)).backward()
-        optimizer.step()
+        train(model, optimizer, step)
     assert begun == [0, 3, 6]
     assert watched == ([0, 3, 6] if place == "backward" else [])
-    assert add is monitoring.RemovedMeans.add
 
 
 @pytest.mark.parametrize("place", ["gradient", "update"])
@@ -268,9 +267,7 @@ def test_nested_step_counts_once() -> None:
     samples: list[Sample] = []
     zeromean.monitor(optimizer, model, every=2, to=samples.append)
     for step in range(4):
-        optimizer.zero_grad()
-        loss_of(model, batch(step)).backward()
-        optimizer.step()
+        train(model, optimizer, step)
     assert [sample.step for sample in samples] == [0, 2]
     assert max(layer.removed for layer in samples[1].layers) > 0.01
 
@@ -420,9 +417,7 @@ def test_first_step_of_a_resumed_run() -> None:
     samples: list[Sample] = []
     zeromean.monitor(optimizer, model, every=2, to=samples.append, first_step=40)
     for step in range(3):
-        optimizer.zero_grad()
-        loss_of(model, batch(step)).backward()
-        optimizer.step()
+        train(model, optimizer, step)
     assert [sample.step for sample in samples] == [40, 42]
 
 
