@@ -21,6 +21,19 @@ from zeromean.projection import vector_means
 from zeromean.sharded import gradient_of, local_part
 
 Closure = Callable[[], Any]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def wrap_closure(
+    args: tuple[Any, ...], kwargs: dict[str, Any], run: Callable[[Closure], Any]
+) -> Arguments | None:
+    """Return the arguments of a step, its closure called through ``run``; None without closure."""
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        return None
+    if len(args) > 1:
+        return (args[0], partial(run, closure), *args[2:]), kwargs
+    return args, {**kwargs, "closure": partial(run, closure)}
 
 
 class AtGradient:
@@ -36,17 +49,14 @@ class AtGradient:
 
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    ) -> Arguments | None:
         """Center the gradients, or wrap the closure that computes them."""
         # A closure computes the gradients inside step, so they are centered when it returns. If
         # super().step() runs the hooks again, the closure is wrapped twice, and P P = P.
-        if len(args) > 1 and args[1] is not None:
-            return (args[0], partial(self._run_closure, optimizer, args[1]), *args[2:]), kwargs
-        if kwargs.get("closure") is not None:
-            closure = partial(self._run_closure, optimizer, kwargs["closure"])
-            return args, {**kwargs, "closure": closure}
-        self._center_gradients(optimizer)
-        return None
+        wrapped = wrap_closure(args, kwargs, partial(self._run_closure, optimizer))
+        if wrapped is None:
+            self._center_gradients(optimizer)
+        return wrapped
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Do nothing."""

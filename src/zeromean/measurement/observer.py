@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from zeromean.centralization.at_backward import AtBackward
+from zeromean.centralization.at_gradient import Arguments, wrap_closure
 from zeromean.centralization.centralize import handle_of
 from zeromean.fan_in import FanIn
 
@@ -54,7 +55,7 @@ class StepObserver:
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    ) -> Arguments | None:
         if self._inside:  # super().step() runs the hooks again within the same step
             return None
         self._inside = True
@@ -63,13 +64,10 @@ class StepObserver:
         if not self._observed:
             return None
         # A closure computes the gradients inside step.
-        if len(args) > 1 and args[1] is not None:
-            return (args[0], partial(self._run_closure, optimizer, args[1]), *args[2:]), kwargs
-        if kwargs.get("closure") is not None:
-            closure = partial(self._run_closure, optimizer, kwargs["closure"])
-            return args, {**kwargs, "closure": closure}
-        self._see_gradients(optimizer)
-        return None
+        wrapped = wrap_closure(args, kwargs, partial(self._run_closure, optimizer))
+        if wrapped is None:
+            self._see_gradients(optimizer)
+        return wrapped
 
     def _run_closure(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Any:
         try:
