@@ -194,9 +194,7 @@ def check(
         _compare(names[id(one.parameter)], one.fan_in, share, *weights)
         for one, share, *weights in zip(known, vanished, before, after, shifted, strict=True)
     ]
-    if at in ("gradient", "backward") and layers:
-        worst = max(layers, key=lambda layer: layer.vanished)
-        warn_of_vanished(worst.name, worst.vanished)
+    warn_of_vanished(at, {layer.name: layer.vanished for layer in layers})
     return Check(kind, at, tuple(layers))
 
 

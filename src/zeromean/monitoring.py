@@ -202,12 +202,9 @@ class Monitor:
         if not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0:
             for write in self._writers:
                 write(self.last)
-            self._warn_of_vanished(self.last)
-
-    def _warn_of_vanished(self, sample: Sample) -> None:
-        worst = max(sample.layers, key=lambda layer: layer.vanished, default=None)
-        if worst and sample.at in ("gradient", "backward") and not self._warned:
-            self._warned = warn_of_vanished(worst.name, worst.vanished)
+            if not self._warned:
+                shares = {layer.name: layer.vanished for layer in layers}
+                self._warned = warn_of_vanished(self._at, shares)
 
     def _record_start(self, optimizer: Optimizer) -> None:
         new = [one for one in self._centered(optimizer) if one.parameter not in self._start]

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from zeromean.centralization.centering import CenteredParameter
 from zeromean.errors import warn
 from zeromean.fan_in import FanIn
 from zeromean.measurement.sample import LayerStatistics
@@ -22,15 +23,6 @@ from zeromean.sharded import is_sharded, local_part, reduce_over_shards
 
 # Share of vanished gradient entries above which a warning is due.
 VANISHED_LIMIT = 0.01
-
-
-class Measured(Protocol):
-    """A parameter with its fan-in axes."""
-
-    @property
-    def parameter(self) -> Tensor: ...
-    @property
-    def fan_in(self) -> FanIn: ...
 
 
 class GradientStatistics(NamedTuple):
@@ -82,7 +74,7 @@ def gradient_statistics(
 class StepMeasurement:
     """The measurement of one optimizer step: of its gradients, then of its weights."""
 
-    def __init__(self, parameters: Sequence[Measured]) -> None:
+    def __init__(self, parameters: Sequence[CenteredParameter]) -> None:
         self._parameters = parameters
         self._before = [local_part(one.parameter).detach().clone() for one in parameters]
         self._present: list[int] = []
@@ -147,7 +139,7 @@ class StepMeasurement:
         )
 
 
-def means_of(parameters: Sequence[Measured]) -> list[Tensor]:
+def means_of(parameters: Sequence[CenteredParameter]) -> list[Tensor]:
     """Return the means of the weight vectors of each parameter."""
     return vector_means(
         [one.parameter.detach() for one in parameters], [one.fan_in for one in parameters]
@@ -160,14 +152,20 @@ def vanishing_share(gradient: Tensor, fan_in: FanIn) -> float:
     return _share(sums[6], sums[5])
 
 
-def warn_of_vanished(name: str, share: float) -> bool:
-    """Warn if too large a share of a layer's gradient entries vanishes; return whether it does."""
-    if not share > VANISHED_LIMIT:
+def warn_of_vanished(at: str | None, shares: Mapping[str, float]) -> bool:
+    """Warn if too many gradient entries of a layer vanish; return whether they do.
+
+    Args:
+        at: Place of centering; the entries stay as they are unless gradients are centered.
+        shares: Share of vanished entries for each layer.
+    """
+    name = max(shares, key=lambda name: shares[name], default="")
+    if at not in ("gradient", "backward") or not shares or not shares[name] > VANISHED_LIMIT:
         return False
     warn(
-        f"Centering turns {share:.0%} of the nonzero gradient entries of {name} into zeros, because"
-        " they differ from their mean by less than rounding. Keep gradients in float32, or leave"
-        " this layer out with layers=."
+        f"Centering turns {shares[name]:.0%} of the nonzero gradient entries of {name} into zeros,"
+        " because they differ from their mean by less than rounding. Keep gradients in float32, or"
+        " leave this layer out with layers=."
     )
     return True
 
@@ -221,7 +219,9 @@ def _matrix(rows: Sequence[Sequence[Tensor]]) -> Tensor:
     return stacked.view(len(rows), -1)
 
 
-def _layer(name: str, one: Measured, row: Sequence[float], unknown: bool) -> LayerStatistics:
+def _layer(
+    name: str, one: CenteredParameter, row: Sequence[float], unknown: bool
+) -> LayerStatistics:
     g, g2, pg, pg2, removed2, nonzero, vanished = row[:7]
     mean2, drift2, step2, weight2, largest, largest_rest = row[7:]
     if unknown:
