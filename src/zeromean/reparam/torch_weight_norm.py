@@ -83,10 +83,10 @@ def from_torch(model: nn.Module) -> Report:
         weight = torch._weight_norm(normed.v, normed.g, normed.dim).detach()
         same = normed.dim >= 0 and normed.dim == _dim(row.fan_in, weight.ndim)
         _remove(normed)
-        if same:
-            _adopt(normed, row.fan_in)
-        else:
-            register(normed.module, normed.name, row.fan_in, WeightNorm, scale=None)
+        register(normed.module, normed.name, row.fan_in, WeightNorm, scale=None)
+        if same:  # with torch's own g and v
+            lists = normed.module.parametrizations
+            _put(lists[normed.name], {"original0": normed.g, "original1": normed.v})
         after = getattr(normed.module, normed.name).detach()
         moved = float((after - weight).norm() / weight.norm()) if weight.any() else 0.0
         changes.append(Change(row, done=True, moved=moved))
@@ -147,15 +147,13 @@ def to_torch(model: nn.Module, *, hook: bool = False) -> nn.Module:
             with warnings.catch_warnings():  # torch deprecates its older form
                 warnings.simplefilter("ignore", FutureWarning)
                 old_weight_norm(module, name, dim)
-            _put(module, f"{name}_g", g)
-            _put(module, f"{name}_v", v)
+            _put(module, {f"{name}_g": g, f"{name}_v": v})
             with torch.no_grad():
                 setattr(module, name, torch._weight_norm(v, g, dim))
         else:
             parametrizations.weight_norm(module, name, dim)
             lists = module.parametrizations
-            _put(lists[name], "original0", g)
-            _put(lists[name], "original1", v)
+            _put(lists[name], {"original0": g, "original1": v})
     return model
 
 
@@ -237,15 +235,8 @@ def _remove(normed: _Normed) -> None:
         normed.hook.remove(normed.module)
 
 
-def _adopt(normed: _Normed, fan_in: FanIn) -> None:
-    """Register "wn" with the same parameters g and v."""
-    register(normed.module, normed.name, fan_in, WeightNorm, scale=None)
-    lists: Any = normed.module.parametrizations
-    _put(lists[normed.name], "original0", normed.g)
-    _put(lists[normed.name], "original1", normed.v)
-
-
-def _put(module: nn.Module, name: str, parameter: Tensor) -> None:
-    """Make a module hold this same parameter, which an optimizer may hold too."""
-    assert isinstance(parameter, nn.Parameter)
-    module._parameters[name] = parameter
+def _put(module: nn.Module, parameters: dict[str, Tensor]) -> None:
+    """Make a module hold these same parameters, which an optimizer may hold too."""
+    for name, parameter in parameters.items():
+        assert isinstance(parameter, nn.Parameter)
+        module._parameters[name] = parameter
