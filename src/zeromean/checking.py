@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -241,7 +240,8 @@ def _step_on_copies(
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    with _same_random_numbers(model):
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    with torch.random.fork_rng(devices=devices):  # both steps draw the same random numbers
         if _needs_closure(optimizer):
             optimizer.step(closure)  # type: ignore[arg-type]
         else:
@@ -288,14 +288,6 @@ def _shifted(gradient: Tensor, fan_in: FanIn) -> Tensor:
 def _needs_closure(optimizer: Optimizer) -> bool:
     parameter = inspect.signature(optimizer.step).parameters.get("closure")
     return parameter is not None and parameter.default is inspect.Parameter.empty
-
-
-@contextmanager
-def _same_random_numbers(model: nn.Module) -> Iterator[None]:
-    """Restore the state of the random number generators afterwards."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices):
-        yield
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -329,8 +328,13 @@ def _exact(
 
     jacobian_of_each = vmap(jacrev(output, has_aux=True), in_dims=(None, 0))
     for part in _parts(model, batches, size):
-        with _batchable(), differentiable(model):
-            jacobians, z = jacobian_of_each(weights, part)
+        try:
+            with differentiable(model):
+                jacobians, z = jacobian_of_each(weights, part)
+        except RuntimeError as error:
+            raise ZeromeanError(
+                f"torch.func cannot batch this model ({error})", 'Pass method="lanczos"'
+            ) from error
         jacobian = torch.cat([jacobians[name].flatten(3) for name in weights], 3).detach()
         rows = _rows(jacobian, z.detach(), likelihood)
         fisher += rows.T @ rows / samples
@@ -357,17 +361,6 @@ def _rows(jacobian: Tensor, z: Tensor, likelihood: Likelihood) -> Array:
         p = z.double().softmax(-1)[..., None]
         rows = p.sqrt() * (rows - (p * rows).sum(2, keepdim=True))
     return rows.flatten(0, 2).cpu().numpy()
-
-
-@contextmanager
-def _batchable() -> Iterator[None]:
-    """Explain what to do if torch.func cannot batch the model."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise ZeromeanError(
-            f"torch.func cannot batch this model ({error})", 'Pass method="lanczos"'
-        ) from error
 
 
 # --- Lanczos --------------------------------------------------------------------------------------

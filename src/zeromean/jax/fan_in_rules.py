@@ -142,22 +142,16 @@ def _equinox_conv(module: Any) -> Description:
     return _one(module, "weight", own, range(1, len(own)), "conv")
 
 
-@register("equinox.nn._rnn.GRUCell")
-def _equinox_gru(module: Any) -> Description:
-    return _equinox_recurrent(module, 3)
-
-
-@register("equinox.nn._rnn.LSTMCell")
-def _equinox_lstm(module: Any) -> Description:
-    return _equinox_recurrent(module, 4)
-
-
-def _equinox_recurrent(module: Any, gates: int) -> Description:
+def _equinox_recurrent(gates: int, module: Any) -> Description:
     hidden = module.hidden_size
     return {
         **_one(module, "weight_ih", (gates * hidden, module.input_size), (1,)),
         **_one(module, "weight_hh", (gates * hidden, hidden), (1,)),
     }
+
+
+register("equinox.nn._rnn.GRUCell")(partial(_equinox_recurrent, 3))
+register("equinox.nn._rnn.LSTMCell")(partial(_equinox_recurrent, 4))
 
 
 @register("equinox.nn._embedding.Embedding")
