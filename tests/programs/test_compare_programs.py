@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zeromean.errors import ZeromeanError
-from zeromean.study import ImageTask, Method, ProgramTask, Study, Tuning, run
+from zeromean.study import ImageTask, Method, ProgramTask, Study, Tuning, run, write_report
 from zeromean.study.engine import results
 from zeromean.study.report.summary import summarize
 from zeromean.study.spec.records import RunStatus
@@ -151,6 +151,17 @@ def test_tuning_gives_every_method_its_own_value(program, tmp_path: Path) -> Non
     assert [dict(one.candidate.values) for one in finals] == [{"lr": 0.1}, {"lr": 0.1}]
     assert len(found.runs) == 6
     assert {one.key.seed for one in found.runs if one.key.trial >= 0} == {1}
+
+
+@pytest.mark.slow
+def test_tuning_by_a_metric_of_the_other_direction(program, tmp_path: Path) -> None:
+    lines = f"{PROGRAM}    print(f'accuracy {{-loss.item()}}')\n"
+    spec = task(program(lines), "{seed}", "{lr}", tune_metric="accuracy=accuracy NUMBER")
+    tuning = Tuning(values={"lr": (1e-6, 0.1)}, seeds=1)
+    found = run(Study(tasks=(spec,), seeds=1, tuning=tuning), tmp_path / "out")
+    finals = [one for one in found.runs if one.key.trial < 0]
+    assert [dict(one.candidate.values) for one in finals] == [{"lr": 0.1}, {"lr": 0.1}]
+    write_report(found)
 
 
 @pytest.mark.slow

@@ -72,7 +72,8 @@ Grid = Annotated[
 TuneMetric = Annotated[
     str | None,
     typer.Option(
-        help="Metric that chooses among the values, in the form of --metric.",
+        help="Metric that chooses among the values, in the form of --metric; its name shows the"
+        " direction.",
         show_default="the metric",
         rich_help_panel=PANEL,
     ),

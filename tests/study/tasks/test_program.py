@@ -20,7 +20,14 @@ from zeromean.study.spec.records import Candidate, Key
 from zeromean.study.spec.toml import from_table, to_table
 from zeromean.study.tasks import program
 from zeromean.study.tasks.interface import Job
-from zeromean.study.tasks.program import OutputReader, ProgramRunner, execute, read_points
+from zeromean.study.tasks.program import (
+    Ended,
+    OutputReader,
+    Point,
+    ProgramRunner,
+    execute,
+    read_points,
+)
 
 
 def task(*command: str, metric: str = "loss=loss NUMBER", **options: object) -> ProgramTask:
@@ -101,6 +108,28 @@ def test_direction_follows_from_the_name(name: str, higher: bool) -> None:
     assert task(metric=f"{name}=a NUMBER").metric_of().higher_is_better is higher
     turned = task(metric=f"{name}=a NUMBER", higher=not higher)
     assert turned.metric_of().higher_is_better is not higher
+
+
+@pytest.mark.parametrize(
+    ("tuned_by", "higher"),
+    [("val_loss", False), ("val_accuracy", True), ("speed", True)],
+)
+def test_tuning_metric_has_its_own_direction(tuned_by: str, higher: bool, tmp_path: Path) -> None:
+    spec = task(metric="speed=a NUMBER", tune_metric=f"{tuned_by}=b NUMBER", higher=True, best=True)
+    study = Study(tasks=(spec,))
+    info = ProgramRunner(study, spec).info
+    assert (info.metric.name, info.tuning_metric.name) == ("speed", tuned_by)
+    assert info.metric.higher_is_better
+    assert info.tuning_metric.higher_is_better is higher
+    trial = job(study, tmp_path)._replace(key=Key("a", "program", "plain", 1, 0))
+    points = [Point(1.0), Point(3.0), Point(2.0)]
+    made = ProgramRunner(study, spec)._make_run(trial, points, Ended(0, 1.0, False), None, None)
+    assert made.epochs[-1].score == (3.0 if higher else 1.0)
+
+
+def test_tuning_metric_of_an_unknown_direction_is_refused() -> None:
+    with pytest.raises(ZeromeanError, match=r"whether a higher speed is better .* Name it loss"):
+        task(metric="loss=a NUMBER", tune_metric="speed=b NUMBER", higher=False)
 
 
 def test_metric_files(tmp_path: Path) -> None:

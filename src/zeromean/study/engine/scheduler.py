@@ -99,7 +99,7 @@ class Scheduler:
             candidates, complete = self._plan(pair)
             if complete:
                 done = outcomes(self.study, self._trials[pair], *pair)
-                self._choices[pair] = choice(done.values(), self.infos[pair[0]].metric)
+                self._choices[pair] = choice(done.values(), self.infos[pair[0]].tuning_metric)
                 continue
             groups.append(
                 [
@@ -112,7 +112,7 @@ class Scheduler:
     def _plan(self, pair: Pair) -> tuple[list[Candidate], bool]:
         assert self.study.tuning is not None
         done = outcomes(self.study, self._trials.get(pair, ()), *pair)
-        return plan(self.study.tuning, done, self.infos[pair[0]].metric)
+        return plan(self.study.tuning, done, self.infos[pair[0]].tuning_metric)
 
     def _candidate(self, key: Key) -> Candidate | None:
         """Return the values of a run, or None while they depend on tuning that has not ended."""

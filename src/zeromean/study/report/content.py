@@ -162,7 +162,7 @@ def _subset(task: TrainedTask) -> str:
 
 def _tuned(comparison: Comparison, results: Results) -> list[tuple[str, str]]:
     """Describe what each method chose and how far it was from the next best trial."""
-    metric, found = comparison.metric, []
+    metric, found = comparison.info.tuning_metric, []
     for method in comparison.methods:
         chosen = comparable(next(iter(comparison.of(method).values())).candidate)
         done = trials(results, comparison, method)

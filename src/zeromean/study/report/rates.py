@@ -51,7 +51,7 @@ def draw(results: Results, comparison: Comparison) -> Figure:
         results: Tuned study.
         comparison: Comparison to draw.
     """
-    metric = comparison.metric
+    metric = comparison.info.tuning_metric
     look = styles(comparison.methods)
     chart = figure(3.4 + 0.12 * len(look))
     axes = chart.subplots()

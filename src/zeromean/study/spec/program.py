@@ -121,7 +121,8 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
         metric: The metric to compare, see :func:`parse_metric`.
         higher: Whether a higher metric is better; None to go by its name.
         best: Whether the best value counts instead of the last one.
-        tune_metric: The metric that tuning uses, in the form of ``metric``; None for the same.
+        tune_metric: The metric that tuning uses, in the form of ``metric``; None for the same. Its
+            name shows whether a higher value is better, or is the name of ``metric``.
         shift_seeds: Whether the run's seed is added to every seed that the program sets.
         own_folder: Whether each run starts in its own copy of the working folder.
         timeout: Time limit of a run in seconds, or None.
@@ -181,7 +182,7 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
                 f"weight_decay {self.weight_decay!r} is not one of auto, coupled, decoupled",
                 "Use one of these",
             )
-        self.metric_of()
+        self.tuning_metric()
 
     def has(self, placeholder: str) -> bool:
         """Return whether the command contains a placeholder."""
@@ -194,17 +195,33 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
             ZeromeanError: The direction is not given, and the name does not show it.
         """
         name = parse_metric(self.metric).name
-        higher = self.higher
+        higher = _direction(name) if self.higher is None else self.higher
         if higher is None:
-            words = re.split(r"[^a-z0-9]+", name.lower())
-            directions = {one in _HIGHER for one in words if one in _HIGHER + _LOWER}
-            if len(directions) != 1:
-                raise SettingError(
-                    "higher",
-                    f"whether a higher {name} is better is not known",
-                    "Pass --higher or --lower, or set higher in the study file",
-                )
-            higher = directions.pop()
+            raise SettingError(
+                "higher",
+                f"whether a higher {name} is better is not known",
+                "Pass --higher or --lower, or set higher in the study file",
+            )
+        return Metric(name=name, higher_is_better=higher)
+
+    def tuning_metric(self) -> Metric:
+        """Return the metric that tuning uses, with its own direction.
+
+        Raises:
+            ZeromeanError: Its name is not that of the metric and does not show the direction.
+        """
+        metric = self.metric_of()
+        if self.tune_metric is None:
+            return metric
+        name = parse_metric(self.tune_metric, "tune_metric").name
+        higher = metric.higher_is_better if name == metric.name else _direction(name)
+        if higher is None:
+            raise SettingError(
+                "tune_metric",
+                f"whether a higher {name} is better is not known",
+                f"Name it {metric.name} to tune in the direction of the metric, or choose a name"
+                " that shows the direction, such as val_loss",
+            )
         return Metric(name=name, higher_is_better=higher)
 
     @property
@@ -222,6 +239,13 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
     def label(self) -> str:
         """The name of the task in tables and in the database."""
         return self.source
+
+
+def _direction(name: str) -> bool | None:
+    """Return whether a higher metric of that name is better, or None if the name does not show."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    directions = {one in _HIGHER for one in words if one in _HIGHER + _LOWER}
+    return directions.pop() if len(directions) == 1 else None
 
 
 def check_method(method: Method) -> None:

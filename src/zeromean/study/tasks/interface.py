@@ -26,6 +26,7 @@ class TaskInfo(msgspec.Struct, frozen=True):
         steps: Number of optimizer steps per epoch; 0 if it is unknown.
         fingerprint: A digest of everything that must not change while the study is under way, such
             as the examples.
+        tune_metric: What ``score`` is in tuning, if it is another metric.
     """
 
     description: str
@@ -35,6 +36,12 @@ class TaskInfo(msgspec.Struct, frozen=True):
     metric: Metric
     steps: int
     fingerprint: str
+    tune_metric: Metric | None = None
+
+    @property
+    def tuning_metric(self) -> Metric:
+        """What ``score`` is in tuning."""
+        return self.tune_metric or self.metric
 
 
 class Job(NamedTuple):

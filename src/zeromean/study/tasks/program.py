@@ -113,6 +113,7 @@ class ProgramRunner:
             metric=self._spec.metric_of(),
             steps=0,
             fingerprint=self._fingerprint(),
+            tune_metric=self._spec.tuning_metric(),
         )
 
     def check(self, methods: Sequence[Method], optimizers: Sequence[Optimizer]) -> None:
@@ -249,21 +250,22 @@ class ProgramRunner:
             if taken_over is not None:
                 metrics[TAKEN_OVER] = taken_over
             epochs.append(Epoch(number, metrics, seconds))
-        metric, score = self._spec.metric_of(), None
+        final, score = job.key.trial == FINAL, None
+        metric = self._spec.metric_of() if final else self._spec.tuning_metric()
         values = [point.value for point in points]
         if values and failure is None:
             finite = [value for value in values if math.isfinite(value)]
             score = values[-1]
             if self._spec.best and finite:
                 score = max(finite) if metric.higher_is_better else min(finite)
-                if job.key.trial != FINAL:  # tuning reads the last score
+                if not final:  # tuning reads the last score
                     last = Epoch(len(epochs), {"score": score}, epochs[-1].seconds)
                     epochs = [*epochs[:-1], last]
         return Run(
             job.key,
             job.candidate,
             tuple(epochs),
-            test_score=score if job.key.trial == FINAL else None,
+            test_score=score if final else None,
             failure=failure,
         )
 
