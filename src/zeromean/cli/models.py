@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,6 +15,7 @@ from zeromean.cli.checkpoint import read_checkpoint
 from zeromean.errors import ZeromeanError
 from zeromean.model import explain, owners_by_shape
 from zeromean.plan import Plan, make_plan
+from zeromean.user_function import load_function
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 FORMS = "module:factory, file.py:factory, timm:NAME, a checkpoint file"
@@ -108,7 +106,7 @@ def _call_factory(text: str) -> nn.Module:
     try:
         # What the user's code prints is not part of the output, such as that of --json.
         with redirect_stdout(sys.stderr):
-            model = getattr(_import(place), factory)()
+            model = load_function(text)()
     except Exception as error:  # whatever the user's own code raises
         raise ZeromeanError(
             f"the model {text} failed with {type(error).__name__}: {error}",
@@ -121,23 +119,6 @@ def _call_factory(text: str) -> nn.Module:
             f"{text} returned {type(model).__name__}, not a torch.nn.Module", "Return the model"
         )
     return model
-
-
-def _import(place: str) -> ModuleType:
-    """Import a module by its name, also from the current folder, or by the path of its file."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    path = Path(place).resolve()
-    if str(path.parent) not in sys.path:  # for what the file imports
-        sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{place} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _plan_of_checkpoint(path: Path, layers: Any, embeddings: bool) -> tuple[Plan, str]:

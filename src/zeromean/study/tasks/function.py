@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,6 +19,7 @@ from zeromean.study.spec.metric import ACCURACY, LOSS
 from zeromean.study.spec.task import FunctionTask
 from zeromean.study.tasks.problem import Examples, Problem, fit_identity
 from zeromean.study.tasks.subset import take_subset
+from zeromean.user_function import load_function
 
 # Their lines do not help a user to find the cause.
 LIBRARIES = (str(Path(__file__).parents[2]), *torch.__path__, *importlib.__path__)
@@ -96,9 +94,8 @@ def guard(function: str, when: str = "") -> Iterator[None]:
 
 
 def _load(function: str) -> Callable[[], Any]:
-    place, _, name = function.rpartition(":")
     try:
-        found = getattr(_module(place), name)
+        found = load_function(function)
     except (AttributeError, FileNotFoundError) as error:
         raise _broken(function, f"does not exist ({error})") from error
     except ModuleNotFoundError as error:
@@ -109,24 +106,6 @@ def _load(function: str) -> Callable[[], Any]:
     if not callable(found):
         raise _broken(function, "is not a function")
     return found  # type: ignore[no-any-return]
-
-
-def _module(place: str) -> ModuleType:
-    if not place.endswith(".py"):
-        if (here := os.getcwd()) not in sys.path:
-            sys.path.insert(0, here)
-        return importlib.import_module(place)
-    path = Path(place).resolve()
-    name = f"zeromean_task_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None  # it ends in .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    if str(path.parent) not in sys.path:  # for its own imports
-        sys.path.insert(0, str(path.parent))
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _examples(function: str, part: Any) -> Examples:
