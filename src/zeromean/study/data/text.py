@@ -17,11 +17,6 @@ MAX_CHARACTERS = 255
 MIN_PIECES = 20
 
 
-def is_text(data: str) -> bool:
-    """Return whether ``data`` names a text: ``text`` or ``text:FILE``."""
-    return data == "text" or data.startswith("text:")
-
-
 def read_text(data: str) -> str:
     """Return the text that ``data`` names.
 

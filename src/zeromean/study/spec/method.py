@@ -56,7 +56,7 @@ class Method(Spec, frozen=True):
     def _check(self) -> None:
         if not self.label:
             raise SettingError("label", "label is empty", "Name the method")
-        changes = self.changes != PLAIN_CHANGES
+        changes = self.changed != ["label"]
         if changes == (self.label == BASELINE):
             raise SettingError(
                 "label",
@@ -65,8 +65,8 @@ class Method(Spec, frozen=True):
                 + f'; "{BASELINE}" is the name of plain training',
                 "Use another label" if changes else "Set one of its fields",
             )
-        for name, without in (("layers", "all"), ("init", "preserve"), ("eps", None)):
-            if self.reparametrization is None and getattr(self, name) != without:
+        for name in ("layers", "init", "eps"):
+            if self.reparametrization is None and name in self.changed:
                 raise SettingError(
                     name, f"{name} is given without reparametrization", f"Remove {name}"
                 )
@@ -121,6 +121,3 @@ class Method(Spec, frozen=True):
         }
         text = "".join(f', {name}="{value}"' for name, value in options.items() if value)
         return text + (f", eps={self.eps:g}" if self.eps is not None else "")
-
-
-PLAIN_CHANGES = (None, None, None, "all", "preserve", None, None, None, None, (), "gradient")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from zeromean.study.spec.method import Method
 from zeromean.study.spec.metric import Metric
@@ -149,7 +149,7 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
     own_folder: bool = False
     timeout: float | None = None
     devices: tuple[str, ...] = ()
-    weight_decay: str = "auto"
+    weight_decay: Literal["auto", "coupled", "decoupled"] = "auto"
     skip_refused: bool = False
 
     # A program is one unit of training; its curve has as many points as it reports.
@@ -175,12 +175,6 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
                 "shift_seeds",
                 "shift_seeds is set, but the command has {seed}",
                 "Remove one of them",
-            )
-        if self.weight_decay not in ("auto", "coupled", "decoupled"):
-            raise SettingError(
-                "weight_decay",
-                f"weight_decay {self.weight_decay!r} is not one of auto, coupled, decoupled",
-                "Use one of these",
             )
         self.tuning_metric()
 
@@ -254,9 +248,8 @@ def check_method(method: Method) -> None:
     Raises:
         ZeromeanError: It changes the network or the loss.
     """
-    default = Method("x", gradient="gc")
-    for name in method.__struct_fields__:
-        if name in FIELDS_OF_METHODS or getattr(method, name) == getattr(default, name):
+    for name in method.changed:
+        if name in FIELDS_OF_METHODS:
             continue
         reason = (
             "re-parametrizations have to exist before the program makes its optimizer"

@@ -52,7 +52,7 @@ class Schedule(Spec, frozen=True):
     def _check(self) -> None:
         needed = FIELDS[self.kind]
         for name in ("every", "milestones", "steps", "end"):
-            given = getattr(self, name) not in (None, ())
+            given = name in self.changed
             if given != (name == needed):
                 raise SettingError(
                     "schedule",

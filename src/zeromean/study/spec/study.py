@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,14 +23,11 @@ from zeromean.study.spec.validation import (
     build,
     check_distinct,
     check_range,
-    located,
 )
 
 MAX_SEEDS = 100_000
 # The most that any machine has; torch counts threads in 32 bits.
 MAX_THREADS = 1024
-
-
 DEFAULT_OPTIMIZERS = (Optimizer("sgd"),)
 
 
@@ -80,11 +78,8 @@ class Study(Spec, frozen=True, kw_only=True):
             return build(Tuning, value, name)
         if name == "optimizers" and value == DEFAULT_OPTIMIZERS and self.programs:
             return (Optimizer(OF_PROGRAM),)
-        makers: dict[str, Callable[[Any, str], Any]] = {
-            "tasks": _task, "methods": _method, "optimizers": _optimizer,
-        }  # fmt: skip
-        if name in makers and isinstance(value, (list, tuple)):
-            return tuple(makers[name](one, f"{name}[{i}]") for i, one in enumerate(value))
+        if name in _OF_TABLE and isinstance(value, (list, tuple)):
+            return tuple(_part(name, one, f"{name}[{i}]") for i, one in enumerate(value))
         return value
 
     def _check(self) -> None:
@@ -260,19 +255,14 @@ class Study(Spec, frozen=True, kw_only=True):
         return shlex.join(["zeromean", "study", str(out / "study.toml"), "--out", str(out)])
 
 
-def _task(value: Any, place: str) -> Any:
-    return make_task(value, place) if isinstance(value, dict) else value
+_OF_TABLE: dict[str, Callable[[Any, str], Any]] = {
+    "tasks": make_task, "methods": partial(build, Method), "optimizers": partial(build, Optimizer),
+}  # fmt: skip
+_OF_NAME = {"methods": presets.method, "optimizers": presets.optimizer}
 
 
-def _method(value: Any, place: str) -> Any:
-    with located(place if isinstance(value, dict) else ""):
-        return presets.method(value) if isinstance(value, str) else _table(Method, value)
-
-
-def _optimizer(value: Any, place: str) -> Any:
-    with located(place if isinstance(value, dict) else ""):
-        return presets.optimizer(value) if isinstance(value, str) else _table(Optimizer, value)
-
-
-def _table(kind: type[Spec], value: Any) -> Any:
-    return build(kind, value) if isinstance(value, dict) else value
+def _part(kind: str, value: Any, place: str) -> Any:
+    """Return the task, method or optimizer that a table or a short name stands for."""
+    if isinstance(value, dict):
+        return _OF_TABLE[kind](value, place)
+    return _OF_NAME[kind](value) if isinstance(value, str) and kind in _OF_NAME else value

@@ -27,8 +27,6 @@ IMAGE_MODELS = (
 TEXT_MODELS = ("lstm", "transformer")
 TIMM_PREFIX = "timm:"
 TIMM_NAME = f"{TIMM_PREFIX}NAME"
-AUGMENTATIONS = ("none", "crop-flip", "affine", "resized-crop-flip")
-PREPROCESSINGS = ("channel", "pixel", "zca")
 
 
 def model_family(model: str) -> str:
@@ -82,27 +80,19 @@ class TrainedTask(Spec, frozen=True, kw_only=True, tag_field="kind"):
 
     @property
     def title(self) -> str:
-        """The data, for titles."""
-        return self.source.partition("/")[0]
+        """The data or the function, for titles."""
+        return self.source
 
     @property
     def label(self) -> str:
         """The name of the task in tables and in the database, with every unusual setting."""
         settings = []
-        for name in self.__struct_fields__:
-            if name in ("data", "model", "function", "epochs", "batch_size"):
-                continue
-            value, default = getattr(self, name), _default(type(self), name)
-            if value != default:
+        for name in self.changed:
+            if name not in ("data", "model", "function", "epochs", "batch_size"):
+                value = getattr(self, name)
                 text = value.label if isinstance(value, Schedule) else value
                 settings.append(f"{name}={text}")
         return " ".join([self.source, *settings])
-
-
-def _default(cls: type[Spec], name: str) -> Any:
-    names = cls.__struct_fields__
-    defaults = cls.__struct_defaults__
-    return dict(zip(names[len(names) - len(defaults) :], defaults, strict=True)).get(name)
 
 
 class ImageTask(TrainedTask, frozen=True, kw_only=True, tag="image"):
@@ -139,9 +129,9 @@ class ImageTask(TrainedTask, frozen=True, kw_only=True, tag="image"):
 
     data: str = "digits"
     model: str = "cnn"
-    augment: str = "none"
+    augment: Literal["none", "crop-flip", "affine", "resized-crop-flip"] = "none"
     border: Literal["mean", "black", "reflect"] = "mean"
-    preprocess: str = "channel"
+    preprocess: Literal["channel", "pixel", "zca"] = "channel"
     gray: bool = False
     resize: int | None = None
     crop: int | None = None
@@ -157,15 +147,8 @@ class ImageTask(TrainedTask, frozen=True, kw_only=True, tag="image"):
                 instead="Pass data text or text:FILE",
             )
         if is_text(self.data):
-            raise SettingError(
-                "model",
-                f'model "{self.model}" does not read text, but data is "{self.data}"',
-                f"Use one of the models {', '.join(TEXT_MODELS)}",
-                instead="Pass images",
-            )
+            raise _not_for_text(self)
         check_name("model", model_family(self.model), (*IMAGE_MODELS, TIMM_NAME))
-        check_name("augment", self.augment, AUGMENTATIONS)
-        check_name("preprocess", self.preprocess, PREPROCESSINGS)
         super()._check()
         if self.border != "mean" and self.augment != "crop-flip":
             raise SettingError(
@@ -213,12 +196,7 @@ class TextTask(TrainedTask, frozen=True, kw_only=True, tag="text"):
         if not is_text(self.data):
             raise SettingError("data", f'data "{self.data}" is not text', "Use text or text:FILE")
         if self.model not in TEXT_MODELS:
-            raise SettingError(
-                "model",
-                f'model "{self.model}" does not read text, but data is "{self.data}"',
-                f"Use one of the models {', '.join(TEXT_MODELS)}",
-                instead="Pass images",
-            )
+            raise _not_for_text(self)
         super()._check()
 
     @property
@@ -260,10 +238,6 @@ class FunctionTask(TrainedTask, frozen=True, kw_only=True, tag="function"):
     def source(self) -> str:
         return self.function
 
-    @property
-    def title(self) -> str:
-        return self.function
-
 
 TaskSpec: TypeAlias = ImageTask | TextTask | FunctionTask | ProgramTask
 # The key that marks each kind of task in a study file; other tables are images or text.
@@ -288,6 +262,15 @@ def make_task(table: Mapping[str, Any], place: str = "") -> Any:
         if key in table:
             return build(kind, table, place)
     return build(TextTask if is_text(table.get("data", "")) else ImageTask, table, place)
+
+
+def _not_for_text(task: ImageTask | TextTask) -> SettingError:
+    return SettingError(
+        "model",
+        f'model "{task.model}" does not read text, but data is "{task.data}"',
+        f"Use one of the models {', '.join(TEXT_MODELS)}",
+        instead="Pass images",
+    )
 
 
 def is_text(data: object) -> bool:

@@ -89,18 +89,14 @@ def to_table(study: Study) -> dict[str, Any]:
 
 
 def _values(spec: Spec, defaults: bool = True) -> dict[str, Any]:
+    """Return the fields that are not empty, or of these the ones that differ from the defaults."""
     found: dict[str, Any] = {}
-    names, values = spec.__struct_fields__, spec.__struct_defaults__
-    default_of = dict(zip(names[len(names) - len(values) :], values, strict=True))
-    for name in names:
+    for name in spec.__struct_fields__ if defaults else spec.changed:
         value = getattr(spec, name)
-        if value is None or value == () or (isinstance(value, dict) and not value):
-            continue
-        if not defaults and name in default_of and value == default_of[name]:
-            continue
         if isinstance(value, Schedule):
             value = _values(value)
-        found[name] = list(value) if isinstance(value, tuple) else value
+        if value not in (None, (), {}):
+            found[name] = list(value) if isinstance(value, tuple) else value
     return found
 
 

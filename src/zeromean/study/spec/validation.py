@@ -85,6 +85,17 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             msgspec.structs.force_setattr(self, field.name, converted)
         self._check()
 
+    @property
+    def changed(self) -> list[str]:
+        """Names of the fields whose value is not their default."""
+        names, defaults = self.__struct_fields__, self.__struct_defaults__
+        padded = [*[msgspec.NODEFAULT] * (len(names) - len(defaults)), *defaults]
+        return [
+            name
+            for name, default in zip(names, padded, strict=True)
+            if getattr(self, name) != default
+        ]
+
     def _resolve(self, name: str, value: Any) -> Any:
         """Return the value of a field that a short name or a table stands for."""
         return value

@@ -227,7 +227,7 @@ class ProgramRunner:
             layers=layers,
             scope=scope,
             rehearse=tuple(others) if method.gradient is None and not spec.skip_refused else (),
-            weight_decay=spec.weight_decay,  # type: ignore[arg-type]
+            weight_decay=spec.weight_decay,
             skip_refused=spec.skip_refused,
             seed=None if spec.has("seed") else job.key.seed,
             shift_seeds=job.key.seed if spec.shift_seeds else None,
