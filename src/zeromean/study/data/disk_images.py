@@ -128,14 +128,11 @@ class DiskImages:
             order: Indices of each batch, on the CPU.
         """
         with ThreadPoolExecutor(1) as reader:
-            ahead = None
-            for indices in order:
-                following = reader.submit(self._read, indices)
-                if ahead is not None:
-                    yield ahead.result().to(self.device, non_blocking=True)
-                ahead = following
-            if ahead is not None:
-                yield ahead.result().to(self.device, non_blocking=True)
+            reads = (reader.submit(self._read, indices) for indices in order)
+            ahead = next(reads, None)
+            while ahead is not None:
+                due, ahead = ahead, next(reads, None)
+                yield due.result().to(self.device, non_blocking=True)
 
     def _read(self, indices: Tensor) -> Tensor:
         import pyarrow
