@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, default_collate
 from zeromean.errors import ZeromeanError
 from zeromean.study.spec.metric import ACCURACY, LOSS
 from zeromean.study.spec.task import FunctionTask
-from zeromean.study.tasks.problem import Examples, Problem, fit_identity
+from zeromean.study.tasks.problem import Examples, Problem
 from zeromean.study.tasks.subset import take_subset
 from zeromean.user_function import load_function
 
@@ -63,8 +63,6 @@ def function_problem(task: FunctionTask, device: torch.device) -> Problem:
         train=take_subset(train, task),
         watched=test,
         test=test,
-        fit=fit_identity,
-        fit_augment=None,
         loss=loss,
         metric=ACCURACY if classes else LOSS,
         make=make,

@@ -11,7 +11,7 @@ from zeromean.study.data.text import LENGTH, TEST_FRACTION, read_text, windows
 from zeromean.study.networks.language_models import TEXT_NETWORKS
 from zeromean.study.spec.metric import LOSS
 from zeromean.study.spec.task import TextTask
-from zeromean.study.tasks.problem import Examples, Problem, fit_identity
+from zeromean.study.tasks.problem import Examples, Problem
 from zeromean.study.tasks.subset import take_subset
 
 
@@ -28,8 +28,6 @@ def text_problem(task: TextTask, device: torch.device) -> Problem:
         train=take_subset(train, task),
         watched=test,
         test=test,
-        fit=fit_identity,
-        fit_augment=None,
         loss=F.cross_entropy,
         metric=LOSS,
         make=partial(TEXT_NETWORKS[task.model], alphabet),

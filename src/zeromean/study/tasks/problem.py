@@ -15,13 +15,11 @@ from zeromean.study.data.disk_images import DiskImages, Images, digests, split
 from zeromean.study.spec.method import Method
 from zeromean.study.spec.metric import Metric
 from zeromean.study.tasks.apply_method import prepare_network
+from zeromean.study.tasks.augment import Augment
+from zeromean.study.tasks.preprocessing import Preprocess
 
-Preprocess = Callable[[Tensor], Tensor]
-Augment = Callable[[Tensor, torch.Generator], Tensor]
 
-
-def fit_identity(inputs: Images) -> Preprocess:
-    """Return the ``fit`` of a problem whose inputs need no preprocessing."""
+def _fit_identity(inputs: Images) -> Preprocess:
     return lambda batch: batch
 
 
@@ -70,14 +68,14 @@ class Problem:
         train: Training examples.
         watched: Examples that are scored after each epoch.
         test: Examples that are scored at the end; ``watched`` itself if nothing is tuned.
-        fit: Function from the training inputs to the preprocessing of a batch.
-        fit_augment: Function from the training inputs to a random change of a batch; None for none.
         loss: Mean loss of a batch from outputs and targets.
         metric: The score; accuracy compares targets with the largest output along axis 1.
         make: Function that makes a network, its weights drawn from torch's random state.
         description: One line on the data.
         split: One line on the test set.
         preprocessing: One line on preprocessing and augmentation.
+        fit: Function from the training inputs to the preprocessing of a batch.
+        fit_augment: Function from the training inputs to a random change of a batch; None for none.
         of_seed: The problem with a seed's own split into training and test examples; None if all
             seeds have the same.
         ordered: Whether neighboring examples belong together, as pieces of a text do.
@@ -91,14 +89,14 @@ class Problem:
     train: Examples
     watched: Examples
     test: Examples
-    fit: Callable[[Images], Preprocess]
-    fit_augment: Callable[[Images], Augment] | None
     loss: Callable[[Tensor, Tensor], Tensor]
     metric: Metric
     make: Callable[[], nn.Module]
     description: str
     split: str
     preprocessing: str
+    fit: Callable[[Images], Preprocess] = _fit_identity
+    fit_augment: Callable[[Images], Augment] | None = None
     of_seed: Callable[[int], Problem] | None = None
     ordered: bool = False
     augment_preprocessed: bool = False
