@@ -23,7 +23,7 @@ class Customary(NamedTuple):
         weight_decay: Weight decay.
         rates: Peak learning rate of each model.
         note: Words before the weight decay in reports.
-        settings: The settings that the optimizer has besides, with their values.
+        settings: Its other settings, with their values.
     """
 
     weight_decay: float
@@ -137,7 +137,7 @@ class Optimizer(Spec, frozen=True):
 
     @property
     def settings(self) -> dict[str, float]:
-        """Arguments of the optimizer besides learning rate and weight decay."""
+        """Arguments of the optimizer other than learning rate and weight decay."""
         return {
             name: value if getattr(self, name) is None else getattr(self, name)
             for name, value in self.customary.settings.items()

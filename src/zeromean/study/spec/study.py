@@ -34,8 +34,8 @@ DEFAULT_OPTIMIZERS = (Optimizer("sgd"),)
 class Study(Spec, frozen=True, kw_only=True):
     """Every method on every task with every optimizer and seed, each from the same start.
 
-    This is data; :func:`zeromean.study.run` runs it. Where a table is expected, a short name is
-    allowed too: ``methods=("plain", "gc", "ws-conv+gc")`` and ``optimizers=("sgd", "adamw")``; see
+    This is data; :func:`zeromean.study.run` runs it. A short name can replace a table:
+    ``methods=("plain", "gc", "ws-conv+gc")`` and ``optimizers=("sgd", "adamw")``; see
     :mod:`zeromean.study.spec.presets`.
 
     Args:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
@@ -115,7 +114,7 @@ def build(cls: type[_Built], table: Mapping[str, Any], place: str = "") -> _Buil
     Raises:
         ZeromeanError: A key is unknown or missing, or a value is not allowed.
     """
-    with located(place):
+    try:
         fields = {field.name: field for field in msgspec.structs.fields(cls)}
         for key in table:
             if key not in fields:
@@ -129,13 +128,6 @@ def build(cls: type[_Built], table: Mapping[str, Any], place: str = "") -> _Buil
             if field.required and name not in table:
                 raise SettingError(name, f"{name} is missing", f"Add {name}")
         return cls(**table)
-
-
-@contextmanager
-def located(place: str) -> Iterator[None]:
-    """Add the place to the message of an error that the block raises."""
-    try:
-        yield
     except SettingError as error:
         if not place:
             raise

@@ -1,4 +1,4 @@
-"""The only things that the engine knows of a task, whoever trains it."""
+"""What the engine knows of a task, both of built-in tasks and of programs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Changes to networks and optimizers that methods make besides zeromean's own."""
+"""Changes to networks and optimizers of methods, other than those of zeromean itself."""
