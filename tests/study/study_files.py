@@ -1,8 +1,9 @@
-"""Writes small data sets in the formats that the study reads, byte for byte as others do."""
+"""Write small data sets in the formats that the study reads, byte for byte as others do."""
 
 from __future__ import annotations
 
 import gzip
+import shutil
 import struct
 import tarfile
 from pathlib import Path
@@ -14,7 +15,7 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def patterns(count: int, classes: int = 3, side: int = 8, seed: int = 0) -> Arrays:
-    """Noisy images with one bright row a class, and their labels; every class equally often."""
+    """Noisy images with one bright row per class, and their labels; every class equally often."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 100, (count, side, side), dtype=np.uint8)
     labels = np.arange(count) % classes
@@ -52,6 +53,41 @@ def write_imagefolder(folder: Path, suffix: str = ".png", color: bool = False) -
             place.mkdir(parents=True, exist_ok=True)
             picture = np.stack([pixels, pixels // 2, pixels // 4], axis=2) if color else pixels
             Image.fromarray(picture).save(place / f"{number:04d}{suffix}")
+
+
+def write_pictures(folder: Path) -> Path:
+    """Write a folder like ImageNet's: JPEGs of all sizes, all but the first colored."""
+    rng = np.random.default_rng(0)
+    for part, (images, labels) in {"train": patterns(48), "val": patterns(12, seed=1)}.items():
+        for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+            place = folder / part / ("n01", "n02", "n03")[label]
+            place.mkdir(parents=True, exist_ok=True)
+            picture = Image.fromarray(np.stack([pixels, pixels // 2, 255 - pixels], axis=2))
+            picture = picture.resize(tuple(rng.integers(20, 40, 2)))
+            picture.save(place / f"{number:04d}.JPEG", quality=95)
+    Image.new("L", (30, 20), 99).save(folder / "train" / "n01" / "0000.JPEG")
+    return folder
+
+
+def added(files: Path) -> None:
+    shutil.copy(files / "train/n01/0003.JPEG", files / "train/n01/0004.JPEG")
+
+
+def removed(files: Path) -> None:
+    (files / "train/n01/0003.JPEG").unlink()
+
+
+def renamed(files: Path) -> None:
+    (files / "train/n01/0003.JPEG").rename(files / "train/n02/0003.JPEG")
+
+
+def rewritten(files: Path) -> None:
+    file = files / "train/n01/0003.JPEG"
+    Image.open(file).rotate(180).save(file, quality=95)
+
+
+# Ways to change what `write_pictures` wrote.
+CHANGES = (added, removed, renamed, rewritten)
 
 
 def write_tar(
@@ -125,7 +161,7 @@ def write_cifar(folder: Path, classes: int = 10, each: int = 20) -> dict[str, Ar
 
 
 def _many_classes(count: int, classes: int, seed: int) -> Arrays:
-    """As `patterns`, with one bright pixel more a class where there are more than rows."""
+    """As `patterns`, with one more bright pixel per class, for more classes than rows."""
     images, labels = patterns(count, min(classes, 32), side=32, seed=seed)
     labels = np.arange(count) % classes
     images[np.arange(count), labels % 32, labels // 32] = 255

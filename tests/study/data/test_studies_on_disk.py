@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from msgspec.structs import replace
-from PIL import Image
-from study_files import patterns
+from study_files import CHANGES, write_pictures
 from study_helpers import PowerCut, records, with_task
 
 from zeromean.errors import ZeromeanError
 from zeromean.study import ImageTask, Study, Tuning, run
-from zeromean.study.data.disk_images import CACHE_VARIABLE, IMAGES, MEMORY_VARIABLE, DiskImages
+from zeromean.study.data.disk_images import IMAGES, MEMORY_VARIABLE, DiskImages
 from zeromean.study.tasks.load import load_problem
 
 UNLIMITED = "1000"
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache folder, with a memory limit of zero."""
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setenv(MEMORY_VARIABLE, "0")
-    return tmp_path / "cache"
-
-
 def make_study(tmp_path: Path, **changes: Any) -> Study:
     """A study of colored JPEGs of all sizes, of which the first is gray."""
-    files, rng = tmp_path / "files", np.random.default_rng(0)
-    for part, (images, labels) in {"train": patterns(48), "val": patterns(12, seed=1)}.items():
-        for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
-            place = files / part / ("n01", "n02", "n03")[label]
-            place.mkdir(parents=True, exist_ok=True)
-            picture = Image.fromarray(np.stack([pixels, pixels // 2, 255 - pixels], axis=2))
-            picture = picture.resize(tuple(rng.integers(20, 40, 2)))
-            picture.save(place / f"{number:04d}.JPEG", quality=95)
-    Image.new("L", (30, 20), 99).save(files / "train" / "n01" / "0000.JPEG")
+    files = write_pictures(tmp_path / "files")
     task = ImageTask(
         data=f"imagefolder:{files}",
         model="cnn",
@@ -95,24 +76,7 @@ def test_study_begun_in_memory_continues_on_disk_in_several_processes(
     assert records(run(study, tmp_path / "cut", jobs=2)) == records(uncut)
 
 
-def added(folder: Path) -> None:
-    shutil.copy(folder / "train/n01/0003.JPEG", folder / "train/n01/0004.JPEG")
-
-
-def removed(folder: Path) -> None:
-    (folder / "train/n01/0003.JPEG").unlink()
-
-
-def renamed(folder: Path) -> None:
-    (folder / "train/n01/0003.JPEG").rename(folder / "train/n02/0003.JPEG")
-
-
-def rewritten(folder: Path) -> None:
-    file = folder / "train/n01/0003.JPEG"
-    Image.open(file).rotate(180).save(file, quality=95)
-
-
-@pytest.mark.parametrize("change", [added, removed, renamed, rewritten])
+@pytest.mark.parametrize("change", CHANGES)
 def test_study_of_changed_files_is_refused(
     tmp_path: Path, cache: Path, change: Callable[[Path], None]
 ) -> None:
