@@ -93,7 +93,7 @@ CHANGES = (added, removed, renamed, rewritten)
 def write_tar(
     path: Path, folder: Path, inside: str = "", parts: tuple[str, ...] = ("train", "test")
 ) -> Path:
-    """Packs `folder`, its content under `inside` in the archive."""
+    """Pack the parts of `folder` into an archive, below `inside`."""
     mode = "w:" + {".xz": "xz", ".gz": "gz", ".bz2": "bz2", ".tar": ""}[path.suffix]
     with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
         for part in parts:
@@ -102,7 +102,7 @@ def write_tar(
 
 
 def python2_pickle(content: object) -> bytes:
-    """As Python 2 writes it by protocol 2, which is how the published CIFAR files were made."""
+    """Return a pickle as Python 2 writes it by protocol 2, as for the published CIFAR files."""
 
     def written(value: object) -> bytes:
         if isinstance(value, dict):
@@ -161,7 +161,7 @@ def write_cifar(folder: Path, classes: int = 10, each: int = 20) -> dict[str, Ar
 
 
 def _many_classes(count: int, classes: int, seed: int) -> Arrays:
-    """As `patterns`, with one more bright pixel per class, for more classes than rows."""
+    """Return `patterns` with one more bright pixel per class, for more classes than rows."""
     images, labels = patterns(count, min(classes, 32), side=32, seed=seed)
     labels = np.arange(count) % classes
     images[np.arange(count), labels % 32, labels // 32] = 255

@@ -1,4 +1,4 @@
-"""What several tests of the study share."""
+"""Helpers of several tests of studies."""
 
 from __future__ import annotations
 

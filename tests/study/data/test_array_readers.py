@@ -30,6 +30,7 @@ from study_files import (
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.data import plain_pickle
+from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.image_files import ImageTransform
 from zeromean.study.data.load import load_dataset
 from zeromean.study.data.plain_pickle import ByteArray
@@ -50,6 +51,16 @@ def refused(text: str, problem: str) -> None:
     with pytest.raises(ZeromeanError, match=problem) as error:
         load_dataset(text)
     assert "\n" not in str(error.value)
+
+
+def check_content(data: Dataset, train: Arrays, test: Arrays) -> None:
+    """Compare a data set with its images, of shape (N, channels, ...) or (N, ...), and labels."""
+    for images, labels, (pixels, classes) in (
+        (data.train_images, data.train_labels, train),
+        (data.test_images, data.test_labels, test),
+    ):
+        np.testing.assert_array_equal(images, pixels if pixels.ndim == 4 else pixels[:, None])
+        np.testing.assert_array_equal(labels, classes)
 
 
 @pytest.mark.parametrize("text", ["mnist", "idx:", "zip:DIR", "npz:a\0b"])
@@ -85,10 +96,7 @@ def test_idx_returns_the_content_of_its_files(tmp_path: Path, suffix: str, sign:
     for file in [*tmp_path.iterdir()]:
         file.rename(tmp_path / file.name.replace("-idx", f"{sign}idx"))
     data = load_dataset(f"idx:{tmp_path}")
-    np.testing.assert_array_equal(data.train_images[:, 0], parts["train"][0])
-    np.testing.assert_array_equal(data.train_labels, parts["train"][1])
-    np.testing.assert_array_equal(data.test_images[:, 0], parts["t10k"][0])
-    np.testing.assert_array_equal(data.test_labels, parts["t10k"][1])
+    check_content(data, *parts.values())
     assert data.classes == ("0", "1", "2")
 
 
@@ -357,10 +365,7 @@ def test_svhn_returns_the_content_of_its_files(
     stored = np.where(labels == 0, 10, labels)[:, None].astype(label_type)
     parts = write_svhn(tmp_path, packed, y=stored)
     data = load_dataset(f"svhn:{tmp_path}")
-    np.testing.assert_array_equal(data.train_images, parts["train"][0])
-    np.testing.assert_array_equal(data.test_images, parts["test"][0])
-    np.testing.assert_array_equal(data.train_labels, parts["train"][1])
-    np.testing.assert_array_equal(data.test_labels, parts["test"][1])
+    check_content(data, parts["train"], parts["test"])
     assert data.classes == tuple("0123456789")
     from_scipy = loadmat(tmp_path / "train_32x32.mat")["X"]
     np.testing.assert_array_equal(data.train_images, from_scipy.transpose(3, 2, 0, 1))
@@ -416,10 +421,7 @@ def test_svhn_that_is_missing_or_not_matlab_is_refused(tmp_path: Path) -> None:
 def test_cifar_returns_the_content_of_its_files(tmp_path: Path, classes: int) -> None:
     parts = write_cifar(tmp_path / "cifar", classes)
     data = load_dataset(f"cifar:{tmp_path / 'cifar'}")
-    np.testing.assert_array_equal(data.train_images, parts["train"][0])
-    np.testing.assert_array_equal(data.train_labels, parts["train"][1])
-    np.testing.assert_array_equal(data.test_images, parts["test"][0])
-    np.testing.assert_array_equal(data.test_labels, parts["test"][1])
+    check_content(data, parts["train"], parts["test"])
     assert data.train_labels.dtype == torch.int64
     assert data.classes == tuple(f"class {number}" for number in range(classes))
 

@@ -19,7 +19,7 @@ from zeromean.study.networks.resnet import BasicBlock, Bottleneck, PaddedShortcu
 from zeromean.study.spec import presets
 from zeromean.study.tasks.apply_method import prepare_network
 
-# Where smaller images leave nothing.
+# The smallest side in pixels of the images for networks that halve their size.
 LEAST = {"cnn": 4, "densenet121": 8, "googlenet": 8, "googlenet-imagenet": 32, "horses": 22}
 
 

@@ -21,7 +21,7 @@ CALLS: list[dict[str, object]] = []
 
 
 class Small(nn.Module):
-    """Takes 8x8 pixels alone, as a vision transformer does."""
+    """A network for 8x8 pixels alone, as a vision transformer is."""
 
     def __init__(self, in_chans: int, num_classes: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Small(nn.Module):
 
 @pytest.fixture
 def timm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is used of timm, with its own signatures and ways to fail."""
+    """A stand-in for timm with the same signatures and errors."""
     module = ModuleType("timm")
     module.__version__ = "1.0"
 

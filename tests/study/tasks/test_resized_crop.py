@@ -32,7 +32,7 @@ def drawn(seed: int = 0) -> torch.Generator:
 
 
 def slow(images: Tensor, generator: torch.Generator, crop: ResizedCrop) -> Tensor:
-    """What the docstring says, of one image after another."""
+    """Do what the docstring says, one image at a time."""
     count, _, height, width = images.shape
     areas, ratios = (torch.rand(count, TRIES, generator=generator) for _ in range(2))
     lefts, tops, mirrors = (torch.rand(count, generator=generator).tolist() for _ in range(3))

@@ -1,4 +1,4 @@
-"""From declared tasks to training examples: text, functions of the user, subsets, shifts."""
+"""Loaded tasks: text, functions of the user, subsets, shifts."""
 
 from __future__ import annotations
 

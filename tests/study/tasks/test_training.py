@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,7 +21,7 @@ from zeromean.study.tasks import training as module
 from zeromean.study.tasks.load import load_problem
 from zeromean.study.tasks.preprocessing import PREPROCESSINGS, channel_moments
 from zeromean.study.tasks.problem import Examples, Problem
-from zeromean.study.tasks.training import batches, evaluate
+from zeromean.study.tasks.training import Training, batches, evaluate
 
 METHODS = ("plain", "gc", "gc-conv", "gc-update")
 MORE = (
@@ -45,7 +44,7 @@ def problem(study: Study) -> Problem:
 
 @dataclasses.dataclass
 class Witness:
-    """What a run started from, what it was fed, and the network it left."""
+    """The initial weights, the batches and the final network of a run."""
 
     start: list[Tensor]
     fed: list[Tensor]
@@ -332,12 +331,21 @@ def test_host_waits_do_not_grow_with_steps(
 def test_seconds_leave_evaluation_out(
     problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(*arguments: object) -> dict[str, float]:
-        time.sleep(1)
+    clock = [0.0]
+    original = Training._train
+
+    def evaluate(*arguments: object) -> dict[str, float]:
+        clock[0] += 4
         return {"loss": 0.0, "score": 0.0}
 
-    monkeypatch.setattr(module, "evaluate", slow)
-    assert 0 < start(study).advance().seconds < 1
+    def trained(training: Training, seed: int) -> tuple[Tensor, Tensor]:
+        clock[0] += 2
+        return original(training, seed)
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr(Training, "_train", trained)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    assert start(study).advance().seconds == 2
 
 
 def test_cosine_schedule_ends_at_zero(

@@ -57,11 +57,7 @@ def images_in_memory() -> float:
 
 
 def _record_type(channels: int) -> np.dtype[Any]:
-    """Return the type of what is stored per image next to its pixels.
-
-    It holds the SHA-256 of the bytes, and the sums of the values and of their squares per channel,
-    so that a start reads no pixels.
-    """
+    """Return the type of what is stored per image, so that a start reads no pixels."""
     sums = (np.int64, channels)
     return np.dtype([("digest", np.uint8, 32), ("sum", *sums), ("squares", *sums), ("group", "i4")])
 

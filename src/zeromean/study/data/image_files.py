@@ -264,14 +264,7 @@ def _decode_all(
     shape: tuple[int, ...],
     groups: dict[tuple[str, str], int],
 ) -> Generator[tuple[np.ndarray, int], None, None]:
-    """Iterate over pixels and group of each image in order, with threads a few batches ahead.
-
-    Args:
-        source: Image files.
-        transform: Steps that bring them to one size.
-        shape: Shape of each decoded image, (channels, height, width).
-        groups: Index of each pair of part and label; this adds those it finds.
-    """
+    """Iterate over pixels and group of each image in order, and add new groups to ``groups``."""
 
     def decode(files: list[ImageFile]) -> list[tuple[ImageFile, np.ndarray, bool]]:
         return [(file, *_decode(file, transform, shape)) for file in files]
@@ -309,13 +302,7 @@ def _decode_all(
 def _decode(
     file: ImageFile, transform: ImageTransform, shape: tuple[int, ...] | None = None
 ) -> tuple[np.ndarray, bool]:
-    """Return bytes of shape (channels, height, width), and whether the file has colors.
-
-    Args:
-        file: Image file.
-        transform: Steps to apply.
-        shape: Required shape; gray images are repeated over its channels.
-    """
+    """Return bytes of shape (channels, height, width), and whether the file has colors."""
     content = file.read()
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:

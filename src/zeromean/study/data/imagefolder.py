@@ -74,12 +74,7 @@ def read_imagefolder(path: Path, transform: ImageTransform) -> Dataset | Unsplit
 
 
 class _Layout:
-    """Position of parts and classes in the paths of image files.
-
-    Args:
-        name: Data set as the user named it.
-        members: Path and whether it is a regular file, for all files of the data set.
-    """
+    """Position of parts and classes in the paths of files, which may be regular or not."""
 
     def __init__(self, name: str, members: Iterable[tuple[str, bool]]) -> None:
         parts: Counter[str] = Counter()
@@ -146,13 +141,9 @@ def _folder_files(folder: Path, layout: _Layout) -> Generator[ImageFile, None, N
 def _walk(
     folder: Path, inside: str = "", above: tuple[Path, ...] = ()
 ) -> Iterator[tuple[str, Path, bool]]:
-    """Iterate over files in alphabetical order, following links but never in circles.
-
-    Yields:
-        Path inside the outermost folder, path, and whether it is a regular file.
-    """
+    """Iterate over sorted names of files with their paths, and whether each is a regular file."""
     real = folder.resolve()
-    if real in above:
+    if real in above:  # links in a circle
         return
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)

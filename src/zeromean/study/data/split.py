@@ -18,7 +18,7 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class SplitSpec:
-    """Which images of a data set without a test set become its test set.
+    """The choice of a test set from a data set without one.
 
     Args:
         per_class: Number of test images per class; None for the format's default share.

@@ -1,4 +1,4 @@
-"""From a network's name and a seed to its initial weights."""
+"""Make networks by their names."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a study is: typed values, checked when they are made, without torch."""
+"""The declaration of a study: typed values, checked when they are made, without torch."""

@@ -13,7 +13,7 @@ BASELINE = "plain"
 
 
 class Method(Spec, frozen=True):
-    """What a run changes of plain training; the fields act in this order.
+    """The changes to plain training in a run; the fields act in this order.
 
     Args:
         label: Name in tables and in the database.

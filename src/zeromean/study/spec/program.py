@@ -26,7 +26,7 @@ FIELDS_OF_METHODS = ("label", "gradient", "at", "arguments")
 
 
 class MetricSource(NamedTuple):
-    """Where a program reports a metric.
+    """The place of a metric in the output of a program or in a file.
 
     Args:
         name: Name of the metric.

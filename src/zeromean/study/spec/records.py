@@ -46,7 +46,7 @@ class Candidate(NamedTuple):
 
 
 class RunStatus(str, Enum):
-    """How a run ended."""
+    """The status of a run that ended."""
 
     FINISHED = "finished"
     DIVERGED = "diverged"
@@ -55,7 +55,7 @@ class RunStatus(str, Enum):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known after one pass over the training examples, or at one point of a curve.
+    """The metrics after one pass over the training examples, or at one point of a curve.
 
     Args:
         number: Number of the epoch, from 1.
@@ -123,7 +123,7 @@ class Run:
 
     @property
     def status(self) -> RunStatus:
-        """How the run ended."""
+        """The status of the run."""
         if self.failure is not None:
             return RunStatus.FAILED
         ends = [self.test_loss, self.test_score if self.key.trial == FINAL else None]

@@ -15,7 +15,7 @@ FIELDS = {
 
 
 class Schedule(Spec, frozen=True):
-    """How the learning rate falls from its peak during a run.
+    """The learning rate during a run, relative to its peak.
 
     =========== ============== ==============================================================
     kind        its field      learning rate

@@ -75,7 +75,7 @@ class TrainedTask(Spec, frozen=True, kw_only=True, tag_field="kind"):
 
     @property
     def source(self) -> str:
-        """What the task learns, such as ``digits/cnn``."""
+        """The data and the model, such as ``digits/cnn``, or the function."""
         raise NotImplementedError
 
     @property

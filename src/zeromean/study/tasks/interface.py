@@ -1,4 +1,4 @@
-"""What the engine knows of a task, both of built-in tasks and of programs."""
+"""The interface between the engine and a task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zeromean.study.spec.records import Candidate, Epoch, Key, Run
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """What is known of a task once it was loaded; the database keeps it.
+    """Facts of a loaded task, which the database keeps.
 
     Args:
         description: One line on the data, or on the program.
@@ -40,7 +40,7 @@ class TaskInfo(msgspec.Struct, frozen=True):
 
     @property
     def tuning_metric(self) -> Metric:
-        """What ``score`` is in tuning."""
+        """The metric that ``score`` is in tuning."""
         return self.tune_metric or self.metric
 
 
@@ -65,7 +65,7 @@ class Job(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a run reports, once per epoch or once at its end.
+    """A report of a run, once per epoch or once at its end.
 
     Args:
         epoch: The record of the epoch that ended, or None.
@@ -84,7 +84,7 @@ class Task(Protocol):
 
     @property
     def info(self) -> TaskInfo:
-        """What the report and the database hold of it."""
+        """Facts for the report and the database."""
 
     def check(self, methods: Sequence[Method], optimizers: Sequence[Optimizer]) -> None:
         """Check before any training that task, methods and optimizers fit together.

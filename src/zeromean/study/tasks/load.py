@@ -1,4 +1,4 @@
-"""From the settings of a task to the loaded task."""
+"""Load tasks from their settings."""
 
 from __future__ import annotations
 

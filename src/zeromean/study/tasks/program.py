@@ -104,7 +104,7 @@ class ProgramRunner:
 
     @property
     def info(self) -> TaskInfo:
-        """What the report and the database hold of the program."""
+        """Facts for the report and the database."""
         return TaskInfo(
             description=shlex.join(self._spec.command),
             split="the program's own",
@@ -518,11 +518,7 @@ def _taken_over(record: Record) -> float | None:
 
 
 def _check_record(record: Record, method: Method, ended: Ended) -> None:
-    """Raise if the method did not act in the program, which no other run could change.
-
-    Raises:
-        ZeromeanError: It did not.
-    """
+    """Raise if the method did not act in the program, so that no other run would differ."""
     if record.faults:
         raise ZeromeanError(
             "; ".join(record.faults),

@@ -51,7 +51,7 @@ class TrainingTask:
 
     @cached_property
     def info(self) -> TaskInfo:
-        """What the report and the database hold of the task."""
+        """Facts for the report and the database."""
         problem = self.problem
         return TaskInfo(
             description=problem.description,
