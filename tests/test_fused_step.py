@@ -502,7 +502,7 @@ def test_a_closure_that_raises_leaves_everything_as_it_was() -> None:
     assert all(map(torch.equal, model.parameters(), weights))
 
 
-def test_a_kernel_that_fails_puts_the_gradients_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_fails_leaves_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Any) -> None:
         raise KeyboardInterrupt
 
@@ -517,9 +517,8 @@ def test_a_kernel_that_fails_puts_the_gradients_back(monkeypatch: pytest.MonkeyP
     assert all(a is b for a, b in zip(grads(model), before, strict=True))
 
 
-@pytest.mark.parametrize("new", [True, False])
 @pytest.mark.parametrize("then", ["step", "remove"])
-def test_an_interrupt_inside_the_step(new: bool, then: str) -> None:
+def test_an_interrupt_inside_the_step(then: str) -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1)
     handle = zeromean.centralize(optimizer, model)
@@ -534,20 +533,15 @@ def test_an_interrupt_inside_the_step(new: bool, then: str) -> None:
     optimizer._optimizer_step_code = interrupt  # torch calls this after its own step
     with pytest.raises(KeyboardInterrupt):
         optimizer.step()
-    assert all(gradient is None for gradient in grads(model))
-    if new:
-        model[0].weight.grad = torch.ones_like(model[0].weight)
+    assert all(a is b for a, b in zip(grads(model), before, strict=True))
+    held = optimizer.param_groups[0]["params"]
+    assert all(a is b for a, b in zip(held, model.parameters(), strict=True))
+    weights = [p.clone() for p in model.parameters()]
     if then == "remove":
         handle.remove()
-    else:
-        weights = [p.clone() for p in model.parameters()]
-        optimizer.step()
-        assert not all(map(torch.equal, model.parameters(), weights))
-    after = grads(model)
-    assert all(a is b for a, b in zip(after[1:], before[1:], strict=True))
-    assert (after[0] is before[0]) is not new
-    if new:
-        assert (after[0] == 1).all()
+    optimizer.step()
+    assert not any(map(torch.equal, model.parameters(), weights))
+    assert all(a is b for a, b in zip(grads(model), before, strict=True))
 
 
 def test_lookahead_around_a_centralized_optimizer() -> None:

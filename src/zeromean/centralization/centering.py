@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from operator import is_
 from typing import NamedTuple
@@ -96,19 +96,20 @@ class Centering:
             or lengths != found.lengths
             or not all(map(is_, parameters, found.parameters))
         ):
-            if any(parameter not in self._fan_ins for parameter in parameters):
-                self.plan = self._make_plan(optimizer)
-            found = self._found = _Found(lengths, parameters, self._find(held))
+            fan_ins = self.fan_ins(optimizer)
+            centered: dict[int, CenteredParameter] = {}  # a parameter may be listed twice
+            for number, group in enumerate(held):
+                for p in group:
+                    if (fan_in := fan_ins[p]) is not None:
+                        centered.setdefault(id(p), CenteredParameter(number, p, fan_in))
+            found = self._found = _Found(lengths, parameters, [*centered.values()])
         return found.centered
 
-    def _find(self, held: list[list[Tensor]]) -> list[CenteredParameter]:
-        found: dict[int, CenteredParameter] = {}  # torch allows a parameter to be listed twice
-        for group, parameters in enumerate(held):
-            for parameter in parameters:
-                fan_in = self._fan_ins[parameter]
-                if fan_in is not None:
-                    found.setdefault(id(parameter), CenteredParameter(group, parameter, fan_in))
-        return [*found.values()]
+    def fan_ins(self, optimizer: Optimizer) -> Mapping[Tensor, FanIn | None]:
+        """Return the fan-in axes of each of its parameters, or None for those not centered."""
+        if any(p not in self._fan_ins for group in optimizer.param_groups for p in group["params"]):
+            self.plan = self._make_plan(optimizer)
+        return self._fan_ins
 
     def _make_plan(self, optimizer: Optimizer) -> Plan:
         named = list(_named_parameters(optimizer))

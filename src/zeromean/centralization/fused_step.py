@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import lru_cache, partial
 from inspect import unwrap
-from itertools import chain
-from operator import is_
-from types import FrameType
+from operator import attrgetter, is_
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import torch
@@ -90,7 +87,7 @@ class FusedStep:
         """
         groups = optimizer.param_groups
         parameters = [p for group in groups for p in group["params"]]
-        gradients = [p.grad for p in parameters]
+        gradients = [*map(attrgetter("grad"), parameters)]
         waiting: list[Tensor] = []
         if id(None) in map(id, gradients):
             fan_ins = self._fan_ins(optimizer)
@@ -110,14 +107,13 @@ class FusedStep:
         assert calls is not None
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             _check_capture(optimizer, ready.parts)
-        return BoundStep(calls, rules, ready, gradients)
+        return BoundStep(calls, rules, ready.left)
 
-    def _fan_ins(self, optimizer: Optimizer) -> dict[Tensor, FanIn]:
+    def _fan_ins(self, optimizer: Optimizer) -> Mapping[Tensor, FanIn | None]:
         if self._centering is None:
             return {}
         self._centering.before_step(optimizer)
-        centered = self._centering.parameters(optimizer)
-        return {parameter: fan_in for _, parameter, fan_in in centered}
+        return self._centering.fan_ins(optimizer)
 
     def _prepare(
         self,
@@ -175,17 +171,7 @@ class BoundStep(NamedTuple):
 
     calls: list[Callable[[Sequence[Rule]], None]]
     rules: list[Rule]
-    ready: _Ready
-    gradients: list[Tensor]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it steps every parameter that has a gradient."""
-        return len(self.ready.stepped) == len(self.gradients)
-
-    def stepped(self) -> list[tuple[Tensor, Tensor]]:
-        """Return the parameters that it steps, with their gradients."""
-        return [(self.ready.parameters[n], self.gradients[n]) for n in self.ready.stepped]
+    left: Container[int]  # ids of the parameters with a gradient that it leaves to torch
 
     def run(self) -> None:
         """Make the step."""
@@ -211,8 +197,12 @@ class _Ready:
         self.states = states
         self.parts = parts
         self.runs = runs  # per part: whether it is run, or only checked and left to torch
-        run = [part.indices for part, is_run in zip(parts, runs, strict=True) if is_run]
-        self.stepped = sorted(chain.from_iterable(run))  # indices of the parameters
+        self.left = {
+            id(parameters[n])
+            for part, is_run in zip(parts, runs, strict=True)
+            if not is_run
+            for n in part.indices
+        }
 
     def fits(
         self,
@@ -276,10 +266,9 @@ class TwoPasses(Protocol):
 class TakenOver:
     """Makes the optimizer's whole step by the kernels if it can, else centers in two passes.
 
-    A hook before the step makes it for all parameters that the compiled kernels serve and sets
-    their gradients aside, so that torch's step finds nothing to do for them. A hook after the step
-    puts the gradients back, unchanged. Other parameters are centered in two passes and stepped by
-    torch.
+    A hook before the step makes it for all parameters that the compiled kernels serve. It then has
+    torch step a stand-in for the optimizer that holds the other parameters only; these are centered
+    in two passes.
 
     Args:
         centering: How the optimizer is centered.
@@ -290,8 +279,7 @@ class TakenOver:
         self._centering, self._two_passes = centering, two_passes
         self._at = cast(At, centering.options.at)
         self._step: FusedStep | None = None
-        self._aside: list[tuple[Tensor, Tensor]] = []
-        self._call: FrameType | None = None
+        self._rest: Optimizer | None = None  # kept, because a compiled step is compiled for it
 
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -301,45 +289,45 @@ class TakenOver:
         Raises:
             ZeromeanError: The step must be taken over, and cannot be.
         """
-        if self._aside:
-            if _is_running(self._call):
-                return None  # super().step() fires the hooks again: the step is made already
-            self._put_back()  # an exception ended the step before
         reason = self.obstacle(optimizer)
         if reason:
             if self._centering.options.fused:
                 raise _refusal(optimizer, reason)
             return self._two_passes.before_step(optimizer, args, kwargs)
-        arguments = _run_closure(args, kwargs)
+        args, kwargs = _run_closure(args, kwargs)
         with torch.no_grad():
-            self._take_over(optimizer)
-        return arguments
+            return (self._take_over(optimizer), *args[1:]), kwargs
 
-    def _take_over(self, optimizer: Optimizer) -> None:
+    def _take_over(self, optimizer: Optimizer) -> Optimizer:
+        """Make the step, and return the stand-in that torch has to step."""
         if self._step is None:
             rule = sgd_rule if isinstance(optimizer, torch.optim.SGD) else adam_rule
             self._step = FusedStep(self._centering, self._at, rule, complete=False)
         step = self._step.bind(optimizer)
-        try:
-            self._aside, self._call = step.stepped(), _step_call()
-            for parameter, _ in self._aside:
-                parameter.grad = None
-            # The rest of the gradients; nothing is written yet if one of them cannot be centered.
-            if not step.is_whole and self._at == "gradient":
-                self._two_passes.before_step(optimizer, (optimizer,), {})
-            step.run()
-            # Means are recorded last, because those of stepped weights are right already.
-            if not step.is_whole and self._at == "update":
-                self._two_passes.before_step(optimizer, (optimizer,), {})
-        except BaseException:
-            self._put_back()
-            raise
+        rest = self._stand_in(optimizer, step.left)
+        if step.left:  # nothing is written yet if one of these cannot be centered
+            self._two_passes.before_step(rest, (rest,), {})
+        step.run()
+        return rest
+
+    def _stand_in(self, optimizer: Optimizer, left: Container[int]) -> Optimizer:
+        """Return an optimizer without hooks that shares state and options and holds ``left``."""
+        if self._rest is None:
+            self._rest = object.__new__(type(optimizer))
+        self._rest.__dict__ |= {
+            **optimizer.__dict__,
+            "param_groups": [
+                {**group, "params": [p for p in group["params"] if id(p) in left]}
+                for group in (optimizer.param_groups if left else [])
+            ],
+            "_optimizer_step_pre_hooks": {},
+            "_optimizer_step_post_hooks": {},
+            "_warned_capturable_if_run_uncaptured": True,  # no groups would pass for capturable
+        }
+        return self._rest
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """Put the gradients back."""
-        aside, self._aside, self._call = self._aside, [], None
-        for parameter, gradient in aside:
-            parameter.grad = gradient
+        """Act on the parameters that torch stepped."""
         self._two_passes.after_step(optimizer)
 
     def after_load(self, optimizer: Optimizer) -> None:
@@ -349,16 +337,9 @@ class TakenOver:
         self._two_passes.after_load(optimizer)
 
     def remove(self) -> None:
-        """Put back gradients that an exception left aside, and forget what was prepared."""
-        self._put_back()
-        self._step = None
+        """Forget what was prepared."""
+        self._step = self._rest = None
         self._two_passes.remove()
-
-    def _put_back(self) -> None:
-        aside, self._aside, self._call = self._aside, [], None
-        for parameter, gradient in aside:
-            if parameter.grad is None:  # otherwise a new gradient came after an exception
-                parameter.grad = gradient
 
     def obstacle(self, optimizer: Optimizer) -> str:
         """Return why the step cannot be taken over now; "" if it can."""
@@ -397,11 +378,11 @@ class TakenOver:
         if not reason and all(backend(device) == "reference" for device in devices):
             reason = "no compiled kernels serve its parameters"
         ready = self._step._ready if self._step is not None else None
-        if not reason and ready is not None and ready.parameters and not ready.stepped:
+        if not reason and ready is not None and 0 < len(ready.parameters) == len(ready.left):
             reason = "no compiled kernels serve its parameters"
         if reason:
             return Way("two passes", reason)
-        left = len(ready.parameters) - len(ready.stepped) if ready is not None else 0
+        left = 0 if ready is None else len(ready.left)
         return Way(
             "taken over",
             f"torch steps {left} of {len(parameters)} parameters, which the kernels do not serve"
@@ -443,11 +424,11 @@ def _refusal(optimizer: Optimizer, reason: str) -> ZeromeanError:
     )
 
 
-def _run_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+def _run_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     """Run a step's closure now, and return arguments with a closure that returns its loss."""
     closure = args[1] if len(args) > 1 else kwargs.get("closure")
     if closure is None:
-        return None
+        return args, kwargs
     with torch.enable_grad():
         loss = closure()
     if len(args) > 1:
@@ -472,19 +453,3 @@ def _has_torch_step(kind: Any, step: Callable[..., Any]) -> bool:
         and unwrap(kind._init_group) is unwrap(base._init_group)
         for base in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
     )
-
-
-def _step_call() -> FrameType | None:
-    """Return the frame of the ``step`` call whose hooks run now."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__") != "torch.optim.optimizer":
-        frame = frame.f_back
-    return frame
-
-
-def _is_running(call: FrameType | None) -> bool:
-    """Return whether a call is among those that led here."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame is not call:
-        frame = frame.f_back
-    return frame is not None and call is not None
