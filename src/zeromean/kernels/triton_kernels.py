@@ -1,15 +1,28 @@
-"""The arithmetic of the triton backend: tiles of weight vectors, compiled for a GPU.
+"""Compute the steps of the triton backend: tiles of weight vectors, compiled for a GPU.
 
-A program works on tiles of 2**LEVELS runs of LANES lanes, SIDE runs abreast; the lanes of a run are
-neighbors in memory, so that they are loaded as wide words. Vectors that are contiguous, or made of
-contiguous pieces, take 1, 2, 4, ... whole runs each, and many short ones share a tile: they are
-summed along runs, then over the runs of a vector. Vectors that lie side by side take a lane each:
-they are summed down the tile. A mean is therefore one number a run plus one a lane, and one of the
-two is zero.
+A program processes tiles of 2**LEVELS runs, SIDE runs abreast. A run has LANES lanes, which are
+neighbors in memory, so that they are loaded as wide words. Weight vectors lie in a tile in one of
+two ways:
 
-Whatever differs between tensors and between steps is read from tables; only the kind of step, the
-element type and the tile are compiled in. Sums and all arithmetic are in float32, for float64 in
-float64.
+- Vectors that are contiguous, or consist of contiguous pieces, take 1, 2, 4, ... whole runs each.
+  Short ones share a tile. Sums run along runs, then over the runs of a vector.
+- Vectors that lie side by side take one lane each. Sums run down the tile.
+
+The mean of a vector is the sum of a number per run and a number per lane, one of which is zero.
+
+Everything that differs between tensors and between steps is read from tables. Only the kind of
+step, the element type and the tile are compiled in. Sums and arithmetic use float32, or float64 for
+float64 tensors.
+
+Arguments that many functions share:
+
+- row: Pointer to the tensor's row of FIELDS. rule: Pointer to the NUMBERS of its param group.
+- correction: Pointer to Adam's two bias corrections, see :func:`count_step`.
+- base, start, width: Place of a tile, see :func:`_place`.
+- g, w, m, v, largest: Tiles of the gradient, the weight, the momentum or exp_avg, exp_avg_sq and
+  max_exp_avg_sq.
+- KIND: Kind of step, or "center", "note" or "keep". UPDATE: Whether the whole update is centered.
+- T: Element type. A: Type of the arithmetic. VECTOR: Number of entries per wide word.
 """
 
 from __future__ import annotations
@@ -20,24 +33,24 @@ import triton.language as tl
 LANES = tl.constexpr(16)
 SIDE = tl.constexpr(4)
 
-# The fields of a tensor's row, all of them int64; addresses are 0 where there is nothing.
+# The fields of a tensor's row, all of them int64. An address is 0 if there is no such tensor.
 FIELDS = (
-    "first_program",  # the number of its first program
-    "parts",  # how many programs share the same vectors
-    "tiles",  # the tiles that the vectors of one program take, or, of a shared one, of all parts
-    "tiles_each",  # the tiles of one part
-    "scratch",  # where the sums of its parts start
+    "first_program",  # number of its first program
+    "parts",  # number of programs that share the same vectors
+    "tiles",  # number of tiles of a block of vectors, over all its parts
+    "tiles_each",  # number of tiles of one part
+    "scratch",  # index in the scratch memory of the sums of its parts
     "outer", "m1", "inner", "m2",  # see layout.py
-    "columns",  # whether vectors take a lane each
-    "shift",  # else: the binary logarithm of the runs that a vector takes
-    "centered", "aligned", "group", "starts",  # starts: the momentum is still empty
-    "weight",  # kind "center": what decays inside the projection
-    "first",  # the momentum, or exp_avg
+    "columns",  # whether each vector takes one lane
+    "shift",  # otherwise the binary logarithm of the number of runs per vector
+    "centered", "aligned", "group", "starts",  # starts: whether the momentum is still empty
+    "weight",  # for the kind "center" the weight that decays inside the projection
+    "first",  # momentum, or exp_avg
     "second",  # exp_avg_sq
     "largest",  # max_exp_avg_sq
-    "residual",  # what rounding took from each vector's mean so far
-    "step", "wide_step",  # the count of steps: one float32, or a float64
-    "before",  # kinds "note" and "keep": how many vectors the tensors before it hold
+    "residual",  # rounding error of each vector's mean so far
+    "step", "wide_step",  # step counter, and whether it is float64 instead of float32
+    "before",  # for the kinds "note" and "keep" the number of vectors in the tensors before it
 )  # fmt: skip
 _FIELDS = tl.constexpr(len(FIELDS))
 _FIRST_PROGRAM = tl.constexpr(FIELDS.index("first_program"))
@@ -82,7 +95,7 @@ _EPS = tl.constexpr(NUMBERS.index("eps"))
 
 @triton.jit
 def _regroup(sums, shift, LEVELS: tl.constexpr):
-    """Sum over every 2**shift neighboring runs, and give each of them the sum."""
+    """Replace each run's sum by the total over its block of 2**shift runs."""
     RUNS: tl.constexpr = 1 << LEVELS
     flat = tl.reshape(sums, (RUNS,))
     total = flat
@@ -96,7 +109,7 @@ def _regroup(sums, shift, LEVELS: tl.constexpr):
 
 @triton.jit
 def _means(x, row, LEVELS: tl.constexpr):
-    """The means of a tile's vectors, one a run or one a lane; the other is zero."""
+    """Return the means of a tile's vectors, per run and per lane; one of the two is zero."""
     entries = (tl.load(row + _M1) * tl.load(row + _M2)).to(x.dtype)
     if tl.load(row + _COLUMNS) != 0:
         runs = tl.zeros((1 << (LEVELS - 2), SIDE), x.dtype)
@@ -109,14 +122,14 @@ def _means(x, row, LEVELS: tl.constexpr):
 
 @triton.jit
 def _runs(shift, LEVELS: tl.constexpr):
-    """Of each run of a tile: which vector it belongs to, and its number there."""
+    """Return each run's vector, counted from the tile's first one, and its number in the vector."""
     run = tl.arange(0, 1 << (LEVELS - 2))[:, None] * SIDE + tl.arange(0, SIDE)[None, :]
     return run >> shift, run & ((1 << shift) - 1)
 
 
 @triton.jit
 def _columns(row, block):
-    """Which outer block a strip of columns belongs to, and its first column."""
+    """Return the outer block that a strip of columns belongs to, and its first column."""
     WIDE: tl.constexpr = SIDE * LANES
     across = (tl.load(row + _INNER) + WIDE - 1) // WIDE
     return block // across, block % across * WIDE
@@ -124,7 +137,7 @@ def _columns(row, block):
 
 @triton.jit
 def _place(row, block, tile, LEVELS: tl.constexpr, VECTOR: tl.constexpr):
-    """Where a tile starts in its tensor, where each run starts from there, how much it holds."""
+    """Return a tile's start in its tensor, each run's start from there, and each run's length."""
     HEIGHT: tl.constexpr = 1 << (LEVELS - 2)
     m1 = tl.load(row + _M1)
     inner = tl.load(row + _INNER)
@@ -145,7 +158,7 @@ def _place(row, block, tile, LEVELS: tl.constexpr, VECTOR: tl.constexpr):
             start = vector * m2.to(tl.int32) + run * LANES
             left = _capped(m2 - tile * (LANES << LEVELS)) - run * LANES
         else:
-            # A vector in pieces of m2 entries, each of which starts a run of its own.
+            # A vector consists of pieces of m2 entries, and each piece starts a run.
             across = inner.to(tl.int32)
             runs = ((m2 + LANES - 1) // LANES).to(tl.int32)
             p = tile.to(tl.int32) * (1 << LEVELS) + run
@@ -158,19 +171,19 @@ def _place(row, block, tile, LEVELS: tl.constexpr, VECTOR: tl.constexpr):
             left = tl.where(piece < m1.to(tl.int32), m2.to(tl.int32) - k, 0)
         left = tl.where(vector < _capped(tl.load(row + _OUTER) * inner - first), left, 0)
     width = tl.minimum(tl.maximum(left, 0), LANES)
-    # The caller guarantees this; with it the compiler loads whole words.
+    # The caller guarantees these multiples; with them the compiler loads wide words.
     return base, start // VECTOR * VECTOR, width // VECTOR * VECTOR
 
 
 @triton.jit
 def _capped(n):
-    """A count of 64 bits in 32, where no more than a tile of it matters."""
+    """Convert a count to 32 bits; nothing above the size of a tile matters."""
     return tl.minimum(n, 1 << 20).to(tl.int32)
 
 
 @triton.jit
 def _lanes(address, base, start, width, T: tl.constexpr, VECTOR: tl.constexpr):
-    """Pointers to the lanes of a tile, and which of them hold entries."""
+    """Return pointers to the lanes of a tile, and a mask of those that hold entries."""
     pointer = address.to(tl.pointer_type(T)) + base
     if VECTOR > 1:
         pointer = tl.multiple_of(pointer, 16)
@@ -189,7 +202,7 @@ def _store(
     address, base, start, width, before, x,
     T: tl.constexpr, A: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """Store a tile. Returns what its entries, as rounded, have gained since ``before``."""
+    """Store a tile, and return the rounded entries minus ``before``."""
     pointers, mask = _lanes(address, base, start, width, T, VECTOR)
     rounded = x.to(T)
     tl.store(pointers, rounded, mask)
@@ -201,7 +214,7 @@ def _change(
     row, rule, correction, g, w, m, v, largest,
     KIND: tl.constexpr, A: tl.constexpr,
 ):  # fmt: skip
-    """What a step takes off the weights along g, decay included, and the state after it."""
+    """Return the amount to subtract from the weights, decay included, and the new state."""
     lr = tl.load(rule + _LR).to(A)
     if KIND == "sgd":
         x = lr * g
@@ -229,7 +242,7 @@ def _read(
     row, gradient, base, start, width, weighed,
     KIND: tl.constexpr, T: tl.constexpr, A: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """A tile of the gradient, of the weight as far as it weighs in, and of a kind's state."""
+    """Load a tile of the gradient, the weight (``weighed`` lanes of it) and the kind's state."""
     g = _load(gradient, base, start, width, T, A, VECTOR)
     w = _load(tl.load(row + _WEIGHT), base, start, weighed, T, A, VECTOR)
     m = g
@@ -249,11 +262,11 @@ def _begin(
     row, rule, correction, width, g, w, m, v, largest,
     KIND: tl.constexpr, UPDATE: tl.constexpr, A: tl.constexpr,
 ):  # fmt: skip
-    """What is to lose its mean: the gradient with coupled decay, or the whole change."""
+    """Return the tile to center: the gradient with coupled decay, or the whole change."""
     x = tl.load(rule + _SIGN).to(A) * g + tl.load(rule + _COUPLED).to(A) * w
     if UPDATE:
         x, m, v, largest = _change(row, rule, correction, x, w, m, v, largest, KIND, A)
-        # Where there is no entry 0 / (0 + eps) is not 0 if eps is.
+        # Lanes without an entry hold 0 / (0 + eps), which is nan if eps is 0.
         x = tl.where(tl.arange(0, LANES)[None, None, :] < width[:, :, None], x, 0.0)
     return x, m, v, largest
 
@@ -264,9 +277,9 @@ def _end(
     KIND: tl.constexpr, UPDATE: tl.constexpr,
     T: tl.constexpr, A: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """Take the mean away, make the step, and store it. Returns what was gained by it."""
+    """Subtract the mean, make the step and store it; return the change of the stored entries."""
     if KIND == "center" or KIND == "keep":
-        # What decays is in the mean alone: the optimizer adds it later.
+        # Only the mean contains the decay; the optimizer adds the decay itself later.
         return _store(into, base, start, width, g, g - mean, T, A, VECTOR)
     x -= mean
     if not UPDATE:
@@ -286,8 +299,8 @@ def _sum_tiles(
     KIND: tl.constexpr, UPDATE: tl.constexpr,
     T: tl.constexpr, A: tl.constexpr, LEVELS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """Add up, lane by lane, what is to lose its mean in tiles first..last."""
-    FEWER: tl.constexpr = KIND if UPDATE else "sgd"  # a gradient's mean asks for no state
+    """Return the sum, per lane, of the tiles to center, from ``first`` to before ``last``."""
+    FEWER: tl.constexpr = KIND if UPDATE else "sgd"  # a gradient's mean needs no state
     coupled = tl.load(rule + _COUPLED)
     total = tl.zeros((1 << (LEVELS - 2), SIDE, LANES), A)
     for tile in range(first, last):
@@ -305,9 +318,11 @@ def _sum_tiles(
 
 @triton.jit
 def _vectors(row, block, LEVELS: tl.constexpr):
-    """The number of a tile's first vector, and from there those of its runs and of its lanes.
+    """Return which vectors a tile holds.
 
-    With them, which runs and lanes have a vector, and which runs are the first of theirs.
+    Returns:
+        The number of its first vector; each run's vector, counted from there; whether the run has
+        one; whether it is the first run of its vector; each lane's vector; whether it has one.
     """
     shift = tl.load(row + _SHIFT).to(tl.int32)
     inner = tl.load(row + _INNER)
@@ -331,14 +346,18 @@ def _step(
     KIND: tl.constexpr, UPDATE: tl.constexpr, STEPS: tl.constexpr, CARRIES: tl.constexpr,
     T: tl.constexpr, A: tl.constexpr, LEVELS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """Step tiles first..last, which hold whole vectors, or a part of vectors already summed."""
+    """Step the tiles from ``first`` to before ``last``.
+
+    They hold whole vectors, or a part of vectors whose sums :func:`sum_parts` has stored. STEPS and
+    CARRIES are those of :func:`step`.
+    """
     HEIGHT: tl.constexpr = 1 << (LEVELS - 2)
     centered = tl.load(row + _CENTERED) != 0
     fits = last - first == 1
     runs = tl.zeros((HEIGHT, SIDE), A)
     lanes = tl.zeros((SIDE, LANES), A)
 
-    if fits:  # into registers: one pass
+    if fits:  # one tile stays in registers, so that one pass is enough
         base, start, width = _place(row, block, first, LEVELS, VECTOR)
         weighed = width
         if not STEPS:
@@ -388,7 +407,7 @@ def _step(
         if CARRIES:
             address = tl.load(row + _RESIDUAL)
             residual = address.to(tl.pointer_type(tl.float32)) + number
-            here = tl.where(address != 0, 1 << 30, 0)  # all vectors have one, or none
+            here = tl.where(address != 0, 1 << 30, 0)  # all vectors have a residual, or none
             run_lost = tl.load(residual + of_run, run_has & (of_run < here), 0.0)
             lane_lost = tl.load(residual + of_lane, lane_has & (of_lane < here), 0.0)
         of_runs = _shift(runs, run_known, run_lost, KIND)
@@ -402,12 +421,12 @@ def _step(
             )  # fmt: skip
         else:
             for back in range(first, last):
-                # Last in, first out: what was summed last is still in the cache.
+                # Process the tile that was summed last first: it is still in the cache.
                 tile = first + last - 1 - back
                 base, start, width = _place(row, block, tile, LEVELS, VECTOR)
                 weighed = width
                 if not STEPS:
-                    weighed = width * 0  # it was in the mean
+                    weighed = width * 0  # only the mean contains it
                 g, w, m, v, largest = _read(
                     row, gradient, base, start, width, weighed, KIND, T, A, VECTOR
                 )
@@ -428,7 +447,10 @@ def _step(
 
 @triton.jit
 def _shift(mean, known, lost, KIND: tl.constexpr):
-    """What vectors are to lose: their mean; or what they gained since, to the bit nothing if 0."""
+    """Return what to subtract from vectors: their mean, or for "keep" their mean's change.
+
+    For "keep" a vector whose mean is equal to the known one stays unchanged to the bit.
+    """
     if KIND == "keep":
         return tl.where(mean == known, 0.0, mean - known - lost)
     return mean + lost
@@ -436,7 +458,7 @@ def _shift(mean, known, lost, KIND: tl.constexpr):
 
 @triton.jit
 def _left(mean, known, lost, shift, gained, KIND: tl.constexpr):
-    """What rounding has taken from the means by now."""
+    """Return the new residuals, the rounding errors of the means."""
     if KIND == "keep":
         return tl.where(mean == known, lost, -shift - gained)
     return lost - gained
@@ -444,13 +466,13 @@ def _left(mean, known, lost, shift, gained, KIND: tl.constexpr):
 
 @triton.jit
 def _sums(row, scratch, block, parts):
-    """Where the parts of shared vectors leave their sums, SIDE * LANES each."""
+    """Return a pointer to the sums of a block's parts, SIDE * LANES per part."""
     return scratch + tl.load(row + _SCRATCH) + block * parts * (SIDE * LANES)
 
 
 @triton.jit
 def _find(tensor_of_program, tensors, gradients, rules, corrections):
-    """Return the tensor of a program, its parameters, and its tiles."""
+    """Return the tensor of this program, pointers to its tables, and the range of its tiles."""
     tensor = tl.load(tensor_of_program + tl.program_id(0)).to(tl.int64)
     row = tensors + tensor * _FIELDS
     local = tl.program_id(0) - tl.load(row + _FIRST_PROGRAM)
@@ -471,9 +493,10 @@ def step(
     KIND: tl.constexpr, UPDATE: tl.constexpr, STEPS: tl.constexpr, CARRIES: tl.constexpr,
     T: tl.constexpr, A: tl.constexpr, LEVELS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """Step every tensor; or center, note the mean of, or keep the mean of what is in gradients.
+    """Step all tensors; or center ``gradients``, or record or restore the means in them.
 
-    STEPS says which; CARRIES, whether there may be residuals.
+    STEPS: Whether KIND is a step, instead of "center", "note" (record the means) or "keep" (restore
+    them). CARRIES: Whether tensors may have residuals.
     """
     tensor, row, gradient, rule, correction, block, _part, parts, first, last = _find(
         tensor_of_program, tensors, gradients, rules, corrections
@@ -497,7 +520,7 @@ def sum_parts(
     KIND: tl.constexpr, UPDATE: tl.constexpr,
     T: tl.constexpr, A: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
-    """Before a step: sum the parts of vectors that are shared among programs."""
+    """Sum the parts of vectors that several programs share, before their step."""
     _tensor, row, gradient, rule, correction, block, part, parts, first, last = _find(
         tensor_of_program, tensors, gradients, rules, corrections
     )
@@ -515,9 +538,9 @@ def count_step(
     tensors, rules, corrections, count,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Before a step of Adam: count it, and compute the corrections of the running means' bias.
+    """Count a step of Adam, and compute its bias corrections in float64.
 
-    They are eta / (1 - beta1^t) and 1 / sqrt(1 - beta2^t), in float64.
+    They are lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t).
     """
     tensor = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     here = tensor < count
@@ -540,7 +563,7 @@ def count_step(
 
 @triton.jit
 def _power(base, exponent):
-    """base**exponent by squaring, for exponents below 2**25, which float32 counts up to."""
+    """Return base**exponent for exponents below 2**25; a float32 counter stops at 2**24."""
     power = base * 0.0 + 1.0
     for bit in range(25):
         power = tl.where((exponent >> bit) & 1 != 0, power * base, power)
