@@ -165,7 +165,7 @@ def test_explain_rejects_invalid_input() -> None:
     handle = zeromean.centralize(torch.optim.SGD(model.parameters(), lr=0.1), model)
     assert [row.name for row in zeromean.explain(handle).centered] == ["weight"]
     with pytest.raises(
-        zeromean.ZeromeanError, match="explain received layers together with a handle"
+        zeromean.ZeromeanError, match="explain received layers together with a Handle"
     ):
         zeromean.explain(handle, layers="conv")
     with pytest.raises(zeromean.ZeromeanError, match="explain received a dict"):
@@ -235,3 +235,16 @@ def test_explain_and_status_report_how_steps_are_made() -> None:
     assert "; step: two passes (fused=False)" in str(zeromean.status(optimizer))
     assert zeromean.explain(handle).rows == handle.plan.rows
     assert repr(handle).startswith("<Handle of SGD: at=gradient, layers=all")
+
+
+def test_explain_looks_inside_optimizers() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, model, fused=False)
+    for subject in (optimizer, zeromean.optim.Lookahead(optimizer)):
+        assert zeromean.explain(subject) == zeromean.explain(handle)
+    ranger = zeromean.optim.Ranger(model)
+    assert zeromean.explain(ranger) == zeromean.explain(model)
+    handle.remove()
+    with pytest.raises(zeromean.ZeromeanError, match="received a SGD, which is neither"):
+        zeromean.explain(optimizer)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
+from torch.optim import Optimizer
 
 from zeromean import fsdp1
+from zeromean.centralization.optimizer_traits import strip_wrapper
 from zeromean.class_lookup import is_a
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import Description, FanIn, describe, look_up, quantized
@@ -33,7 +35,7 @@ class HasPlan(Protocol):
 
 
 def explain(
-    subject: nn.Module | HasPlan,
+    subject: nn.Module | Optimizer | HasPlan,
     *,
     layers: Layers | None = None,
     embeddings: bool | None = None,
@@ -42,8 +44,9 @@ def explain(
     """Show for every parameter whether it is centered, over which axes, and why.
 
     Args:
-        subject: A model, to see what :func:`zeromean.centralize` would do with it; or a handle or a
-            drop-in optimizer of :mod:`zeromean.optim`, to see what it does.
+        subject: A model, to see what :func:`zeromean.centralize` would do with it; or a handle, a
+            centralized optimizer or an optimizer of :mod:`zeromean.optim`, to see what it does.
+            Wrappers such as :class:`zeromean.optim.Ranger` show the optimizer inside.
         layers, embeddings, scope: Options of :func:`zeromean.centralize`, with its defaults. A
             handle or optimizer has its own.
 
@@ -51,7 +54,7 @@ def explain(
         A :class:`zeromean.Plan`: a sequence of rows that prints as a table.
 
     Raises:
-        ZeromeanError: ``subject`` is none of these, or options were given with a handle.
+        ZeromeanError: ``subject`` is none of these, or options were given without a model.
 
     Example:
         >>> import torch, zeromean
@@ -70,20 +73,25 @@ def explain(
     options: Any = {name: value for name, value in given.items() if value is not None}
     if isinstance(subject, nn.Module):
         return make_plan(owners(subject), **options)
-    plan = getattr(subject, "plan", None)
+    found: Any = strip_wrapper(subject)
+    if isinstance(found, Optimizer):
+        from zeromean.centralization.centralize import handle_of  # it imports this module
+
+        found = handle_of(found) or found
+    plan = getattr(found, "plan", None)
     if not isinstance(plan, Plan):
         raise ZeromeanError(
-            f"explain received a {type(subject).__name__}, which is neither a torch.nn.Module nor"
-            " the handle that centralize returned",
+            f"explain received a {type(subject).__name__}, which is neither a torch.nn.Module nor a"
+            " handle or an optimizer that is centralized",
             "Call explain(model) or explain(handle)",
         )
     if options:
         raise ZeromeanError(
-            f"explain received {', '.join(options)} together with a handle, which has its own"
-            " options",
+            f"explain received {', '.join(options)} together with a {type(subject).__name__}, which"
+            " has its own options",
             "Leave the options out, or pass the model",
         )
-    way = getattr(subject, "way", None)
+    way = getattr(found, "way", None)
     return plan if way is None else replace(plan, note=f"step: {way}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 from weakref import ref
 
 import torch
@@ -15,7 +15,7 @@ from zeromean.centralization.at_gradient import AtGradient, project_momentum, wa
 from zeromean.centralization.at_update import AtUpdate
 from zeromean.centralization.centering import Centering
 from zeromean.centralization.fingerprint import erase, stamp, warn_of_other_options
-from zeromean.centralization.fused_step import TakenOver, Way
+from zeromean.centralization.fused_step import Place, TakenOver, Way
 from zeromean.centralization.optimizer_traits import unwrap
 from zeromean.centralization.validate import check_subjects, refuse_model, refuse_optimizer
 from zeromean.class_lookup import is_a
@@ -135,24 +135,6 @@ def attach(optimizer: Optimizer, model: nn.Module | None, options: GCOptions) ->
         handle.remove()
         raise
     return handle
-
-
-class Place(Protocol):
-    """Where centering acts: what happens before and after each step of the optimizer."""
-
-    def before_step(
-        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Act before the step; may return changed arguments."""
-
-    def after_step(self, optimizer: Optimizer) -> None:
-        """Act after the step."""
-
-    def after_load(self, optimizer: Optimizer) -> None:
-        """Act after a checkpoint was loaded into the optimizer."""
-
-    def remove(self) -> None:
-        """Remove hooks from the parameters, and forget everything that was recorded."""
 
 
 class Handle:

@@ -249,18 +249,22 @@ def _check_capture(optimizer: Optimizer, parts: list[Part]) -> None:
         )
 
 
-class TwoPasses(Protocol):
-    """A place that centers around torch's own step."""
+class Place(Protocol):
+    """Where centering acts: what happens before and after each step of the optimizer."""
 
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Arguments | None: ...
+    ) -> Arguments | None:
+        """Act before the step; may return changed arguments."""
 
-    def after_step(self, optimizer: Optimizer) -> None: ...
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Act after the step."""
 
-    def after_load(self, optimizer: Optimizer) -> None: ...
+    def after_load(self, optimizer: Optimizer) -> None:
+        """Act after a checkpoint was loaded into the optimizer."""
 
-    def remove(self) -> None: ...
+    def remove(self) -> None:
+        """Remove hooks from the parameters, and forget everything that was recorded."""
 
 
 class TakenOver:
@@ -275,7 +279,7 @@ class TakenOver:
         two_passes: The place that acts otherwise.
     """
 
-    def __init__(self, centering: Centering, two_passes: TwoPasses) -> None:
+    def __init__(self, centering: Centering, two_passes: Place) -> None:
         self._centering, self._two_passes = centering, two_passes
         self._at = cast(At, centering.options.at)
         self._step: FusedStep | None = None

@@ -81,9 +81,7 @@ class Lookahead(Optimizer):
             The loss that the closure returned, else None.
         """
         assert self.optimizer is not None
-        self.param_groups = (
-            self.optimizer.param_groups
-        )  # it has new ones after loading a state dict
+        self.param_groups = self.optimizer.param_groups  # new ones after loading a state dict
         parameters = [p for group in self.param_groups for p in group["params"]]
         for parameter in parameters:
             if not self.state[parameter]:
