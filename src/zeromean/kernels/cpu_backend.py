@@ -26,7 +26,7 @@ from zeromean.kernels.prepared import (
     can_step,
     layout,
 )
-from zeromean.kernels.step_spec import AdamRule, At, Decay, Entry, Kind, Number, Rule
+from zeromean.kernels.step_spec import At, Decay, Entry, Kind, Number, Rule, decay_numbers, numbers
 
 # The layout of structures and functions that this file assumes: LAYOUT of centered.c.
 LAYOUT = 1
@@ -149,8 +149,8 @@ def center_(
     """Compute ``into = g - mean(g) - lambda mean(w)`` for tensors of one type."""
     weights = [None if decay is None else decay[0] for decay in decays]
     table = _center_table(gradients, fan_ins, range(len(gradients)), weights)
-    numbers = _decay_numbers([0.0 if decay is None else decay[1] for decay in decays])
-    _call("center", gradients[0].dtype, table, _addresses(gradients), numbers, into=into)
+    rules = decay_numbers(0.0 if decay is None else decay[1] for decay in decays)
+    _call("center", gradients[0].dtype, table, _addresses(gradients), rules, into=into)
     increment_version(into)
 
 
@@ -171,8 +171,8 @@ class Center(PreparedCenter):
         )
 
     def _run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
-        numbers = _decay_numbers(decays)
-        _call("center", self._dtype, self._table, _addresses(gradients[::-1]), numbers)
+        last_first = _addresses(gradients[::-1])
+        _call("center", self._dtype, self._table, last_first, decay_numbers(decays))
 
 
 class MeanKeeper(PreparedMeanKeeper):
@@ -187,7 +187,7 @@ class MeanKeeper(PreparedMeanKeeper):
 
     def _run(self, kind: str, means: Tensor) -> None:
         weights = _addresses(self._weights)
-        _call(kind, self._weights[0].dtype, self._table, weights, _decay_numbers([0.0]), means)
+        _call(kind, self._weights[0].dtype, self._table, weights, decay_numbers([0.0]), means)
 
 
 class Step(PreparedStep):
@@ -219,8 +219,11 @@ class Step(PreparedStep):
         )
 
     def _run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
-        numbers = array("d", [float(number) for rule in rules for number in _numbers(rule)])
-        _call(self._kind, self._dtype, self._table, _addresses(gradients), numbers, at=self._at)
+        found: list[Number] = []
+        for rule in rules:
+            lr, sign, coupled, decoupled, *others = numbers(rule)
+            found += (lr, sign, coupled, lr * decoupled, *others)
+        _call(self._kind, self._dtype, self._table, _addresses(gradients), found, at=self._at)
 
     def _started(self) -> None:
         for index in range(len(self._weights)):
@@ -242,19 +245,6 @@ def _center_table(
     return table
 
 
-def _decay_numbers(decays: Iterable[float | Tensor]) -> array[float]:
-    return array("d", [n for decay in decays for n in (0, 1, float(decay), 0, 0, 0, 0, 0, 0)])
-
-
-def _numbers(rule: Rule) -> tuple[Number, ...]:
-    coupled = 0.0 if rule.decoupled else rule.weight_decay
-    shrink = rule.lr * rule.weight_decay if rule.decoupled else 0.0
-    sign = -1.0 if rule.maximize else 1.0
-    if isinstance(rule, AdamRule):
-        return (rule.lr, sign, coupled, shrink, 0.0, 0.0, *rule.betas, rule.eps)
-    return (rule.lr, sign, coupled, shrink, rule.momentum, rule.dampening, 0.0, 0.0, 0.0)
-
-
 def _addresses(tensors: Sequence[Tensor]) -> array[int]:
     return array("q", addresses(tensors))
 
@@ -264,7 +254,7 @@ def _call(
     dtype: torch.dtype,
     table: array[int],
     tensors: array[int],
-    rules: array[float],
+    rules: Iterable[Number],
     means: Tensor | None = None,
     *,
     at: At = "gradient",
@@ -274,6 +264,7 @@ def _call(
     found = library()
     assert found is not None
     targets = tensors if into is None else _addresses(into)
+    numbers_of_rules = array("d", map(float, rules))
     found.zeromean_step(
         _KINDS[kind],
         _AT[at],
@@ -283,6 +274,6 @@ def _call(
         tensors.buffer_info()[0],
         targets.buffer_info()[0],
         None if means is None else means.data_ptr(),
-        rules.buffer_info()[0],
+        numbers_of_rules.buffer_info()[0],
         torch.get_num_threads(),
     )

@@ -125,37 +125,29 @@ def _describe(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
     ]
 
 
-class _Held:
-    """Tensors whose addresses are in a table, as they were when it was built.
+class _Memory:
+    """How tensors lay in memory when a table was built.
 
     Args:
         tensors: The tensors.
-        sized: Number of them, the first ones, whose storage is compared too. A storage that is
-            resized once moves; twice, it may come back smaller.
+        fixed: Whether the table holds their addresses; otherwise these are passed at each use.
+        sized: Number of them, the first ones, whose storage is compared too (default all). A
+            storage that is resized once moves; twice, it may come back smaller.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], sized: int) -> None:
+    def __init__(self, tensors: Sequence[Tensor], fixed: bool, sized: int | None = None) -> None:
         self._alike = same_as(tensors)
         self._sized = sized
-        self._found = addresses(tensors), storage_sizes(tensors[:sized])
+        self._addresses = addresses(tensors) if fixed else None
+        self._sizes = storage_sizes(tensors[:sized])
 
-    def are(self, tensors: Sequence[Tensor]) -> bool:
-        """Return whether these are where the table expects them, and lie there as they did."""
-        if not self._alike(*tensors):
-            return False
-        return (addresses(tensors), storage_sizes(tensors[: self._sized])) == self._found
-
-
-class _Passed:
-    """Tensors whose addresses are passed at each use, as the first ones were."""
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._alike = same_as(tensors)
-        self._sizes = storage_sizes(tensors)
-
-    def are_like(self, tensors: Sequence[Tensor]) -> bool:
-        """Return whether these lie in memory as the first ones did."""
-        return self._alike(*tensors) and storage_sizes(tensors) == self._sizes
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Return whether these tensors lie in memory as the first ones did."""
+        return (
+            self._alike(*tensors)
+            and (self._addresses is None or addresses(tensors) == self._addresses)
+            and storage_sizes(tensors[: self._sized]) == self._sizes
+        )
 
 
 class PreparedCenter(ABC):
@@ -172,15 +164,15 @@ class PreparedCenter(ABC):
     ) -> None:
         self._weights = [entry.weight for entry in entries] if decayed else []
         self._groups = 1 + max(entry.group for entry in entries)
-        self._held = _Held(self._weights, len(self._weights))
-        self._passed = _Passed(gradients)
+        self._held = _Memory(self._weights, fixed=True)
+        self._passed = _Memory(gradients, fixed=False)
 
     def bind(self, gradients: Sequence[Tensor]) -> RunCenter | None:
         """Return the centering of these gradients, or None if a tensor moved or changed.
 
         The returned function takes each group's decay, and must run at once.
         """
-        unchanged = self._held.are(self._weights) and self._passed.are_like(gradients)
+        unchanged = self._held.holds(self._weights) and self._passed.holds(gradients)
         return partial(self._center, gradients) if unchanged else None
 
     def _center(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
@@ -205,7 +197,7 @@ class PreparedMeanKeeper(ABC):
         self._entries = entries
         self._weights = [entry.weight for entry in entries]
         self._layouts = [layout(entry.weight, entry.fan_in) for entry in entries]
-        self._held = _Held(self._weights, len(self._weights))
+        self._held = _Memory(self._weights, fixed=True)
         self._means = means
         self._before = [0]  # number of vectors in the weights before each one
         for found in self._layouts:
@@ -213,7 +205,7 @@ class PreparedMeanKeeper(ABC):
 
     def record(self) -> Tensor | None:
         """Return the mean of every weight vector, or None if a weight moved or changed."""
-        if not self._held.are(self._weights):
+        if not self._held.holds(self._weights):
             return None
         recorded = torch.empty(self._before[-1], dtype=self._means, device=self._weights[0].device)
         self._run("note", recorded)
@@ -221,7 +213,7 @@ class PreparedMeanKeeper(ABC):
 
     def restore(self, recorded: Tensor) -> None:
         """Give every weight vector its recorded mean."""
-        if self._held.are(self._weights):
+        if self._held.holds(self._weights):
             self._run("keep", recorded)
             increment_version(self._weights)
         else:  # the step moved its weights to other memory
@@ -254,8 +246,8 @@ class PreparedStep(ABC):
         self._keys = STATE[kind]
         # Entries whose momentum is still empty.
         self._starting = [n for n, entry in enumerate(entries) if _start(entry, self._keys)]
-        self._held = _Held(self._find(), len(entries) * (1 + len(self._keys)))
-        self._passed = _Passed(gradients)
+        self._held = _Memory(self._find(), True, len(entries) * (1 + len(self._keys)))
+        self._passed = _Memory(gradients, fixed=False)
         # A gradient that is laid out differently from its weight is copied first, at each step.
         self._relaid = [
             index
@@ -280,7 +272,7 @@ class PreparedStep(ABC):
             found = self._find()
         except KeyError:  # a buffer was removed
             return None
-        unchanged = self._held.are(found) and self._passed.are_like(gradients)
+        unchanged = self._held.holds(found) and self._passed.holds(gradients)
         return partial(self._step, gradients) if unchanged else None
 
     def _step(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -81,6 +82,26 @@ class AdamRule:
 
 
 Rule = SGDRule | AdamRule
+
+
+def numbers(rule: Rule) -> list[Number]:
+    """Return the numbers of a rule that the compiled kernels read.
+
+    They are the learning rate, the sign of the gradient, coupled and decoupled decay, momentum,
+    dampening, both betas, and eps.
+    """
+    decay = [0.0, rule.weight_decay] if rule.decoupled else [rule.weight_decay, 0.0]
+    own: tuple[Number, ...]
+    if isinstance(rule, AdamRule):
+        own = (0.0, 0.0, *rule.betas, rule.eps)
+    else:
+        own = (rule.momentum, rule.dampening, 0.0, 0.0, 0.0)
+    return [rule.lr, -1.0 if rule.maximize else 1.0, *decay, *own]
+
+
+def decay_numbers(decays: Iterable[Number]) -> list[Number]:
+    """Return the numbers of rules that only center, with this decay inside the projection."""
+    return [n for decay in decays for n in (0.0, 1.0, decay, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)]
 
 
 class Entry(NamedTuple):

@@ -26,7 +26,7 @@ from zeromean.kernels.prepared import (
     can_step,
     layout,
 )
-from zeromean.kernels.step_spec import AdamRule, At, Decay, Entry, Kind, Number, Rule
+from zeromean.kernels.step_spec import At, Decay, Entry, Kind, Number, Rule, decay_numbers, numbers
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16)
 # The shape of a tile, see triton_kernels.py: 2**LEVELS runs of LANES entries, in SIDE columns.
@@ -118,7 +118,7 @@ def center_(
     rows = _center_rows(gradients, fan_ins, range(len(gradients)), weights)
     launch = _remembered("center", gradients[0].dtype, gradients[0].device, tuple(rows))
     factors = [0.0 if decay is None else decay[1] for decay in decays]
-    launch.run(gradients, _decay_numbers(factors), into)
+    launch.run(gradients, decay_numbers(factors), into)
     increment_version(into)
 
 
@@ -138,7 +138,7 @@ class Center(PreparedCenter):
         self._launch = _Launch("center", "gradient", gradients[0].dtype, gradients[0].device, rows)
 
     def _run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
-        self._launch.run(gradients, _decay_numbers(decays), gradients)
+        self._launch.run(gradients, decay_numbers(decays), gradients)
 
 
 class MeanKeeper(PreparedMeanKeeper):
@@ -163,8 +163,8 @@ class MeanKeeper(PreparedMeanKeeper):
         }
 
     def _run(self, kind: str, means: Tensor) -> None:
-        numbers = _decay_numbers([0.0])
-        self._launches[kind].run(self._weights, numbers, self._weights, means)
+        rules = decay_numbers([0.0])
+        self._launches[kind].run(self._weights, rules, self._weights, means)
 
 
 class Step(PreparedStep):
@@ -192,7 +192,7 @@ class Step(PreparedStep):
         )
 
     def _run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
-        self._launch.run(gradients, [number for rule in rules for number in _numbers(rule)])
+        self._launch.run(gradients, [number for rule in rules for number in numbers(rule)])
 
     def _started(self) -> None:
         self._launch.started()
@@ -213,19 +213,6 @@ def _center_rows(
         )
         for gradient, fan_in, group, weight in zip(gradients, fan_ins, groups, weights, strict=True)
     ]
-
-
-def _decay_numbers(decays: Sequence[Number]) -> list[Number]:
-    return [n for decay in decays for n in (0.0, 1.0, decay, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)]
-
-
-def _numbers(rule: Rule) -> tuple[Number, ...]:
-    """Return NUMBERS of triton_kernels.py."""
-    sign = -1.0 if rule.maximize else 1.0
-    decay = (0.0, rule.weight_decay) if rule.decoupled else (rule.weight_decay, 0.0)
-    if isinstance(rule, AdamRule):
-        return (rule.lr, sign, *decay, 0.0, 0.0, *rule.betas, rule.eps)
-    return (rule.lr, sign, *decay, rule.momentum, rule.dampening, 0.0, 0.0, 0.0)
 
 
 class _Row(NamedTuple):
@@ -408,7 +395,7 @@ class _Launch:
     def run(
         self,
         gradients: Sequence[Tensor],
-        numbers: list[Number],
+        rules: list[Number],
         into: Sequence[Tensor] | None = None,
         means: Tensor | None = None,
     ) -> None:
@@ -416,14 +403,14 @@ class _Launch:
 
         Args:
             gradients: Gradients, or the tensors whose means are subtracted, recorded or restored.
-            numbers: NUMBERS of triton_kernels.py for each group.
+            rules: NUMBERS of triton_kernels.py for each group.
             into: Tensors to write to for "center" and "keep"; None (default) for other kinds.
             means: Mean of each vector for "note" and "keep"; None (default) for other kinds.
         """
-        rules = self._rules.of([0.0 if isinstance(n, Tensor) else n for n in numbers])
-        for place, number in enumerate(numbers):
+        table = self._rules.of([0.0 if isinstance(n, Tensor) else n for n in rules])
+        for place, number in enumerate(rules):
             if isinstance(number, Tensor):  # copied from device to device without waiting
-                rules[place].copy_(number)
+                table[place].copy_(number)
         read = self._read.of(addresses(gradients))
         written = read
         if into is not None and into is not gradients:
@@ -433,17 +420,17 @@ class _Launch:
         with self._guard():
             if self._counts:
                 tiles.count_step[(_ceiling(self._count, _COUNTED),)](
-                    self._tensors, rules, self._corrections, self._count, BLOCK=_COUNTED
+                    self._tensors, table, self._corrections, self._count, BLOCK=_COUNTED
                 )
             if self._shares:
                 tiles.sum_parts[grid](
-                    *tables, rules, self._corrections, self._scratch, **self._compiled, **_LAUNCH
+                    *tables, table, self._corrections, self._scratch, **self._compiled, **_LAUNCH
                 )
             if grid[0]:
                 tiles.step[grid](
                     *tables,
                     written,
-                    rules,
+                    table,
                     self._corrections,
                     self._scratch,
                     self._scratch if means is None else means,
