@@ -148,7 +148,7 @@ class SGD(_Published, optim.SGD):
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov)
 
 
-class SGDW(_Published, optim.SGDW):
+class SGDW(SGD, optim.SGDW):
     """SGD with decoupled decay and the published keywords.
 
     Args:
@@ -161,20 +161,6 @@ class SGDW(_Published, optim.SGDW):
         >>> from zeromean import compat
         >>> optimizer = compat.SGDW(torch.nn.Linear(3, 2).parameters(), lr=0.1, use_gc=True)
     """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor,
-        momentum: float = 0,
-        dampening: float = 0,
-        weight_decay: float = 0,
-        nesterov: bool = False,
-        use_gc: bool = False,
-        gc_conv_only: bool = False,
-    ) -> None:
-        self._use_gc, self._conv_only = use_gc, gc_conv_only
-        super().__init__(params, lr, momentum, dampening, weight_decay, nesterov)
 
 
 class Adam(_Published, optim.Adam):
