@@ -102,9 +102,9 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class Plan(TabularSequence[Row]):
-    """Which parameters are centered, over which axes, and why: a sequence of :class:`Row`.
+    """A decision for each parameter, whether it is centered, over which axes and why.
 
-    Printing it gives a table.
+    It is a sequence of :class:`Row`, and printing it gives a table.
 
     Args:
         rows: One row per parameter.

@@ -1,4 +1,4 @@
-"""How one optimizer is centered: its options, its traits and its plan, kept up to date."""
+"""The centering of one optimizer: its options, its traits and its plan, kept up to date."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CenteredParameter(NamedTuple):
 
 
 class Centering:
-    """How one optimizer is centered. It plans again when the optimizer holds a new parameter.
+    """The centering of one optimizer. It plans again when the optimizer holds a new parameter.
 
     Args:
         optimizer: The optimizer. No reference to it is kept; hooks pass it in.

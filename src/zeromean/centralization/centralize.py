@@ -167,7 +167,7 @@ class Handle:
 
     @property
     def way(self) -> Way:
-        """How the next step will be made, and why."""
+        """The way in which the next step will be made, and the reason."""
         optimizer = self._optimizer()
         if optimizer is None or handle_of(optimizer) is not self:
             return Way("not centered", "the handle was removed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from inspect import unwrap
 from operator import attrgetter, is_
@@ -179,27 +180,21 @@ class BoundStep(NamedTuple):
             call(self.rules)
 
 
+@dataclass(eq=False)
 class _Ready:
     """A prepared step, and the param groups, parameters and state that it was prepared for."""
 
-    def __init__(
-        self,
-        shape: list[tuple[Kind, int]],
-        parameters: list[Tensor],
-        waiting: list[Tensor],
-        states: list[dict[str, Any]],
-        parts: list[Part],
-        runs: list[bool],
-    ) -> None:
-        self.shape = shape  # per group: the kind of step and the number of parameters
-        self.parameters = parameters
-        self.waiting = waiting  # those of them without a gradient on this rank
-        self.states = states
-        self.parts = parts
-        self.runs = runs  # per part: whether it is run, or only checked and left to torch
+    shape: list[tuple[Kind, int]]  # per group: the kind of step and the number of parameters
+    parameters: list[Tensor]
+    waiting: list[Tensor]  # those of them without a gradient on this rank
+    states: list[dict[str, Any]]
+    parts: list[Part]
+    runs: list[bool]  # per part: whether it is run, or only checked and left to torch
+
+    def __post_init__(self) -> None:
         self.left = {
-            id(parameters[n])
-            for part, is_run in zip(parts, runs, strict=True)
+            id(self.parameters[n])
+            for part, is_run in zip(self.parts, self.runs, strict=True)
             if not is_run
             for n in part.indices
         }
@@ -250,7 +245,7 @@ def _check_capture(optimizer: Optimizer, parts: list[Part]) -> None:
 
 
 class Place(Protocol):
-    """Where centering acts: what happens before and after each step of the optimizer."""
+    """A place where centering acts, before and after each step of the optimizer."""
 
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -406,7 +401,7 @@ def _only_observes(hook: Any) -> bool:
 
 
 class Way(NamedTuple):
-    """How an optimizer's centered step is made, and why.
+    """The way in which an optimizer's centered step is made.
 
     Args:
         name: "taken over" (the kernels make the whole step), "two passes" (centering around

@@ -1,4 +1,4 @@
-"""What zeromean has to know about optimizers that it did not write, declared as data."""
+"""The traits of optimizers of torch and other libraries, declared as data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zeromean.gc_options import WeightDecay
 
 @dataclass(frozen=True)
 class OptimizerTraits:
-    """What one optimizer class does with gradients and weights.
+    """The traits of an optimizer class: its use of gradients and weights.
 
     Args:
         decay: "coupled" if ``weight_decay`` is added to the gradient before anything else (the L2

@@ -1,4 +1,4 @@
-"""Whether an optimizer is centralized now, and whether the one that it comes from was."""
+"""Report whether an optimizer is centralized, and whether the one that it comes from was."""
 
 from __future__ import annotations
 

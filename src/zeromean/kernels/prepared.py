@@ -126,7 +126,7 @@ def _describe(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
 
 
 class _Memory:
-    """How tensors lay in memory when a table was built.
+    """Places of tensors in memory, as they were when a table was built.
 
     Args:
         tensors: The tensors.

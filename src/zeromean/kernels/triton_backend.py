@@ -231,7 +231,7 @@ class _Row(NamedTuple):
 
 
 class _Tiling(NamedTuple):
-    """How the vectors of a tensor map to tiles, and tiles to programs."""
+    """A mapping of a tensor's vectors to tiles, and of tiles to programs."""
 
     columns: bool
     shift: int
