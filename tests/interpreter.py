@@ -1,4 +1,4 @@
-"""Triton's interpreter, made fit for tests: it rounds as GPUs do, and wastes less time.
+"""Prepare Triton's interpreter for tests: round as GPUs do, and waste less time.
 
 It cuts bfloat16 off where compiled programs round to nearest, and patches the whole language
 again at every call of a function inside a program.

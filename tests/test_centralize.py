@@ -232,7 +232,7 @@ def test_unmoved_parameters_stay_bit_identical() -> None:
 
 
 def drift_in_half_precision(at: str | None, steps: int = 300) -> float:
-    """How far the vector means move, in standard deviations of the weights."""
+    """Return how far the vector means move, in standard deviations of the weights."""
     torch.manual_seed(1)
     model = nn.Linear(256, 64, bias=False).to(torch.bfloat16)
     optimizer = AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)

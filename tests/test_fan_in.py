@@ -190,7 +190,7 @@ def test_rule_that_returns_no_mapping_raises(description: object) -> None:
 
 
 class Transposing(nn.Module):
-    """Multiplies by the transposed weight of a plain Linear."""
+    """Multiply by the transposed weight of a plain Linear."""
 
     def __init__(self) -> None:
         super().__init__()

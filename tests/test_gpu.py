@@ -1,4 +1,4 @@
-"""What only a GPU can show: steps inside CUDA graphs, without waiting, without recompiling."""
+"""Test on a GPU: steps inside CUDA graphs, without waiting, without recompiling."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def entry_of(weight: Tensor, fan_in: FanIn | None, rule: Rule, at: str, group: i
 
 
 def run(entries: list[Entry], gradients: list[Tensor], rules: list[Rule], at: str) -> None:
-    """Steps by the backend in use; a library that is there must serve every entry."""
+    """Step by the backend in use; an available library must serve every entry."""
     parts = kernels.prepare([rule.kind for rule in rules], at, entries, gradients)
     name = kernels.backend(entries[0].weight.device)
     expected = {"reference": reference, "native": cpu_backend, "triton": triton_backend}[name]
@@ -103,7 +103,7 @@ def run(entries: list[Entry], gradients: list[Tensor], rules: list[Rule], at: st
 
 
 class Oracle:
-    """torch's optimizer in float64; what it lacks, the projection, by the definition."""
+    """Step by torch's optimizer in float64, with the projection by its definition."""
 
     def __init__(self, entry: Entry, rule: Rule, kind: type[torch.optim.Optimizer], at: str):
         self.weight = entry.weight.detach().double().clone()
@@ -134,7 +134,7 @@ class Oracle:
 
 
 def tolerance(dtype: torch.dtype) -> dict[str, float]:
-    """float64 and float32 to rounding; bfloat16 to a rounding step of weights near 4, thrice."""
+    """Return the tolerance: rounding, and for bfloat16 three rounding steps of weights near 4."""
     return {
         torch.float64: {"rtol": 1e-12, "atol": 1e-13},
         torch.float32: {"rtol": 2e-6, "atol": 2e-6},
@@ -436,7 +436,7 @@ def test_other_files_are_not_loaded(tmp_path: Path) -> None:
 
 
 def test_layout_number_matches_the_sources() -> None:
-    """If this fails, count LAYOUT up in centered.c and in cpu_backend, then write its sum here."""
+    """If this fails, raise LAYOUT in centered.c and in cpu_backend, then write its sum here."""
     folder = Path(cpu_backend.__file__).parent
     text = "".join((folder / name).read_text() for name in ("centered.c", "normalized.h"))
     plain = re.sub(r"/\*.*?\*/|\s+", " ", text, flags=re.DOTALL)

@@ -57,7 +57,7 @@ def assert_refused(optimizer: torch.optim.Optimizer, layer: nn.Module, message: 
     ids=lambda pair: f"{pair[0].__name__}-{pair[1]}",
 )
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Builds an optimizer whose step is made by one backend."""
+    """Build an optimizer whose step is made by one backend."""
     made, backend = request.param
     if backend != "reference":
         name = {"native": "native_library", "triton": "triton_interpreter"}[backend]

@@ -49,7 +49,7 @@ def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
 
 
 def backward(*models: nn.Module) -> None:
-    """The same gradients on all: those of the first."""
+    """Copy the gradients of the first optimizer's weights to all others."""
     models[0].zero_grad()
     dtype = next(models[0].parameters()).dtype
     models[0](torch.randn(4, 3, 6, 6).to(dtype)).square().mean().backward()
@@ -59,7 +59,7 @@ def backward(*models: nn.Module) -> None:
 
 
 def steps(count: int) -> int:
-    """How many steps show it: Triton's interpreter takes a twentieth of a second a program."""
+    """Return fewer steps for Triton's interpreter, which takes 50 ms per program."""
     return 2 if triton_backend.interpreted() and kernels.backend() == "triton" else count
 
 
@@ -344,7 +344,7 @@ def test_complex_weights_step_as_torchs() -> None:
 
 @pytest.mark.parametrize("name", TORCH)
 def test_hooks_of_a_step_run_once(name: str) -> None:
-    """Also where torch has made an optimizer of its own class, whose step runs hooks as well."""
+    """Even if torch has instantiated its own class, whose step then runs hooks too."""
     model = network()
     getattr(torch.optim, name)(model.parameters())
     optimizer = getattr(optim, name)(model)
@@ -358,7 +358,7 @@ def test_hooks_of_a_step_run_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_weights_that_change_their_type_keep_their_means(name: str) -> None:
-    """What rounding took is carried from then on, or no longer."""
+    """Rounding errors are carried from then on, or no longer."""
     for types in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
         model = network(types[0])
         optimizer = getattr(optim, name)(model, lr=1e-2, at="update")

@@ -1,4 +1,4 @@
-"""What is made ready once: right in every place, and looked at again when anything moves."""
+"""Test prepared work: correct at every place, and prepared again when a tensor moves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def network() -> nn.Sequential:
 
 
 def backward(*models: nn.Module) -> None:
-    """The same gradients on all: those of the first."""
+    """Copy the gradients of the first optimizer's weights to all others."""
     models[0].zero_grad()
     models[0](torch.randn(4, 3, 6, 6).double()).square().mean().backward()
     for model in models[1:]:
@@ -244,7 +244,7 @@ def test_every_place_uses_the_native_kernels(
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("at", ["gradient", "update"])
 def test_subclass_that_calls_super_step(at: Any) -> None:
-    """super().step() fires the hooks again: each level puts back what it found."""
+    """super().step() runs the hooks again, and each level restores the means that it recorded."""
 
     class Decaying(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
@@ -278,7 +278,7 @@ def live_bytes() -> dict[int, int]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("way", ["AdamW", "RMSprop", "centralize"])
 def test_memory_kept_between_steps(way: str, dtype: torch.dtype, at: Any, supports: Any) -> None:
-    """None for float32 and float64; one float32 a vector for half precision at="update"."""
+    """One float32 per vector for half precision at="update"; none for float32 and float64."""
     supports(
         "Number",
         f"memory kept between steps, {str(dtype).removeprefix('torch.')} weights",

@@ -1,4 +1,4 @@
-"""How a shard's rows fall into groups; tests/distributed has what several processes do."""
+"""Test the division of a shard's rows into groups; tests/distributed uses several processes."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_means_are_kept_through_steps_of_others(dtype: torch.dtype) -> None:
 
 @pytest.mark.usefixtures("_forced")
 def test_gradients_may_lie_anywhere() -> None:
-    """As views into buckets they are not aligned, and elsewhere at every step."""
+    """Views into buckets are not aligned, and their addresses differ at every step."""
     weight = torch.randn(4, 16)
     exact = weight.double()
     part = None
@@ -199,7 +199,7 @@ def test_tensors_beyond_32_bits_are_counted_or_left_to_the_reference() -> None:
 
 @pytest.mark.usefixtures("triton_interpreter")
 def test_programs_compile_without_a_gpu() -> None:
-    """As they are launched, for a Hopper GPU; aligned tensors in whole words of 16 bytes."""
+    """Compile as for a launch on a Hopper GPU; aligned tensors use words of 16 bytes."""
     program = """
 import triton.language as tl
 import triton

@@ -1,4 +1,4 @@
-"""Centers weight vectors that are spread over ranks, as parts of a DTensor.
+"""Center weight vectors that are spread over ranks, as parts of a DTensor.
 
 Every rank sums its local part. If a fan-in axis is sharded, the sums of all tensors are added in
 one all-reduce per mesh dimension; otherwise nothing is sent. Placements and shapes alone decide who

@@ -23,7 +23,7 @@ from zeromean.sharded import gradient_of
 
 
 class AtBackward:
-    """Centers gradients in hooks of the parameters, for an optimizer that steps during backward.
+    """Center gradients in hooks of the parameters, for an optimizer that steps during backward.
 
     This is correct under accumulation and averaging because P is linear: P(P(a) + b) = P(a + b).
     Gradients are centered before they are clipped.

@@ -37,7 +37,7 @@ def wrap_closure(
 
 
 class AtGradient:
-    """Centers every gradient in place before the optimizer reads it.
+    """Center every gradient in place before the optimizer reads it.
 
     Args:
         centering: How the optimizer is centered.

@@ -1,4 +1,4 @@
-"""Makes whole centered steps of SGD, Adam and AdamW by the kernels, for drop-ins and centralize."""
+"""Make whole centered steps of SGD, Adam and AdamW by the kernels, for drop-ins and centralize."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _number(value: float | Tensor) -> float | Tensor:
 
 
 class FusedStep:
-    """Steps all parameters of all groups at once, and centers them in the same pass.
+    """Step all parameters of all groups at once, and center them in the same pass.
 
     Args:
         centering: How the optimizer is centered; None to center nothing.
@@ -263,7 +263,7 @@ class Place(Protocol):
 
 
 class TakenOver:
-    """Makes the optimizer's whole step by the kernels if it can, else centers in two passes.
+    """Make the optimizer's whole step by the kernels if it can, else center in two passes.
 
     A hook before the step makes it for all parameters that the compiled kernels serve. It then has
     torch step a stand-in for the optimizer that holds the other parameters only; these are centered

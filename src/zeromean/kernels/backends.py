@@ -1,4 +1,4 @@
-"""Chooses the backend that carries out each step, centering or restoring of means."""
+"""Choose the backend that carries out each step, centering or restoring of means."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Center(Protocol):
 
 
 class MeanKeeper(Protocol):
-    """Keeps the means of many weights through another optimizer's step."""
+    """Keep the means of many weights through another optimizer's step."""
 
     def record(self) -> Any | None:
         """Return the mean of every weight vector, or None if it must be prepared again."""

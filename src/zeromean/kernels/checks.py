@@ -1,4 +1,4 @@
-"""Checks that every step makes before it writes: shapes, fan-in axes and storage sizes."""
+"""The checks that every step makes before it writes: shapes, fan-in axes and storage sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls the native backend, a C library that centers and steps each weight vector in cache."""
+"""Call the native backend, a C library that centers and steps each weight vector in cache."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def center_(
 
 
 class Center(PreparedCenter):
-    """Centers gradients by the library."""
+    """Center gradients by the library."""
 
     def __init__(
         self, entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
@@ -176,7 +176,7 @@ class Center(PreparedCenter):
 
 
 class MeanKeeper(PreparedMeanKeeper):
-    """Records and restores the means of weights by the library."""
+    """Record and restore the means of weights by the library."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         super().__init__(entries, torch.float64)
@@ -191,7 +191,7 @@ class MeanKeeper(PreparedMeanKeeper):
 
 
 class Step(PreparedStep):
-    """Steps entries by the library."""
+    """Step entries by the library."""
 
     def __init__(
         self, kind: Kind, at: At, entries: Sequence[Entry], gradients: Sequence[Tensor]

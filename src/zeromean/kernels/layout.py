@@ -1,4 +1,4 @@
-"""Describes how the weight vectors of a tensor lie in memory."""
+"""Describe how the weight vectors of a tensor lie in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bookkeeping that the compiled backends share: what they can serve, and work that is set up once.
+"""The parts that compiled backends share: checks of what they serve, and prepared work.
 
 A compiled backend works on addresses. A table of them is built once. Before each use the tensors
 are compared with those that the table was built for, so that a kernel never reads or writes memory
@@ -151,7 +151,7 @@ class _Memory:
 
 
 class PreparedCenter(ABC):
-    """Centers gradients of one type in place, at every step.
+    """Center gradients of one type in place, at every step.
 
     Args:
         entries: The parameters of the gradients; all served.
@@ -186,7 +186,7 @@ class PreparedCenter(ABC):
 
 
 class PreparedMeanKeeper(ABC):
-    """Records the means of weights of one type before a step, and restores them after it.
+    """Record the means of weights of one type before a step, and restore them after it.
 
     Args:
         entries: The weights and the rounding errors of their means so far; all served.
@@ -226,7 +226,7 @@ class PreparedMeanKeeper(ABC):
 
 
 class PreparedStep(ABC):
-    """Steps entries of one type; their addresses are collected once.
+    """Step entries of one type; their addresses are collected once.
 
     Args:
         kind: Kind of step.

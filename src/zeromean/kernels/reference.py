@@ -1,4 +1,4 @@
-"""Provides the reference backend: plain torch for any device, type and layout, easy to read."""
+"""Provide the reference backend: plain torch for any device, type and layout, easy to read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def center_(
 
 
 class Center:
-    """Centers the gradients of entries in place.
+    """Center the gradients of entries in place.
 
     Args:
         entries: The parameters of the gradients.
@@ -70,7 +70,7 @@ class Center:
 
 
 class MeanKeeper:
-    """Records the means of weights before a step, and restores them after it.
+    """Record the means of weights before a step, and restore them after it.
 
     Args:
         entries: The weights and the rounding errors of their means so far.
@@ -111,7 +111,7 @@ class MeanKeeper:
 
 
 class Step:
-    """Steps entries one after the other, so that only one change is in memory at a time.
+    """Step entries one after the other, so that only one change is in memory at a time.
 
     Entries whose vectors lie on several ranks are stepped together, so that ranks send one message.
 

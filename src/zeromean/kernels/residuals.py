@@ -1,4 +1,4 @@
-"""Keeps the rounding errors of half-precision weight means, one number per weight vector."""
+"""Keep the rounding errors of half-precision weight means, one number per weight vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Describes a centered step: one rule per param group, one entry per parameter."""
+"""Describe a centered step: one rule per param group, one entry per parameter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launches the Triton backend: one launch per step, on a GPU or interpreted on the CPU."""
+"""Launch the Triton backend: one launch per step, on a GPU or interpreted on the CPU."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def center_(
 
 
 class Center(PreparedCenter):
-    """Centers gradients on one device in one launch."""
+    """Center gradients on one device in one launch."""
 
     def __init__(
         self, entries: Sequence[Entry], gradients: Sequence[Tensor], decayed: bool
@@ -142,7 +142,7 @@ class Center(PreparedCenter):
 
 
 class MeanKeeper(PreparedMeanKeeper):
-    """Records the means of weights in one launch and restores them in another."""
+    """Record the means of weights in one launch and restore them in another."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         first = entries[0].weight
@@ -168,7 +168,7 @@ class MeanKeeper(PreparedMeanKeeper):
 
 
 class Step(PreparedStep):
-    """Steps entries on one device in one launch."""
+    """Step entries on one device in one launch."""
 
     def __init__(
         self, kind: Kind, at: At, entries: Sequence[Entry], gradients: Sequence[Tensor]

@@ -1,4 +1,4 @@
-"""Calls the native kernels that normalize weight vectors, and those of the gradient."""
+"""Call the native kernels that normalize weight vectors, and those of the gradient."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _function() -> Any:
 
 
 class Normalize:
-    """Normalizes one proxy at every forward pass.
+    """Normalize one proxy at every forward pass.
 
     A layer calls this between large matrix products, when the interpreter's data is no longer in
     cache, so it looks up as little as possible per call.

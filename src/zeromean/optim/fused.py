@@ -14,7 +14,7 @@ from zeromean.optim.centered import Centered
 
 
 class Fused(Centered):
-    """Steps all parameters of all groups at once, and centers them in the same pass."""
+    """Step all parameters of all groups at once, and center them in the same pass."""
 
     _fused: FusedStep | None = None
 

@@ -17,7 +17,7 @@ from zeromean.plan import Layers
 
 
 class Lookahead(Optimizer):
-    r"""Averages an optimizer's weights with slow weights every few steps.
+    r"""Average an optimizer's weights with slow weights every few steps.
 
     .. math::
         \phi \leftarrow \phi + \alpha (\theta - \phi), \quad \theta \leftarrow \phi

@@ -17,7 +17,7 @@ from zeromean.sharded import gradient_of
 
 
 class ViaTorch(Centered):
-    """Steps as torch does along centered copies, or restores the means after the step."""
+    """Step as torch does along centered copies, or restore the means after the step."""
 
     _place: AtUpdate | None = None
     _copies: Mapping[Tensor, Tensor] = MappingProxyType({})
