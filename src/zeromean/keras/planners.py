@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
@@ -12,20 +12,6 @@ from zeromean.keras.model import owners_by_shape, plan_of
 from zeromean.plan import Layers, Plan, Row, Scope, make_plan
 
 At = Literal["gradient", "update"]
-
-
-class Planner(Protocol):
-    """The source of a plan: a model, shapes alone, or a saved file."""
-
-    def plan(self, variables: Sequence[Any]) -> Plan:
-        """Return a plan with at least one row per variable of the optimizer."""
-
-    def config(self) -> dict[str, Any]:
-        """Return the config that :func:`planner` reads, before the optimizer is built.
-
-        Raises:
-            ZeromeanError: The model is not built yet.
-        """
 
 
 @dataclass
@@ -65,6 +51,11 @@ class ByModel:
         return Plan((*rows, *others))
 
     def config(self) -> dict[str, Any]:
+        """Return the config that :func:`planner` reads, before the optimizer is built.
+
+        Raises:
+            ZeromeanError: The model is not built yet.
+        """
         variables = self.model.trainable_variables
         return to_config(self.plan(variables), variables)
 
@@ -118,6 +109,9 @@ class AsSaved:
 
     def config(self) -> dict[str, Any]:
         return asdict(self)
+
+
+Planner = ByModel | ByShape | AsSaved
 
 
 def planner(config: dict[str, Any]) -> Planner:
