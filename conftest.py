@@ -25,4 +25,9 @@ collect_ignore = ["src/zeromean/programs/boot"]
 collect_ignore += [] if find_spec("triton") else ["src/zeromean/kernels/triton_kernels.py"]
 
 # conftest.py files all have the same module name; programs need packages that are not installed.
-collect_ignore_glob = ["*/conftest.py", "*/recipes/programs/*", "*/vision/cases_*"]
+collect_ignore_glob = [
+    "*/conftest.py",
+    "*/recipes/programs/*",
+    "*/vision/cases_*",
+    "*/programs/scripts/*",
+]

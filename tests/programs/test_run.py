@@ -200,8 +200,11 @@ def test_refused_optimizer_stops_the_program(program) -> None:
 
 def test_torchscript_model_is_left_alone(program) -> None:
     lines = """
-import warnings; warnings.simplefilter("ignore")
-model = torch.jit.script(torch.nn.Linear(20, 4))
+import io, warnings; warnings.simplefilter("ignore")
+saved = io.BytesIO()
+torch.jit.save(torch.jit.script(torch.nn.Linear(20, 4)), saved)
+saved.seek(0)
+model = torch.jit.load(saved)  # its parameters belong to no Python module
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 train()
 """
