@@ -603,6 +603,7 @@ def invalid_arguments() -> dict[str, tuple[Callable[[], object], str]]:
         "embeddings": (attach(embeddings="yes"), r'embeddings="yes"'),
         "weight_decay": (attach(weight_decay="l2"), r'weight_decay="l2"'),
         "project_state": (attach(project_state="yes"), r'project_state="yes"'),
+        "fused": (attach(fused=0), r"fused=0 is not one of None, True, False"),
         "swapped": (attach(model, sgd), r"Sequential, which is a model.*optimizer first"),
         "not a model": (attach(sgd, [1]), r"model is of type list"),
         "other model": (attach(sgd, network()), r"share no parameter"),

@@ -234,7 +234,10 @@ def check_option(
     name: str, value: object, allowed: Sequence[object], otherwise: bool = False
 ) -> None:
     """Raise unless ``value`` is one of ``allowed``, or is allowed ``otherwise``."""
-    if otherwise or any(value is choice or value == choice for choice in allowed):
+    # 0 == False, but the code that reads an option asks whether it is False.
+    if otherwise or any(value is one for one in allowed):
+        return
+    if isinstance(value, str) and value in allowed:
         return
     choices = [f'"{choice}"' if isinstance(choice, str) else repr(choice) for choice in allowed]
     given = f'"{value}"' if isinstance(value, str) else repr(value)
