@@ -35,6 +35,9 @@ def broken():
 
 def none():
     return 3
+
+def leaves():
+    raise SystemExit
 """
 
 
@@ -159,6 +162,7 @@ def test_missing_timm_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
         (("my_models:large",), "has no attribute 'large'"),
         (("my_models:needs",), "missing 1 required positional argument"),
         (("my_models:broken",), "failed with ValueError: no such thing"),
+        (("my_models:leaves",), "failed with SystemExit"),
         (("my_models:none",), "returned int, not a torch.nn.Module"),
         (("nowhere.pt",), "nowhere.pt is not a file"),
         (("nowhere.safetensors",), "nowhere.safetensors cannot be read"),

@@ -87,7 +87,7 @@ def _timm(name: str, images: tuple[int, int, int] | None) -> nn.Module:
     options = {} if images is None else {"in_chans": images[0], "num_classes": images[2]}
     try:
         model: nn.Module = timm.create_model(name[len("timm:") :], pretrained=False, **options)
-    except Exception as error:  # whatever the model's own code raises
+    except (Exception, SystemExit) as error:  # whatever the model's own code raises
         raise ZeromeanError(
             f"timm cannot make the model {name} ({error})", "Use a name from timm.list_models()"
         ) from error
@@ -107,7 +107,7 @@ def _call_factory(text: str) -> nn.Module:
         # What the user's code prints is not part of the output, such as that of --json.
         with redirect_stdout(sys.stderr):
             model = load_function(text)()
-    except Exception as error:  # whatever the user's own code raises
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise ZeromeanError(
             f"the model {text} failed with {type(error).__name__}: {error}",
             f"Correct {factory}, a function without arguments that returns a torch.nn.Module"
