@@ -32,6 +32,19 @@ def test_without_a_command_the_commands_are_listed() -> None:
         assert f" {command} " in done.output
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["no-such"], "No such command 'no-such'. Run: zeromean --help"),
+        (["bench", "--no-such"], "No such option: --no-such. Run: zeromean bench --help"),
+        (["reproduce"], "Missing argument 'name'. Run: zeromean reproduce --help"),
+    ],
+)
+def test_usage_error_names_the_help(words: list[str], line: str) -> None:
+    done = CliRunner().invoke(app, words, prog_name="zeromean")
+    assert (done.exit_code, done.stderr) == (2, f"zeromean: {line}\n")
+
+
 def test_compare_has_at_most_fifteen_options_of_its_own() -> None:
     help_text = CliRunner().invoke(app, ["compare", "--help"]).output
     panel = help_text.partition("Options")[2].partition("╰")[0]

@@ -6,19 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from zeromean.cli.output import echo, one_line_errors, refuse
+from zeromean.cli.output import Parser, echo, one_line_errors
 
 HELP = "Show for every parameter of a model whether GC centers it, over which axes, and why."
-
-
-class Parser(argparse.ArgumentParser):
-    """Parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        refuse(f"{message}. Run: {self.prog} --help")
-        raise AssertionError  # refuse exits
 
 
 def main(words: Sequence[str]) -> None:

@@ -42,10 +42,18 @@ class OneLineErrors(TyperGroup):
             try:
                 code = super().main(*args, **{**kwargs, "standalone_mode": False})
             except UsageError as error:
-                refuse(cast(typer.BadParameter, error).format_message())
+                refuse(_with_help(cast(typer.BadParameter, error)))
             except typer.Abort:
                 raise KeyboardInterrupt from None
         sys.exit(code)
+
+
+def _with_help(error: typer.BadParameter) -> str:
+    """Return the message of a usage error, and the command that shows what is allowed."""
+    message = error.format_message()
+    end = "" if message.endswith((".", "?", ")")) else "."
+    command = error.ctx.command_path if error.ctx else "zeromean"
+    return f"{message}{end} Run: {command} --help"
 
 
 def _check_utf8(word: str) -> None:

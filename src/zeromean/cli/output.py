@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from zeromean.errors import ZeromeanError
 
@@ -27,10 +29,18 @@ def echo(text: str = "") -> None:
     print(printable(text), flush=True)
 
 
-def refuse(reason: str, code: int = BAD_INPUT) -> None:
+def refuse(reason: str, code: int = BAD_INPUT) -> NoReturn:
     """Print one line to standard error, whatever line breaks the reason has, and exit."""
     print(f"zeromean: {printable(' '.join(reason.split()))}", file=sys.stderr)
     sys.exit(code)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the words that were typed."""
+        refuse(f"{message}. Run: {self.prog} --help")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from zeromean.cli.output import Parser, refuse
 from zeromean.errors import ZeromeanError
 from zeromean.programs.command import NOT_REACHED, exit_as, run
 from zeromean.programs.options import Options
@@ -38,8 +39,7 @@ def main(arguments: Sequence[str]) -> None:
             )
         code, record = run(command, options)
     except ZeromeanError as error:
-        print(f"zeromean: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(str(error))
     if given.record is not None:
         try:
             given.record.write_text(record.dumps())
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of ``zeromean run``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="zeromean run",
         allow_abbrev=False,
         usage="zeromean run [options] [--] COMMAND ...",
