@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -84,6 +85,20 @@ class Comparison:
         """Return the runs of a method, or of its equivalent, by their seed."""
         trained = self.study.distinct_methods(self.optimizer)[method]
         return {run.key.seed: run for run in self.runs if run.key.method == trained}
+
+    def finished(self, method: str) -> dict[int, Run]:
+        """Return the runs of a method that did not diverge or fail, by their seed."""
+        return {seed: run for seed, run in self.of(method).items() if not run.diverged}
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs that every finished run has; 0 if no run finished."""
+        return min((len(run.epochs) for run in self.runs if not run.diverged), default=0)
+
+    @property
+    def early_epoch(self) -> int:
+        """The epoch a third of the way, where a faster start shows."""
+        return math.ceil(self.epochs / 3)
 
 
 @dataclass(frozen=True)

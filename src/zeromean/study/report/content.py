@@ -12,12 +12,7 @@ from zeromean.study.engine.search import budget
 from zeromean.study.report.conclusion import TUNING_NOISE, Conclusion, conclude, overview
 from zeromean.study.report.rates import comparable, trials
 from zeromean.study.report.statistics import spread
-from zeromean.study.report.summary import (
-    Summary,
-    early_epoch,
-    epoch_count,
-    summarize,
-)
+from zeromean.study.report.summary import Summary, summarize
 from zeromean.study.report.table import tabulate
 from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.records import Candidate
@@ -87,7 +82,7 @@ def headline(parts: list[Section]) -> list[str]:
 def _conclusions(comparison: Comparison, summaries: list[Summary]) -> list[Conclusion]:
     baseline = next(summary for summary in summaries if summary.method == BASELINE)
     return [
-        conclude(summary, baseline, early_epoch(comparison), epoch_count(comparison))
+        conclude(summary, baseline, comparison.early_epoch, comparison.epochs)
         for summary in summaries
         if summary is not baseline
     ]

@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from zeromean.study.engine.results import Comparison
 from zeromean.study.report.drawing import Style, figure, styles, tidy
-from zeromean.study.report.summary import early_epoch, epoch_count
 from zeromean.study.spec.method import BASELINE
+from zeromean.study.spec.metric import with_unit
 from zeromean.study.spec.records import Run
 
 # One row per seed, one column per epoch.
@@ -39,11 +39,9 @@ def draw_scores(comparison: Comparison) -> Figure:
             upper.plot(numbers[-1:], scores[-1:], "x", color=color)
     lower.axhline(0, color=look[BASELINE].color, linewidth=1.5)
     _draw(lower, _differences(comparison), look)
-    unit, difference_unit = (
-        f", {one}" if one else "" for one in (metric.unit, metric.difference_unit)
-    )
-    upper.set_ylabel(f"{comparison.info.watched.capitalize()} {metric.name}{unit}")
-    lower.set_ylabel(f"Difference{difference_unit}")
+    score = f"{comparison.info.watched.capitalize()} {metric.name}"
+    upper.set_ylabel(with_unit(score, metric.unit))
+    lower.set_ylabel(with_unit("Difference", metric.difference_unit))
     _finish(chart, [upper, lower], comparison)
     return chart
 
@@ -51,9 +49,8 @@ def draw_scores(comparison: Comparison) -> Figure:
 def draw_training(comparison: Comparison) -> Figure | None:
     """Draw the training score, the training loss and the learning rate, as far as recorded."""
     metric, look = comparison.metric, styles(comparison.study.method_labels)
-    unit = f", {metric.unit}" if metric.unit else ""
     series = {
-        "train_score": (f"Training {metric.name}{unit}", metric.scale),
+        "train_score": (with_unit(f"Training {metric.name}", metric.unit), metric.scale),
         "train_loss": ("Training loss", 1.0),
         "learning_rate": ("Learning rate", 1.0),
     }
@@ -76,37 +73,30 @@ def draw_training(comparison: Comparison) -> Figure | None:
 
 def _curves(comparison: Comparison, name: str, scale: float) -> dict[str, np.ndarray]:
     """Collect a recorded quantity of the runs that finished, by method; {} if it is missing."""
-    count = epoch_count(comparison)
+    count = comparison.epochs
     found = {
         method: scale
         * np.array([[epoch.get(name) for epoch in run.epochs[:count]] for run in runs.values()])
         for method in comparison.methods
-        if (runs := _finished(comparison, method)) and count
+        if (runs := comparison.finished(method)) and count
     }
     return {method: values for method, values in found.items() if np.isfinite(values).any()}
 
 
-def _finished(comparison: Comparison, method: str) -> dict[int, Run]:
-    return {seed: run for seed, run in comparison.of(method).items() if not run.diverged}
-
-
 def _differences(comparison: Comparison) -> dict[str, np.ndarray]:
-    baseline, scale = _finished(comparison, BASELINE), comparison.metric.scale
-    count = epoch_count(comparison)
-    found = {}
+    baseline, count, found = comparison.finished(BASELINE), comparison.epochs, {}
+
+    def scores(run: Run) -> np.ndarray:
+        return np.array([epoch.score for epoch in run.epochs[:count]])
+
     for method in comparison.methods:
         pairs = [
-            [
-                scale * (one.score - other.score)
-                for one, other in zip(
-                    run.epochs[:count], baseline[seed].epochs[:count], strict=True
-                )
-            ]
-            for seed, run in _finished(comparison, method).items()
+            scores(run) - scores(baseline[seed])
+            for seed, run in comparison.finished(method).items()
             if seed in baseline
         ]
         if pairs and count and method != BASELINE:
-            found[method] = np.array(pairs)
+            found[method] = comparison.metric.scale * np.array(pairs)
     return found
 
 
@@ -137,7 +127,7 @@ def coinciding(curves: Curves, method: str) -> str | None:
 
 def _finish(chart: Figure, panels: list[Axes], comparison: Comparison) -> None:
     """Label the epochs, mark a third of the way, and explain every line in a legend."""
-    early, count = early_epoch(comparison), epoch_count(comparison)
+    early, count = comparison.early_epoch, comparison.epochs
     for axes in panels:
         if early < count:
             axes.axvline(early, color="#767676", linewidth=0.8, linestyle="--")
@@ -165,6 +155,6 @@ def _legend(comparison: Comparison) -> dict[str, Line2D | Patch]:
     if comparison.study.seeds > 1:
         entries["line: mean over seeds"] = Line2D([], [], color="#767676")
         entries["band: ± 1 standard deviation"] = Patch(color="#767676", alpha=0.25, linewidth=0)
-    if early_epoch(comparison) < epoch_count(comparison):
+    if comparison.early_epoch < comparison.epochs:
         entries["a third of the epochs"] = Line2D([], [], color="#767676", linestyle="--")
     return entries

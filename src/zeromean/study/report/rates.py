@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from zeromean.study.engine.results import Comparison, Results
 from zeromean.study.report.drawing import figure, styles, tidy
+from zeromean.study.spec.metric import with_unit
 from zeromean.study.spec.records import FINAL, Candidate, Run
 
 CAPTION = (
@@ -87,8 +88,7 @@ def draw(results: Results, comparison: Comparison) -> Figure:
     if positions and min(positions) > 0:
         axes.set_xscale("log")
     axes.set_xlabel("Learning rate" if math.isfinite(first.lr) else first.values[0][0])
-    unit = f", {metric.unit}" if metric.unit else ""
-    axes.set_ylabel(f"Validation {metric.name}{unit}")
+    axes.set_ylabel(with_unit(f"Validation {metric.name}", metric.unit))
     chart.legend(loc="outside lower left", ncols=3, frameon=False, fontsize="small")
     tidy(axes)
     return chart

@@ -72,23 +72,12 @@ class Summary:
     comparisons: int = 1
 
 
-def epoch_count(comparison: Comparison) -> int:
-    """Return the number of epochs that every finished run has; 0 if no run finished."""
-    lengths = [len(run.epochs) for run in comparison.runs if not run.diverged]
-    return min(lengths, default=0)
-
-
-def early_epoch(comparison: Comparison) -> int:
-    """Return the epoch a third of the way, where a faster start shows."""
-    return math.ceil(epoch_count(comparison) / 3)
-
-
 def target_score(comparison: Comparison) -> float | None:
     """Return the best mean score of the baseline after any epoch; None if all its runs diverged."""
-    runs = [run for run in comparison.of(BASELINE).values() if not run.diverged]
+    runs = comparison.finished(BASELINE).values()
     means = [
         order.fmean(run.epochs[index].score for run in runs)
-        for index in range(epoch_count(comparison) if runs else 0)
+        for index in range(comparison.epochs if runs else 0)
     ]
     if not means:
         return None
@@ -118,11 +107,11 @@ def _final_p(summary: Summary) -> float | None:
 def _summarize(comparison: Comparison) -> list[Summary]:
     target = target_score(comparison)
     baseline = comparison.of(BASELINE)
-    early = early_epoch(comparison)
+    early = comparison.early_epoch
     summaries = []
     for method in comparison.methods:
         runs = comparison.of(method)
-        finished = {seed: run for seed, run in runs.items() if not run.diverged}
+        finished = comparison.finished(method)
         control = {} if method == BASELINE else baseline
         reached = [_cost_to_target(run, target, comparison.metric) for run in runs.values()]
         gaps = [

@@ -8,14 +8,8 @@ from collections.abc import Callable, Sequence
 
 from zeromean.study.engine.results import Comparison
 from zeromean.study.report.statistics import CONFIDENCE, Spread, seeds_needed, spread
-from zeromean.study.report.summary import (
-    Stage,
-    Summary,
-    early_epoch,
-    epoch_count,
-    target_score,
-)
-from zeromean.study.spec.metric import MINUS, Metric
+from zeromean.study.report.summary import Stage, Summary, target_score
+from zeromean.study.spec.metric import MINUS, Metric, with_unit
 from zeromean.study.spec.program import ProgramTask
 from zeromean.study.tasks.program import TAKEN_OVER
 from zeromean.tables import Table
@@ -37,7 +31,7 @@ def tabulate(
         min_effect: Difference of scores, above 0, for which the table shows the number of seeds
             that detect it (default: no such row).
     """
-    metric, early = comparison.metric, early_epoch(comparison)
+    metric, early = comparison.metric, comparison.early_epoch
 
     def row(label: str, cell: Callable[[Summary], str]) -> Row:
         return label, *(cell(summary) for summary in summaries)
@@ -46,7 +40,7 @@ def tabulate(
     table = _stage_rows(f"Final {metric.name}", metric, [one.final for one in summaries])
     if any(one.comparisons > 1 for one in summaries):
         table.append(row("  p, corrected", lambda one: _optional(one.corrected_p, "{:.3g}")))
-    if early < epoch_count(comparison):
+    if early < comparison.epochs:
         label = f"{watched_metric(comparison)} at epoch {early}".capitalize()
         table += _stage_rows(label, metric, [one.early for one in summaries])
     if any(one.gap is not None for one in summaries):
@@ -103,13 +97,10 @@ def watched_metric(comparison: Comparison) -> str:
 
 def _stage_rows(label: str, metric: Metric, stages: list[Stage]) -> list[Row]:
     differences = [stage.difference for stage in stages]
-    unit, difference_unit = (
-        f", {one}" if one else "" for one in (metric.unit, metric.difference_unit)
-    )
     return [
-        (f"{label}{unit}", *(_spread_cell(stage.score, metric) for stage in stages)),
+        (with_unit(label, metric.unit), *(_spread_cell(stage.score, metric) for stage in stages)),
         (
-            f"  difference{difference_unit}",
+            with_unit("  difference", metric.difference_unit),
             *(MISSING if one is None else metric.difference(one.mean) for one in differences),
         ),
         (

@@ -16,6 +16,11 @@ def format_number(value: float, form: str) -> str:
     return f"{float(f'{value:.12g}'):{form}}".replace("-", MINUS)
 
 
+def with_unit(text: str, unit: str) -> str:
+    """Return a label with a unit, which may be empty."""
+    return f"{text}, {unit}" if unit else text
+
+
 class Metric(msgspec.Struct, frozen=True):
     """A score of a network on examples, or a number that a program prints.
 
