@@ -112,11 +112,17 @@ def test_comparison_ends_with_a_table_and_a_report(program, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "Final loss" in done.stdout
     assert "nan" not in done.stdout
+    # Three reports of the program are no epochs.
+    assert "Loss at point 1" in done.stdout
+    assert "Seconds per point" in done.stdout
+    assert "epoch" not in done.stdout.lower()
     (step,) = [line for line in done.stdout.splitlines() if line.startswith("  step")]
     assert "torch's" in step
     assert "taken over" in step or "two passes" in step
     assert (out / "report.html").exists()
-    assert "train.py" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "train.py" in page
+    assert "epoch" not in page.lower()
     again = start([*ZEROMEAN, "study", str(out / "study.toml"), "--out", str(out)])
     assert (again.returncode, again.stdout) == (0, done.stdout)
 

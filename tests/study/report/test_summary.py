@@ -242,7 +242,7 @@ def test_text_says_which_of_interval_and_test_decides(
     sentence: str | None,
 ) -> None:
     summary = summary_of(interval, p_value, comparisons)
-    found = conclude(summary, summary, early_epoch=1, epochs=1)
+    found = conclude(summary, summary)
     assert found.verdict == verdict
     assert ("permutation test" in found.text) == (sentence is not None)
     assert sentence is None or sentence in found.text

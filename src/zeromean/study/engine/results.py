@@ -91,6 +91,11 @@ class Comparison:
         return {seed: run for seed, run in self.of(method).items() if not run.diverged}
 
     @property
+    def point(self) -> str:
+        """The word for a point of a curve: an epoch, or whatever a program reports."""
+        return "point" if isinstance(self.task, ProgramTask) else "epoch"
+
+    @property
     def epochs(self) -> int:
         """Number of epochs that every finished run has; 0 if no run finished."""
         return min((len(run.epochs) for run in self.runs if not run.diverged), default=0)

@@ -43,14 +43,13 @@ class Conclusion:
         return f"{self.method}: {self.verdict}. {self.text}"
 
 
-def conclude(summary: Summary, baseline: Summary, early_epoch: int, epochs: int) -> Conclusion:
+def conclude(summary: Summary, baseline: Summary, moment: str | None = None) -> Conclusion:
     """Draw the conclusion about one method, first at the end, then after a third of the training.
 
     Args:
         summary: Summary of the method.
         baseline: Summary of the baseline.
-        early_epoch: Epoch of the early scores.
-        epochs: Number of epochs.
+        moment: Words for the moment of the early scores, such as "epoch 4"; None if it is the end.
     """
     final = summary.final.difference
     sentences = _diverged(summary, baseline)
@@ -60,8 +59,8 @@ def conclude(summary: Summary, baseline: Summary, early_epoch: int, epochs: int)
     verdict = _verdict(summary, final)
     sentences += _at_the_end(summary, final, verdict)
     early = summary.early.difference
-    if early is not None and early_epoch < epochs:
-        sentences.append(_early(early, early_epoch, summary.metric))
+    if early is not None and moment is not None:
+        sentences.append(_early(early, moment, summary.metric))
     return Conclusion(summary.method, verdict, " ".join(sentences))
 
 
@@ -135,16 +134,16 @@ def _disagreement(final: Paired, verdict: Verdict, corrected: bool) -> list[str]
     return []
 
 
-def _early(early: Paired, epoch: int, metric: Metric) -> str:
-    moment = f"A third of the way, after epoch {epoch}, it was"
+def _early(early: Paired, moment: str, metric: Metric) -> str:
+    start = f"A third of the way, after {moment}, it was"
     if not any(early.differences):
-        return f"{moment} exactly level."
+        return f"{start} exactly level."
     numbers = _numbers(early, metric, None)
     if early.p_value is None:
-        return f"{moment} at {numbers}."
+        return f"{start} at {numbers}."
     if early.p_value <= LEVEL:
-        return f"{moment} {'ahead' if metric.gain(early.mean) > 0 else 'behind'} ({numbers})."
-    return f"{moment} not shown to be ahead or behind ({numbers})."
+        return f"{start} {'ahead' if metric.gain(early.mean) > 0 else 'behind'} ({numbers})."
+    return f"{start} not shown to be ahead or behind ({numbers})."
 
 
 def _one_sided(result: Paired) -> bool:

@@ -81,11 +81,9 @@ def headline(parts: list[Section]) -> list[str]:
 
 def _conclusions(comparison: Comparison, summaries: list[Summary]) -> list[Conclusion]:
     baseline = next(summary for summary in summaries if summary.method == BASELINE)
-    return [
-        conclude(summary, baseline, comparison.early_epoch, comparison.epochs)
-        for summary in summaries
-        if summary is not baseline
-    ]
+    early = comparison.early_epoch
+    moment = f"{comparison.point} {early}" if early < comparison.epochs else None
+    return [conclude(summary, baseline, moment) for summary in summaries if summary is not baseline]
 
 
 def content(results: Results, parts: list[Section]) -> dict[str, Any]:
@@ -106,6 +104,7 @@ def content(results: Results, parts: list[Section]) -> dict[str, Any]:
         "methods": study.method_labels,
         "descriptions": {one.label: one.calls for one in study.methods},
         "baseline": BASELINE,
+        "point": results.comparisons[0].point,
         "settings": [_settings(part.comparison, results) for part in parts],
         "sessions": results.sessions,
         "budget": budget(study, {label: info.steps for label, info in results.infos.items()}),

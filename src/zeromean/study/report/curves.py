@@ -132,7 +132,7 @@ def _finish(chart: Figure, panels: list[Axes], comparison: Comparison) -> None:
         if early < count:
             axes.axvline(early, color="#767676", linewidth=0.8, linestyle="--")
         tidy(axes)
-    panels[-1].set_xlabel("Epoch")
+    panels[-1].set_xlabel(comparison.point.capitalize())
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     entries = _legend(comparison)
     chart.set_figheight(chart.get_figheight() + 0.22 * -(-len(entries) // 2))
@@ -156,5 +156,7 @@ def _legend(comparison: Comparison) -> dict[str, Line2D | Patch]:
         entries["line: mean over seeds"] = Line2D([], [], color="#767676")
         entries["band: ± 1 standard deviation"] = Patch(color="#767676", alpha=0.25, linewidth=0)
     if comparison.early_epoch < comparison.epochs:
-        entries["a third of the epochs"] = Line2D([], [], color="#767676", linestyle="--")
+        entries[f"a third of the {comparison.point}s"] = Line2D(
+            [], [], color="#767676", linestyle="--"
+        )
     return entries

@@ -10,6 +10,7 @@ from zeromean.study.report.drawing import figure, styles, tidy
 from zeromean.study.report.statistics import CONFIDENCE
 from zeromean.study.report.summary import Summary
 from zeromean.study.spec.method import BASELINE
+from zeromean.study.spec.metric import with_unit
 
 CAPTION = (
     f"Test scores at the end, difference to {BASELINE}. Each mark is a seed, each vertical bar a"
@@ -61,7 +62,8 @@ def draw(results: Results, tables: list[list[Summary]]) -> Figure:
         axes.set_yticks(range(len(panel)), names)
         axes.set_ylim(len(panel) - 0.5, -0.5)
         direction = "higher" if metric.higher_is_better else "lower"
-        axes.set_xlabel(f"Difference, {metric.difference_unit} ({direction} is better)")
+        label = with_unit("Difference", metric.difference_unit)
+        axes.set_xlabel(f"{label} ({direction} is better)")
         tidy(axes, grid="x")
     return chart
 

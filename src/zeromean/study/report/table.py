@@ -36,12 +36,12 @@ def tabulate(
     def row(label: str, cell: Callable[[Summary], str]) -> Row:
         return label, *(cell(summary) for summary in summaries)
 
-    programs = isinstance(comparison.task, ProgramTask)
+    point = comparison.point
     table = _stage_rows(f"Final {metric.name}", metric, [one.final for one in summaries])
     if any(one.comparisons > 1 for one in summaries):
         table.append(row("  p, corrected", lambda one: _optional(one.corrected_p, "{:.3g}")))
     if early < comparison.epochs:
-        label = f"{watched_metric(comparison)} at epoch {early}".capitalize()
+        label = f"{watched_metric(comparison)} at {point} {early}".capitalize()
         table += _stage_rows(label, metric, [one.early for one in summaries])
     if any(one.gap is not None for one in summaries):
         table.append(
@@ -53,20 +53,23 @@ def tabulate(
         goal = f"to {metric.value(target)}"
         if comparison.info.watched != "test":
             goal += f" {watched_metric(comparison)}"
-        table.append(row(f"Epochs {goal}", lambda one: _target_cell(one.target.epochs, "g")))
+        table.append(
+            row(f"{point.capitalize()}s {goal}", lambda one: _target_cell(one.target.epochs, "g"))
+        )
         if steps:
             needed = [[steps * number for number in one.target.epochs] for one in summaries]
             table.append(("  steps", *(_target_cell(one, ".0f") for one in needed)))
         table.append(row("  seconds", lambda one: _target_cell(one.target.seconds, ".3g")))
     if min_effect is not None:
-        label = f"Seeds to see {metric.number(min_effect)} {metric.difference_unit}"
+        label = f"Seeds to see {metric.number(min_effect)} {metric.difference_unit}".rstrip()
         table.append(row(label, lambda one: _seeds_cell(one, min_effect)))
     table += [
-        row("Seconds per epoch", lambda summary: f"{summary.seconds_per_epoch:.3g}"),
+        row(f"Seconds per {point}", lambda summary: f"{summary.seconds_per_epoch:.3g}"),
         row("Overhead", lambda summary: _optional(summary.overhead, "{:+.0%}")),
-        *([row("  step", lambda one: _step(comparison, one.method))] if programs else []),
-        row("Diverged runs", lambda summary: f"{summary.diverged} of {summary.runs}"),
     ]
+    if isinstance(comparison.task, ProgramTask):
+        table.append(row("  step", lambda one: _step(comparison, one.method)))
+    table.append(row("Diverged runs", lambda summary: f"{summary.diverged} of {summary.runs}"))
     return Table(("", *(summary.method for summary in summaries)), table)
 
 
