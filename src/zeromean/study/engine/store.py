@@ -52,14 +52,14 @@ CREATE TABLE epochs (
 """
 KEY_COLUMNS = "task, optimizer, method, seed, trial"
 RUN_COLUMNS = (
-    f"id, {KEY_COLUMNS}, learning_rate, weight_decay, options, status,"
+    f"{KEY_COLUMNS}, learning_rate, weight_decay, options, status,"
     " train_score, test_loss, test_score, failure"
 )
 SECONDS = "seconds"
 # Other programs hold a lock for milliseconds.
 WAIT_SECONDS = 20.0
 
-_Number = float | int | None
+_Number = float | None
 _RunRow = tuple[
     int, str, str, str, int, int, _Number, _Number, str, RunStatus, _Number, _Number, _Number,
     str | None,
@@ -150,22 +150,11 @@ class Store:
         """
         lr, decay, options = run.candidate
         with self._writing() as database:
+            ends = (run.train_score, run.test_loss, run.test_score, run.failure)
+            row = (*run.key, lr, decay, json.dumps(dict(options)), run.status.value, *ends)
             cursor = database.execute(
-                "INSERT INTO runs (task, optimizer, method, seed, trial, learning_rate,"
-                " weight_decay, options, status, train_score, test_loss, test_score, failure,"
-                f" session) VALUES ({', '.join('?' * 14)})",
-                (
-                    *run.key,
-                    lr,
-                    decay,
-                    json.dumps(dict(options)),
-                    run.status.value,
-                    run.train_score,
-                    run.test_loss,
-                    run.test_score,
-                    run.failure,
-                    self._session,
-                ),
+                f"INSERT INTO runs ({RUN_COLUMNS}, session) VALUES ({', '.join('?' * 14)})",
+                (*row, self._session),
             )
             rows = [
                 (cursor.lastrowid, epoch.number, name, value)
@@ -186,14 +175,16 @@ class Store:
         """Return the stored runs, in the order in which they were stored."""
         with self.reading():
             # Runs first: a run that another process adds in between then has no epochs to miss.
-            runs = self._database.execute(f"SELECT {RUN_COLUMNS} FROM runs ORDER BY id").fetchall()
+            runs = self._database.execute(
+                f"SELECT id, {RUN_COLUMNS} FROM runs ORDER BY id"
+            ).fetchall()
             epochs: dict[int, dict[int, dict[str, float]]] = {}
             rows = self._database.execute(
                 "SELECT run, epoch, metric, value FROM epochs ORDER BY run, epoch, rowid"
             ).fetchall()
             for run, number, name, value in msgspec.convert(rows, list[_EpochRow]):
                 metrics = epochs.setdefault(run, {}).setdefault(number, {})
-                metrics[name] = math.nan if value is None else float(value)
+                metrics[name] = math.nan if value is None else value
             return [
                 _run(row, epochs.get(row[0], {})) for row in msgspec.convert(runs, list[_RunRow])
             ]
@@ -273,14 +264,10 @@ def _run(row: _RunRow, epochs: Mapping[int, dict[str, float]]) -> Run:
         test_loss = math.nan
     return Run(
         Key(task, optimizer, method, seed, trial),
-        Candidate(
-            math.nan if lr is None else float(lr),
-            None if decay is None else float(decay),
-            tuple(sorted(values.items())),
-        ),
+        Candidate(math.nan if lr is None else lr, decay, tuple(sorted(values.items()))),
         records,
-        None if train_score is None else float(train_score),
-        None if test_loss is None else float(test_loss),
-        None if test_score is None else float(test_score),
+        train_score,
+        test_loss,
+        test_score,
         failure,
     )
