@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from study_helpers import PowerCut, records
 
 from zeromean.study import Study, Tuning, run
-from zeromean.study.engine.search import Outcome, budget, choice, outcomes, plan
+from zeromean.study.engine.search import Outcome, budget, choice, plan
 from zeromean.study.engine.tensorboard import TensorBoard
 from zeromean.study.engine.watcher import Silent
 from zeromean.study.spec.metric import ACCURACY, LOSS
@@ -81,10 +81,9 @@ def test_an_interrupted_search_ends_the_same(study: Study, tmp_path: Path, searc
 def test_grid_grows_in_a_study(study: Study, tmp_path: Path) -> None:
     tuning = Tuning(rates=(1e-6, 1e-5), epochs=3, seeds=1)
     results = run(replace(study, tuning=tuning, seeds=1), tmp_path)
-    (one,) = results.comparisons
-    done = outcomes(results.study, results.runs, one.task.label, one.optimizer, "plain")
-    assert 2 < len(done) <= 6
-    assert [round(math.log10(done[trial].candidate.lr)) for trial in done][:2] == [-6, -5]
+    rates = sorted({run.candidate.lr for run in results.runs if run.key.method == "plain"})
+    assert 2 < len(rates) <= 6
+    assert [round(math.log10(rate)) for rate in rates][:2] == [-6, -5]
 
 
 def grown(best: float, rates: tuple[float, ...], extensions: int = 2) -> list[float]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import NamedTuple, TypeVar
 
 from zeromean.study.engine.search import choice, outcomes, plan
 from zeromean.study.engine.store import Store
@@ -14,6 +14,7 @@ from zeromean.study.spec.study import Study
 from zeromean.study.tasks.interface import Job, TaskInfo
 
 Pair = tuple[str, str, str]
+Entry = TypeVar("Entry")
 
 
 class Group(NamedTuple):
@@ -49,7 +50,7 @@ class Scheduler:
         self.study, self.infos = study, infos
         self._ended = store.keys()
         self._runs = store.path.parent / "runs"
-        self._trials: dict[Pair, list[Run]] = {}
+        self._trials: dict[Pair, dict[int, list[Run]]] = {}
         if study.tuning is not None:
             for run in store.runs():
                 self._add_trial(run)
@@ -69,16 +70,12 @@ class Scheduler:
         """
         while self._finals and self._ended.issuperset(self._finals[0][1]):
             self._finals.pop(0)
-        for name, keys in itertools.chain(self._trial_groups(), self._finals):
+        finals = ((name, {key: self._final(key) for key in keys}) for name, keys in self._finals)
+        for name, candidates in itertools.chain(self._trial_groups(), finals):
             if name in running:
                 continue
-            missing = [key for key in keys if key not in self._ended]
-            candidates = [self._candidate(key) for key in missing]
-            jobs = [
-                self._job(key, candidate)
-                for key, candidate in zip(missing, candidates, strict=True)
-                if candidate is not None
-            ]
+            missing = [key for key in candidates if key not in self._ended]
+            jobs = [self._job(key, one) for key in missing if (one := candidates[key]) is not None]
             # Methods that wait for their tuning would not take turns with the others.
             if jobs and len(jobs) == len(missing):
                 return Group(name, tuple(jobs))
@@ -86,41 +83,37 @@ class Scheduler:
 
     def _add_trial(self, run: Run) -> None:
         if run.key.trial != FINAL:
-            self._trials.setdefault(run.key[:3], []).append(run)
+            self._trials.setdefault(run.key[:3], {}).setdefault(run.key.trial, []).append(run)
 
-    def _trial_groups(self) -> list[tuple[str, tuple[Key, ...]]]:
-        if self.study.tuning is None:
+    def _trial_groups(self) -> list[tuple[str, dict[Key, Candidate | None]]]:
+        """Return name and values of each trial that is known, of pairs whose tuning has not ended."""
+        tuning = self.study.tuning
+        if tuning is None:
             return []
         seeds = tuning_seeds(self.study)
-        groups = []
+        groups: list[list[tuple[str, dict[Key, Candidate | None]]]] = []
         for number, pair in enumerate(pairs(self.study)):
             if pair in self._choices:
                 continue
-            candidates, complete = self._plan(pair)
+            metric = self.infos[pair[0]].tuning_metric
+            done = outcomes(self._trials.get(pair, {}), tuning.seeds)
+            candidates, complete = plan(tuning, done, metric)
             if complete:
-                done = outcomes(self.study, self._trials[pair], *pair)
-                self._choices[pair] = choice(done.values(), self.infos[pair[0]].tuning_metric)
+                self._choices[pair] = choice(done.values(), metric)
                 continue
             groups.append(
                 [
-                    (f"trial-{number}-{trial}", tuple(Key(*pair, seed, trial) for seed in seeds))
-                    for trial in range(len(candidates))
+                    (f"trial-{number}-{trial}", {Key(*pair, seed, trial): one for seed in seeds})
+                    for trial, one in enumerate(candidates)
                 ]
             )
         return _interleaved(groups)
 
-    def _plan(self, pair: Pair) -> tuple[list[Candidate], bool]:
-        assert self.study.tuning is not None
-        done = outcomes(self.study, self._trials.get(pair, ()), *pair)
-        return plan(self.study.tuning, done, self.infos[pair[0]].tuning_metric)
-
-    def _candidate(self, key: Key) -> Candidate | None:
-        """Return the values of a run, or None while they depend on tuning that has not ended."""
+    def _final(self, key: Key) -> Candidate | None:
+        """Return the values of a run of the comparison, or None until its tuning has ended."""
         if self.study.tuning is None:
             return customary(self.study, key)
-        if key.trial == FINAL:
-            return self._choices.get(key[:3])
-        return self._plan(key[:3])[0][key.trial]
+        return self._choices.get(key[:3])
 
     def _job(self, key: Key, candidate: Candidate) -> Job:
         study = self.study
@@ -196,10 +189,6 @@ def customary(study: Study, key: Key) -> Candidate:
     return Candidate(math.nan if optimizer.lr is None else optimizer.lr)
 
 
-def _interleaved(
-    lists: list[list[tuple[str, tuple[Key, ...]]]],
-) -> list[tuple[str, tuple[Key, ...]]]:
+def _interleaved(lists: list[list[Entry]]) -> list[Entry]:
     """Return the first entry of each list, then the second of each, and so on."""
-    turns: Iterator[tuple[tuple[str, tuple[Key, ...]] | None, ...]]
-    turns = itertools.zip_longest(*lists)
-    return [one for turn in turns for one in turn if one is not None]
+    return [one for turn in itertools.zip_longest(*lists) for one in turn if one is not None]

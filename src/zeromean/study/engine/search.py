@@ -13,7 +13,7 @@ from typing import Any
 from zeromean.errors import needs_extra
 from zeromean.study.spec.metric import Metric
 from zeromean.study.spec.program import ProgramTask
-from zeromean.study.spec.records import FINAL, Candidate, Run
+from zeromean.study.spec.records import Candidate, Run
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.tuning import Tuning
 from zeromean.study.spec.validation import LARGEST_FLOAT32
@@ -33,23 +33,14 @@ class Outcome:
     score: float | None
 
 
-def outcomes(
-    study: Study, runs: Iterable[Run], task: str, optimizer: str, method: str
-) -> dict[int, Outcome]:
-    """Return the outcome of each trial of a method that is complete, by its number."""
-    assert study.tuning is not None
-    found: dict[int, list[Run]] = {}
-    for run in runs:
-        key = run.key
-        if (key.task, key.optimizer, key.method) == (task, optimizer, method) and (
-            key.trial != FINAL
-        ):
-            found.setdefault(key.trial, []).append(run)
-    return {
-        trial: _outcome(group)
-        for trial, group in sorted(found.items())
-        if len(group) == study.tuning.seeds
-    }
+def outcomes(trials: Mapping[int, Sequence[Run]], seeds: int) -> dict[int, Outcome]:
+    """Return the outcome of each trial that is complete, by its number.
+
+    Args:
+        trials: Runs of each trial of a method, by its number.
+        seeds: Number of runs of a trial that is complete.
+    """
+    return {trial: _outcome(runs) for trial, runs in sorted(trials.items()) if len(runs) == seeds}
 
 
 def _outcome(runs: Sequence[Run]) -> Outcome:
