@@ -7,10 +7,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 Step = Callable[[], object]
-ClockName = Literal["wall", "cpu"]
 CLOCKS: Mapping[str, Callable[[], float]] = {
     "wall": time.perf_counter,
     "cpu": time.process_time,  # all threads of this process; robust on a busy machine

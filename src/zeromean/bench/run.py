@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +30,7 @@ from zeromean.bench.retained_memory import retained_bytes
 from zeromean.bench.tensors import TENSORS
 from zeromean.errors import ZeromeanError
 from zeromean.study.engine import environment
+from zeromean.study.engine.executors import with_threads
 from zeromean.study.networks.build import build
 
 MIN_PARAMETERS_FOR_BANDWIDTH = 1_000_000  # fewer fit into the caches
@@ -210,7 +210,7 @@ def run(settings: Settings, on_progress: Callable[[str], None] = lambda text: No
     """
     device = torch.device(settings.device)
     results = Benchmark(settings, _environment(device))
-    with _threads(settings.threads):
+    with with_threads(settings.threads):
         for tensors in settings.tensors:
             try:
                 for optimizer in settings.optimizers:
@@ -317,13 +317,3 @@ def _environment(device: torch.device) -> dict[str, str]:
     if hasattr(os, "getloadavg"):
         found["load before"] = f"{os.getloadavg()[0]:.1f}"
     return found
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

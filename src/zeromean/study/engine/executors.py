@@ -87,6 +87,11 @@ class Plan(NamedTuple):
         """Return the checkpoint file of a run."""
         return self.work / f"{run_name(self.study, key)}.pt"
 
+    def checkpoints(self, group: Group) -> dict[Key, Checkpoint]:
+        """Load the checkpoints of the runs of a group that have one."""
+        found = {job.key: checkpoint.load(self.checkpoint(job.key)) for job in group.jobs}
+        return {key: one for key, one in found.items() if one is not None}
+
 
 def train_in_turns(
     task: Task, group: Group, states: dict[Key, Checkpoint]
@@ -139,7 +144,7 @@ class InProcess:
 
     def submit(self, group: Group) -> None:
         """Begin a group."""
-        states = _checkpoints(self._plan, group)
+        states = self._plan.checkpoints(group)
         self._group = group.name
         self._events = (
             Event(group.name, key, turns, progress, self._environment)
@@ -225,14 +230,14 @@ def _begin_worker(plan: Plan, events: Any, lifeline: Connection) -> None:
     # Ctrl-C reaches every process of a terminal; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with, args=(lifeline,), daemon=True).start()
-    use_threads(plan.threads)
+    torch.set_num_threads(plan.threads)
     task_of = loader(plan.study, plan.infos)
     here = environment.describe(plan.study.device)
 
     def train(group: Group) -> None:
         error = None
         try:
-            states = _checkpoints(plan, group)
+            states = plan.checkpoints(group)
             for key, turns, progress in train_in_turns(task_of(group.task), group, states):
                 if progress.state is not None:
                     checkpoint.save(plan.checkpoint(key), Checkpoint(turns, progress.state))
@@ -250,11 +255,6 @@ def _exit_with(lifeline: Connection) -> None:
         lifeline.recv()
     except (EOFError, OSError):
         os._exit(1)
-
-
-def _checkpoints(plan: Plan, group: Group) -> dict[Key, Checkpoint]:
-    found = {job.key: checkpoint.load(plan.checkpoint(job.key)) for job in group.jobs}
-    return {key: one for key, one in found.items() if one is not None}
 
 
 def loader(study: Study, infos: Mapping[str, TaskInfo]) -> Callable[[str], Task]:
@@ -278,13 +278,8 @@ def loader(study: Study, infos: Mapping[str, TaskInfo]) -> Callable[[str], Task]
 def with_threads(count: int) -> Iterator[None]:
     """Use a number of CPU threads within the block."""
     before = torch.get_num_threads()
-    use_threads(count)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        use_threads(before)
-
-
-def use_threads(count: int) -> None:
-    """Set the number of CPU threads; results depend on it, so it belongs to the study."""
-    torch.set_num_threads(count)
+        torch.set_num_threads(before)

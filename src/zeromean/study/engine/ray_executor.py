@@ -22,7 +22,7 @@ import torch
 from zeromean.errors import ZeromeanError, needs_extra
 from zeromean.study.engine import checkpoint, environment
 from zeromean.study.engine.checkpoint import Checkpoint
-from zeromean.study.engine.executors import Event, Plan, loader, train_in_turns, use_threads
+from zeromean.study.engine.executors import Event, Plan, loader, train_in_turns
 from zeromean.study.engine.scheduler import Group
 from zeromean.study.spec.records import Key
 from zeromean.study.spec.study import Study
@@ -103,11 +103,7 @@ class RayCluster:
 
     def submit(self, group: Group) -> None:
         """Send a group out."""
-        states = {}
-        for job in group.jobs:
-            found = checkpoint.load(self._plan.checkpoint(job.key))
-            if found is not None:
-                states[job.key] = found
+        states = self._plan.checkpoints(group)
         self._groups[self._train.remote(self._message, group, states)] = group
 
     def next_events(self) -> list[Event]:
@@ -157,7 +153,7 @@ def _train(message: Message, group: Group, states: dict[Key, Checkpoint]) -> Ite
     """Train a group on a machine of the cluster."""
     with suppress(OSError):
         os.chdir(message.folder)
-    use_threads(message.threads)
+    torch.set_num_threads(message.threads)
     try:
         here = environment.describe(message.study.device)
         task = _loader(message)(group.task)
