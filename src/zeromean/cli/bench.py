@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from zeromean.cli.options import Device, split_names
 from zeromean.errors import ZeromeanError
 
 
@@ -22,7 +23,7 @@ def bench(
         int | None, typer.Option(help="Number of CPU threads.", show_default="torch's default")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("zeromean-bench"),
-    device: Annotated[str, typer.Option(help="Device in torch's notation: cpu, cuda, ...")] = "cpu",
+    device: Device = "cpu",
     clock: Annotated[
         str, typer.Option(help="wall, or cpu: processor time, for a machine in use.")
     ] = "wall",
@@ -42,8 +43,8 @@ def bench(
     from zeromean.bench.run import Settings, run
 
     settings = Settings(
-        tensors=tuple(name.strip() for name in tensors.split(",")),
-        optimizers=tuple(name.strip() for name in optimizer.split(",")),
+        tensors=split_names(tensors),
+        optimizers=split_names(optimizer),
         repeats=repeats,
         threads=torch.get_num_threads() if threads is None else threads,
         out=out,

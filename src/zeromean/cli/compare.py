@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from zeromean.cli import compare_program as program
-from zeromean.cli.main import typed_words
-from zeromean.cli.options import Device, Jobs, Precision, Threads
+from zeromean.cli.options import Device, Jobs, Precision, Threads, split_names
 from zeromean.cli.run_study import run_study
 from zeromean.errors import ZeromeanError
 from zeromean.study.spec import presets
@@ -97,13 +96,13 @@ def compare(
 
     With -- COMMAND, the runs are those of any training program, unmodified.
     """
-    program.check_form(context, command, typed_words(context))
+    program.check_form(context, command)
     if command:
         fields = {
             "command": tuple(command), "metric": metric, "higher": higher, "best": best,
             "tune_metric": tune_metric, "timeout": timeout, "shift_seeds": shift_seeds,
             "own_folder": own_folder, "weight_decay": weight_decay,
-            "devices": None if devices is None else _names(devices),
+            "devices": None if devices is None else split_names(devices),
         }  # fmt: skip
         own = program.program_study(fields, methods, seeds, grid or (), variant or (), threads)
         if dry_run:
@@ -113,8 +112,8 @@ def compare(
         return
     study = Study(
         tasks=(make_task(_task(data, model, task, epochs, batch_size)),),
-        methods=tuple(map(presets.method, _names("plain,gc" if methods is None else methods))),
-        optimizers=tuple(map(presets.optimizer, _names(optimizer))),
+        methods=tuple(map(presets.method, split_names("plain,gc" if methods is None else methods))),
+        optimizers=tuple(map(presets.optimizer, split_names(optimizer))),
         seeds=seeds,
         lr=lr,
         tuning=None if tune is None else Tuning(rates=_rates(tune)),
@@ -144,12 +143,8 @@ def _task(
 
 def _rates(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(rate) for rate in _names(text))
+        return tuple(float(rate) for rate in split_names(text))
     except ValueError as error:
         raise ZeromeanError(
             f"--tune {text!r} is not a list of numbers", "Use the form --tune 0.01,0.03,0.1"
         ) from error
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))

@@ -6,10 +6,12 @@ import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from zeromean.cli.main import typed_options, typed_words
+from zeromean.cli.options import split_names
 from zeromean.cli.output import echo, refuse
 from zeromean.errors import ZeromeanError
 from zeromean.study.spec import presets
@@ -29,6 +31,11 @@ OPTIONS = (
     "own_folder", "devices", "weight_decay", "dry_run",
 )  # fmt: skip
 
+
+def _option(help: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=PANEL, **more)
+
+
 Command = Annotated[
     list[str] | None,
     typer.Argument(
@@ -40,116 +47,77 @@ Command = Annotated[
 ]
 MetricOption = Annotated[
     str | None,
-    typer.Option(
-        help="NAME=REGEX for what the program prints (NUMBER stands for any number), or"
-        " NAME=csv:FILE:COLUMN, NAME=json:FILE:a.b, NAME=jsonl:FILE:KEY for a file below {out}.",
-        rich_help_panel=PANEL,
+    _option(
+        "NAME=REGEX for what the program prints (NUMBER stands for any number), or"
+        " NAME=csv:FILE:COLUMN, NAME=json:FILE:a.b, NAME=jsonl:FILE:KEY for a file below {out}."
     ),
 ]
 Higher = Annotated[
     bool | None,
-    typer.Option(
-        "--higher/--lower",
-        help="Which metric is better.",
-        show_default="by its name",
-        rich_help_panel=PANEL,
-    ),
+    _option("Which metric is better.", "--higher/--lower", show_default="by its name"),
 ]
-Best = Annotated[
-    bool,
-    typer.Option(
-        "--best", help="Score a run by its best value, not its last.", rich_help_panel=PANEL
-    ),
-]
+Best = Annotated[bool, _option("Score a run by its best value, not its last.", "--best")]
 Grid = Annotated[
     list[str] | None,
-    typer.Option(
-        help="NAME=VALUE,VALUE: values of {NAME} that each method tries; repeatable.",
+    _option(
+        "NAME=VALUE,VALUE: values of {NAME} that each method tries; repeatable.",
         show_default=False,
-        rich_help_panel=PANEL,
     ),
 ]
 TuneMetric = Annotated[
     str | None,
-    typer.Option(
-        help="Metric that chooses among the values, in the form of --metric; its name shows the"
+    _option(
+        "Metric that chooses among the values, in the form of --metric; its name shows the"
         " direction.",
         show_default="the metric",
-        rich_help_panel=PANEL,
     ),
 ]
 Variant = Annotated[
     list[str] | None,
-    typer.Option(
-        help="NAME=WORDS: a method NAME that adds words to COMMAND; METHOD@NAME combines it.",
+    _option(
+        "NAME=WORDS: a method NAME that adds words to COMMAND; METHOD@NAME combines it.",
         show_default=False,
-        rich_help_panel=PANEL,
     ),
 ]
-TimeLimit = Annotated[
-    float | None,
-    typer.Option("--timeout", help="Time limit of a run in seconds.", rich_help_panel=PANEL),
-]
+TimeLimit = Annotated[float | None, _option("Time limit of a run in seconds.", "--timeout")]
 ShiftSeeds = Annotated[
-    bool,
-    typer.Option(
-        "--shift-seeds",
-        help="Add the seed of a run to every seed that the program sets.",
-        rich_help_panel=PANEL,
-    ),
+    bool, _option("Add the seed of a run to every seed that the program sets.", "--shift-seeds")
 ]
 OwnFolder = Annotated[
-    bool,
-    typer.Option(
-        "--own-folder",
-        help="Start each run in its own copy of the working folder.",
-        rich_help_panel=PANEL,
-    ),
+    bool, _option("Start each run in its own copy of the working folder.", "--own-folder")
 ]
 Devices = Annotated[
     str | None,
-    typer.Option(
-        help="Values of CUDA_VISIBLE_DEVICES such as 0,1,2,3: one per run at a time.",
-        rich_help_panel=PANEL,
-    ),
+    _option("Values of CUDA_VISIBLE_DEVICES such as 0,1,2,3: one per run at a time."),
 ]
 WeightDecay = Annotated[
-    str,
-    typer.Option(
-        help="coupled or decoupled, for optimizers that zeromean does not know.",
-        rich_help_panel=PANEL,
-    ),
+    str, _option("coupled or decoupled, for optimizers that zeromean does not know.")
 ]
 DryRun = Annotated[
     bool,
-    typer.Option(
+    _option(
+        f"Run plain once, for at most {DRY_RUN_SECONDS:.0f} s or --timeout, and show what --metric"
+        " finds.",
         "--dry-run",
-        help=f"Run plain once, for at most {DRY_RUN_SECONDS:.0f} s or --timeout, and show what"
-        " --metric finds.",
-        rich_help_panel=PANEL,
     ),
 ]
 
 
-def check_form(context: typer.Context, command: Sequence[str] | None, words: Sequence[str]) -> None:
+def check_form(context: typer.Context, command: Sequence[str] | None) -> None:
     """Raise if options of one form are given with the other.
 
     Args:
         context: The context of the command.
         command: The words of the program, if there are any.
-        words: All words that were typed.
 
     Raises:
         ZeromeanError: They are.
     """
     others, form = (BUILT_IN, "a program") if command else (OPTIONS, "a built-in task")
-    for name in others:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            option = f"--{name.replace('_', '-')}"
-            fix = f"Remove {option}" if command else f"Add -- COMMAND, or remove {option}"
-            raise ZeromeanError(f"{option} is not an option of {form}", fix)
-    if command and "--" not in words:
+    for option in typed_options(context, others):
+        fix = f"Remove {option}" if command else f"Add -- COMMAND, or remove {option}"
+        raise ZeromeanError(f"{option} is not an option of {form}", fix)
+    if command and "--" not in typed_words(context):
         raise ZeromeanError(
             f"the command begins at {command[0]!r} without a -- before it",
             f"Write: zeromean compare ... -- {shlex.join(command)}",
@@ -182,11 +150,11 @@ def program_study(
             "a program needs --metric", "Add, for example, --metric 'accuracy=test acc NUMBER'"
         )
     words = dict(_variant(one) for one in variants)
-    names = ["plain", *(words or ["gc"])] if methods is None else methods.split(",")
+    names = ["plain", *(words or ["gc"])] if methods is None else split_names(methods)
     values = dict(_values(one) for one in grid)
     return Study(
         tasks=(ProgramTask(**{k: v for k, v in task.items() if v is not None}),),  # type: ignore[arg-type]
-        methods=tuple(_method(name.strip(), words) for name in names),
+        methods=tuple(_method(name, words) for name in names),
         seeds=seeds,
         tuning={"values": values} if values else None,  # type: ignore[arg-type]
         threads=threads,

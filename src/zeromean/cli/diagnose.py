@@ -9,6 +9,7 @@ import typer
 
 from zeromean.cli.main import typed_command
 from zeromean.cli.models import FORMS, names
+from zeromean.cli.options import Device
 from zeromean.cli.output import INTERRUPTED, echo, refuse
 from zeromean.errors import ZeromeanError
 
@@ -33,7 +34,7 @@ def diagnose(
     samples: Annotated[int, typer.Option(help="Number of training images, drawn at random.")] = 256,
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 64,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("zeromean-diagnose.html"),
-    device: Annotated[str, typer.Option(help="Device of torch, such as cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Write one HTML page with every diagnostic of a trained model.
 

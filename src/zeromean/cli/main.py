@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated, Any, cast
 
@@ -68,6 +69,16 @@ def typed_words(context: typer.Context) -> list[str]:
     """Return the words that were typed after the program's name."""
     words: list[str] = context.meta[WORDS]
     return words
+
+
+def typed_options(context: typer.Context, names: Sequence[str]) -> list[str]:
+    """Return those of the parameters that were typed, as options."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, source in sources.items()
+        if source is not None and source.name == "COMMANDLINE"
+    ]
 
 
 def typed_command(context: typer.Context) -> str:

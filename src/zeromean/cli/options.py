@@ -25,3 +25,8 @@ MinEffect = Annotated[
         help="Show the number of seeds that detect this difference, such as 0.01 for one point."
     ),
 ]
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the names in a text that separates them by commas."""
+    return tuple(name.strip() for name in text.split(","))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zeromean.cli.main import typed_command
+from zeromean.cli.main import typed_command, typed_options
 from zeromean.cli.options import Device, Jobs, Precision, Ray, TensorBoard, Threads
 from zeromean.cli.output import echo
 from zeromean.cli.run_study import train_study
@@ -76,7 +76,11 @@ def reproduce(
         )
         study = scaled(asked, scale)
         if study_file is not None:
-            _refuse_run_options(context)
+            for option in typed_options(context, RUN_OPTIONS):
+                raise ZeromeanError(
+                    f"{option} has no effect with --study-file, which trains nothing",
+                    f"Leave {option} out here, and pass it to zeromean study",
+                )
             _write_study(study, study_file)
             return
         out = out or Path(name if scale == 1 else f"{name}-scale-{scale:g}")
@@ -94,16 +98,6 @@ def _settings_of_recipe(context: typer.Context) -> Iterator[None]:
         if error.setting in (parameter.name for parameter in context.command.params):
             raise
         raise error.settled("in the file that --study-file FILE writes") from error
-
-
-def _refuse_run_options(context: typer.Context) -> None:
-    for name in RUN_OPTIONS:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise ZeromeanError(
-                f"--{name} has no effect with --study-file, which trains nothing",
-                f"Leave --{name} out here, and pass it to zeromean study",
-            )
 
 
 def _write_study(study: Study, file: Path) -> None:
