@@ -57,7 +57,7 @@ def compare(
             help="Peak learning rate.", show_default="customary for the optimizer and the model"
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training examples.")] = (TASK.epochs),
+    epochs: Annotated[int, typer.Option(help="Passes over the training examples.")] = TASK.epochs,
     batch_size: Annotated[int, typer.Option(help="Examples per step.")] = TASK.batch_size,
     tune: Annotated[
         str | None,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
@@ -12,6 +14,7 @@ from typing import NoReturn
 from zeromean.errors import ZeromeanError
 
 BAD_INPUT, INTERRUPTED = 2, 130
+MAX_TEXT_WIDTH = 100
 
 
 def printable(text: str) -> str:
@@ -27,6 +30,18 @@ def printable(text: str) -> str:
 def echo(text: str = "") -> None:
     """Print text to standard output, without control characters."""
     print(printable(text), flush=True)
+
+
+def fill(text: str, indent: str = "", hanging: str = "") -> str:
+    """Wrap text to the width of the terminal, or to 100 characters, which are read more easily."""
+    return textwrap.fill(
+        text,
+        min(MAX_TEXT_WIDTH, shutil.get_terminal_size().columns),
+        initial_indent=indent,
+        subsequent_indent=hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def refuse(reason: str, code: int = BAD_INPUT) -> NoReturn:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import textwrap
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zeromean.cli.output import INTERRUPTED, echo, refuse
+from zeromean.cli.output import INTERRUPTED, echo, fill, refuse
 from zeromean.study.spec.study import Study
 
 if TYPE_CHECKING:
     from zeromean.study.engine.results import Results
     from zeromean.study.engine.watcher import Watcher
-
-# Longer lines of text are hard to read.
-MAX_TEXT_WIDTH = 100
 
 
 def run_study(
@@ -90,7 +86,7 @@ def show(out: Path, min_effect: float | None = None) -> Results:
     if found.study.note:
         echo(f"{found.study.note}\n")
     for sentence in report.headline(parts):
-        echo(f"{_filled(sentence)}\n")
+        echo(f"{fill(sentence)}\n")
     width = shutil.get_terminal_size().columns
     for part in parts:
         if several:
@@ -98,12 +94,7 @@ def show(out: Path, min_effect: float | None = None) -> Results:
         for table in fold(part.table, width):
             echo(f"{table}\n")
         for sentence in [*(map(str, part.conclusions) if several else ()), *part.comparison.notes]:
-            echo(f"{_filled(sentence)}\n")
+            echo(f"{fill(sentence)}\n")
     page = report.write(found, min_effect)
     echo(f"{page}\n{out / 'study.sqlite'}")
     return found
-
-
-def _filled(text: str) -> str:
-    width = min(MAX_TEXT_WIDTH, shutil.get_terminal_size().columns)
-    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zeromean.cli.output import echo
+from zeromean.cli.output import echo, fill
 from zeromean.errors import ZeromeanError
 
 if TYPE_CHECKING:
     from zeromean.recipes.recipe import Recipe
     from zeromean.recipes.registry import Result
 
-# Longer lines are hard to read.
-MAX_WIDTH = 100
 # The columns of place and recipe in the short list.
 WIDTH_BEFORE_TITLE = 34
 # An indentation level and a text.
@@ -46,22 +42,12 @@ def tables(
         raise ZeromeanError(
             f"no published result contains {words!r}", "Run zeromean tables to list all of them"
         )
-    width = min(MAX_WIDTH, shutil.get_terminal_size().columns)
     for paper, results in found.items():
         echo(f"{published.title(paper)}\n")
         for lines in results:
             for level, text in lines:
-                indent = " " * (2 * level)
-                more = " " * (2 * level + 4 if words else WIDTH_BEFORE_TITLE)
-                echo(
-                    textwrap.fill(
-                        text,
-                        width,
-                        initial_indent=indent,
-                        subsequent_indent=more,
-                        break_on_hyphens=False,
-                    )
-                )
+                hanging = 2 * level + 4 if words else WIDTH_BEFORE_TITLE
+                echo(fill(text, " " * (2 * level), " " * hanging))
             if words:
                 echo()
         if not words:

@@ -25,8 +25,8 @@ def measured(results: Results, metric: RunMetric) -> dict[str, dict[int, float]]
     return {
         method: {
             seed: metric.of(run)
-            for seed, run in comparison.of(method).items()
-            if not run.diverged and run.test_score is not None
+            for seed, run in comparison.finished(method).items()
+            if run.test_score is not None
         }
         for method in results.study.method_labels
     }
@@ -61,45 +61,47 @@ def _table(
     comparable: bool,
     published: bool,
 ) -> Table:
-    values = measured(results, metric)
+    values, baseline = measured(results, metric), column.baseline
     numbers = {
         method: column.number(recipe.paper, method) if published else None for method in column.rows
     }
-    baseline = column.baseline
+
+    def versus_published(method: str) -> str:
+        number, own = numbers[method], values[method]
+        if number is None or not own:
+            return MISSING
+        found = agreement([*own.values()], number, recipe.repeats)
+        cell = _with_interval(found.difference, found.interval, metric.difference)
+        return f"{cell} {found.verdict}".strip()
+
+    def published_difference(method: str) -> str:
+        number, control = numbers[method], numbers[baseline]
+        if number is None or control is None or method == baseline:
+            return MISSING
+        return metric.difference(number.value - control.value)
+
+    def difference(method: str) -> str:
+        if method == baseline:
+            return MISSING
+        return _difference(values[method], values[baseline], metric)
+
     has_numbers = any(number is not None for number in numbers.values())
-    header = ["method"]
-    if has_numbers:
-        header.append("published")
-    header.append(f"measured {INTERVAL}")
-    if has_numbers and comparable:
-        header.append(f"measured minus published {INTERVAL}")
-    if has_numbers:
-        header.append(f"published difference to {baseline}")
-    header.append(f"difference to {baseline} {INTERVAL}")
-    rows = []
-    for method, number in numbers.items():
-        row, own, control = [method], values[method], numbers[baseline]
-        if has_numbers:
-            row.append(MISSING if number is None else str(number))
-        row.append(_measured(own, results.study.seeds, metric))
-        if has_numbers and comparable:
-            cell = MISSING
-            if number is not None and own:
-                found = agreement([*own.values()], number, recipe.repeats)
-                cell = _with_interval(found.difference, found.interval, metric.difference)
-                cell = f"{cell} {found.verdict}".strip()
-            row.append(cell)
-        if has_numbers:
-            if number is None or control is None or method == baseline:
-                row.append(MISSING)
-            else:
-                row.append(metric.difference(number.value - control.value))
-        row.append(MISSING if method == baseline else _difference(own, values[baseline], metric))
-        rows.append(row)
-    return Table(header, rows)
+    # Heading, cell of a method, and whether the column is shown.
+    columns: list[tuple[str, Callable[[str], str], bool]] = [
+        ("method", str, True),
+        ("published", lambda one: str(numbers[one] or MISSING), has_numbers),
+        (f"measured {INTERVAL}", lambda one: _measured(values[one], results, metric), True),
+        (f"measured minus published {INTERVAL}", versus_published, has_numbers and comparable),
+        (f"published difference to {baseline}", published_difference, has_numbers),
+        (f"difference to {baseline} {INTERVAL}", difference, True),
+    ]
+    shown = [(heading, cell) for heading, cell, is_shown in columns if is_shown]
+    rows = [[cell(method) for _, cell in shown] for method in numbers]
+    return Table([heading for heading, _ in shown], rows)
 
 
-def _measured(own: Mapping[int, float], seeds: int, metric: RunMetric) -> str:
+def _measured(own: Mapping[int, float], results: Results, metric: RunMetric) -> str:
+    seeds = results.study.seeds
     failed = f", {seeds - len(own)} of {seeds} diverged" if len(own) < seeds else ""
     if not own:
         return f"{MISSING}{failed}"
