@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from zeromean.study import Study
 from zeromean.study.engine.results import Results
-from zeromean.study.engine.watcher import Silent
+from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.records import Candidate, Epoch, Key
 from zeromean.study.tasks.interface import Job
 from zeromean.study.tasks.load import load_problem
@@ -60,7 +60,7 @@ def train(training: Training) -> list[Epoch]:
     return training.epochs
 
 
-class PowerCut(Silent):
+class PowerCut(Watcher):
     """Fails at the given epoch, counted from 0."""
 
     def __init__(self, epoch: int) -> None:

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from zeromean.cli.output import printable
+from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.records import FINAL, Epoch, Key, Run
 from zeromean.study.spec.study import Study
 
@@ -23,7 +24,7 @@ from zeromean.study.spec.study import Study
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class LiveProgress:
+class LiveProgress(Watcher):
     """Shows the epochs of all runs that are left.
 
     Args:

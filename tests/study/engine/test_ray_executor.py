@@ -17,7 +17,7 @@ from study_helpers import PowerCut, records, with_task
 from zeromean.errors import ZeromeanError
 from zeromean.study import FunctionTask, Study, run
 from zeromean.study.engine.ray_executor import RayCluster
-from zeromean.study.engine.watcher import Silent
+from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.records import Epoch, Key, Run
 
 # Ray takes the loopback for its own address where clusters are for trying out alone.
@@ -47,7 +47,7 @@ def long(study: Study) -> Study:
     return with_task(study, model="cnn", epochs=20, threads=1, seeds=3)
 
 
-class Recorder(Silent):
+class Recorder(Watcher):
     """Remembers everything, and does something once two units are under way."""
 
     def __init__(self, disturb: Callable[[], object] | None = None) -> None:

@@ -14,7 +14,7 @@ from zeromean.study import Study, Tuning, read, run
 from zeromean.study.engine import results
 from zeromean.study.engine.results import Results
 from zeromean.study.engine.store import Store
-from zeromean.study.engine.watcher import Silent
+from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.records import Run
 from zeromean.study.spec.toml import to_toml
 
@@ -27,12 +27,12 @@ def with_seeds(study: Study, seeds: int) -> Study:
     return replace(study, seeds=seeds)
 
 
-class CutAtRun(Silent):
+class CutAtRun(Watcher):
     def on_run(self, run: Run) -> None:
         raise RuntimeError("power cut")
 
 
-class Runs(Silent):
+class Runs(Watcher):
     def __init__(self) -> None:
         self.seeds: set[int] = set()
 
@@ -105,7 +105,7 @@ def test_too_many_seeds_can_be_taken_back_if_no_run_is_lost(study: Study, tmp_pa
 
 
 def test_training_survives_a_removed_work_folder(study: Study, tmp_path: Path) -> None:
-    class Remove(Silent):
+    class Remove(Watcher):
         def on_epoch(self, key: object, epoch: object) -> None:
             shutil.rmtree(tmp_path / "work", ignore_errors=True)
 

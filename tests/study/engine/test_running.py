@@ -23,13 +23,13 @@ from study_helpers import PowerCut, records, with_task
 from zeromean.errors import ZeromeanError
 from zeromean.study import FunctionTask, Method, Study, read, run
 from zeromean.study.engine import results
-from zeromean.study.engine.watcher import Silent
+from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.records import Epoch, Key, Run, RunStatus
 from zeromean.study.spec.toml import to_toml
 from zeromean.study.tasks.training import Training
 
 
-class Turns(Silent):
+class Turns(Watcher):
     def __init__(self) -> None:
         self.seen: list[tuple[int, int, str]] = []
         self.runs: list[Run] = []
@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_costs_time_only(study: Study, tmp_path: Path, dama
 def test_threads_belong_to_the_study_and_are_restored(study: Study, tmp_path: Path) -> None:
     seen = set()
 
-    class Threads(Silent):
+    class Threads(Watcher):
         def on_epoch(self, key: Key, epoch: Epoch) -> None:
             seen.add(torch.get_num_threads())
 
@@ -185,7 +185,7 @@ def test_interrupted_processes_resume_exactly(study: Study, tmp_path: Path) -> N
 
 
 def test_a_process_that_dies_ends_the_study_with_one_line(study: Study, tmp_path: Path) -> None:
-    class Kill(Silent):
+    class Kill(Watcher):
         def on_epoch(self, key: Key, epoch: Epoch) -> None:
             for process in multiprocessing.active_children():
                 os.kill(process.pid or 0, signal.SIGKILL)

@@ -14,7 +14,7 @@ from study_helpers import PowerCut, records
 from zeromean.study import Study, Tuning, run
 from zeromean.study.engine.search import Outcome, budget, choice, plan
 from zeromean.study.engine.tensorboard import TensorBoard
-from zeromean.study.engine.watcher import Silent
+from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.metric import ACCURACY, LOSS
 from zeromean.study.spec.records import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.tasks import training
@@ -175,7 +175,7 @@ def test_budget_names_short_trials(study: Study, epochs: int, short: bool) -> No
 
 
 def test_each_seed_of_a_trial_has_its_own_log(tmp_path: Path) -> None:
-    board = TensorBoard(tmp_path, Silent())
+    board = TensorBoard(tmp_path, Watcher())
     for seed in (5, 6):
         key = Key("digits/mlp", "sgd", "gc", seed, trial=0)
         epoch = Epoch(1, {"loss": 0.5, "score": 0.5}, 1.0)

@@ -1,4 +1,4 @@
-"""The state of a run under way, in a file that is complete at any moment."""
+"""Save and load the state of an unfinished run, in a file that is complete at any moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions and machine, for the record."""
+"""Describe versions and machine, for the record."""
 
 from __future__ import annotations
 

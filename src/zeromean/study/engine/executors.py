@@ -1,4 +1,4 @@
-"""Where runs are trained: in this process, or in several. Executors only report what happens."""
+"""Train runs in this process or in several processes; executors only report what happens."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ class Executor(Protocol):
 
 
 class Plan(NamedTuple):
-    """What a process has to know to train groups of a study.
+    """What a process needs to train groups of a study.
 
     Args:
         study: The study.
-        infos: What was known of its tasks when it began, by their labels.
+        infos: Information on the tasks from when the study began, by their labels.
         threads: Number of CPU threads per run.
         work: Folder of the checkpoints.
     """
@@ -262,7 +262,7 @@ def loader(study: Study, infos: Mapping[str, TaskInfo]) -> Callable[[str], Task]
 
     Args:
         study: The study.
-        infos: What was known of its tasks when it began; another fingerprint is refused.
+        infos: Information on the tasks from when the study began; another fingerprint is refused.
     """
 
     @cache

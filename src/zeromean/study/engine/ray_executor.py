@@ -1,8 +1,8 @@
-"""A study's runs, trained by the machines of a Ray cluster.
+"""Train a study's runs on the machines of a Ray cluster.
 
-This process has the study's folder and writes to it. The machines need zeromean and the data, and
-no common disk. A group goes out with its checkpoints, and each epoch comes back. A machine that
-dies takes no more than the epochs under way with it.
+This process alone writes to the study's folder. The machines need zeromean and the data, but no
+common disk. Each group is sent with its checkpoints, and each epoch comes back. If a machine dies,
+only the epochs that it was training are lost.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ MAX_WAITING_EPOCHS = 4
 
 
 class Message(NamedTuple):
-    """What a machine has to know besides a group.
+    """What a machine needs for every group.
 
     Args:
         study: The study.
-        infos: What is known of its tasks, as JSON.
+        infos: Information on the tasks, as JSON.
         threads: Number of CPU threads per run.
-        folder: The folder that relative paths start from, if the machine has it.
+        folder: Folder for relative paths, if the machine has it.
     """
 
     study: Study
@@ -98,11 +98,11 @@ class RayCluster:
 
     @property
     def slots(self) -> int:
-        """Number of groups that the cluster can train at once; 1 while a machine is awaited."""
+        """Number of groups that the cluster can train at once; at least 1."""
         return max(1, self._room())
 
     def submit(self, group: Group) -> None:
-        """Send a group out."""
+        """Send a group to a machine."""
         states = self._plan.checkpoints(group)
         self._groups[self._train.remote(self._message, group, states)] = group
 

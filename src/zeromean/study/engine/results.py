@@ -1,4 +1,4 @@
-"""The runs of a finished study, read back from its folder."""
+"""Read the runs of a study back from its folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Comparison:
     """All methods on one task with one optimizer.
 
     Args:
-        study: The study that it belongs to.
+        study: The study that the comparison belongs to.
         task: The task.
         optimizer: Label of the optimizer.
         info: What is known of the task.
@@ -112,13 +112,13 @@ class Results:
 
     Args:
         study: The study.
-        out: Its folder.
+        out: Folder of the study.
         runs: All runs, diverged ones and trials too.
         infos: What is known of each task, by its label.
         sessions: Versions and machine of each environment that differs.
-        command: The command that made it.
+        command: The command that made the results.
         threads: Number of CPU threads per run.
-        begun: The numbers of seeds with which it was finished before it got more, in order.
+        begun: Numbers of seeds with which the study was finished before it got more, in order.
     """
 
     study: Study
@@ -132,10 +132,7 @@ class Results:
 
     @property
     def growth(self) -> str:
-        """A note on seeds that came later, or an empty text.
-
-        Whoever sees results before deciding on more seeds has to say so.
-        """
+        """A note on seeds that were added after results were seen; empty if there are none."""
         if not self.begun:
             return ""
         return f"; finished with {' and then with '.join(map(str, self.begun))} before more came"

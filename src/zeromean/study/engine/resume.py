@@ -1,4 +1,4 @@
-"""A study in a folder that was used before: refused, continued, or given more seeds."""
+"""Begin a study in a folder, continue it, or give it more seeds."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def begin_or_resume(
 
     Args:
         study: The study.
-        infos: What is known of its tasks, by their labels.
+        infos: Information on the tasks, by their labels.
         out: The folder; this is the only program that writes to it.
         threads: Number of CPU threads per run, of a study that begins.
         command: The command for the report.

@@ -1,4 +1,4 @@
-"""A study from its declaration to its results."""
+"""Run a study: check it, begin or resume its folder, and train its runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zeromean.study.engine.resume import begin_or_resume, check_folder
 from zeromean.study.engine.scheduler import Scheduler
 from zeromean.study.engine.search import check_search
 from zeromean.study.engine.store import Store
-from zeromean.study.engine.watcher import Silent, Watcher
+from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.study import Study
 from zeromean.study.tasks.load import check_device, load
 
@@ -35,13 +35,13 @@ def run(
 ) -> Results:
     """Train every run that a folder does not hold yet, and store each one at its end.
 
-    A folder that holds this very study is continued at the last epoch; its results are those of a
+    A folder that holds the same study is continued after its last epoch; the results are those of a
     study that was never interrupted. A finished study that is not tuned can get more seeds. One
     program at a time can run a study in a folder.
 
     Args:
         study: The study.
-        out: Its folder.
+        out: Folder of the results.
         jobs: Number of processes that train. With more than one, a script has to call this under
             ``if __name__ == "__main__":``, because each of them imports it.
         ray: HOST:PORT of a Ray cluster that trains the runs instead.
@@ -86,7 +86,7 @@ def run(
             else:
                 executor = InProcess(plan, tasks)
             with with_threads(plan.threads), executor:
-                execute(Scheduler(study, infos, store), executor, plan, store, watcher or Silent())
+                execute(Scheduler(study, infos, store), executor, plan, store, watcher or Watcher())
         results.remove_checkpoints(out)
         return results.read(out)
 

@@ -1,4 +1,4 @@
-"""The order of a study's runs: which can begin, and with which values."""
+"""Decide which runs of a study can begin, and with which values."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Scheduler:
 
     Args:
         study: The study.
-        infos: What is known of its tasks, by their labels.
+        infos: Information on the tasks, by their labels.
         store: The database, which holds the runs that have ended.
     """
 

@@ -1,4 +1,4 @@
-"""Fair tuning: the same budget for every method, and a choice by validation examples alone."""
+"""Tune with the same budget for every method, and choose by validation examples alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of a study in SQLite, one run at a time, written by one process."""
+"""Store the results of a study in SQLite, one run at a time, from one process."""
 
 from __future__ import annotations
 

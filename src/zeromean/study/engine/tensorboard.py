@@ -1,4 +1,4 @@
-"""Curves for TensorBoard while a study runs."""
+"""Write curves for TensorBoard while a study runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.records import FINAL, Epoch, Key, Run
 
 
-class TensorBoard:
+class TensorBoard(Watcher):
     """Write one log per run, and pass everything on to another watcher.
 
     Args:

@@ -46,13 +46,14 @@ class Style:
 def styles(methods: Sequence[str]) -> dict[str, Style]:
     """Return a style per method; up to 36 methods without a color of their own all differ."""
     others = [method for method in methods if method not in NAMED]
-    found = {}
-    for number, method in enumerate(others):
-        turn, place = divmod(number, len(OTHERS))
-        found[method] = Style(OTHERS[place], *ROUNDS[turn % len(ROUNDS)])
-    return {
-        method: Style(NAMED[method]) if method in NAMED else found[method] for method in methods
-    }
+
+    def style(method: str) -> Style:
+        if method in NAMED:
+            return Style(NAMED[method])
+        turn, place = divmod(others.index(method), len(OTHERS))
+        return Style(OTHERS[place], *ROUNDS[turn % len(ROUNDS)])
+
+    return {method: style(method) for method in methods}
 
 
 def figure(height: float, width: float = WIDTH) -> Figure:
