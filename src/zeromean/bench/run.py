@@ -32,6 +32,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.engine import environment
 from zeromean.study.engine.executors import with_threads
 from zeromean.study.networks.build import build
+from zeromean.study.tasks.load import check_device
 
 MIN_PARAMETERS_FOR_BANDWIDTH = 1_000_000  # fewer fit into the caches
 NETWORK, BATCH, IMAGE_SIDE, CLASSES = "resnet18", 128, 32, 10  # of a whole training step
@@ -76,13 +77,7 @@ class Settings:
         for option, number in (("--repeats", self.repeats), ("--threads", self.threads)):
             if number < 1:
                 raise ZeromeanError(f"{option} is {number}; at least 1 is needed", "Raise it")
-        try:
-            torch.zeros(1, device=self.device).item()
-        # torch raises AssertionError if the build lacks a backend.
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ZeromeanError(
-                f"torch cannot use --device {self.device} here", "Use --device cpu"
-            ) from error
+        check_device(self.device)
         try:
             is_file = self.out.exists() and not self.out.is_dir()
             existing = [path.name for path in (self.table, self.figure) if path.exists()]
