@@ -64,22 +64,19 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """One sentence per method that was not trained, and on a program's own seed."""
-        own_seed = []
-        plain = [[one.score for one in run.epochs] for run in self.of(BASELINE).values()]
-        if (
-            isinstance(self.task, ProgramTask)
-            and len(plain) > 1
-            and all(one == plain[0] for one in plain if one)
-        ):
-            own_seed = [
-                f"All runs of {BASELINE} are identical: the program sets its own seed. Use"
-                " --shift-seeds, or pass {seed} to the program."
-            ]
-        return own_seed + [
+        notes = [
             f"{method} is the same method as {same} with {self.optimizer}; it was trained once."
             for method, same in self.study.distinct_methods(self.optimizer).items()
             if method != same
         ]
+        runs = [run for run in self.of(BASELINE).values() if run.epochs]
+        curves = [[epoch.score for epoch in run.epochs] for run in runs]
+        if isinstance(self.task, ProgramTask) and len(curves) > 1 and curves[1:] == curves[:-1]:
+            notes.append(
+                f"All runs of {BASELINE} are identical: the program sets its own seed. Use"
+                " --shift-seeds, or pass {seed} to the program."
+            )
+        return notes
 
     def of(self, method: str) -> dict[int, Run]:
         """Return the runs of a method, or of its equivalent, by their seed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
@@ -67,7 +68,7 @@ def conclude(summary: Summary, baseline: Summary, moment: str | None = None) -> 
 def overview(conclusions: list[list[Conclusion]]) -> list[str]:
     """Count the verdicts of each method over the comparisons of a study."""
     found: dict[str, Counter[str]] = {}
-    for one in (one for some in conclusions for one in some):
+    for one in itertools.chain.from_iterable(conclusions):
         found.setdefault(one.method, Counter())[one.verdict] += 1
     return [
         f"{method}: {', '.join(f'{verdict} in {n}' for verdict, n in counts.items())}"

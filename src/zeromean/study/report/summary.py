@@ -106,13 +106,12 @@ def _final_p(summary: Summary) -> float | None:
 
 def _summarize(comparison: Comparison) -> list[Summary]:
     target = target_score(comparison)
-    baseline = comparison.of(BASELINE)
-    early = comparison.early_epoch
+    baseline, early = comparison.of(BASELINE), comparison.early_epoch
     summaries = []
     for method in comparison.methods:
         runs = comparison.of(method)
         finished = comparison.finished(method)
-        control = {} if method == BASELINE else baseline
+        control = {} if method == BASELINE else comparison.finished(BASELINE)
         reached = [_cost_to_target(run, target, comparison.metric) for run in runs.values()]
         gaps = [
             run.train_score - run.test_score
@@ -125,8 +124,8 @@ def _summarize(comparison: Comparison) -> list[Summary]:
                 metric=comparison.metric,
                 runs=len(runs),
                 diverged=len(runs) - len(finished),
-                early=_stage(_scores(runs, early), _scores(control, early)),
-                final=_stage(_scores(runs), _scores(control)),
+                early=_stage(_scores(finished, early), _scores(control, early)),
+                final=_stage(_scores(finished), _scores(control)),
                 gap=spread(gaps) if gaps else None,
                 target=TargetCost(*zip(*reached, strict=True)),
                 seconds_per_epoch=order.median(run.seconds_per_epoch for run in runs.values()),
@@ -137,15 +136,13 @@ def _summarize(comparison: Comparison) -> list[Summary]:
 
 
 def _scores(runs: dict[int, Run], epoch: int | None = None) -> dict[int, float]:
-    """Return the scores of finished runs by seed: after an epoch, or on the test set at the end."""
-    found = {}
-    for seed, run in runs.items():
-        if run.diverged or epoch == 0:
-            continue
-        score = run.test_score if epoch is None else run.epochs[epoch - 1].score
-        if score is not None:
-            found[seed] = score
-    return found
+    """Return the scores of runs by seed: after an epoch, or on the test set at the end."""
+    scores = {
+        seed: run.test_score if epoch is None else run.epochs[epoch - 1].score
+        for seed, run in runs.items()
+        if epoch != 0
+    }
+    return {seed: score for seed, score in scores.items() if score is not None}
 
 
 def _stage(scores: dict[int, float], baseline: dict[int, float]) -> Stage:

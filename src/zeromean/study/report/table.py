@@ -7,7 +7,7 @@ import statistics as order
 from collections.abc import Callable, Sequence
 
 from zeromean.study.engine.results import Comparison
-from zeromean.study.report.statistics import CONFIDENCE, Spread, seeds_needed, spread
+from zeromean.study.report.statistics import CONFIDENCE, Paired, Spread, seeds_needed, spread
 from zeromean.study.report.summary import Stage, Summary, target_score
 from zeromean.study.spec.metric import MINUS, Metric, with_unit
 from zeromean.study.spec.program import ProgramTask
@@ -99,26 +99,21 @@ def watched_metric(comparison: Comparison) -> str:
 
 
 def _stage_rows(label: str, metric: Metric, stages: list[Stage]) -> list[Row]:
-    differences = [stage.difference for stage in stages]
+    def row(label: str, cell: Callable[[Paired], str]) -> Row:
+        differences = [stage.difference for stage in stages]
+        return label, *(MISSING if one is None else cell(one) for one in differences)
+
+    def interval(one: Paired) -> str:
+        return MISSING if one.interval is None else ", ".join(map(metric.difference, one.interval))
+
     return [
         (with_unit(label, metric.unit), *(_spread_cell(stage.score, metric) for stage in stages)),
-        (
+        row(
             with_unit("  difference", metric.difference_unit),
-            *(MISSING if one is None else metric.difference(one.mean) for one in differences),
+            lambda one: metric.difference(one.mean),
         ),
-        (
-            f"  {CONFIDENCE:.0%} interval",
-            *(
-                MISSING
-                if one is None or one.interval is None
-                else ", ".join(map(metric.difference, one.interval))
-                for one in differences
-            ),
-        ),
-        (
-            "  p",
-            *(_optional(None if one is None else one.p_value, "{:.3g}") for one in differences),
-        ),
+        row(f"  {CONFIDENCE:.0%} interval", interval),
+        row("  p", lambda one: _optional(one.p_value, "{:.3g}")),
     ]
 
 
