@@ -108,10 +108,10 @@ def check_form(context: typer.Context, command: Sequence[str] | None) -> None:
 
     Args:
         context: The context of the command.
-        command: The words of the program, if there are any.
+        command: The words of the program, or None for a built-in task.
 
     Raises:
-        ZeromeanError: They are.
+        ZeromeanError: An option belongs to the other form, or ``--`` is missing.
     """
     others, form = (BUILT_IN, "a program") if command else (OPTIONS, "a built-in task")
     for option in typed_options(context, others):

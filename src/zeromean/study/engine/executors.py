@@ -55,13 +55,13 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """Number of groups that may be under way at once."""
+        """Number of groups that may run at once."""
 
     def submit(self, group: Group) -> None:
         """Begin a group."""
 
     def next_events(self) -> list[Event]:
-        """Wait for events, and return those that came; an empty list if none did for a while."""
+        """Wait for events, and return them; an empty list if none came for a while."""
 
     def __enter__(self) -> Executor: ...
 

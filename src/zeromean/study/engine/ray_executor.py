@@ -28,12 +28,12 @@ from zeromean.study.spec.records import Key
 from zeromean.study.spec.study import Study
 from zeromean.study.tasks.interface import Task, TaskInfo
 
-# Ray itself would try for minutes to reach an address where nobody listens.
+# Ray itself would try for minutes to reach an address without a server.
 CONNECT_SECONDS = 5.0
 POLL_SECONDS = 0.2
-# A group that is lost so often, without an epoch in between, is itself the reason.
+# A group that is lost so often without an epoch in between is probably the cause.
 MAX_LOSSES = 3
-# Epochs that may wait here before their machine waits too.
+# Epochs of a group that may wait here before its machine pauses.
 MAX_WAITING_EPOCHS = 4
 
 
@@ -196,10 +196,10 @@ def _import_ray(address: str) -> Any:
 
 
 def check_address(address: str) -> None:
-    """Raise if nobody listens at an address.
+    """Check that a server listens at an address.
 
     Raises:
-        ZeromeanError: Nobody does, or Ray is not installed.
+        ZeromeanError: None does, or Ray is not installed.
     """
     ray = _import_ray(address)
     host, _, port = address.rpartition(":")

@@ -24,7 +24,7 @@ from zeromean.study.spec.toml import from_table
 from zeromean.study.tasks.interface import TaskInfo
 
 DATABASE = "study.sqlite"
-# The fact that holds the numbers of seeds with which a study was finished before it got more.
+# Key of the numbers of seeds with which a study was finished before it got more.
 BEGUN = "begun"
 
 
@@ -228,7 +228,7 @@ def holds_study(out: Path) -> bool:
 def missing_runs(study: Study, out: Path) -> list[Key]:
     """Return the runs that a folder, which need not exist, does not hold yet.
 
-    Trials by which a grid grows are not known before.
+    Trials that a growing grid will add are not known yet, so they are not included.
     """
     wanted = planned_keys(study)
     if not holds_study(out):

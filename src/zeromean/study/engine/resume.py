@@ -20,12 +20,12 @@ from zeromean.study.spec.toml import read, to_table, to_toml
 from zeromean.study.spec.validation import SettingError
 from zeromean.study.tasks.interface import TaskInfo
 
-# The number of seeds in a study file.
+# Matches the number of seeds in a study file.
 SEEDS = re.compile(r"""^(\s*["']?seeds["']?\s*=\s*)[\d_]+""", re.MULTILINE)
 
 
 def check_folder(study: Study, out: Path) -> None:
-    """Raise if a study cannot be kept in a folder.
+    """Check that a study can be stored in a folder.
 
     Raises:
         ZeromeanError: The folder is a file, cannot be written to, or holds another study.
@@ -95,7 +95,7 @@ def begin_or_resume(
 
 
 def _check_study(study: Study, held: Study, out: Path, store: Store) -> None:
-    """Raise if a study is neither the folder's nor that with a number of seeds that it can have."""
+    """Raise if a folder holds another study, or cannot change to this number of seeds."""
     own, asked = _settings(held), _settings(study)
     if others := _differing({**own, "seeds": 0}, {**asked, "seeds": 0}):
         raise ZeromeanError(

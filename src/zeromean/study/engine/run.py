@@ -33,7 +33,7 @@ def run(
     watcher: Watcher | None = None,
     command: str | None = None,
 ) -> Results:
-    """Train every run that a folder does not hold yet, and store each one at its end.
+    """Train the runs of a study that its folder does not hold yet, and store each one at its end.
 
     A folder that holds the same study is continued after its last epoch; the results are those of a
     study that was never interrupted. A finished study that is not tuned can get more seeds. One
@@ -130,10 +130,10 @@ def execute(
 
 
 def check_jobs(jobs: int, ray: str | None) -> None:
-    """Raise if the ways of training do not go together, or are not available here.
+    """Check the number of processes and the address of a Ray cluster.
 
     Raises:
-        ZeromeanError: They do not, or are not.
+        ZeromeanError: ``jobs`` is below 1, both are given, or the cluster cannot be reached.
     """
     if jobs < 1:
         raise ZeromeanError(f"jobs is {jobs}; it has to be at least 1", "Raise jobs")
@@ -144,10 +144,10 @@ def check_jobs(jobs: int, ray: str | None) -> None:
 
 
 def check_programs(study: Study, jobs: int, ray: str | None) -> None:
-    """Raise if programs cannot run this way without disturbing each other.
+    """Check that the runs of programs do not disturb each other.
 
     Raises:
-        ZeromeanError: They cannot.
+        ZeromeanError: ``ray`` is given, or several runs would write to the same folder.
     """
     for task in study.programs:
         if ray is not None:

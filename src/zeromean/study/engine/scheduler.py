@@ -66,7 +66,7 @@ class Scheduler:
         """Return a group that can begin now, or None.
 
         Args:
-            running: Names of the groups under way.
+            running: Names of the groups that are running.
         """
         while self._finals and self._ended.issuperset(self._finals[0][1]):
             self._finals.pop(0)

@@ -47,7 +47,7 @@ def draw_scores(comparison: Comparison) -> Figure:
 
 
 def draw_training(comparison: Comparison) -> Figure | None:
-    """Draw the training score, the training loss and the learning rate, as far as recorded."""
+    """Draw the training score, the training loss and the learning rate, if they are recorded."""
     metric, look = comparison.metric, styles(comparison.study.method_labels)
     series = {
         "train_score": (with_unit(f"Training {metric.name}", metric.unit), metric.scale),
