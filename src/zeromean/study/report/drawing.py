@@ -56,9 +56,9 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
     return {method: style(method) for method in methods}
 
 
-def figure(height: float, width: float = WIDTH) -> Figure:
-    """Return an empty figure of that size in inches."""
-    return Figure(figsize=(width, height), layout="constrained")
+def figure(height: float) -> Figure:
+    """Return an empty figure of that height in inches."""
+    return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:

@@ -36,12 +36,13 @@ def tabulate(
     def row(label: str, cell: Callable[[Summary], str]) -> Row:
         return label, *(cell(summary) for summary in summaries)
 
-    point = comparison.point
+    point, examples = comparison.point, comparison.info.watched
+    watched = metric.name if examples == "test" else f"{examples} {metric.name}"
     table = _stage_rows(f"Final {metric.name}", metric, [one.final for one in summaries])
     if any(one.comparisons > 1 for one in summaries):
         table.append(row("  p, corrected", lambda one: _optional(one.corrected_p, "{:.3g}")))
     if early < comparison.epochs:
-        label = f"{watched_metric(comparison)} at {point} {early}".capitalize()
+        label = f"{watched} at {point} {early}".capitalize()
         table += _stage_rows(label, metric, [one.early for one in summaries])
     if any(one.gap is not None for one in summaries):
         table.append(
@@ -50,9 +51,7 @@ def tabulate(
     target = target_score(comparison)
     if target is not None:
         steps = comparison.info.steps
-        goal = f"to {metric.value(target)}"
-        if comparison.info.watched != "test":
-            goal += f" {watched_metric(comparison)}"
+        goal = f"to {metric.value(target)}" + ("" if examples == "test" else f" {watched}")
         table.append(
             row(f"{point.capitalize()}s {goal}", lambda one: _target_cell(one.target.epochs, "g"))
         )
@@ -90,12 +89,6 @@ def fold(table: Table, width: int) -> list[Table]:
 def _columns(table: Table, numbers: Sequence[int]) -> tuple[list[str], list[list[str]]]:
     lines = [[line[number] for number in numbers] for line in (table.header, *table.rows)]
     return lines[0], lines[1:]
-
-
-def watched_metric(comparison: Comparison) -> str:
-    """Return the name of the metric, with the watched examples if they are not the test set."""
-    watched, name = comparison.info.watched, comparison.metric.name
-    return name if watched == "test" else f"{watched} {name}"
 
 
 def _stage_rows(label: str, metric: Metric, stages: list[Stage]) -> list[Row]:
