@@ -633,7 +633,7 @@ def test_page_says_that_seeds_came_later(small: Recipe, tmp_path: Path) -> None:
     found = results.read(tmp_path / "out")
     study = replace(found.study, note=None)
     conditions = RunConditions.of(small, study, load_problem(study, study.tasks[0]), 0.01)
-    compared = tables(small, found, conditions.comparable)
+    compared = tables(conditions, found)
     assert "finished with" not in page(conditions, found, compared)
     grown = dataclasses.replace(found, begun=(2, 4))
     text = page(conditions, grown, compared)

@@ -176,7 +176,7 @@ def show(conditions: RunConditions, out: Path) -> None:
     from zeromean.study.engine import results
 
     found = results.read(out)
-    compared = tables(conditions.recipe, found, conditions.comparable, conditions.mark)
+    compared = tables(conditions, found)
     echo(f"{conditions.note}\n")
     for title, table in compared:
         echo(f"{title}\n")

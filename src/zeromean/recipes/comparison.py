@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from zeromean.recipes.agreement_test import agreement
 from zeromean.recipes.metrics import METRICS, RunMetric
-from zeromean.recipes.recipe import Column, Recipe
+from zeromean.recipes.recipe import Column
 from zeromean.recipes.run_conditions import RunConditions
 from zeromean.study.engine.results import Results
 from zeromean.study.report import sections
@@ -32,21 +32,18 @@ def measured(results: Results, metric: RunMetric) -> dict[str, dict[int, float]]
     }
 
 
-def tables(
-    recipe: Recipe, results: Results, comparable: bool, mark: str = ""
-) -> list[tuple[str, Table]]:
+def tables(conditions: RunConditions, results: Results) -> list[tuple[str, Table]]:
     """Build a table with its title for each published column and metric.
 
     Args:
-        recipe: Recipe that was run.
+        conditions: Recipe that was run, and how.
         results: Results of its study.
-        comparable: Whether data and length of the training are as published.
-        mark: Words after each title.
     """
+    recipe = conditions.recipe
     return [
         (
-            f"{column.title(recipe.paper)}{mark}: {METRICS[name].label}",
-            _table(recipe, column, results, METRICS[name], comparable, published=number == 0),
+            f"{column.title(recipe.paper)}{conditions.mark}: {METRICS[name].label}",
+            _table(conditions, column, results, METRICS[name], published=number == 0),
         )
         for column in recipe.columns
         for number, name in enumerate(recipe.metrics)
@@ -54,14 +51,13 @@ def tables(
 
 
 def _table(
-    recipe: Recipe,
+    conditions: RunConditions,
     column: Column,
     results: Results,
     metric: RunMetric,
-    comparable: bool,
     published: bool,
 ) -> Table:
-    values, baseline = measured(results, metric), column.baseline
+    recipe, values, baseline = conditions.recipe, measured(results, metric), column.baseline
     numbers = {
         method: column.number(recipe.paper, method) if published else None for method in column.rows
     }
@@ -91,7 +87,11 @@ def _table(
         ("method", str, True),
         ("published", lambda one: str(numbers[one] or MISSING), has_numbers),
         (f"measured {INTERVAL}", lambda one: _measured(values[one], results, metric), True),
-        (f"measured minus published {INTERVAL}", versus_published, has_numbers and comparable),
+        (
+            f"measured minus published {INTERVAL}",
+            versus_published,
+            has_numbers and conditions.comparable,
+        ),
         (f"published difference to {baseline}", published_difference, has_numbers),
         (f"difference to {baseline} {INTERVAL}", difference, True),
     ]

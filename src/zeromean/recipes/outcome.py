@@ -88,9 +88,9 @@ class Outcome:
         self, metric: RunMetric, mean: float | None, deviation: float | None, runs: int
     ) -> str:
         number = MISSING if mean is None else metric.number(mean)
-        spread = "" if deviation is None else f" ± {metric.number(deviation)}"
+        around = "" if deviation is None else f" ± {metric.number(deviation)}"
         diverged = f" ({self.seeds - runs} of {self.seeds} diverged)" if runs < self.seeds else ""
-        return f"{number}{spread}{diverged}"
+        return f"{number}{around}{diverged}"
 
     @property
     def conditions(self) -> str:
