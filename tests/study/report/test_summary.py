@@ -94,6 +94,16 @@ def test_epochs_too_short_to_time_have_no_overhead(tmp_path: Path) -> None:
     assert cells(results, "Overhead") == [MISSING, MISSING]
 
 
+def test_overhead_leaves_out_epochs_without_a_measured_time(tmp_path: Path) -> None:
+    results = make_results(
+        tmp_path,
+        {"plain": PLAIN, "gc": PLAIN},
+        # The program of one run printed all its lines at once.
+        seconds={"plain": (2.0, 0.0, 2.0), "gc": (2.5, 2.5, 2.5)},
+    )
+    assert cells(results, "Overhead") == [MISSING, "+25%"]
+
+
 def test_overhead_ignores_an_epoch_on_a_busy_machine(tmp_path: Path) -> None:
     calm = make_results(
         tmp_path, {"plain": PLAIN, "gc": PLAIN}, seconds={"plain": (2.0,) * 3, "gc": (2.5,) * 3}

@@ -157,19 +157,17 @@ def _overhead(runs: dict[int, Run], baseline: dict[int, Run]) -> float | None:
     every = [*runs.values(), *baseline.values()]
     if not order.median(run.seconds_per_epoch for run in every) >= MIN_TIMED_SECONDS:
         return None
-    ratios = [
-        _ratio(run, baseline[seed])
-        for seed, run in runs.items()
-        if seed in baseline and run.epochs and baseline[seed].epochs
-    ]
+    pairs = [(run, baseline[seed]) for seed, run in runs.items() if seed in baseline]
+    ratios = [ratio for pair in pairs if (ratio := _ratio(*pair)) is not None]
     return order.median(ratios) - 1 if ratios else None
 
 
-def _ratio(run: Run, baseline: Run) -> float:
+def _ratio(run: Run, baseline: Run) -> float | None:
     """Return the median ratio of seconds; both runs made each epoch one right after the other."""
-    # A diverged run is shorter.
+    # A diverged run is shorter. A program's epoch takes no time if its lines arrive together.
     pairs = zip(run.epochs, baseline.epochs, strict=False)
-    return order.median(one.seconds / other.seconds for one, other in pairs)
+    ratios = [one.seconds / other.seconds for one, other in pairs if other.seconds]
+    return order.median(ratios) if ratios else None
 
 
 def _cost_to_target(run: Run, target: float | None, metric: Metric) -> tuple[float, float]:
