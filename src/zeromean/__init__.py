@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from zeromean import transformers as transformers
     from zeromean.centralization.centralize import Handle as Handle
     from zeromean.centralization.centralize import centralize as centralize
+    from zeromean.centralization.explain import explain as explain
     from zeromean.centralization.status import Status as Status
     from zeromean.centralization.status import status as status
     from zeromean.checking import check as check
     from zeromean.errors import ZeromeanError as ZeromeanError
     from zeromean.errors import ZeromeanWarning as ZeromeanWarning
     from zeromean.fan_in import FanIn as FanIn
-    from zeromean.model import explain as explain
     from zeromean.monitoring import monitor as monitor
     from zeromean.plan import Plan as Plan
     from zeromean.projection import center as center
@@ -51,7 +51,7 @@ _HOMES = {
     "center": "zeromean.projection",
     "centralize": "zeromean.centralization.centralize",
     "check": "zeromean.checking",
-    "explain": "zeromean.model",
+    "explain": "zeromean.centralization.explain",
     "fold": "zeromean.reparam",
     "monitor": "zeromean.monitoring",
     "reparametrize": "zeromean.reparam",

@@ -7,7 +7,7 @@ import io
 import sys
 
 # Commands that need torch alone; the others need the extra "study".
-STANDALONE = {"run": "zeromean.programs.main", "explain": "zeromean.cli.explain"}
+STANDALONE = {"run": "zeromean.cli.run", "explain": "zeromean.cli.explain"}
 
 
 def main() -> None:

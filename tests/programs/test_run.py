@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from programs import ZEROMEAN, environment, script, start, zeromean_run
+from zeromean.cli.run import make_parser, split
 from zeromean.programs.command import BOOT, resolve
 from zeromean.programs.command import environment as with_boot
-from zeromean.programs.main import make_parser, split
 from zeromean.programs.options import Options
 from zeromean.programs.record import OptimizerRecord, Record, merge, read_records
 

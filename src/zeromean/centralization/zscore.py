@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from zeromean.centralization.explain import explain
 from zeromean.fan_in import FanIn
-from zeromean.model import explain
 
 EPSILON = 1e-8
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeromean.centralization.explain import explain
 from zeromean.cli.checkpoint import read_checkpoint
 from zeromean.errors import ZeromeanError
-from zeromean.model import explain, owners_by_shape
+from zeromean.model import owners_by_shape
 from zeromean.plan import Plan, make_plan
 from zeromean.user_function import load_function
 

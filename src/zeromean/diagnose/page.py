@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from zeromean.centralization.explain import explain
 from zeromean.diagnose.batches import Batches, pairs
 from zeromean.diagnose.fisher_condition import FisherCondition, fisher_condition
 from zeromean.diagnose.gradient_norms import GradientNorms, gradient_norms
@@ -21,7 +22,6 @@ from zeromean.diagnose.sharpness import Sharpness, sharpness
 from zeromean.diagnose.weight_means import WeightMeans, weight_means
 from zeromean.errors import ZeromeanError
 from zeromean.html import template
-from zeromean.model import explain
 from zeromean.tables import Table
 
 NOTE = (

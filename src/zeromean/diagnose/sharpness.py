@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from zeromean.centralization.explain import explain
 from zeromean.centralization.validate import refuse_loss
 from zeromean.diagnose.batches import Batches, Loss, Pair, count, cross_entropy, pairs, run
 from zeromean.diagnose.lanczos import Product, extreme_eigenvalue, flat, split_like
@@ -19,7 +20,6 @@ from zeromean.diagnose.result import GRAY, ORANGE, Diagnostic, number
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.kernels import center_
-from zeromean.model import explain
 from zeromean.plan import Layers
 from zeromean.tables import Table
 

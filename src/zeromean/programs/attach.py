@@ -126,10 +126,10 @@ class Attachment:
         self, optimizer: Optimizer, parameters: list[Tensor], entry: OptimizerRecord
     ) -> Observed:
         from zeromean.centralization.centralize import handle_of
+        from zeromean.centralization.explain import explain
         from zeromean.centralization.optimizer_traits import traits_of, unwrap
         from zeromean.centralization.zscore import standardize_gradients
         from zeromean.class_lookup import is_a
-        from zeromean.model import explain
         from zeromean.programs.find_model import find_model
 
         if (

@@ -6,8 +6,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from zeromean.centralization.centralize import centralize
+from zeromean.centralization.explain import explain
 from zeromean.centralization.zscore import standardize_gradients
-from zeromean.model import explain
 from zeromean.reparam import reparametrize
 from zeromean.study.networks.initialization import initialize
 from zeromean.study.spec.method import Method
