@@ -212,11 +212,17 @@ def test_exit_code_and_output_are_read() -> None:
     assert (ended.reason, len(reader.points)) == ("", 1)
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def ended_soon(pid: int) -> bool:
+    """Return whether the process ends within a minute: a signal takes effect with a delay."""
+    for _ in range(1200):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
 
 
 HANGING = """
@@ -228,18 +234,18 @@ time.sleep(600)
 """
 
 
-def test_time_limit_ends_the_whole_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_limit_ends_the_whole_process_group() -> None:
     ended, reader = run(HANGING, timeout=2)
     assert ended.timed_out
     assert "it was stopped after" in ended.reason
-    assert not alive(int(reader.points[0].value))
+    assert ended_soon(int(reader.points[0].value))
 
 
 def test_process_that_stays_in_the_background_is_ended() -> None:
     code = HANGING.replace("time.sleep(600)\n", "", 1).replace("\ntime.sleep(600)", "")
     ended, reader = run(code)
     assert ended.reason == ""
-    assert not alive(int(reader.points[0].value))
+    assert ended_soon(int(reader.points[0].value))
 
 
 def test_program_does_not_outlive_a_killed_comparison(tmp_path: Path) -> None:
@@ -263,10 +269,7 @@ def test_program_does_not_outlive_a_killed_comparison(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 60
-    while alive(child) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not alive(child)
+    assert ended_soon(child)
 
 
 def test_endless_output_stays_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
