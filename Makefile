@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The constraints pin torch, so that no dependency can install another build of it.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow docs lint clean
+.PHONY: demo test slow docs lint studies clean
 
 demo: .venv/demo
 	rm -rf runs/demo
@@ -27,6 +27,11 @@ lint: .venv/test
 	$(BIN)/codespell $$(git ls-files)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Days of training; the same command continues. DATA is the folder of the data sets.
+DATA ?= .
+studies: .venv/demo
+	$(BIN)/python studies/run.py --data '$(DATA)'
 
 clean:
 	rm -rf .venv build dist runs
