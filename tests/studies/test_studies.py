@@ -1,0 +1,225 @@
+"""The list of studies, and the table and forest plot of their results."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from zeromean.cli.output import INTERRUPTED
+from zeromean.study.engine import results
+from zeromean.study.engine.watcher import Watcher
+from zeromean.study.report.table import MISSING
+from zeromean.study.spec.metric import MINUS
+from zeromean.study.spec.records import Epoch, Key
+from zeromean.study.spec.toml import read_table
+
+STUDIES = Path(__file__).parents[2] / "studies"
+TINY = """
+seeds = 2
+[[tasks]]
+data = "digits"
+model = "mlp"
+epochs = 2
+train_size = 100
+"""
+
+
+class Interrupt(Watcher):
+    def on_epoch(self, key: Key, epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"studies_{name}", STUDIES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def studies() -> ModuleType:
+    return script("run")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "2-tiny.toml").write_text(TINY)
+    return tmp_path
+
+
+def start(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *options: object) -> int:
+    """Run a script as a command, and return its exit code."""
+    monkeypatch.setattr(sys, "argv", [str(module.__file__), *map(str, options)])
+    monkeypatch.chdir(Path.cwd())  # restored after the test
+    try:
+        module.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def scores(out: Path) -> dict[Key, float | None]:
+    return {run.key: run.test_score for run in results.read(out).runs}
+
+
+def test_study_files_are_valid(studies: ModuleType) -> None:
+    for name, study, _ in studies.entries(STUDIES):
+        assert study.tuning is not None, name
+        assert (study.tuning.seeds, study.threads) == (2, 1), name
+        assert len(study.tuning.rates) <= 5, name
+        for task in study.tasks:
+            assert study.tuning.epochs in (None, task.epochs // 3), name
+
+
+def test_interrupted_list_continues(
+    studies: ModuleType,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / "1-absent.toml").write_text(
+        f'note = "Data: abc"{TINY.replace("digits", "npz:absent.npz")}'
+    )
+    options = ("--folder", folder, "--data", tmp_path, "--pause", tmp_path / "PAUSE")
+    seen: list[Epoch] = []
+
+    def cut(self: Any, key: Key, epoch: Epoch) -> None:
+        seen.append(epoch)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studies.LiveProgress, "on_epoch", cut)
+        assert start(studies, patch, *options) == INTERRUPTED
+    assert start(studies, monkeypatch, *options) == 1
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"1-absent is left out: npz:absent\.npz is not a file\. Check .* Data: abc", printed
+    )
+    assert re.search(r"2-tiny is finished: .*\n1-absent: 4 runs left, not timed yet\n", printed)
+    (folder / "1-absent.toml").unlink()
+    assert start(studies, monkeypatch, *options) == 0
+    assert capsys.readouterr().out == "Left: 0.0 hours of training.\n"
+
+    out = folder / "results" / "2-tiny"
+    whole = folder / "whole"
+    studies.run(studies.read(folder / "2-tiny.toml"), whole)
+    assert scores(out) == scores(whole)
+    assert (out / "report.html").exists()
+
+
+def test_training_waits_while_the_pause_file_exists(
+    studies: ModuleType, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause = tmp_path / "PAUSE"
+    pause.touch()
+    stored = []
+
+    def sleep(seconds: float) -> None:
+        out = folder / "results" / "2-tiny"
+        stored.append(len(results.missing_runs(studies.entries(folder)[0].study, out)))
+        pause.unlink()
+
+    def pause_after_first_epoch(self: Any, key: Key, epoch: Epoch) -> None:
+        if len(stored) == 1:
+            pause.touch()
+
+    monkeypatch.setattr(studies.time, "sleep", sleep)
+    monkeypatch.setattr(studies.LiveProgress, "on_epoch", pause_after_first_epoch)
+    assert studies.run_all(studies.entries(folder), pause)
+    assert stored == [4, 4]  # before the study, and after its first epoch
+
+
+def test_hours_left_follow_from_measured_epochs(
+    studies: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "3-larger.toml").write_text(TINY.replace("100", "200"))
+    every = studies.entries(folder)
+    assert [*studies.left(every)] == [
+        "2-tiny: 4 runs left, not timed yet",
+        "3-larger: 4 runs left, not timed yet",
+        "Left: at least 0.0 hours of training.",
+    ]
+    load = studies.load_of(every[0].study, every[0].study.tasks[0])
+    monkeypatch.setattr(studies, "measured_seconds", lambda _: {load: 1800.0})
+    assert [*studies.left(every)] == [
+        "2-tiny: 4 runs left, 4.0 hours",
+        "3-larger: 4 runs left, not timed yet",
+        "Left: at least 4.0 hours of training.",
+    ]
+
+
+def test_recorded_numbers_are_those_of_their_pages() -> None:
+    pages = STUDIES.parent / "docs" / "results"
+    for one in read_table(STUDIES / "results" / "comparisons.toml")["recorded"]:
+        text = (pages / one["page"]).read_text()
+        for method in one["methods"]:
+            p = [method["p"]] if "p" in method and not method["p"].startswith(">") else []
+            for number in (method["difference"], *method.get("interval", ()), *p):
+                assert number in text, (one["task"], method)
+
+
+def test_index_shows_finished_recorded_and_unfinished_studies(
+    studies: ModuleType,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    index = script("index")
+    (study,) = studies.entries(folder)
+    found = studies.run(study.study, study.out)
+    (folder / "results" / "comparisons.toml").write_text("")
+    page = folder / "index.md"
+    options = ("--studies", folder, "--pages", folder)
+    page.write_text("# Results\n")
+    assert start(index, monkeypatch, *options) == 2
+    assert "no table [[studies]] with name = '2-tiny'" in capsys.readouterr().err
+
+    (folder / "results" / "comparisons.toml").write_text(
+        f"""
+        studies = [{{ name = "2-tiny", page = "digits.md", tasks = ["Digits"] }}]
+        [[recorded]]
+        task = "Faces"
+        optimizer = "AdamW"
+        metric = "error"
+        page = "faces.md"
+        seeds = 8
+        methods = [
+            {{ name = "gc", difference = "{MINUS}9.5", interval = ["{MINUS}10", "1"], p = "0.03" }},
+            {{ name = "ws", difference = "+1.00", p = "> 0.05" }},
+        ]
+        """
+    )
+    assert start(index, monkeypatch, *options) == 2
+    assert "index.md has no line" in capsys.readouterr().err
+
+    page.write_text(f"# Results\n{index.MARK}old")
+    (folder / "results" / "4-begun").mkdir()
+    begun = studies.read(folder / "2-tiny.toml")
+    with pytest.raises(KeyboardInterrupt):
+        studies.run(begun, folder / "results" / "4-begun", watcher=Interrupt())
+    assert start(index, monkeypatch, *options) == 0
+    text = page.read_text()
+    difference = found.comparisons[0].metric.difference(
+        index.sections(found)[0].summaries[1].final.difference.mean
+    )
+    assert "old" not in text
+    assert f"| [Digits](digits.md) | sgd | gc | 2 | {difference} points | {MISSING} | " in text
+    assert "| too few seeds |" in text
+    faces = "| [Faces](faces.md) | AdamW "
+    assert f"{faces}| gc | 8 | +9.50 points | {MINUS}1.00 to +10.00 | 0.03 | **helped** |" in text
+    assert (
+        f"{faces}| ws | 8 | {MINUS}1.00 points | {MISSING} | > 0.05 | no difference shown |" in text
+    )
+    assert "| 4-begun | 0 | 4 |" in text
+    picture = (folder / "forest.svg").read_text()
+    assert all(words in picture for words in ("Digits, sgd", "Faces, AdamW"))
