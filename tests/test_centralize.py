@@ -598,6 +598,7 @@ def invalid_arguments() -> dict[str, tuple[Callable[[], object], str]]:
         "at": (attach(at="forward"), r'at="forward" is not one of "gradient", "update"'),
         "layers": (attach(layers="convs"), r'layers="convs"'),
         "layers list": (attach(layers=["0", "4"]), r"is a list.*predicate.*lambda name, module"),
+        "layers arguments": (attach(layers=lambda name: True), "does not take two arguments"),
         "layers class": (attach(layers=nn.Linear), r"layers=<class"),
         "scope": (attach(scope="row"), r'scope="row"'),
         "embeddings": (attach(embeddings="yes"), r'embeddings="yes"'),

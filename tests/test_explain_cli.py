@@ -158,9 +158,10 @@ def test_missing_timm_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ((), "the following arguments are required: model"),
         (("resnet5",), "'resnet5' is not one of module:factory, file.py:factory, timm:NAME"),
-        (("nowhere:small",), "No module named 'nowhere'"),
-        (("my_models:large",), "has no attribute 'large'"),
-        (("my_models:needs",), "missing 1 required positional argument"),
+        (("nowhere:small",), "there is no module nowhere"),
+        (("nowhere.py:small",), "there is no file nowhere.py. Check the path."),
+        (("my_models:large",), "my_models has no function large"),
+        (("my_models:needs",), "called without arguments, but it is needs("),
         (("my_models:broken",), "failed with ValueError: no such thing"),
         (("my_models:leaves",), "failed with SystemExit"),
         (("my_models:none",), "returned int, not a torch.nn.Module"),
@@ -197,7 +198,7 @@ def test_factory_in_a_file_is_found_by_its_path(tmp_path: Path) -> None:
     assert stdout == f"{zeromean.explain(small())}\n"
     code, _, stderr = invoke("elsewhere/nets.py:other")
     assert (code, stderr.count("\n")) == (2, 1)
-    assert "has no attribute 'other'" in stderr
+    assert "nets.py has no function other" in stderr
     code, _, stderr = invoke("elsewhere/none.py:make")
     assert (code, stderr.count("\n")) == (2, 1)
     assert "none.py" in stderr

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.tables import Table, TabularSequence
+from zeromean.user_function import accepts
 
 __all__ = ["Layers", "Owner", "Plan", "Row", "Scope", "make_plan"]
 
@@ -219,6 +220,12 @@ def make_plan(
 def check_selection(layers: Layers, embeddings: bool, scope: Scope) -> None:
     """Raise if one of the options that select parameters has an unknown value."""
     is_predicate = callable(layers) and not isinstance(layers, type)
+    if callable(layers) and is_predicate and not accepts(layers, "name", None):
+        raise ZeromeanError(
+            "the predicate layers= does not take two arguments, the name of a module and the"
+            " module",
+            "Use a predicate, such as layers=lambda name, module: name in (...)",
+        )
     if isinstance(layers, list | tuple | set):
         raise ZeromeanError(
             f'layers={layers!r} is a {type(layers).__name__}, not one of "all", "conv",'

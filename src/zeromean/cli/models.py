@@ -108,12 +108,12 @@ def _call_factory(text: str) -> nn.Module:
         # What the user's code prints is not part of the output, such as that of --json.
         with redirect_stdout(sys.stderr):
             model = load_function(text)()
+    except ZeromeanError:
+        raise
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise ZeromeanError(
             f"the model {text} failed with {type(error).__name__}: {error}",
-            f"Correct {factory}, a function without arguments that returns a torch.nn.Module"
-            if not isinstance(error, ModuleNotFoundError)
-            else "Run this in the folder of the module, or pass file.py:factory",
+            f"Correct {factory}, a function without arguments that returns a torch.nn.Module",
         ) from error
     if not isinstance(model, nn.Module):
         raise ZeromeanError(

@@ -108,9 +108,9 @@ def test_negative_targets_are_not_classes() -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("nowhere:task", "needs the module nowhere, which is not installed"),
-        ("nowhere.py:task", "does not exist"),
-        ("user_tasks:nothing", "does not exist"),
+        ("nowhere:task", "there is no module nowhere"),
+        ("nowhere.py:task", "there is no file nowhere.py"),
+        ("user_tasks:nothing", "user_tasks has no function nothing"),
         ("user_tasks:os", "is not a function"),
         ("user_tasks:built_model", "returned Sequential instead of a function that makes a model"),
         ("user_tasks:no_tuple", "returned function"),

@@ -41,7 +41,7 @@ def function_problem(task: FunctionTask, device: torch.device) -> Problem:
     """
     function = task.function
     with guard(function):
-        returned = _load(function)()
+        returned = load_function(function)()
     if not (isinstance(returned, tuple) and len(returned) == 3):
         raise _broken(function, f"returned {type(returned).__name__}")
     make, data, loss = returned
@@ -82,28 +82,13 @@ def guard(function: str, when: str = "") -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [one for one in frames if not one.filename.startswith(LIBRARIES)] or [*frames]
+        own = [one for one in frames if not one.filename.startswith(LIBRARIES)]
         text = " ".join(f"{type(error).__name__}: {error}".split())
+        place = f" in {os.path.basename(own[-1].filename)}, line {own[-1].lineno}" if own else ""
         raise ZeromeanError(
-            f"the task {function} raised {text[:500]} in {os.path.basename(own[-1].filename)}, line"
-            f" {own[-1].lineno}{when}",
+            f"the task {function} raised {text[:500]}{place}{when}",
             "Correct it; the same command continues a study that has begun",
         ) from error
-
-
-def _load(function: str) -> Callable[[], Any]:
-    try:
-        found = load_function(function)
-    except (AttributeError, FileNotFoundError) as error:
-        raise _broken(function, f"does not exist ({error})") from error
-    except ModuleNotFoundError as error:
-        raise ZeromeanError(
-            f"the task {function} needs the module {error.name}, which is not installed",
-            "Install it, or start in the folder that holds it",
-        ) from error
-    if not callable(found):
-        raise _broken(function, "is not a function")
-    return found  # type: ignore[no-any-return]
 
 
 def _examples(function: str, part: Any) -> Examples:
