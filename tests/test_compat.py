@@ -56,6 +56,21 @@ def test_ranger_equals_the_drop_in(gc_loc: bool, at: Any) -> None:
         compat.Ranger(model.parameters(), N_sma_threshhold=4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        ("SGD", {"gc_conv_only": True}),
+        ("AdamW", {"gc_loc": True}),
+        ("Ranger", {"gc_conv_only": True}),
+        ("Ranger", {"gc_loc": False}),
+    ],
+)
+def test_option_without_effect_is_refused(kind: str, option: dict[str, bool]) -> None:
+    (name,) = option
+    with pytest.raises(zeromean.ZeromeanError, match=f"{name} has no effect with use_gc=False"):
+        getattr(compat, kind)(nn.Linear(3, 2).parameters(), lr=0.1, use_gc=False, **option)
+
+
 def test_centralized_gradient_works_in_place() -> None:
     for shape, conv_only, centered in (
         ((3, 4), False, True),

@@ -74,6 +74,14 @@ def centralized_gradient(x: Tensor, use_gc: bool = True, gc_conv_only: bool = Fa
     return x
 
 
+def _check_effect(use_gc: bool, **options: bool) -> None:
+    for name, given in options.items():
+        if given and not use_gc:
+            raise ZeromeanError(
+                f"{name} has no effect with use_gc=False", f"Pass use_gc=True, or leave {name} out"
+            )
+
+
 class _Published(Centered):
     """A drop-in that centers by shape alone, without a warning."""
 
@@ -127,6 +135,9 @@ class SGD(_Published, optim.SGD):
         use_gc: Whether anything is centered (default False).
         gc_conv_only: Whether only convolutions are centered (default False).
 
+    Raises:
+        ZeromeanError: ``gc_conv_only`` is set, but ``use_gc`` is not.
+
     Example:
         >>> import torch
         >>> from zeromean import compat
@@ -144,6 +155,7 @@ class SGD(_Published, optim.SGD):
         use_gc: bool = False,
         gc_conv_only: bool = False,
     ) -> None:
+        _check_effect(use_gc, gc_conv_only=gc_conv_only)
         self._use_gc, self._conv_only = use_gc, gc_conv_only
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov)
 
@@ -189,6 +201,7 @@ class Adam(_Published, optim.Adam):
         gc_conv_only: bool = False,
         gc_loc: bool = False,
     ) -> None:
+        _check_effect(use_gc, gc_conv_only=gc_conv_only, gc_loc=gc_loc)
         self._use_gc, self._conv_only = use_gc, gc_conv_only
         self._acts = "gradient" if gc_loc else "update"
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad)
@@ -219,6 +232,7 @@ class AdamW(_Published, optim.AdamW):
         gc_conv_only: bool = False,
         gc_loc: bool = False,
     ) -> None:
+        _check_effect(use_gc, gc_conv_only=gc_conv_only, gc_loc=gc_loc)
         self._use_gc, self._conv_only = use_gc, gc_conv_only
         self._acts = "gradient" if gc_loc else "update"
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad)
@@ -246,7 +260,8 @@ class Ranger(optim.Lookahead):
         gc_loc: Whether the gradient is centered instead of the whole update (default True).
 
     Raises:
-        ZeromeanError: ``N_sma_threshhold`` is not 5.
+        ZeromeanError: ``N_sma_threshhold`` is not 5, or an option has no effect with
+            ``use_gc=False``.
 
     Example:
         >>> import torch
@@ -273,6 +288,7 @@ class Ranger(optim.Lookahead):
                 f"N_sma_threshhold is {N_sma_threshhold!r}; torch's RAdam rectifies above 5",
                 "Leave N_sma_threshhold out",
             )
+        _check_effect(use_gc, gc_conv_only=gc_conv_only, gc_loc=not gc_loc)
         acts: At = "gradient" if gc_loc else "update"
         inner = _RAdam(
             params, use_gc, gc_conv_only, acts,
