@@ -86,7 +86,7 @@ def typed_command(context: typer.Context) -> str:
     return shlex.join(["zeromean", *typed_words(context)])
 
 
-app = typer.Typer(cls=OneLineErrors)
+app = typer.Typer(cls=OneLineErrors, pretty_exceptions_enable=False)
 
 
 def _print_version(asked: bool) -> None:
