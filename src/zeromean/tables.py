@@ -1,4 +1,4 @@
-"""Tables of text, rendered as plain text, Markdown or HTML."""
+"""Tables of text, rendered as plain text, Markdown or HTML, and counted nouns."""
 
 from __future__ import annotations
 
@@ -110,6 +110,17 @@ class TabularSequence(Tabular, Sequence[Entry]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def amount(number: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s in the plural.
+
+    Example:
+        >>> from zeromean.tables import amount
+        >>> amount(1, "run"), amount(1200, "run")
+        ('1 run', '1,200 runs')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _markdown_line(cells: Iterable[str]) -> str:

@@ -101,7 +101,7 @@ def test_dry_run_shows_matches_and_writes_nothing(
     code, output = compare(*METRIC, "--dry-run", "--", sys.executable, path, "{seed}")
     assert code == 0
     assert output.count("step ") == 3
-    assert "3 value(s) of loss (lower is better): first " in output
+    assert "3 values of loss (lower is better): first " in output
     assert [one.name for one in tmp_path.iterdir()] == ["train.py"]
 
 

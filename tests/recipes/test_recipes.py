@@ -520,7 +520,7 @@ def test_tables_describes_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "plain 7.34 ± 0.52, WN 7.58 ± 0.40, CWN 6.85 ± 0.26" in text
     assert (
         "here: test error, %: plain 9.25 ± 0.50, wn-conv-unit 8.00 (2 of 3 diverged), old"
-        f" {MISSING} (3 of 3 diverged) (3 seed(s); cpu; training shortened to 0.1;"
+        f" {MISSING} (3 of 3 diverged) (3 seeds; cpu; training shortened to 0.1;"
         " computed in bfloat16; other data than published: 5 images; older)"
     ) in text
     assert "Table 5" not in text

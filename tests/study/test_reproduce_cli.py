@@ -637,7 +637,7 @@ def test_page_says_that_seeds_came_later(small: Recipe, tmp_path: Path) -> None:
     assert "finished with" not in page(conditions, found, compared)
     grown = dataclasses.replace(found, begun=(2, 4))
     text = page(conditions, grown, compared)
-    assert "seed(s); finished with 2 and then with 4 before more came." in text
+    assert "1 seed; finished with 2 and then with 4 before more came." in text
 
 
 def test_outcome_is_json_for_the_package(small: Recipe, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from zeromean.study.spec import presets
 from zeromean.study.spec.method import BASELINE, Method
 from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.study import Study
+from zeromean.tables import amount
 
 PANEL = "Programs: zeromean compare --metric ... -- COMMAND"
 DRY_RUN_SECONDS = 60.0
@@ -184,8 +185,8 @@ def dry_run(study: Study, timeout: float | None) -> None:
         refuse(run.failure or "no value was found", 1)
     better = "higher" if metric.higher_is_better else "lower"
     echo(
-        f"{len(values)} value(s) of {metric.name} ({better} is better): first {values[0]:g},"
-        f" last {values[-1]:g}"
+        f"{amount(len(values), 'value')} of {metric.name} ({better} is better):"
+        f" first {values[0]:g}, last {values[-1]:g}"
     )
     if run.failure:
         echo(f"The run did not end by itself: {run.failure}")

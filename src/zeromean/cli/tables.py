@@ -9,6 +9,7 @@ import typer
 
 from zeromean.cli.output import echo, fill
 from zeromean.errors import ZeromeanError
+from zeromean.tables import amount
 
 if TYPE_CHECKING:
     from zeromean.recipes.recipe import Recipe
@@ -96,7 +97,7 @@ def _data(recipe: Recipe) -> str:
 
 
 def _cost(recipe: Recipe) -> str:
-    from zeromean.recipes.cost import amount, duration
+    from zeromean.recipes.cost import duration
 
     runs, epochs, steps = planned(recipe)
     text = f"{amount(runs, 'run')}, {amount(epochs, 'epoch')} of {amount(steps, 'step')}"

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from zeromean.tables import amount
+
 State = Literal["centered", "plain", "already centralized", "left alone", "refused"]
 
 
@@ -84,7 +86,7 @@ class OptimizerRecord:
     def sentence(self) -> str:
         """What happened, in a few words."""
         times = f"{self.optimizers} x " if self.optimizers > 1 else ""
-        steps = f"{self.steps:,} step{'' if self.steps == 1 else 's'}"
+        steps = amount(self.steps, "step")
         if self.state in ("left alone", "refused"):
             return f"{times}{self.optimizer} {self.state}: {self.reason}"
         if self.state == "plain":

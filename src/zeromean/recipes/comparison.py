@@ -12,7 +12,7 @@ from zeromean.study.engine.results import Results
 from zeromean.study.report import sections
 from zeromean.study.report.statistics import CONFIDENCE, interval_of_mean, paired, spread
 from zeromean.study.report.table import MISSING
-from zeromean.tables import Table
+from zeromean.tables import Table, amount
 
 INTERVAL = f"({CONFIDENCE:.0%} interval)"
 # Numbers by seed, for each method, of the runs that finished.
@@ -148,7 +148,7 @@ def page(conditions: RunConditions, results: Results, found: list[tuple[str, Tab
         f"# {recipe.title}",
         conditions.note,
         f"    {results.command}",
-        f"Data: {info.description}; {info.split}. {study.seeds} seed(s){results.growth}.",
+        f"Data: {info.description}; {info.split}. {amount(study.seeds, 'seed')}{results.growth}.",
         *(f"**{title}**\n\n{table.markdown()}" for title, table in found),
         explanation(conditions.comparable),
         "\n".join(f"- {one}" for one in section.conclusions),

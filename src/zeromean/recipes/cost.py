@@ -19,6 +19,7 @@ from zeromean.study.spec.task import TrainedTask
 from zeromean.study.tasks.interface import Job
 from zeromean.study.tasks.problem import Examples, Problem
 from zeromean.study.tasks.training import Training, TrainingTask
+from zeromean.tables import amount
 
 # Each measurement takes about this long, but has no more steps than this.
 MEASUREMENTS = 3
@@ -149,11 +150,6 @@ def _with_fast_fit(problem: Problem, count: int) -> Problem:
 
 def _first(examples: Examples, count: int) -> Examples:
     return Examples(examples.inputs[:count], examples.targets[:count])
-
-
-def amount(number: int, unit: str) -> str:
-    """Return a number with its unit, such as ``1 run`` or ``1,200 runs``."""
-    return f"{number:,} {unit}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

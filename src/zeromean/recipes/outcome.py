@@ -15,6 +15,7 @@ from zeromean.recipes.run_conditions import RunConditions
 from zeromean.study.engine.results import Results
 from zeromean.study.report.statistics import spread
 from zeromean.study.report.table import MISSING
+from zeromean.tables import amount
 
 # Mean, standard deviation, and number of runs that finished.
 Measured = tuple[float | None, float | None, int]
@@ -95,7 +96,7 @@ class Outcome:
     @property
     def conditions(self) -> str:
         """What readers of the numbers have to know."""
-        parts = [f"{self.seeds} seed(s)", self.device]
+        parts = [amount(self.seeds, "seed"), self.device]
         if self.scale != 1:
             parts.append(f"training shortened to {self.scale:g}")
         if self.precision != "float32":

@@ -306,10 +306,10 @@ def test_p_values_are_corrected_over_all_comparisons(tmp_path: Path) -> None:
     assert found.verdict == "too few seeds"
     assert "p = 0.0312, corrected 0.0625" in found.text
     assert "6 seeds cannot show a difference among 2 comparisons; at least 7" in found.text
-    assert headline(twice) == ["gc: too few seeds in 2 of 2 comparison(s)."]
+    assert headline(twice) == ["gc: too few seeds in 2 of 2 comparisons."]
     seven = shifted(*gains, 0.0)
     assert headline(sections(make_results(tmp_path, seven, seven))) == [
-        "gc: no difference shown in 2 of 2 comparison(s)."
+        "gc: no difference shown in 2 of 2 comparisons."
     ]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset, index_labels
+from zeromean.tables import amount
 
 # The third byte is the element type (8: unsigned byte), the fourth the number of dimensions.
 UNSIGNED_BYTE = 8
@@ -69,7 +70,8 @@ def _read_array(path: Path, dimensions: int) -> Tensor:
             if start[:4] != bytes((0, 0, UNSIGNED_BYTE, dimensions)) or len(start) < header:
                 raise ZeromeanError(
                     f"{path} starts with bytes {start[:4].hex(' ')}; an IDX file of unsigned bytes"
-                    f" with {dimensions} dimension(s) starts with 00 00 08 {dimensions:02x}",
+                    f" with {amount(dimensions, 'dimension')} starts with"
+                    f" 00 00 08 {dimensions:02x}",
                     "Check that it is the right file",
                 )
             shape = struct.unpack(f">{dimensions}I", start[4:])

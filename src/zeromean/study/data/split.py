@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
 from zeromean.study.data.disk_images import Images
+from zeromean.tables import amount
 
 SPLIT_SEED = 0
 
@@ -90,7 +91,8 @@ class UnsplitDataset:
         rarest = int(counts.argmin())
         if counts[rarest] < needed:
             raise ZeromeanError(
-                f"Class {self.classes[rarest]!r} of {self.name} has {counts[rarest]} image(s); at"
-                f" least {needed} are needed to hold out {share} for testing",
+                f"Class {self.classes[rarest]!r} of {self.name} has"
+                f" {amount(int(counts[rarest]), 'image')}; at least {needed} are needed to hold out"
+                f" {share} for testing",
                 "Add images, or provide separate train and test images",
             )

@@ -19,6 +19,7 @@ from zeromean.study.spec.study import Study
 from zeromean.study.spec.toml import read, to_table, to_toml
 from zeromean.study.spec.validation import SettingError
 from zeromean.study.tasks.interface import TaskInfo
+from zeromean.tables import amount
 
 # Matches the number of seeds in a study file.
 SEEDS = re.compile(r"""^(\s*["']?seeds["']?\s*=\s*)[\d_]+""", re.MULTILINE)
@@ -118,7 +119,7 @@ def _check_study(study: Study, held: Study, out: Path, store: Store) -> None:
         )
     if study.seeds > held.seeds and (missing := results.missing_runs(held, out)):
         raise ZeromeanError(
-            f"{given}, of which {len(missing)} run(s) are missing",
+            f"{given}, of which {amount(len(missing), 'run')} did not finish",
             f"Finish it first: {store.facts.get('command', '')}",
         )
 

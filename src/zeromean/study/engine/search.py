@@ -17,6 +17,7 @@ from zeromean.study.spec.records import Candidate, Run
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.tuning import Tuning
 from zeromean.study.spec.validation import LARGEST_FLOAT32
+from zeromean.tables import amount
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ def budget(study: Study, steps: Mapping[str, int]) -> str:
     tuning = study.tuning
     if tuning is None:
         return "nothing was tuned: each optimizer's learning rate is the same for all methods"
+    seeds = amount(tuning.seeds, "seed")
     if tuning.values:
         spans = [
             f"{name} {', '.join(f'{one:g}' for one in values)}"
@@ -174,7 +176,7 @@ def budget(study: Study, steps: Mapping[str, int]) -> str:
         ]
         return (
             f"the same for each method: {tuning.trial_count} trials, a grid of"
-            f" {' and '.join(spans)}, {tuning.seeds} seed(s) per trial that the comparison does not"
+            f" {' and '.join(spans)}, {seeds} per trial that the comparison does not"
             " use; chosen by the mean of the tuning metric; a trial with a failed or diverged run"
             " is a failure"
         )
@@ -196,10 +198,10 @@ def budget(study: Study, steps: Mapping[str, int]) -> str:
             if not isinstance(task, ProgramTask)
         )
         early = ", which end before all of the schedule acts" if short else ""
-        epochs = f"{tuning.epochs} epoch{'s' * (tuning.epochs > 1)}{early}"
+        epochs = f"{amount(tuning.epochs, 'epoch')}{early}"
     return (
         f"the same for each method on each task with each optimizer: {tuning.trial_count} trials,"
-        f" {how} {' and '.join(spans)}{more}, {tuning.seeds} seed(s) per trial that the comparison"
+        f" {how} {' and '.join(spans)}{more}, {seeds} per trial that the comparison"
         f" does not use, {epochs}; chosen by the mean score on {tuning.validation:.0%} of the"
         " training examples, which no run is trained on; a trial with a diverged run is a failure"
     )

@@ -17,6 +17,7 @@ from zeromean.study.report.statistics import (
 from zeromean.study.report.summary import Summary
 from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.metric import Metric
+from zeromean.tables import amount
 
 Verdict = Literal["helped", "harmed", "no difference shown", "too few seeds", "nothing to compare"]
 TUNING_NOISE = (
@@ -72,7 +73,7 @@ def overview(conclusions: list[list[Conclusion]]) -> list[str]:
         found.setdefault(one.method, Counter())[one.verdict] += 1
     return [
         f"{method}: {', '.join(f'{verdict} in {n}' for verdict, n in counts.items())}"
-        f" of {sum(counts.values())} comparison(s)."
+        f" of {amount(sum(counts.values()), 'comparison')}."
         for method, counts in found.items()
     ]
 

@@ -17,7 +17,7 @@ from zeromean.study.report.table import tabulate
 from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.records import Candidate
 from zeromean.study.spec.task import TrainedTask
-from zeromean.tables import Table
+from zeromean.tables import Table, amount
 
 # A title with more methods gives their number instead.
 MAX_METHODS_IN_TITLE = 8
@@ -142,7 +142,7 @@ def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
         "Epochs": f"{task.epochs} of {info.steps} steps",
         "Batch size": f"{task.batch_size}; an incomplete last batch is left out",
         "Seeds": seeds,
-        "Computation": f"{study.precision}, {results.threads} CPU thread(s) per run",
+        "Computation": f"{study.precision}, {amount(results.threads, 'CPU thread')} per run",
     }
 
 
