@@ -117,7 +117,7 @@ optimizer =""",
     ("lines", "message"),
     [
         ("print('loss 1')", "no optimizer was reached: no Python process imported torch"),
-        (REFUSED, "--weight-decay coupled or --weight-decay decoupled"),
+        (REFUSED, r"--weight-decay coupled or --weight-decay decoupled.*--skip-refused"),
     ],
 )
 def test_program_that_cannot_be_centralized_stops_the_study(

@@ -84,6 +84,7 @@ def compare(
     own_folder: program.OwnFolder = False,
     devices: program.Devices = None,
     weight_decay: program.WeightDecay = "auto",
+    skip_refused: program.SkipRefused = False,
     dry_run: program.DryRun = False,
 ) -> None:
     """Train the same network with and without GC, and show whether GC helped.
@@ -101,7 +102,7 @@ def compare(
         fields = {
             "command": tuple(command), "metric": metric, "higher": higher, "best": best,
             "tune_metric": tune_metric, "timeout": timeout, "shift_seeds": shift_seeds,
-            "own_folder": own_folder, "weight_decay": weight_decay,
+            "own_folder": own_folder, "weight_decay": weight_decay, "skip_refused": skip_refused,
             "devices": None if devices is None else split_names(devices),
         }  # fmt: skip
         own = program.program_study(fields, methods, seeds, grid or (), variant or (), threads)

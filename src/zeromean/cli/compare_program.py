@@ -29,7 +29,7 @@ BUILT_IN = (
 )  # fmt: skip
 OPTIONS = (
     "metric", "higher", "best", "grid", "tune_metric", "variant", "timeout", "shift_seeds",
-    "own_folder", "devices", "weight_decay", "dry_run",
+    "own_folder", "devices", "weight_decay", "skip_refused", "dry_run",
 )  # fmt: skip
 
 
@@ -93,6 +93,10 @@ Devices = Annotated[
 ]
 WeightDecay = Annotated[
     str, _option("coupled or decoupled, for optimizers that zeromean does not know.")
+]
+SkipRefused = Annotated[
+    bool,
+    _option("Leave an optimizer alone if it cannot be centralized.", "--skip-refused"),
 ]
 DryRun = Annotated[
     bool,

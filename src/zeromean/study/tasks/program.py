@@ -522,7 +522,8 @@ def _check_record(record: Record, method: Method, ended: Ended) -> None:
     if record.faults:
         raise ZeromeanError(
             "; ".join(record.faults),
-            "To leave this optimizer alone, set skip_refused = true in a study file"
+            "To leave this optimizer alone, pass --skip-refused, or set skip_refused = true in a"
+            " study file"
             if record.refused
             else "Correct this, and give the command again",
         )
