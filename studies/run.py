@@ -11,22 +11,29 @@ says why.
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import os
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from zeromean.cli.output import INTERRUPTED, one_line_errors, refuse
 from zeromean.cli.progress import LiveProgress
 from zeromean.errors import ZeromeanError
+from zeromean.recipes.cost import measure
 from zeromean.study import Study, run, write_report
 from zeromean.study.engine.results import holds_study, missing_runs, open_store
+from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.records import Epoch, Key
 from zeromean.study.spec.task import TrainedTask
 from zeromean.study.spec.toml import read
+from zeromean.study.tasks.load import load_problem
 
 FOLDER = Path(__file__).resolve().parent
 PAUSE = FOLDER.parent / "runs" / "PAUSE"
@@ -89,8 +96,8 @@ def load_of(study: Study, task: TrainedTask) -> Load:
     return (task.source, task.batch_size, task.train_size, task.imbalance, study.precision)
 
 
-def measured_seconds(every: Iterable[Entry]) -> dict[Load, float]:
-    """Return the median seconds of training per epoch of each load that has runs."""
+def stored_seconds(every: list[Entry]) -> dict[Load, float]:
+    """Return the median seconds of training per epoch of each load that has stored runs."""
     found: dict[Load, list[float]] = {}
     for entry in every:
         if holds_study(entry.out):
@@ -101,29 +108,53 @@ def measured_seconds(every: Iterable[Entry]) -> dict[Load, float]:
     return {load: statistics.median(seconds) for load, seconds in found.items()}
 
 
-def left(every: list[Entry]) -> Iterator[str]:
-    """Yield a line per study that is not finished, and the hours of all of them."""
-    seconds, hours, unknown = measured_seconds(every), 0.0, False
+def timed_seconds(study: Study, task: TrainedTask) -> float:
+    """Return the seconds of an epoch from a few steps of plain training; nan without the data."""
+    alone = replace(study, tasks=(task,))
+    try:
+        problem = load_problem(alone, task)
+    except ZeromeanError:
+        return math.nan
+    return problem.steps(task.batch_size) * measure(alone, problem, BASELINE).step
+
+
+def left(every: list[Entry], timed: dict[Load, float]) -> Iterator[str]:
+    """Yield a line per study that is not finished, and the hours of all of them.
+
+    Args:
+        every: The studies.
+        timed: Seconds per epoch of loads without stored runs; more are added.
+    """
+    stored, total, unknown = stored_seconds(every), 0.0, False
     for name, study, out in every:
         missing = missing_runs(study, out)
         if not missing:
             continue
-        needed = {load_of(study, study.task(key.task)) for key in missing}
-        own = None
-        if needed <= seconds.keys():
-            own = sum(
-                study.epochs(key) * seconds[load_of(study, study.task(key.task))] for key in missing
-            )
-        unknown |= own is None
-        hours += (own or 0.0) / 3600
-        time_left = "not timed yet" if own is None else f"{own / 3600:.1f} hours"
-        yield f"{name}: {len(missing)} runs left, {time_left}"
+        seconds = 0.0
+        for label, keys in itertools.groupby(missing, lambda key: key.task):
+            task = study.task(label)
+            load = load_of(study, task)
+            if load not in stored and load not in timed:
+                timed[load] = timed_seconds(study, task)
+            seconds += {**timed, **stored}[load] * sum(map(study.epochs, keys))
+        if math.isnan(seconds):
+            unknown = True
+        else:
+            total += seconds
+        hours = "not timed" if math.isnan(seconds) else f"{seconds / 3600:.1f} hours"
+        yield f"{name}: {len(missing)} runs left, {hours}"
     least = "at least " if unknown else ""
-    yield f"Left: {least}{hours:.1f} hours of training."
+    yield f"Left: {least}{total / 3600:.1f} hours of training."
 
 
-def run_all(every: list[Entry], pause: Path) -> bool:
-    """Run all studies that are not finished; return whether none had to be left out."""
+def run_all(every: list[Entry], pause: Path, timed: dict[Load, float]) -> bool:
+    """Run all studies that are not finished; return whether none had to be left out.
+
+    Args:
+        every: The studies.
+        pause: File that stops the training.
+        timed: Seconds per epoch, as for :func:`left`.
+    """
     complete = True
     for name, study, out in every:
         missing = missing_runs(study, out)
@@ -139,7 +170,7 @@ def run_all(every: list[Entry], pause: Path) -> bool:
             complete = False
             continue
         write_report(results)
-        print(f"{name} is finished: {out}", *left(every), sep="\n", flush=True)
+        print(f"{name} is finished: {out}", *left(every, timed), sep="\n", flush=True)
     return complete
 
 
@@ -154,12 +185,14 @@ def main() -> None:
     with one_line_errors():
         every = entries(arguments.folder.resolve())
         pause = arguments.pause.resolve()
-        print(*left(every), sep="\n", flush=True)
+        os.chdir(arguments.data)  # the paths of data in the files are relative to it
+        timed: dict[Load, float] = {}
+        for line in left(every, timed):
+            print(line, flush=True)
         if arguments.left:
             return
-        os.chdir(arguments.data)  # the paths of data in the files are relative to it
         try:
-            complete = run_all(every, pause)
+            complete = run_all(every, pause, timed)
         except KeyboardInterrupt:
             refuse("interrupted; the same command continues", INTERRUPTED)
     sys.exit(0 if complete else 1)

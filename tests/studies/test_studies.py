@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from zeromean.cli.output import INTERRUPTED
+from zeromean.recipes.cost import Speed
 from zeromean.study.engine import results
 from zeromean.study.engine.watcher import Watcher
 from zeromean.study.report.table import MISSING
@@ -105,7 +106,7 @@ def test_interrupted_list_continues(
     assert re.search(
         r"1-absent is left out: npz:absent\.npz is not a file\. Check .* Data: abc", printed
     )
-    assert re.search(r"2-tiny is finished: .*\n1-absent: 4 runs left, not timed yet\n", printed)
+    assert re.search(r"2-tiny is finished: .*\n1-absent: 4 runs left, not timed\n", printed)
     (folder / "1-absent.toml").unlink()
     assert start(studies, monkeypatch, *options) == 0
     assert capsys.readouterr().out == "Left: 0.0 hours of training.\n"
@@ -135,26 +136,29 @@ def test_training_waits_while_the_pause_file_exists(
 
     monkeypatch.setattr(studies.time, "sleep", sleep)
     monkeypatch.setattr(studies.LiveProgress, "on_epoch", pause_after_first_epoch)
-    assert studies.run_all(studies.entries(folder), pause)
+    assert studies.run_all(studies.entries(folder), pause, {})
     assert stored == [4, 4]  # before the study, and after its first epoch
 
 
-def test_hours_left_follow_from_measured_epochs(
+def test_hours_left_follow_from_the_seconds_of_an_epoch(
     studies: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (folder / "1-absent.toml").write_text(TINY.replace("digits", "npz:absent.npz"))
     (folder / "3-larger.toml").write_text(TINY.replace("100", "200"))
     every = studies.entries(folder)
-    assert [*studies.left(every)] == [
-        "2-tiny: 4 runs left, not timed yet",
-        "3-larger: 4 runs left, not timed yet",
-        "Left: at least 0.0 hours of training.",
+    monkeypatch.setattr(studies, "measure", lambda *_: Speed(step=225.0, example=1.0))
+    assert [*studies.left(every, {})] == [
+        "1-absent: 4 runs left, not timed",
+        "2-tiny: 4 runs left, 0.5 hours",  # 8 epochs of 1 step
+        "3-larger: 4 runs left, 1.5 hours",  # 8 epochs of 3 steps
+        "Left: at least 2.0 hours of training.",
     ]
-    load = studies.load_of(every[0].study, every[0].study.tasks[0])
-    monkeypatch.setattr(studies, "measured_seconds", lambda _: {load: 1800.0})
-    assert [*studies.left(every)] == [
+    loads = [studies.load_of(one.study, one.study.tasks[0]) for one in every]
+    monkeypatch.setattr(studies, "stored_seconds", lambda _: dict.fromkeys(loads[1:], 1800.0))
+    assert [*studies.left(every[1:], {loads[1]: 1.0})] == [
         "2-tiny: 4 runs left, 4.0 hours",
-        "3-larger: 4 runs left, not timed yet",
-        "Left: at least 4.0 hours of training.",
+        "3-larger: 4 runs left, 4.0 hours",
+        "Left: 8.0 hours of training.",
     ]
 
 
