@@ -25,7 +25,6 @@ from zeromean.cli.output import one_line_errors
 from zeromean.errors import ZeromeanError
 from zeromean.study.engine import results
 from zeromean.study.report import sections
-from zeromean.study.report.conclusion import Verdict
 from zeromean.study.report.drawing import figure, tidy
 from zeromean.study.report.statistics import LEVEL, min_seeds
 from zeromean.study.report.table import MISSING
@@ -55,7 +54,7 @@ class Row(NamedTuple):
         mean: Mean difference of the scores.
         interval: Its 95% interval; None if there is none.
         p: Corrected p-value as text.
-        verdict: Verdict of the report.
+        verdict: Verdict of the report, or "not tested".
     """
 
     task: str
@@ -67,7 +66,7 @@ class Row(NamedTuple):
     mean: float
     interval: tuple[float, float] | None
     p: str
-    verdict: Verdict
+    verdict: str
 
     @property
     def group(self) -> tuple[str, str]:
@@ -79,11 +78,12 @@ class Row(NamedTuple):
         interval = MISSING
         if self.interval is not None:
             interval = " to ".join(map(self.metric.difference, self.interval))
-        difference = f"{self.metric.difference(self.mean)} {self.metric.difference_unit}"
+        unit = self.metric.difference_unit or self.metric.name
+        difference = f"{self.metric.difference(self.mean)} {unit}"
         name = f"**{self.verdict}**" if self.verdict in LOOK else self.verdict
         task = f"[{self.task}]({self.page})"
         seeds = str(self.seeds)
-        return task, self.optimizer, self.method, seeds, difference.strip(), interval, self.p, name
+        return task, self.optimizer, self.method, seeds, difference, interval, self.p, name
 
 
 def number(text: str) -> float:
@@ -102,9 +102,11 @@ def recorded(tables: list[dict[str, Any]]) -> Iterator[Row]:
             ends = sorted(factor * number(end) for end in method.get("interval", ()))
             p = method.get("p", MISSING)
             seeds = method.get("seeds", one["seeds"])
-            verdict: Verdict = "no difference shown"
+            verdict = "no difference shown"
             if seeds < min_seeds(1):
                 verdict = "too few seeds"
+            elif p == MISSING:
+                verdict = "not tested"
             elif not p.startswith(">") and float(p) <= LEVEL:
                 verdict = "helped" if metric.gain(mean) > 0 else "harmed"
             yield Row(
@@ -163,7 +165,7 @@ def collect(folder: Path) -> tuple[list[Row], list[tuple[str, int, int]]]:
             )
         rows += measured(out, words[out.name])
     rows += recorded(table.get("recorded", []))
-    metrics = list(dict.fromkeys(row.metric for row in rows))
+    metrics = list(dict.fromkeys([ACCURACY, LOSS, *(row.metric for row in rows)]))
     return sorted(rows, key=lambda row: metrics.index(row.metric)), unfinished
 
 

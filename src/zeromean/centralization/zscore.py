@@ -18,7 +18,7 @@ def standardize_gradients(optimizer: Optimizer, network: nn.Module) -> None:
     """Give each weight vector's gradient mean 0 and standard deviation 1 in all further steps.
 
     Reference:
-        Yong et al., Gradient Centralization, ECCV 2020, section 3.2, which discards it.
+        Yong et al., Gradient Centralization, ECCV 2020, section 3.1, which discards it.
     """
     rows = [(row.parameter, row.fan_in) for row in explain(network).centered if row.fan_in]
 
