@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -151,6 +152,42 @@ def test_tuning_gives_every_method_its_own_value(program, tmp_path: Path) -> Non
     assert [dict(one.candidate.values) for one in finals] == [{"lr": 0.1}, {"lr": 0.1}]
     assert len(found.runs) == 6
     assert {one.key.seed for one in found.runs if one.key.trial >= 0} == {1}
+
+
+WITH_LOG = f"""{PROGRAM}
+    with open(sys.argv[3] + "/log.jsonl", "a") as file:
+        file.write('{{"step": %d}}\\n' % step if step else "")
+"""
+
+
+def test_other_metrics_are_recorded_at_the_last_points(program, tmp_path: Path) -> None:
+    others = ("step=jsonl:log.jsonl:step",)
+    spec = task(program(WITH_LOG), "{seed}", "0.1", "{out}", other_metrics=others)
+    found = run(Study(tasks=(spec,), seeds=1), tmp_path / "out")
+    for one in found.runs:
+        assert [epoch.metrics.get("step") for epoch in one.epochs] == [None, 1, 2]
+
+
+@pytest.mark.slow
+def test_missing_other_metric_is_a_failure(program, tmp_path: Path) -> None:
+    others = ("top5=jsonl:log.jsonl:top5",)
+    spec = task(program(WITH_LOG), "{seed}", "0.1", "{out}", other_metrics=others)
+    with pytest.raises(ZeromeanError, match="it reported no top5"):
+        run(Study(tasks=(spec,), seeds=1), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("others", "line"),
+    [
+        (("top5=top5 NUMBER",), "top5 is read from the output, which only the metric can be"),
+        (("loss=jsonl:{out}.jsonl:loss",), "loss appears 2 times in other_metrics"),
+        (("score=jsonl:a.jsonl:s",), "score appears 2 times in other_metrics"),
+        (("top5=jsonl:a.jsonl:top5",), "but the command has no {out}"),
+    ],
+)
+def test_other_metrics_that_cannot_be_read_are_refused(others: tuple[str, ...], line: str) -> None:
+    with pytest.raises(ZeromeanError, match=re.escape(line)):
+        task("train.py", other_metrics=others)
 
 
 @pytest.mark.slow

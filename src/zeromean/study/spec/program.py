@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from zeromean.study.spec.method import Method
 from zeromean.study.spec.metric import Metric
-from zeromean.study.spec.validation import SettingError, Spec, check_range
+from zeromean.study.spec.validation import SettingError, Spec, check_distinct, check_range
 
 # The placeholders that every command can have; tuned values have names of their own.
 PLACEHOLDERS = ("seed", "out", "port")
@@ -22,6 +22,8 @@ _LOWER = (
     "loss", "error", "err", "perplexity", "ppl", "nll", "bpb", "bpc", "mse", "mae", "rmse", "fid",
     "wer", "cer",
 )  # fmt: skip
+# The name under which runs record the metric.
+SCORE = "score"
 FIELDS_OF_METHODS = ("label", "gradient", "at", "arguments")
 
 
@@ -119,6 +121,8 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
         command: The words of the command; without a Python in front, ``train.py`` and ``-m module``
             run in this one.
         metric: The metric to compare, see :func:`parse_metric`.
+        other_metrics: Further metrics to record at each point but not to compare, in the form of
+            ``metric``; each is read from a file.
         higher: Whether a higher metric is better; None to go by its name.
         best: Whether the best value counts instead of the last one.
         tune_metric: The metric that tuning uses, in the form of ``metric``; None for the same. Its
@@ -142,6 +146,7 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
 
     command: tuple[str, ...]
     metric: str
+    other_metrics: tuple[str, ...] = ()
     higher: bool | None = None
     best: bool = False
     tune_metric: str | None = None
@@ -161,7 +166,17 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
         sources = [parse_metric(self.metric)]
         if self.tune_metric is not None:
             sources.append(parse_metric(self.tune_metric, "tune_metric"))
-        for source in sources:
+        others = [parse_metric(one, "other_metrics") for one in self.other_metrics]
+        if others:
+            check_distinct("other_metrics", [SCORE, sources[0].name, *(one.name for one in others)])
+        for source in others:
+            if source.kind == "output":
+                raise SettingError(
+                    "other_metrics",
+                    f"{source.name} is read from the output, which only the metric can be",
+                    f"Write it as {source.name}=jsonl:FILE:KEY",
+                )
+        for source in [*sources, *others]:
             if source.kind != "output" and not (self.has("out") or self.own_folder):
                 raise SettingError(
                     "metric",
@@ -220,8 +235,10 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
 
     @property
     def source(self) -> str:
-        """The program, such as ``train.py``."""
+        """The program, such as ``train.py`` or ``package.train``."""
         words = [word for word in self.command if not word.startswith("-")]
+        if "-m" in self.command[:-1]:
+            return self.command[self.command.index("-m") + 1]
         return next((word for word in words if word.endswith((".py", ".sh"))), words[0])
 
     @property

@@ -31,7 +31,7 @@ from zeromean.programs.options import Options
 from zeromean.programs.record import Record, read_records
 from zeromean.study.spec.method import BASELINE, Method
 from zeromean.study.spec.optimizer import Optimizer
-from zeromean.study.spec.program import NUMBER, MetricSource, ProgramTask, parse_metric
+from zeromean.study.spec.program import NUMBER, SCORE, MetricSource, ProgramTask, parse_metric
 from zeromean.study.spec.records import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.spec.study import Study
 from zeromean.study.tasks.interface import Job, Progress, TaskInfo
@@ -100,6 +100,7 @@ class ProgramRunner:
         self._study, self._spec = study, spec
         self._source = parse_metric(spec.metric)
         self._tuned_by = parse_metric(spec.tune_metric or spec.metric, "tune_metric")
+        self._others = [parse_metric(one, "other_metrics") for one in spec.other_metrics]
         self._failed: set[str] = set()
 
     @property
@@ -184,19 +185,23 @@ class ProgramRunner:
         (folder / "record.json").write_text(record.dumps())
         shutil.rmtree(records, ignore_errors=True)
         _check_record(record, job.method, ended)
-        points, failure = output.points, ended.reason
-        if source.kind != "output" and not failure:
-            try:
-                points = read_points(source, work if spec.own_folder else out)
-            except (OSError, ValueError) as error:
-                failure = f"{source.name} cannot be read: {error}"
-        if not failure and not points:
-            failure = f"it reported no {source.name} ({source.describe()})"
+        place = work if spec.own_folder else out
+        found, failure = {source.name: output.points}, ended.reason
+        others = self._others if job.key.trial == FINAL else []
+        for one in (source, *others):
+            if one.kind != "output" and not failure:
+                try:
+                    found[one.name] = read_points(one, place)
+                except (OSError, ValueError) as error:
+                    failure = f"{one.name} cannot be read: {error}"
+            if not failure and not found[one.name]:
+                failure = f"it reported no {one.name} ({one.describe()})"
+        points = found.pop(source.name)
         if failure:
             failure = f"{failure}; {' / '.join(ended.last_lines) or 'no output'}"[:500]
         elif spec.own_folder:
             shutil.rmtree(work, ignore_errors=True)
-        return self._make_run(job, points, ended, failure or None, _taken_over(record))
+        return self._make_run(job, points, found, ended, failure or None, _taken_over(record))
 
     def fill(self, job: Job, out: Path) -> list[str]:
         """Return the command of a run with its placeholders filled in.
@@ -237,6 +242,7 @@ class ProgramRunner:
         self,
         job: Job,
         points: Sequence[Point],
+        others: Mapping[str, Sequence[Point]],
         ended: Ended,
         failure: str | None,
         taken_over: float | None,
@@ -246,7 +252,11 @@ class ProgramRunner:
             timed = math.isfinite(point.seconds)
             seconds = point.seconds - before if timed else ended.seconds / len(points)
             before = point.seconds if timed else before
-            metrics = {"score": point.value}
+            metrics = {SCORE: point.value}
+            back = len(points) - number + 1  # the last values belong to the last point
+            metrics |= {
+                name: found[-back].value for name, found in others.items() if back <= len(found)
+            }
             if taken_over is not None:
                 metrics[TAKEN_OVER] = taken_over
             epochs.append(Epoch(number, metrics, seconds))
@@ -259,7 +269,7 @@ class ProgramRunner:
             if self._spec.best and finite:
                 score = max(finite) if metric.higher_is_better else min(finite)
                 if not final:  # tuning reads the last score
-                    last = Epoch(len(epochs), {"score": score}, epochs[-1].seconds)
+                    last = Epoch(len(epochs), {SCORE: score}, epochs[-1].seconds)
                     epochs = [*epochs[:-1], last]
         return Run(
             job.key,
