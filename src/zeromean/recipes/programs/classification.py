@@ -15,6 +15,7 @@ import json
 import math
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -33,17 +34,14 @@ def load_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tupl
             f"{args.data} needs train/<class>/ and test/<class>/ (or val/<class>/) with image files"
         )
     finish = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
-    if args.augment == "resized-crop":
-        change = [transforms.RandomResizedCrop(args.size), transforms.RandomHorizontalFlip()]
-    elif args.augment == "crop":
-        change = [
-            transforms.Resize((args.resize, args.resize)),
-            transforms.RandomCrop(args.size),
-            transforms.RandomHorizontalFlip(),
-        ]
-    else:
-        change = [transforms.Resize((args.size, args.size))]
-    center = [transforms.Resize((args.resize, args.resize)), transforms.CenterCrop(args.size)]
+    flip, scale = transforms.RandomHorizontalFlip(), transforms.Resize(args.resize)
+    center = [scale, transforms.CenterCrop(args.size)]
+    change = {
+        "none": center,
+        "center": [*center, flip],
+        "crop": [scale, transforms.RandomCrop(args.size), flip],
+        "resized-crop": [transforms.RandomResizedCrop(args.size), flip],
+    }[args.augment]
     train = datasets.ImageFolder(args.data / "train", transforms.Compose([*change, *finish]))
     tested = datasets.ImageFolder(test, transforms.Compose([*center, *finish]))
     if train.classes != tested.classes:
@@ -107,14 +105,20 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="resnet50", help="name of a timm model")
     parser.add_argument(
+        "--norm", choices=["own", "group"], default="own", help="group: 32 groups, in a ResNet"
+    )
+    parser.add_argument(
         "--checkpoint", help="local weights to start from; the classifier starts fresh"
     )
     parser.add_argument(
         "--size", type=int, default=224, help="side of the images that the network sees"
     )
-    parser.add_argument("--resize", type=int, default=256, help="side before cropping")
+    parser.add_argument("--resize", type=int, default=256, help="shorter side before cropping")
     parser.add_argument(
-        "--augment", choices=["none", "crop", "resized-crop"], default="resized-crop"
+        "--augment",
+        choices=["none", "center", "crop", "resized-crop"],
+        default="resized-crop",
+        help="crop of training images; all but none also mirror them",
     )
     parser.add_argument("--train-size", type=int, help="number of training images, drawn at random")
     parser.add_argument("--test-size", type=int)
@@ -143,7 +147,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--amp", action="store_true")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument(
         "--resume", action="store_true", help="continue from OUT/last.pt if it exists"
     )
@@ -163,7 +167,8 @@ def main() -> None:
     classes = len(getattr(train, "dataset", train).classes)
     if args.model not in timm.list_models():
         parser.error(f"timm has no model {args.model}")
-    model = timm.create_model(args.model, num_classes=classes)
+    norm = {"norm_layer": partial(nn.GroupNorm, 32)} if args.norm == "group" else {}
+    model = timm.create_model(args.model, num_classes=classes, **norm)
     if args.checkpoint:
         load_checkpoint(model, args.checkpoint)
     model.to(device)
@@ -193,20 +198,13 @@ def main() -> None:
         return 0.1 ** sum(epoch >= drop for drop in args.drops)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    scaler = torch.amp.GradScaler(device.type, enabled=args.amp and device.type == "cuda")
     begun, last = 0, args.out / "last.pt"
     if args.resume and last.exists():
         state = torch.load(last, map_location=device, weights_only=True)
-        for name, part in (
-            ("model", model),
-            ("optimizer", optimizer),
-            ("schedule", schedule),
-            ("scaler", scaler),
-        ):
+        for name, part in (("model", model), ("optimizer", optimizer), ("schedule", schedule)):
             part.load_state_dict(state[name])
         begun = state["epoch"]
     wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
-    dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
 
     for epoch in range(begun, args.epochs):
         started, total, right, count = time.perf_counter(), 0.0, 0, 0
@@ -215,13 +213,12 @@ def main() -> None:
         model.train()
         for images, labels in loader:
             images, labels = images.to(device), labels.to(device)
-            with torch.autocast(device.type, dtype, enabled=args.amp):
+            with torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
                 outputs = wrapped(images)
                 loss = nn.functional.cross_entropy(outputs, labels)
             optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
+            loss.backward()
+            optimizer.step()
             total += loss.detach() * len(labels)
             right += (outputs.argmax(1) == labels).sum()
             count += len(labels)
@@ -241,8 +238,7 @@ def main() -> None:
                 "optimizer": optimizer.state_dict(),
                 "epoch": epoch + 1,
             }
-            state |= {"schedule": schedule.state_dict(), "scaler": scaler.state_dict()}
-            torch.save(state, last.with_suffix(".tmp"))
+            torch.save({**state, "schedule": schedule.state_dict()}, last.with_suffix(".tmp"))
             last.with_suffix(".tmp").replace(last)
         if world > 1:
             torch.distributed.barrier()

@@ -13,7 +13,6 @@ import contextlib
 import json
 import math
 import os
-import random
 import time
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 from torchvision.models import detection as models
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
@@ -47,7 +47,7 @@ BACKBONES = {
 }
 
 
-class CocoImages(torch.utils.data.Dataset):
+class CocoImages(Dataset):
     """Images with boxes, labels and masks; category ids are renumbered from 1 without gaps."""
 
     def __init__(self, root: Path, split: str, masks: bool, train: bool) -> None:
@@ -99,20 +99,15 @@ class StandardizeWeight(nn.Module):
 
 
 def build(args: argparse.Namespace, classes: int) -> nn.Module:
-    norms = {
-        "frozen": FrozenBatchNorm2d,
-        "batch": nn.BatchNorm2d,
-        "group": partial(nn.GroupNorm, 32),
-    }
+    group = partial(nn.GroupNorm, 32)
+    norms = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "group": group}
     backbone = BACKBONES[args.backbone](norm_layer=norms[args.norm])
     if args.weights:
         state = torch.load(args.weights, map_location="cpu", weights_only=True)
+        state = state.get("model", state)
         missing, unexpected = backbone.load_state_dict(state, strict=False)
-        print(
-            f"weights {args.weights}: {len(missing)} missing, {len(unexpected)} unexpected",
-            flush=True,
-        )
-    norm = norms["group"] if args.norm == "group" else None
+        print(f"{args.weights}: {len(missing)} missing, {len(unexpected)} unexpected", flush=True)
+    norm = group if args.norm == "group" else None
     layers = args.trainable_layers if args.weights else 5
     fpn = _resnet_fpn_extractor(backbone, layers, norm_layer=norm)
     sizes = tuple((size,) for size in args.anchors)
@@ -131,41 +126,41 @@ def build(args: argparse.Namespace, classes: int) -> nn.Module:
     else:
         model = models.FasterRCNN(fpn, **shape, **head)
     if args.ws:
-        for module in model.modules():
-            if (
-                isinstance(module, nn.Conv2d)
-                and module.weight.requires_grad
-                and module.out_channels >= 64
-            ):
+        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        for module in convolutions:
+            if module.weight.requires_grad and module.out_channels >= 64:
                 nn.utils.parametrize.register_parametrization(module, "weight", StandardizeWeight())
     return model
+
+
+def collate(batch: list) -> list[tuple]:
+    return [*zip(*batch, strict=True)]
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module, loader, dataset: CocoImages, device: torch.device, masks: bool
 ) -> dict:
+    """Detect in the images of every process, and score all of them."""
     model.eval()
     found = []
     for images, targets in loader:
         outputs = model([image.to(device) for image in images])
         for target, output in zip(targets, outputs, strict=True):
-            boxes = output["boxes"].cpu()
-            boxes[:, 2:] -= boxes[:, :2]
-            for n, (box, label, score) in enumerate(
-                zip(
-                    boxes.tolist(),
-                    output["labels"].tolist(),
-                    output["scores"].tolist(),
-                    strict=True,
-                )
-            ):
-                entry = {"image_id": target["image_id"], "bbox": box, "score": score}
+            output = {key: value.cpu() for key, value in output.items()}
+            output["boxes"][:, 2:] -= output["boxes"][:, :2]
+            for n, label in enumerate(output["labels"].tolist()):
+                entry = {"image_id": target["image_id"], "score": output["scores"][n].item()}
+                entry["bbox"] = output["boxes"][n].tolist()
                 entry["category_id"] = dataset.categories[label - 1]
                 if masks:
-                    mask = (output["masks"][n, 0] > 0.5).cpu().numpy().astype(np.uint8)
+                    mask = (output["masks"][n, 0] > 0.5).numpy().astype(np.uint8)
                     entry["segmentation"] = rle.encode(np.asfortranarray(mask))
                 found.append(entry)
+    if torch.distributed.is_initialized():
+        parts = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, found)
+        found = [entry for part in parts for entry in part]
     return score(dataset.coco, found, masks)
 
 
@@ -214,21 +209,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--amp", action="store_true")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue from OUT/last.pt if it exists"
-    )
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--resume", action="store_true", help="from OUT/last.pt if it exists")
     parser.add_argument("--out", type=Path, default=Path("detection"))
     args = parser.parse_args()
-    for split in ("train", "val"):
-        for path in (
-            args.data / f"annotations/instances_{split}2017.json",
-            args.data / f"{split}2017",
-        ):
+    for name in ("annotations/instances_{}2017.json", "{}2017"):
+        for path in (args.data / name.format(split) for split in ("train", "val")):
             if not path.exists():
-                parser.error(
-                    f"{path} is missing; COCO 2017 (cocodataset.org) goes into DATA in this layout"
-                )
+                parser.error(f"{path} is missing; DATA holds COCO 2017 of cocodataset.org")
 
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     device = torch.device(args.device)
@@ -239,27 +227,15 @@ def main() -> None:
             torch.cuda.set_device(device)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    random.seed(args.seed)
-    np.random.seed(args.seed)
     train = CocoImages(args.data, "train", args.masks, train=True)
     val = CocoImages(args.data, "val", args.masks, train=False)
     model = build(args, len(train.categories)).to(device)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(
-        parameters, lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay
-    )
-    batch = args.batch_size // world
-    sampler = torch.utils.data.DistributedSampler(
-        train, world, rank, seed=args.seed, drop_last=True
-    )
-    loader = torch.utils.data.DataLoader(
-        train,
-        batch,
-        sampler=sampler,
-        num_workers=args.workers,
-        collate_fn=lambda b: [*zip(*b, strict=True)],
-    )
-    val_loader = torch.utils.data.DataLoader(val, 4, collate_fn=lambda b: [*zip(*b, strict=True)])
+    optimizer = torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay)
+    sampler = DistributedSampler(train, world, rank, seed=args.seed, drop_last=True)
+    load = partial(DataLoader, num_workers=args.workers, collate_fn=collate)
+    loader = load(train, args.batch_size // world, sampler=sampler)
+    val_loader = load(Subset(val, range(rank, len(val), world)), 4)
     steps = len(loader)
 
     def factor(step: int) -> float:
@@ -267,20 +243,13 @@ def main() -> None:
         return warm * 0.1 ** sum(step >= drop * steps for drop in args.drops)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    scaler = torch.amp.GradScaler(device.type, enabled=args.amp and device.type == "cuda")
     begun, last = 0, args.out / "last.pt"
     if args.resume and last.exists():
         state = torch.load(last, map_location=device, weights_only=True)
-        for name, part in (
-            ("model", model),
-            ("optimizer", optimizer),
-            ("schedule", schedule),
-            ("scaler", scaler),
-        ):
+        for name, part in (("model", model), ("optimizer", optimizer), ("schedule", schedule)):
             part.load_state_dict(state[name])
         begun = state["epoch"]
     wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
-    dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
 
     for epoch in range(begun, args.epochs):
         started, total = time.perf_counter(), torch.zeros((), device=device)
@@ -289,36 +258,27 @@ def main() -> None:
         model.train()
         for images, targets in loader:
             targets = [{k: v.to(device) for k, v in t.items() if k != "image_id"} for t in targets]
-            with torch.autocast(device.type, dtype, enabled=args.amp):
+            with torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
                 loss = sum(wrapped([image.to(device) for image in images], targets).values())
             optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
+            loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.clip)
-            scaler.step(optimizer)
-            scaler.update()
+            optimizer.step()
             schedule.step()
             total += loss.detach()
         mean_loss = total.item() / steps
         seconds = time.perf_counter() - started
         if not math.isfinite(mean_loss):
             raise SystemExit(f"epoch {epoch + 1}: the loss is {mean_loss}")
+        metrics = {"loss": mean_loss, **evaluate(model, val_loader, val, device, args.masks)}
         if rank == 0:
-            metrics = {"loss": mean_loss, **evaluate(model, val_loader, val, device, args.masks)}
-            print(
-                f"epoch {epoch + 1} " + " ".join(f"{k} {v:.4f}" for k, v in metrics.items()),
-                flush=True,
-            )
-            line = json.dumps({"epoch": epoch + 1, "seconds": seconds, **metrics})
+            words = [f"{name} {value:.4f}" for name, value in metrics.items()]
+            print(f"epoch {epoch + 1}", *words, flush=True)
             with (args.out / "metrics.jsonl").open("a") as file:
-                file.write(line + "\n")
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "epoch": epoch + 1,
-            }
-            state |= {"schedule": schedule.state_dict(), "scaler": scaler.state_dict()}
-            torch.save(state, last.with_suffix(".tmp"))
+                file.write(json.dumps({"epoch": epoch + 1, "seconds": seconds, **metrics}) + "\n")
+            state = {"model": model, "optimizer": optimizer, "schedule": schedule}
+            state = {name: part.state_dict() for name, part in state.items()}
+            torch.save({**state, "epoch": epoch + 1}, last.with_suffix(".tmp"))
             last.with_suffix(".tmp").replace(last)
         if world > 1:
             torch.distributed.barrier()
