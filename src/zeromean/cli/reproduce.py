@@ -16,10 +16,10 @@ from zeromean.cli.output import echo
 from zeromean.cli.run_study import train_study
 from zeromean.errors import ZeromeanError
 from zeromean.study.spec.study import Study
-from zeromean.study.spec.validation import SettingError
+from zeromean.study.spec.validation import SettingError, check_range
+from zeromean.tables import amount
 
 if TYPE_CHECKING:
-    from zeromean.recipes.cost import Cost
     from zeromean.recipes.recipe import Recipe
     from zeromean.recipes.run_conditions import RunConditions
     from zeromean.tables import Table
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DEFAULTS = Study()
 # A longer run needs a confirmation.
 LONG_SECONDS = 600.0
+MAX_PROCESSES = 1024
 # Options that a study file does not contain.
 RUN_OPTIONS = ("yes", "out", "jobs", "ray", "tensorboard")
 
@@ -35,8 +36,12 @@ def reproduce(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A recipe that zeromean tables lists.")],
     data: Annotated[
-        str, typer.Option(help="As for zeromean compare, such as cifar:DIR or npz:FILE.")
-    ],
+        str | None,
+        typer.Option(help="Data in the form that zeromean tables shows, such as cifar:DIR."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Pretrained weights, for recipes that start from some.")
+    ] = None,
     scale: Annotated[
         float, typer.Option(help="Share of the training; 0.1 is a tenth of all epochs.")
     ] = 1.0,
@@ -51,6 +56,13 @@ def reproduce(
     precision: Precision = DEFAULTS.precision,
     device: Device = DEFAULTS.device,
     threads: Threads = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes per run, one per device, of a recipe of a training program.",
+            show_default="as published",
+        ),
+    ] = None,
     jobs: Jobs = 1,
     ray: Ray = None,
     tensorboard: TensorBoard = False,
@@ -64,17 +76,34 @@ def reproduce(
     The expected cost comes first. The same command continues an interrupted run. The results are
     OUT/published.md, OUT/report.html with the curves, OUT/outcome.json and OUT/study.sqlite.
     """
-    import msgspec
-
+    from zeromean.recipes.program_data import check_weights, path_of
     from zeromean.recipes.registry import find
     from zeromean.recipes.scale import scaled
 
     recipe = find(name)
+    program = recipe.program
+    if program is None and processes is not None:
+        raise ZeromeanError(f"{name} runs in this process", "Use --jobs, or remove --processes")
+    if processes is not None:
+        check_range("processes", processes, 1, MAX_PROCESSES)
+    if device != DEFAULTS.device and not recipe.has_device:
+        raise ZeromeanError(f"{name} runs on the CPU alone", "Remove --device")
+    weights_file = check_weights(recipe, weights)
+    place = path_of(recipe, data)
     with _settings_of_recipe(context):
-        asked = msgspec.structs.replace(
-            recipe.on(data, seeds), precision=precision, device=device, threads=threads
+        study = scaled(
+            recipe.on(
+                place,
+                seeds,
+                weights=weights_file,
+                processes=processes,
+                precision=precision,
+                device=device,
+                threads=threads,
+            ),
+            scale,
+            program.lengths if program is not None else (),
         )
-        study = scaled(asked, scale)
         if study_file is not None:
             for option in typed_options(context, RUN_OPTIONS):
                 raise ZeromeanError(
@@ -84,7 +113,11 @@ def reproduce(
             _write_study(study, study_file)
             return
         out = out or Path(name if scale == 1 else f"{name}-scale-{scale:g}")
-        conditions = _prepare(recipe, study, scale, out, jobs, ray, yes)
+        if program is None:
+            conditions = _prepare(recipe, study, scale, out, jobs, ray, yes)
+        else:
+            count = processes or program.processes
+            conditions = _prepare_program(recipe, study, scale, out, jobs, ray, yes, place, count)
         train_study(conditions.noted(), out, jobs, ray, tensorboard, typed_command(context))
     show(conditions, out)
 
@@ -149,7 +182,47 @@ def _prepare(
     alone = ", by this process alone" if ray is not None else ""
     echo(f"{found.text(jobs)}{alone}{conditions.mark}\n")
     if found.seconds > LONG_SECONDS and not yes:
-        _confirm(recipe.name, found)
+        _confirm(recipe.name, found.duration)
+    return conditions
+
+
+def _prepare_program(
+    recipe: Recipe,
+    study: Study,
+    scale: float,
+    out: Path,
+    jobs: int,
+    ray: str | None,
+    yes: bool,
+    place: str,
+    processes: int,
+) -> RunConditions:
+    """Check everything, print the conditions, and ask before any run."""
+    import msgspec
+
+    from zeromean.recipes.program_data import find
+    from zeromean.recipes.run_conditions import RunConditions
+    from zeromean.study.engine.results import missing_runs
+    from zeromean.study.engine.resume import check_folder
+    from zeromean.study.engine.run import check_jobs, check_programs
+    from zeromean.study.tasks.load import check_device
+
+    assert recipe.program is not None
+    check_programs(study, jobs, ray)
+    check_jobs(jobs, ray)
+    check_folder(msgspec.structs.replace(study, note=recipe.name), out)
+    check_device(study.device)
+    recipe.program.check_installed(recipe.name)
+    conditions = RunConditions.of_program(recipe, study, find(recipe, place), scale, processes)
+    echo(conditions.introduction())
+    left = len(missing_runs(study, out))
+    if not left:
+        echo("Nothing is left to train.\n")
+        return conditions
+    length, unit = recipe.length_of(study)
+    echo(f"{amount(left, 'run')} of {amount(length, unit)}{conditions.mark}\n")
+    if not yes:
+        _confirm(recipe.name, "a time that is known after the first run")
     return conditions
 
 
@@ -158,10 +231,10 @@ def can_ask() -> bool:
     return sys.stdin.isatty()
 
 
-def _confirm(name: str, cost: Cost) -> None:
+def _confirm(name: str, duration: str) -> None:
     if not can_ask():
         raise ZeromeanError(
-            f"{name} takes {cost.duration}, which needs a confirmation, and there is no terminal",
+            f"{name} takes {duration}, which needs a confirmation, and there is no terminal",
             "Add --yes, or shorten it with --scale or --seeds",
         )
     if not typer.confirm("Continue?"):

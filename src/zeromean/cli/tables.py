@@ -60,49 +60,49 @@ def tables(
 
 
 def summarize(result: Result) -> Iterator[Line]:
-    """Yield one line per recipe, or one on the reason why there is none."""
+    """Yield one line per recipe, or one on the script."""
     from zeromean.recipes import published
+    from zeromean.recipes.outcome import status
 
     name = published.name(result.place)
     for recipe in result.recipes:
-        yield 0, f"{name:9}  {recipe.name:21}  {recipe.title}"
+        yield 0, f"{name:9}  {recipe.name:21}  {recipe.title}; {status(recipe)}"
     if not result.recipes:
-        yield 0, f"{name:9}  {'no recipe':21}  {result.reason}"
+        yield 0, f"{name:9}  {'a script':21}  {result.command}; {result.status}"
 
 
 def describe(result: Result) -> Iterator[Line]:
-    """Yield the heading and everything known of its recipes, or of what comes nearest."""
+    """Yield the heading and everything known of its recipes, or of its script."""
     from zeromean.recipes import published
+    from zeromean.recipes.outcome import status
 
     yield 0, result.heading
     for recipe in result.recipes:
         yield 1, f"{recipe.name}: {recipe.title}"
-        yield 2, f"data: {_data(recipe)}"
+        yield 2, f"data: {recipe.data}"
+        if recipe.program is not None and recipe.program.weights:
+            yield 2, f"weights: {recipe.program.weights}"
         yield 2, f"cost: {_cost(recipe)}"
         yield from ((2, f"published: {text}") for text in _published(recipe, result.place))
+        yield 2, f"status: {status(recipe)}"
         yield from ((2, f"here: {text}") for text in _measured(recipe, result.place))
     if not result.recipes:
-        yield 1, f"no recipe: {result.reason}; instead: {result.instead}"
+        yield 1, f"script: {result.command}"
         for text in published.lines(result.paper, result.place):
             yield 2, f"published: {text}"
-
-
-def _data(recipe: Recipe) -> str:
-    data = recipe.data
-    return (
-        f"{data.name} ({data.form}), {data.train:,} training and {data.test:,} test images of"
-        f" {'x'.join(map(str, data.shape))}, {data.classes} classes"
-        + (f"; {data.note}" if data.note else "")
-    )
+        yield 2, f"status: {result.status} ({result.page})"
 
 
 def _cost(recipe: Recipe) -> str:
     from zeromean.recipes.cost import duration
 
-    runs, epochs, steps = planned(recipe)
-    text = f"{amount(runs, 'run')}, {amount(epochs, 'epoch')} of {amount(steps, 'step')}"
+    runs, length, steps = planned(recipe)
+    if recipe.program is not None:
+        devices = amount(recipe.program.processes, "device")
+        return f"{amount(runs, 'run')}, {amount(length, recipe.length[1])}, on {devices}"
+    text = f"{amount(runs, 'run')}, {amount(length, 'epoch')} of {amount(steps, 'step')}"
     for machine, seconds in recipe.step_seconds.items():
-        text += f"; about {duration(epochs * steps * seconds)} on {machine}"
+        text += f"; about {duration(length * steps * seconds)} on {machine}"
     return text
 
 
@@ -111,23 +111,31 @@ def planned(recipe: Recipe) -> tuple[int, int, int]:
     from zeromean.study.engine.scheduler import planned_keys
 
     study, train = recipe.study, float(recipe.data.train)
+    keys = planned_keys(study)
+    if recipe.program is not None:
+        return len(keys), len(keys) * recipe.length[0], 0
     if study.tuning is not None:
         train = round(train * (1 - study.tuning.validation))
-    keys = planned_keys(study)
     return len(keys), sum(map(study.epochs, keys)), int(train // recipe.task.batch_size)
 
 
 def _published(recipe: Recipe, place: str) -> Iterator[str]:
+    from zeromean.recipes.comparison import numbers
+
     columns = [column for column in recipe.columns if column.table == place]
     several = len({column.heading for column in columns}) > 1
     found = False
     for column in columns:
-        numbers = {row: column.number(recipe.paper, name) for name, row in column.rows.items()}
-        cells = [f"{row} {number}" for row, number in numbers.items() if number is not None]
+        cells: dict[str, dict[str, str]] = {}
+        for metric in recipe.metrics:
+            for method, number in numbers(recipe, column, metric).items():
+                if number is not None:
+                    cells.setdefault(column.rows[method], {})[metric] = str(number)
         labels = [column.part, column.heading if several else ""]
         if cells:
             found = True
-            yield ": ".join([*filter(None, labels), ", ".join(cells)])
+            text = ", ".join(f"{row} {' / '.join(cell.values())}" for row, cell in cells.items())
+            yield ": ".join([*filter(None, labels), text])
     if not found:
         yield "no numbers" if recipe.paper == "guides" else "curves, as the report draws them"
 
@@ -145,5 +153,3 @@ def _measured(recipe: Recipe, place: str) -> Iterator[str]:
     for outcome in outcomes:
         for text in outcome.lines(without=others):
             yield f"{text} ({outcome.conditions})"
-    if not outcomes:
-        yield "not run"

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from zeromean.recipes.agreement_test import agreement
 from zeromean.recipes.metrics import METRICS, RunMetric
-from zeromean.recipes.recipe import Column
+from zeromean.recipes.published import Published
+from zeromean.recipes.recipe import Column, Recipe
 from zeromean.recipes.run_conditions import RunConditions
 from zeromean.study.engine.results import Results
 from zeromean.study.report import sections
@@ -43,11 +44,17 @@ def tables(conditions: RunConditions, results: Results) -> list[tuple[str, Table
     return [
         (
             f"{column.title(recipe.paper)}{conditions.mark}: {METRICS[name].label}",
-            _table(conditions, column, results, METRICS[name], published=number == 0),
+            _table(conditions, column, results, METRICS[name], numbers(recipe, column, name)),
         )
         for column in recipe.columns
-        for number, name in enumerate(recipe.metrics)
+        for name in recipe.metrics
     ]
+
+
+def numbers(recipe: Recipe, column: Column, metric: str) -> dict[str, Published | None]:
+    """Return the published number of each method; of tables with one metric, it is the first."""
+    name = None if metric == recipe.metrics[0] else metric
+    return {method: column.number(recipe.paper, method, name) for method in column.rows}
 
 
 def _table(
@@ -55,12 +62,9 @@ def _table(
     column: Column,
     results: Results,
     metric: RunMetric,
-    published: bool,
+    numbers: Mapping[str, Published | None],
 ) -> Table:
     recipe, values, baseline = conditions.recipe, measured(results, metric), column.baseline
-    numbers = {
-        method: column.number(recipe.paper, method) if published else None for method in column.rows
-    }
 
     def versus_published(method: str) -> str:
         number, own = numbers[method], values[method]
@@ -144,11 +148,12 @@ def page(conditions: RunConditions, results: Results, found: list[tuple[str, Tab
     recipe, study = conditions.recipe, results.study
     (info,) = results.infos.values()
     (section,) = sections(results)
+    split = f"; {info.split}" if recipe.program is None else ""
     blocks = [
         f"# {recipe.title}",
         conditions.note,
         f"    {results.command}",
-        f"Data: {info.description}; {info.split}. {amount(study.seeds, 'seed')}{results.growth}.",
+        f"Data: {conditions.data}{split}. {amount(study.seeds, 'seed')}{results.growth}.",
         *(f"**{title}**\n\n{table.markdown()}" for title, table in found),
         explanation(conditions.comparable),
         "\n".join(f"- {one}" for one in section.conclusions),

@@ -37,9 +37,35 @@ def _known(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def _reported(name: str) -> Callable[[Run], float]:
+    """Return a function for what a program reported last, the study's own metric or another."""
+    return lambda run: run.epochs[-1].metrics.get(name, _known(run.test_score))
+
+
+def _as_reported(name: str, label: str, digits: int = 1) -> RunMetric:
+    return RunMetric(label, digits, _reported(name))
+
+
+# Networks that zeromean trains are scored from 0 to 1, programs report percent.
 METRICS = {
     "error": RunMetric("test error, %", 2, lambda run: 100 * (1 - _known(run.test_score))),
     "accuracy": RunMetric("test accuracy, %", 2, lambda run: 100 * _known(run.test_score)),
     "loss": RunMetric("test loss", 4, lambda run: _known(run.test_loss)),
+    "error_top5": RunMetric(
+        "top-5 test error, %", 2, lambda run: 100 * (1 - run.epochs[-1].get("top5_accuracy"))
+    ),
     "time": RunMetric("training time, s", 2, lambda run: sum(one.seconds for one in run.epochs)),
+    "top1": _as_reported("top1", "top-1 test accuracy, %", 2),
+    "top5": _as_reported("top5", "top-5 test accuracy, %", 2),
+    "top1_error": RunMetric("top-1 test error, %", 2, lambda run: 100 - _reported("top1")(run)),
+    "top5_error": RunMetric("top-5 test error, %", 2, lambda run: 100 - _reported("top5")(run)),
+    "AP": _as_reported("AP", "box AP, %"),
+    "AP50": _as_reported("AP50", "box AP50, %"),
+    "AP75": _as_reported("AP75", "box AP75, %"),
+    "mask_AP": _as_reported("mask_AP", "mask AP, %"),
+    "mask_AP50": _as_reported("mask_AP50", "mask AP50, %"),
+    "mask_AP75": _as_reported("mask_AP75", "mask AP75, %"),
+    "mAP": _as_reported("mAP", "mAP, %"),
+    "rank1": _as_reported("rank1", "rank 1, %"),
+    "return": _as_reported("return", "mean return of greedy episodes"),
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from zeromean.recipes.comparison import measured
 from zeromean.recipes.metrics import METRICS, RunMetric
+from zeromean.recipes.recipe import Recipe
 from zeromean.recipes.run_conditions import RunConditions
 from zeromean.study.engine.results import Results
 from zeromean.study.report.statistics import spread
@@ -104,6 +105,20 @@ class Outcome:
         if not self.published_data:
             parts.append(f"other data than published: {self.data}")
         return "; ".join([*parts, *filter(None, (self.note, self.page))])
+
+
+def status(recipe: Recipe) -> str:
+    """Return on what a recipe has run: published data, a stand-in, or only generated data."""
+    found = [one for one in kept() if one.recipe == recipe.name]
+    if not found:
+        return "only end to end"
+    if not recipe.data.form:
+        return "run"
+    published = [one for one in found if one.published_data]
+    if not published:
+        return "run on a stand-in"
+    whole = any(one.scale == 1 for one in published)
+    return f"run on the published data{'' if whole else ', shortened'}"
 
 
 def _summary(values: list[float]) -> Measured:

@@ -14,8 +14,9 @@ from typing import Any
 PAPERS = {
     "gradient_centralization": "GC",
     "centered_weight_normalization": "CWN",
-    "guides": "Tutorial",
+    "guides": "Guide",
 }
+GUIDES = "Guides: a tutorial on gradient-centralization-tf, and a question of users"
 # Entries that hold several results, one per key.
 GROUPS = ("figures", "figure4", "ablations")
 NAMES = {
@@ -23,6 +24,7 @@ NAMES = {
     "overhead": "Cost",
     "reid": "README, Market-1501",
     "horses_or_humans": "Horses or Humans",
+    "policy_gradient": "Policy gradient",
     "ablations.z_score": "Section 3.1",
     "ablations.clipping": "Section 4.2",
 }
@@ -55,7 +57,7 @@ def read(paper: str) -> Mapping[str, Any]:
 
 def title(paper: str) -> str:
     """Return the citation of a paper."""
-    return str(read(paper).get("paper", "The tutorial on gradient-centralization-tf"))
+    return str(read(paper).get("paper", GUIDES))
 
 
 def places(paper: str) -> list[str]:
@@ -111,64 +113,59 @@ def description(paper: str, place: str) -> str:
 
 def columns(paper: str, place: str) -> list[str]:
     """Return the headings of a table's columns, possibly those of the table it is like."""
-    table = read(paper)[place.partition(".")[0]]
+    table = _table(paper, place)
     like = re.match(r"as table (\d)", table.get("what", ""))
     if like is not None:
         return columns(paper, f"table{like[1]}")
-    # The description of a table without columns names the numbers of its cells.
-    found: list[str] = table.get("columns") or re.findall(r"top-\d", table["what"])
-    return found
+    return list(table["columns"])
 
 
-def number(paper: str, place: str, column: str | None, row: str) -> Published:
-    """Return a number of a table.
+def _table(paper: str, place: str) -> Mapping[str, Any]:
+    table: Mapping[str, Any] = read(paper)[place.partition(".")[0]]
+    return table
+
+
+def number(
+    paper: str, place: str, column: str | None, row: str, metric: str | None = None
+) -> Published | None:
+    """Return a number of a table; None if the table has another metric.
 
     Args:
         paper: Key of ``PAPERS``.
         place: Key of a table, or of a part of it.
         column: Heading of the column; None for a table with one column.
         row: Key of the row.
+        metric: Key of a metric, for tables with several; None for the first one.
 
     Example:
         >>> number("centered_weight_normalization", "table2.He", "Yale-B", "CWN")
         Published(value=4.21, deviation=None)
         >>> print(number("gradient_centralization", "table1", "V11", "with_gc"))
         71.69 ± 0.37
+        >>> number("gradient_centralization", "table5", "R50", "with_gc", "AP75").value
+        40.2
     """
     found = entry(paper, place)[row]
-    if column is not None:
+    if isinstance(found, Mapping):
+        found = found[column]
+    elif column is not None:
         found = found[columns(paper, place).index(column)]
+    several = _table(paper, place).get("metrics")
+    if several:
+        metric = metric or several[0]
+        return Published(found[several.index(metric)]) if metric in several else None
+    if metric is not None:
+        return None
     return Published(*found) if isinstance(found, list) else Published(found)
 
 
 def lines(paper: str, place: str) -> Iterator[str]:
-    """Yield the published numbers of a place, one line per row; nothing for a picture.
+    """Yield the published numbers of a place without a table, one per line.
 
     Example:
-        >>> next(lines("centered_weight_normalization", "table3"))
-        'plain: CIFAR-10 7.34 ± 0.52, CIFAR-100 29.38 ± 0.14'
+        >>> list(lines("centered_weight_normalization", "cost"))
+        ['plain: 17.3', 'cwn: 18.1']
     """
     found = entry(paper, place)
-    if not isinstance(found, Mapping) or "table" in found:
-        return
-    headings = columns(paper, place) if place.startswith("table") else []
-    for part, rows in found.items():
-        # Table 2 has a table per initialization.
-        nested = isinstance(rows, Mapping) and "plain" in rows
-        for row, values in rows.items() if nested else [(part, rows)]:
-            if not row.startswith("recipe") and (text := _text(values, headings)):
-                yield f"{part}, {row}: {text}" if nested else f"{row}: {text}"
-
-
-def _text(values: Any, headings: list[str]) -> str:
-    """Format numbers as a line; return an empty text for anything else."""
-    if isinstance(values, Mapping):
-        return "; ".join(f"{key} {_text(one, [])}" for key, one in values.items())
-    if isinstance(values, int | float):
-        return str(values)
-    if not isinstance(values, list) or any(isinstance(one, str) for one in values):
-        return ""
-    if len(headings) == len(values):
-        cells = [Published(*one) if isinstance(one, list) else Published(one) for one in values]
-        return ", ".join(f"{head} {cell}" for head, cell in zip(headings, cells, strict=True))
-    return " / ".join(map(str, values))
+    if isinstance(found, Mapping):
+        yield from (f"{key}: {value}" for key, value in found.items() if key != "what")

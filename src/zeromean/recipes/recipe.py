@@ -1,16 +1,22 @@
-"""A recipe: a study, the data it is about, and the published number of each method."""
+"""A recipe: a study, the data it is about, and the published number of each method.
+
+The study trains a task of zeromean's own, or compares a training program of the package.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import msgspec
 
+from zeromean.errors import MissingExtraError
 from zeromean.recipes import published
 from zeromean.recipes.published import Published
+from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.task import ImageTask
 from zeromean.study.spec.toml import from_table
@@ -20,8 +26,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# The data in a recipe's file, which the user replaces.
+# The data, the pretrained weights and the device in a recipe's file, which the user replaces.
 PLACEHOLDER = "DATA"
+WEIGHTS = "WEIGHTS"
+DEVICE = "DEVICE"
 # The row of a method that the published table does not have.
 NEW = "-"
 
@@ -32,7 +40,8 @@ class DataSet:
 
     Args:
         name: Name that its authors gave it.
-        form: Form of the argument ``--data``, such as ``cifar:DIR``.
+        form: Form of the argument ``--data``, such as ``cifar:DIR``; empty for an environment of
+            reinforcement learning, which needs no data.
         train, test, classes: Numbers of training images, test images and classes.
         shape: Channels, height and width of an image as networks see it.
         note: What else is needed to prepare the data; may be empty.
@@ -40,11 +49,20 @@ class DataSet:
 
     name: str
     form: str
-    train: int
-    test: int
-    classes: int
-    shape: tuple[int, int, int]
+    train: int = 0
+    test: int = 0
+    classes: int = 0
+    shape: tuple[int, ...] = ()
     note: str = ""
+
+    def __str__(self) -> str:
+        note = f"; {self.note}" if self.note else ""
+        if not self.form:
+            return f"{self.name}{note}"
+        return (
+            f"{self.name} ({self.form}), {self.train:,} training and {self.test:,} test images of"
+            f" {'x'.join(map(str, self.shape))}, {self.classes} classes{note}"
+        )
 
     def matches(self, train: int, test: int, classes: int, shape: tuple[int, ...]) -> bool:
         """Return whether data may be these; a random split may divide their sum otherwise."""
@@ -87,11 +105,50 @@ class Column:
         name = f"{published.PAPERS[paper]} {published.name(self.place)}"
         return ", ".join(one for one in (name, self.part, self.heading) if one)
 
-    def number(self, paper: str, method: str) -> Published | None:
-        """Return the published number of a method; None if there is none."""
+    def number(self, paper: str, method: str, metric: str | None = None) -> Published | None:
+        """Return the published number of a method; None if there is none.
+
+        Args:
+            paper: Key of ``PAPERS``.
+            method: Label of the method.
+            metric: Key of ``METRICS``; None for the first one of the table.
+        """
         if self.rows[method] == NEW:
             return None
-        return published.number(paper, self.place, self.heading, self.rows[method])
+        return published.number(paper, self.place, self.heading, self.rows[method], metric)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is needed to run a training program of the package.
+
+    Args:
+        extra: Extra of zeromean that installs its packages.
+        modules: Modules that the extra installs and the program imports.
+        lengths: Options of the program that count epochs, episodes or steps; ``--scale`` shortens
+            them alike. The first one is the length of the training.
+        processes: Number of processes, one per device, of the published runs.
+        weights: The pretrained weights to pass as ``--weights``; empty for fresh weights.
+    """
+
+    extra: str
+    modules: tuple[str, ...]
+    lengths: tuple[str, ...]
+    processes: int = 1
+    weights: str = ""
+
+    def check_installed(self, recipe: str) -> None:
+        """Check that the packages of the program are installed.
+
+        Raises:
+            MissingExtraError: One is not.
+        """
+        missing = [one for one in self.modules if find_spec(one) is None]
+        if missing:
+            raise MissingExtraError(
+                f"{recipe} needs {' and '.join(missing)}, which this environment lacks",
+                f"Run pip install 'zeromean[{self.extra}]'",
+            )
 
 
 @dataclass(frozen=True)
@@ -110,6 +167,7 @@ class Recipe:
         notes: Departures from what was published, and choices where nothing was.
         step_seconds: Seconds per training step, mean over the methods, by machine.
         study: Study with ``DATA`` as its data.
+        program: The training program; None for a task that zeromean trains itself.
     """
 
     name: str
@@ -123,10 +181,11 @@ class Recipe:
     notes: tuple[str, ...]
     step_seconds: Mapping[str, float]
     study: Study
+    program: Program | None = None
 
     @property
     def task(self) -> ImageTask:
-        """The only task of the study."""
+        """The only task of the study, if zeromean trains it itself."""
         (task,) = self.study.tasks
         assert isinstance(task, ImageTask)
         return task
@@ -136,18 +195,77 @@ class Recipe:
         """Keys of the tables and pictures that it repeats."""
         return list(dict.fromkeys([*(column.table for column in self.columns), *self.curves]))
 
-    def on(self, data: str, seeds: int | None = None) -> Study:
-        """Return the study on the user's data, named as for ``zeromean compare --data``."""
-        task = msgspec.structs.replace(self.task, data=data)
-        seeds = self.study.seeds if seeds is None else seeds
-        return msgspec.structs.replace(self.study, tasks=(task,), seeds=seeds)
+    @property
+    def length(self) -> tuple[int, str]:
+        """The length of a run and its unit, such as 100 and ``epoch``."""
+        return self.length_of(self.study)
+
+    def length_of(self, study: Study) -> tuple[int, str]:
+        """Return the length of a run and its unit in a study that this recipe has made."""
+        if self.program is None:
+            return study.trained_tasks[0].epochs, "epoch"
+        (task,), option = study.programs, self.program.lengths[0]
+        number = task.command[task.command.index(option) + 1]
+        return int(number), option.strip("-").removesuffix("s")
+
+    @property
+    def has_device(self) -> bool:
+        """Whether a run can use another device than the CPU."""
+        return not self.study.programs or DEVICE in self.study.programs[0].command
+
+    def on(
+        self,
+        data: str,
+        seeds: int | None = None,
+        *,
+        weights: str = "",
+        processes: int | None = None,
+        precision: str = "float32",
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> Study:
+        """Return the study on the user's data.
+
+        Args:
+            data: Data as for ``zeromean compare --data``; for a program, a path.
+            seeds: Number of seeds; None for the recipe's.
+            weights: File of the pretrained weights that a program starts from.
+            processes: Number of processes of a program; None for the published number.
+            precision, device, threads: Settings of the study.
+        """
+        (task,) = self.study.tasks
+        if isinstance(task, ProgramTask):
+            assert self.program is not None
+            count = self.program.processes if processes is None else processes
+            given = {PLACEHOLDER: data, WEIGHTS: weights, DEVICE: device}
+            command = [given.get(word, word) for word in task.command]
+            command += ["--amp"] if precision == "bfloat16" else []
+            task = msgspec.structs.replace(task, command=(*_launcher(count), *command))
+        else:
+            task = msgspec.structs.replace(self.task, data=data)
+        return msgspec.structs.replace(
+            self.study,
+            tasks=(task,),
+            seeds=self.study.seeds if seeds is None else seeds,
+            precision=precision,
+            device=device,
+            threads=threads,
+        )
+
+
+def _launcher(processes: int) -> list[str]:
+    """Return the words that start a module in several processes."""
+    if processes == 1:
+        return []
+    return ["torchrun", "--nproc-per-node", str(processes), "--master-port", "{port}"]
 
 
 def parse(text: str) -> Iterator[Recipe]:
     """Parse the recipes of a file, one per entry of ``[[recipe.columns]]``.
 
     The file is a study file with a table ``[recipe]``. Each entry may change settings of the study
-    (``study``), of its task (``task``) and of the data.
+    (``study``), of its task (``task``), of the data and of the program, and add words to the
+    command of a program (``arguments``).
     """
     table = tomllib.loads(text)
     shared = table.pop("recipe")
@@ -157,7 +275,12 @@ def parse(text: str) -> Iterator[Recipe]:
 
 def _recipe(table: dict[str, Any], shared: dict[str, Any], own: dict[str, Any]) -> Recipe:
     (task,) = table["tasks"]
-    study = {**table, **own.get("study", {}), "tasks": [{**task, **own.get("task", {})}]}
+    task = {**task, **own.get("task", {})}
+    program = None
+    if "program" in shared:
+        task["command"] = [*task["command"], *own.get("arguments", [])]
+        program = msgspec.convert({**shared["program"], **own.get("program", {})}, Program)
+    study = {**table, **own.get("study", {}), "tasks": [task]}
     data = {**shared["data"], **own.get("data", {})}
     return Recipe(
         name=own["name"],
@@ -170,8 +293,9 @@ def _recipe(table: dict[str, Any], shared: dict[str, Any], own: dict[str, Any]) 
             for one in own["published"]
         ),
         curves=tuple(own.get("curves", shared.get("curves", ()))),
-        data=DataSet(**{**data, "shape": tuple(data["shape"])}),
+        data=DataSet(**{**data, "shape": tuple(data.get("shape", ()))}),
         notes=(*shared.get("notes", ()), *own.get("notes", ())),
         step_seconds=own.get("step_seconds", {}),
         study=from_table(study),
+        program=program,
     )

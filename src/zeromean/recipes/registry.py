@@ -1,4 +1,4 @@
-"""Every published result: the recipes that repeat it, or why there is none."""
+"""Every published result: the recipes that repeat it, or the script that does."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ class Result:
         paper: Key of ``PAPERS``.
         place: Key of the result among the published numbers.
         recipes: Recipes that repeat it.
-        reason: Reason why there is none; empty if there are recipes.
-        instead: What comes nearest to a recipe.
+        command: Without a recipe, the command of the script that repeats it.
+        status: Data or machine that the script has run on.
+        page: Page with the results of the script.
     """
 
     paper: str
     place: str
     recipes: tuple[Recipe, ...]
-    reason: str = ""
-    instead: str = ""
+    command: str = ""
+    status: str = ""
+    page: str = ""
 
     @property
     def heading(self) -> str:
@@ -58,11 +60,11 @@ def recipes() -> tuple[Recipe, ...]:
 
 def results() -> list[Result]:
     """Return every table and figure of results, paper by paper."""
-    text = (files("zeromean.recipes") / "elsewhere.toml").read_text(encoding="utf-8")
+    text = (files("zeromean.recipes") / "scripts.toml").read_text(encoding="utf-8")
     rows = tomllib.loads(text)["results"]
-    elsewhere = {(row.pop("paper"), row.pop("place")): row for row in rows}
+    scripts = {(row.pop("paper"), row.pop("place")): row for row in rows}
     return [
-        Result(paper, place, _of(paper, place), **elsewhere.get((paper, place), {}))
+        Result(paper, place, _of(paper, place), **scripts.get((paper, place), {}))
         for paper in published.PAPERS
         for place in published.places(paper)
     ]

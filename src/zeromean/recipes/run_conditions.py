@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from zeromean.recipes.program_data import Found
 from zeromean.recipes.recipe import Recipe
 from zeromean.study.spec.study import Study
 from zeromean.study.tasks.problem import Problem
+from zeromean.tables import amount
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class RunConditions:
         scale: Share of the published training.
         published_data: Whether numbers and sizes of images and classes are as published.
         data: One line on the data.
+        processes: Number of processes of a run.
     """
 
     recipe: Recipe
@@ -28,6 +31,7 @@ class RunConditions:
     scale: float
     published_data: bool
     data: str
+    processes: int = 1
 
     @classmethod
     def of(cls, recipe: Recipe, study: Study, problem: Problem, scale: float) -> RunConditions:
@@ -38,6 +42,14 @@ class RunConditions:
         classes = int(problem.train.targets.max()) + 1
         same = recipe.data.matches(train, len(problem.test.targets), classes, problem.shape)
         return cls(recipe, study, scale, same, problem.description)
+
+    @classmethod
+    def of_program(
+        cls, recipe: Recipe, study: Study, found: Found, scale: float, processes: int
+    ) -> RunConditions:
+        """Find the conditions of a program from the files that it will read."""
+        same = recipe.data.matches(found.train, found.test, found.classes, recipe.data.shape)
+        return cls(recipe, study, scale, same, found.description, processes)
 
     @property
     def comparable(self) -> bool:
@@ -52,16 +64,21 @@ class RunConditions:
     @property
     def note(self) -> str:
         """What readers of the numbers have to know."""
-        (task,) = self.study.tasks
-        parts = [f"Recipe {self.recipe.name}."]
+        recipe = self.recipe
+        parts = [f"Recipe {recipe.name}."]
         if self.scale != 1:
+            (number, unit), (short, _) = recipe.length, recipe.length_of(self.study)
             parts.append(
-                f"Training is shortened (--scale {self.scale:g}) to {task.epochs} of"
-                f" {self.recipe.task.epochs} epochs, with the schedule scaled alike; published"
-                " numbers are of the whole training."
+                f"Training is shortened (--scale {self.scale:g}) to {short} of {number} {unit}s,"
+                " with the schedule scaled alike; published numbers are of the whole training."
+            )
+        if recipe.program is not None and self.processes != recipe.program.processes:
+            parts.append(
+                f"Each run is on {amount(self.processes, 'device')}, not on"
+                f" {recipe.program.processes} as published."
             )
         if not self.published_data:
-            parts.append(f"Other data than published: {self.data}, not {self.recipe.data.name}.")
+            parts.append(f"Other data than published: {self.data}, not {recipe.data.name}.")
         if self.study.precision != "float32":
             parts.append(f"Computed in {self.study.precision}.")
         return " ".join(parts)

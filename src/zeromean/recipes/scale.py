@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import msgspec
 
 from zeromean.errors import ZeromeanError
+from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.schedule import Schedule
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.task import TrainedTask
@@ -13,12 +16,13 @@ from zeromean.study.spec.validation import SettingError
 replace = msgspec.structs.replace
 
 
-def scaled(study: Study, scale: float) -> Study:
+def scaled(study: Study, scale: float, lengths: Sequence[str] = ()) -> Study:
     """Return the study with a share of its epochs, rounded to at least one.
 
     Args:
         study: Study to shorten.
         scale: Share of the epochs, above 0 and at most 1.
+        lengths: Options of a program whose numbers are shortened, the length of training first.
 
     Raises:
         ZeromeanError: The scale is out of range, or too small for every fall of the learning rate
@@ -33,22 +37,58 @@ def scaled(study: Study, scale: float) -> Study:
     tuning = study.tuning
     if tuning is not None and tuning.epochs is not None:
         tuning = replace(tuning, epochs=_count(tuning.epochs, scale))
-    return replace(
-        study, tasks=tuple(_task(task, scale) for task in study.trained_tasks), tuning=tuning
-    )
+    (task,) = study.tasks
+    short = _program(task, scale, lengths) if isinstance(task, ProgramTask) else _task(task, scale)
+    return replace(study, tasks=(short,), tuning=tuning)
 
 
 def _task(task: TrainedTask, scale: float) -> TrainedTask:
     short = _with_all_falls(task, scale)
     if short is not None:
         return short
-    shares = (float(f"{epochs / task.epochs:.3g}") for epochs in range(1, task.epochs + 1))
-    enough = next(one for one in shares if one > scale and _with_all_falls(task, one) is not None)
-    raise ZeromeanError(
-        f"scale is {scale:g}, but the schedule {task.schedule.label} has no room in"
-        f" {_count(task.epochs, scale)} of {task.epochs} epochs",
+    raise _no_room(
+        f"the schedule {task.schedule.label}",
+        task.epochs,
+        scale,
+        lambda share: _with_all_falls(task, share) is not None,
+    )
+
+
+def _no_room(
+    schedule: str, epochs: int, scale: float, fits: Callable[[float], bool]
+) -> ZeromeanError:
+    """Return the error of a scale that leaves no room, with one that does."""
+    shares = (float(f"{number / epochs:.3g}") for number in range(1, epochs + 1))
+    enough = next(one for one in shares if one > scale and fits(one))
+    return ZeromeanError(
+        f"scale is {scale:g}, but {schedule} has no room in {_count(epochs, scale)} of {epochs}"
+        " epochs",
         f"Raise scale, such as to {enough:g}",
     )
+
+
+def _program(task: ProgramTask, scale: float, lengths: Sequence[str]) -> ProgramTask:
+    """Shorten every number that follows one of the options in the command."""
+    places, option = [], ""
+    for place, word in enumerate(task.command):
+        if word.startswith("-"):
+            option = word
+        elif option in lengths and word.isdecimal():
+            places.append(place)
+    numbers = [int(task.command[place]) for place in places]
+
+    def fits(share: float) -> bool:
+        # Steps of the schedule that were apart stay apart.
+        return len({_count(one, share) for one in numbers}) == len(set(numbers))
+
+    if not fits(scale):
+        words = [w for p, w in enumerate(task.command) if p in places or w in lengths]
+        epochs = int(task.command[task.command.index(lengths[0]) + 1])
+        raise _no_room(" ".join(words), epochs, scale, fits)
+    command = [*task.command]
+    for place, number in zip(places, numbers, strict=True):
+        command[place] = str(_count(number, scale))
+    return replace(task, command=tuple(command))
 
 
 def _with_all_falls(task: TrainedTask, scale: float) -> TrainedTask | None:
