@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
 import subprocess
 import sys
 from argparse import Namespace
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,16 +23,31 @@ import zeromean
 from zeromean.recipes.programs import classification, detection, reid
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = Path(detection.__file__).parent
 
 
-def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(PROGRAMS / f"{program}.py"), *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+@dataclass(frozen=True)
+class Done:
+    """A program that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run(program: str, *arguments: object) -> Done:
+    """Run a program in this process, which has imported its packages already."""
+    module = importlib.import_module(f"zeromean.recipes.programs.{program}")
+    stdout, stderr, code = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", [program, *map(str, arguments)]),
+        redirect_stdout(stdout),
+        redirect_stderr(stderr),
+    ):
+        try:
+            module.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+    return Done(code, stdout.getvalue(), stderr.getvalue())
 
 
 def write_images(folder: Path, names: list[str], size: tuple[int, int] = (24, 16)) -> None:
@@ -200,15 +220,13 @@ def test_top5_accuracy_counts_the_five_best() -> None:
 )
 def test_missing_data_ends_in_one_line(program: str, needed: str, tmp_path: Path) -> None:
     done = run(program, tmp_path / "nothing")
-    assert done.returncode == 2
+    assert done.code == 2
     assert needed in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
 
 
 def test_unknown_environment_ends_in_one_line() -> None:
     done = run("reinforce", "--env", "Nothing-v0")
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
 
 
 def test_reinforce_resumes_to_the_same_policy(tmp_path: Path) -> None:
@@ -216,8 +234,8 @@ def test_reinforce_resumes_to_the_same_policy(tmp_path: Path) -> None:
     whole = run("reinforce", *common, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     half = ["--episodes", 10, *common[2:], "--out", tmp_path / "half"]
-    assert run("reinforce", *half).returncode == 0
-    assert run("reinforce", *common, "--resume", "--out", tmp_path / "half").returncode == 0
+    assert run("reinforce", *half).code == 0
+    assert run("reinforce", *common, "--resume", "--out", tmp_path / "half").code == 0
     policies = [torch.load(tmp_path / name / "last.pt")["policy"] for name in ("whole", "half")]
     for name, value in policies[0].items():
         assert torch.equal(value, policies[1][name])
@@ -230,9 +248,9 @@ def test_classification_trains_and_resumes(tmp_path: Path) -> None:
     common = [tmp_path, "--model", "resnet18", "--size", 32, "--resize", 36, "--batch-size", 4]
     common += ["--drops", 1, "--lr", 0.01, "--head-lr", 0.1, "--out"]
     done = run("classification", *common, tmp_path / "whole", "--epochs", 2)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("epoch 2 ")
-    assert run("classification", *common, tmp_path / "half", "--epochs", 1).returncode == 0
+    assert run("classification", *common, tmp_path / "half", "--epochs", 1).code == 0
     resumed = run("classification", *common, tmp_path / "half", "--epochs", 2, "--resume")
     assert resumed.stdout == done.stdout.splitlines(keepends=True)[-1]
 
@@ -248,7 +266,7 @@ def test_reid_trains(tmp_path: Path) -> None:
         "reid", tmp_path, "--model", "resnet18", "--height", 32, "--width", 16, "--epochs", 2,
         "--identities", 2, "--images", 2, "--evaluate-every", 1, "--out", tmp_path / "out",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
 
@@ -260,7 +278,7 @@ def test_detection_trains(scenes: Path, tmp_path: Path) -> None:
         8, 16, 24, 32, 48, "--min-size", 96, "--max-size", 128, "--epochs", 1, "--drops",
         "--warmup", 2, "--batch-size", 2, "--out", tmp_path,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert {"AP", "mask_AP50", "loss"} <= json.loads(
         (tmp_path / "metrics.jsonl").read_text()
     ).keys()

@@ -44,7 +44,12 @@ def test_training_programs() -> None:
     run_cases("cases_programs.py")
 
 
+def test_recipe_of_a_training_program() -> None:
+    run_cases("cases_recipes.py")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_training_programs_end_to_end() -> None:
-    run_cases("cases_programs.py", "-m", "slow")
+@pytest.mark.parametrize("cases", ["cases_programs.py", "cases_recipes.py"])
+def test_training_programs_end_to_end(cases: str) -> None:
+    run_cases(cases, "-m", "slow")
