@@ -1,11 +1,11 @@
-"""Measure the seconds of a training step of every recipe on this machine, on random images.
+"""Measure the seconds of a training step of the recipes on this machine, on random images.
 
     python benchmarks/recipe_costs.py [--names gc-table1 cwn]
     python benchmarks/recipe_costs.py --device cuda --machine "one H200"
 
 Prints ``step_seconds`` for the file of each recipe: the mean over its methods, from which
-``zeromean tables`` estimates the duration. Image size and batch size are the published ones. Run it
-on an idle machine; it uses one thread.
+``zeromean tables`` estimates the duration. Image size and batch size are the published ones.
+Recipes of training programs are left out. Run it on an idle machine; it uses one thread.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--machine", default="one processor core")
     arguments = parser.parse_args()
     for recipe in recipes():
-        if recipe.name.startswith(tuple(arguments.names)):
+        if recipe.program is None and recipe.name.startswith(tuple(arguments.names)):
             try:
                 seconds = f"{step_seconds(recipe, arguments.device):.3g}"
                 line = f'step_seconds = {{ "{arguments.machine}" = {seconds} }}'
