@@ -156,9 +156,12 @@ def main() -> None:
                 f"{args.data / name} is missing; Market-1501 goes into DATA in its own layout"
             )
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    device = torch.device(args.device)
     if world > 1:
         torch.distributed.init_process_group()
-    device = torch.device(args.device)
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
 
@@ -208,7 +211,6 @@ def main() -> None:
         batch = args.identities * args.images
         length = len(train) // world // batch * batch
         # The sampler draws from the random state of numpy.
-
         np.random.seed(torch.randint(2**31, ()).item())
         sampler = MPerClassSampler(train.labels, args.images, batch, length)
         model.train()
