@@ -232,7 +232,7 @@ def test_unknown_environment_ends_in_one_line() -> None:
 def test_reinforce_resumes_to_the_same_policy(tmp_path: Path) -> None:
     common = ["--episodes", 20, "--evaluate-every", 10, "--evaluations", 1, "--hidden", 8]
     whole = run("reinforce", *common, "--out", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
+    assert whole.code == 0, whole.stderr
     half = ["--episodes", 10, *common[2:], "--out", tmp_path / "half"]
     assert run("reinforce", *half).code == 0
     assert run("reinforce", *common, "--resume", "--out", tmp_path / "half").code == 0
