@@ -19,7 +19,8 @@ from zeromean.centralization.validate import check_subjects, refuse_loss
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.gc_options import GCOptions
-from zeromean.measurement.statistics import vanishing_share, warn_of_vanished
+from zeromean.measurement.sample import warn_of_vanished
+from zeromean.measurement.statistics import vanishing_share
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import is_sharded
 from zeromean.tables import Table, TabularSequence

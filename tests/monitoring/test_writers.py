@@ -13,7 +13,8 @@ from torch import nn
 
 import zeromean
 from zeromean.measurement.sample import QUANTITIES
-from zeromean.monitoring import LayerStatistics, Sample, _writers
+from zeromean.measurement.writers import writers_to
+from zeromean.monitoring import LayerStatistics, Sample
 
 
 def sample(step: int, gradient_norm: float = 1.0) -> Sample:
@@ -26,7 +27,7 @@ def sample(step: int, gradient_norm: float = 1.0) -> Sample:
 
 
 def write(to: Any, *samples: Sample) -> None:
-    for writer in _writers(to):
+    for writer in writers_to(to):
         for one in samples:
             writer(one)
 
@@ -57,7 +58,7 @@ def test_csv_with_other_data_raises(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(zeromean.ZeromeanError, match="holds other data"):
-        _writers(path)
+        writers_to(path)
     assert path.read_text() == "a,b\n1,2\n"
 
 
@@ -71,7 +72,7 @@ def test_jsonl_has_one_line_per_sample_and_null_for_nan(tmp_path: Path) -> None:
 
 
 def test_unwritable_file_raises(tmp_path: Path) -> None:
-    (writer,) = _writers(tmp_path / "deep.csv")
+    (writer,) = writers_to(tmp_path / "deep.csv")
     (tmp_path / "deep.csv").unlink()
     (tmp_path / "deep.csv").mkdir()
     with pytest.raises(zeromean.ZeromeanError, match="cannot be written"):

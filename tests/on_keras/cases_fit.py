@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import csv
+import functools
 import json
 import pickle
 import shutil
@@ -15,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from toys import L, batch, convnet, furthest, means, values
+from toys import L, batch, convnet, furthest, mean, means, values
 
 import zeromean.keras
 from zeromean import ZeromeanError, ZeromeanWarning
@@ -352,6 +354,69 @@ def test_invalid_calls_on_a_built_optimizer_raise() -> None:
     nothing = zeromean.keras.centralize(O.SGD(), model, layers=lambda path, layer: False)
     with pytest.warns(ZeromeanWarning, match="nothing is centered"):
         nothing.build(model.trainable_variables)
+
+
+def test_monitor_measures_the_gradient_of_the_step(supports: Supports) -> None:
+    model = convnet()
+    model.compile(O.SGD(0.1), loss="mse")
+    rows = zeromean.keras.explain(model).centered
+    weights = [row.parameter for row in rows]
+    found: list[tuple[Any, list[np.ndarray]]] = []
+    old = values(weights)
+    x, y = batch()
+    monitor = zeromean.keras.Monitor(
+        (x[:8], y[:8]), 3, to=lambda sample: found.append((sample, values(weights)))
+    )
+    fit(model, callbacks=[monitor])
+    (first, new), (second, _) = found
+    assert (first.step, second.step, first.optimizer, first.at) == (0, 3, "SGD", None)
+    for layer, row, before, after in zip(first.layers, rows, old, new, strict=True):
+        g = (before - after) / 0.1
+        means_of_g = mean(g, row.fan_in)
+        rest = g - means_of_g
+        close = functools.partial(pytest.approx, rel=1e-3)
+        assert layer.gradient_norm == close(np.linalg.norm(g))
+        assert layer.gradient_max_centered == close(np.abs(rest).max())
+        assert layer.removed == close(1 - (rest**2).sum() / (g**2).sum())
+        assert layer.weight_mean == close(np.sqrt((mean(after, row.fan_in) ** 2).mean()))
+        assert layer.weight_mean_drift == close(0.1 * np.sqrt((means_of_g**2).mean()))
+        assert layer.update_ratio == close(np.linalg.norm(after - before) / np.linalg.norm(before))
+    supports("Driver", "Monitor", "-", "numbers equal those of the step itself")
+
+
+@once
+def test_monitor_does_not_change_training(tmp_path: Path) -> None:
+    found = []
+    for callbacks in ([], [zeromean.keras.Monitor(batch(), 3, to=tmp_path / "monitor.csv")]):
+        model = convnet(kernel_regularizer="l2")
+        model = keras.Sequential(
+            [*model.layers[:-1], L.BatchNormalization(), L.Dropout(0.5, seed=0), model.layers[-1]]
+        )
+        optimizer = O.LossScaleOptimizer(O.Adam(0.01), initial_scale=8.0)
+        zeromean.keras.centralize(optimizer, model, at="update")
+        model.compile(optimizer, loss="mse")
+        fit(model, callbacks=callbacks)
+        found.append(values(model.variables))
+    assert furthest(*found) == 0
+    rows = list(csv.DictReader((tmp_path / "monitor.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["0"] * 4 + ["3"] * 4
+    assert {row["optimizer"] for row in rows} == {"Adam"}
+    assert max(float(row["weight_mean_drift"]) for row in rows) < 1e-6
+    assert min(float(row["update_ratio"]) for row in rows) > 0
+
+
+@once
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch": 3}, "not a pair"),
+        ({"every": 0}, "every=0 is not a whole number"),
+        ({"to": 3}, "neither a function"),
+    ],
+)
+def test_invalid_monitor_raises(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ZeromeanError, match=message):
+        zeromean.keras.Monitor(**{"batch": batch(), "to": print, **arguments})
 
 
 def loop_on_tensorflow(model: Any, optimizer: Any, x: Any, y: Any) -> None:

@@ -19,8 +19,9 @@ with needs_extra("keras", "zeromean.keras", "keras"):
     from zeromean.keras import fan_in_rules as _fan_in_rules  # noqa: F401  # registers the rules
     from zeromean.keras.centralization import centralize
     from zeromean.keras.model import explain
+    from zeromean.keras.monitor_callback import Monitor
 
-__all__ = ["centralize", "explain", "gctf"]
+__all__ = ["Monitor", "centralize", "explain", "gctf"]
 
 
 def __getattr__(name: str) -> Any:

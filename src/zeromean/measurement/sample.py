@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
+from zeromean.errors import warn
 from zeromean.tables import Table
+
+# Share of vanished gradient entries above which a warning is due.
+VANISHED_LIMIT = 0.01
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,32 @@ class Sample:
         return f"step {self.step}, {self.optimizer}, {place}"
 
 
+def warn_of_vanished(at: str | None, shares: Mapping[str, float]) -> bool:
+    """Warn if too many gradient entries of a layer vanish; return whether they do.
+
+    Args:
+        at: Place of centering; the entries stay as they are unless gradients are centered.
+        shares: Share of vanished entries for each layer.
+    """
+    name = max(shares, key=lambda name: shares[name], default="")
+    if at not in ("gradient", "backward") or not shares or not shares[name] > VANISHED_LIMIT:
+        return False
+    warn(
+        f"Centering turns {shares[name]:.0%} of the nonzero gradient entries of {name} into zeros,"
+        " because they differ from their mean by less than rounding. Keep gradients in float32, or"
+        " leave this layer out with layers=."
+    )
+    return True
+
+
 def _cell(quantity: str, value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:.1%}" if quantity in ("removed", "vanished") else f"{value:.2e}"
+
+
+def share(part: float, whole: float) -> float:
+    """Return part / whole: 0 for 0 / 0, and infinity if only the whole is 0."""
+    if whole == 0:
+        return 0.0 if part == 0 else math.inf
+    return part / whole

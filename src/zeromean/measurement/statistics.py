@@ -15,14 +15,10 @@ import torch
 from torch import Tensor
 
 from zeromean.centralization.centering import CenteredParameter
-from zeromean.errors import warn
 from zeromean.fan_in import FanIn
-from zeromean.measurement.sample import LayerStatistics
+from zeromean.measurement.sample import LayerStatistics, share
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import is_sharded, local_part, reduce_over_shards
-
-# Share of vanished gradient entries above which a warning is due.
-VANISHED_LIMIT = 0.01
 
 
 class GradientStatistics(NamedTuple):
@@ -149,25 +145,7 @@ def means_of(parameters: Sequence[CenteredParameter]) -> list[Tensor]:
 def vanishing_share(gradient: Tensor, fan_in: FanIn) -> float:
     """Return the share of a gradient's nonzero entries that centering turns into exact zeros."""
     sums = gradient_statistics([gradient], [fan_in]).sums[0].tolist()
-    return _share(sums[6], sums[5])
-
-
-def warn_of_vanished(at: str | None, shares: Mapping[str, float]) -> bool:
-    """Warn if too many gradient entries of a layer vanish; return whether they do.
-
-    Args:
-        at: Place of centering; the entries stay as they are unless gradients are centered.
-        shares: Share of vanished entries for each layer.
-    """
-    name = max(shares, key=lambda name: shares[name], default="")
-    if at not in ("gradient", "backward") or not shares or not shares[name] > VANISHED_LIMIT:
-        return False
-    warn(
-        f"Centering turns {shares[name]:.0%} of the nonzero gradient entries of {name} into zeros,"
-        " because they differ from their mean by less than rounding. Keep gradients in float32, or"
-        " leave this layer out with layers=."
-    )
-    return True
+    return share(sums[6], sums[5])
 
 
 def broadcast(means: Tensor, like: Tensor, fan_in: FanIn) -> Tensor:
@@ -238,15 +216,9 @@ def _layer(
         gradient_max_centered=largest_rest,
         gradient_mean=g / entries,
         gradient_mean_centered=pg / entries,
-        removed=_share(removed2, g2),
-        vanished=_share(vanished, nonzero),
+        removed=share(removed2, g2),
+        vanished=share(vanished, nonzero),
         weight_mean=math.sqrt(mean2 / in_vectors),
         weight_mean_drift=math.sqrt(drift2 / in_vectors),
-        update_ratio=math.sqrt(_share(step2, weight2)),
+        update_ratio=math.sqrt(share(step2, weight2)),
     )
-
-
-def _share(part: float, whole: float) -> float:
-    if whole == 0:
-        return 0.0 if part == 0 else math.inf
-    return part / whole
