@@ -27,6 +27,7 @@ suppress_warnings = ["mystnb.unknown_mime_type"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+smartquotes = False  # options such as at="update" keep their quotes
 nb_execution_mode = "off"  # a test executes the notebook
 
 autodoc_member_order = "bysource"
