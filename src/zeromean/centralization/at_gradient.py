@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from zeromean.centralization.centering import CenteredParameter, Centering
 from zeromean.centralization.optimizer_traits import unwrap
+from zeromean.eager import eager
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.kernels import Entry, center_, prepare_center
@@ -74,7 +75,7 @@ class AtGradient:
         self._center_gradients(optimizer)
         return loss
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     @torch.no_grad()
     def _center_gradients(self, optimizer: Optimizer) -> None:
         centered = self._centering.parameters(optimizer)

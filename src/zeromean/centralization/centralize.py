@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 from weakref import ref
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -19,6 +18,7 @@ from zeromean.centralization.fused_step import Place, TakenOver, Way
 from zeromean.centralization.optimizer_traits import unwrap
 from zeromean.centralization.validate import check_subjects, refuse_model, refuse_optimizer
 from zeromean.class_lookup import is_a
+from zeromean.eager import eager
 from zeromean.errors import ZeromeanError
 from zeromean.gc_options import GCOptions, WeightDecay
 from zeromean.plan import Layers, Plan, Scope
@@ -216,14 +216,14 @@ class Handle:
 
     # These are bound methods, so that an optimizer's hooks lead to its handle. A compiled step
     # compiles around them.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self.centering.before_step(optimizer)
         return self._place.before_step(optimizer, args, kwargs)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def _after_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from zeromean.centralization.at_backward import AtBackward
 from zeromean.centralization.at_gradient import Arguments, wrap_closure
 from zeromean.centralization.centralize import handle_of
+from zeromean.eager import eager
 from zeromean.fan_in import FanIn
 
 
@@ -52,7 +52,7 @@ class StepObserver:
         self._before.remove()
         self._after.remove()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Arguments | None:
@@ -80,7 +80,7 @@ class StepObserver:
             self._see_gradients(optimizer)
         return loss
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def _after_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:

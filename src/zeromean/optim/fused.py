@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from zeromean.centralization.fused_step import FusedStep
+from zeromean.eager import eager
 from zeromean.kernels.step_spec import Rule
 from zeromean.optim.centered import Centered
 
@@ -27,7 +28,7 @@ class Fused(Centered):
         super().__setstate__(state)
         self._fused = None
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step.

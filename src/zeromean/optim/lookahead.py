@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from zeromean.eager import eager
 from zeromean.errors import ZeromeanError
 from zeromean.kernels.step_spec import At
 from zeromean.optim.radam import RAdam
@@ -69,7 +70,7 @@ class Lookahead(Optimizer):
         else:
             self.optimizer.add_param_group(param_group)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make a fast step, and a slow one after every k.

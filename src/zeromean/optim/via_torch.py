@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zeromean.centralization.at_update import AtUpdate
 from zeromean.centralization.centering import Centering
+from zeromean.eager import eager
 from zeromean.kernels import center_
 from zeromean.optim.centered import Centered, refuse
 from zeromean.sharded import gradient_of
@@ -27,7 +28,7 @@ class ViaTorch(Centered):
         self._place = None
 
     # A compiled step would hold on to the first step's copies.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step.
 

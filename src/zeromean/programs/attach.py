@@ -20,6 +20,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from zeromean.eager import eager
 from zeromean.errors import ZeromeanError, ZeromeanWarning
 from zeromean.programs.options import Options
 from zeromean.programs.record import OptimizerRecord, Recorder
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from zeromean.centralization.centralize import Handle
     from zeromean.centralization.optimizer_traits import OptimizerTraits
 
-    Hook = Callable[[Optimizer, Any, Any], None]
     Check = Callable[[OptimizerRecord, Optimizer, list[CenteredParameter], list[Tensor]], None]
 
 # Exit code of a program that is stopped because an optimizer cannot be centralized.
@@ -51,14 +51,12 @@ def install(options: str) -> None:
         options: Options as text, see :class:`zeromean.programs.options.Options`.
     """
     attachment = Attachment(Options.loads(options))
-    # torch's own way to keep a function out of a compiled step; the public one takes a second.
-    disable: Callable[[Hook], Hook] = getattr(torch, "_disable_dynamo", torch.compiler.disable)
 
-    @disable
+    @eager
     def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         attachment.before_step(optimizer)
 
-    @disable
+    @eager
     def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         attachment.after_step(optimizer)
 

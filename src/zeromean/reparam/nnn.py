@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zeromean.eager import eager
 from zeromean.errors import ZeromeanError
 from zeromean.plan import Owner, Row
 
@@ -113,7 +114,7 @@ class NaturalLinear(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._own = [self.v]  # assign=True replaces it by the checkpoint's tensor
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         if self.v is not self._own[0]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from zeromean.study.data.split import UnsplitDataset
 
@@ -14,6 +13,8 @@ TEST_FRACTION = 0.5
 
 def read_digits() -> UnsplitDataset:
     """Read the digits (values 0 to 16); half of each class is the test set."""
+    from sklearn.datasets import load_digits  # slow to import
+
     digits = load_digits()
     return UnsplitDataset(
         "digits",

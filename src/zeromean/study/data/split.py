@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
@@ -57,6 +56,8 @@ class UnsplitDataset:
         Raises:
             ZeromeanError: A class has too few images for both parts.
         """
+        from sklearn.model_selection import train_test_split  # slow to import
+
         seed = SPLIT_SEED if spec.seed is None else spec.seed
         if spec.per_class is None:
             share = f"{self.test_fraction:.0%}"

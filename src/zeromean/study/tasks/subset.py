@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from zeromean.study.spec.task import TrainedTask
@@ -74,6 +73,8 @@ def hold_out(problem: Problem, fraction: float) -> tuple[Examples, Examples]:
     Raises:
         ZeromeanError: There are too few.
     """
+    from sklearn.model_selection import train_test_split  # slow to import
+
     inputs, targets = problem.train
     everything = np.arange(len(targets))
     if problem.ordered:
