@@ -1,6 +1,7 @@
-"""Train a policy by REINFORCE with a moving-average baseline on a gymnasium environment.
+"""Train a policy by REINFORCE on a gymnasium environment.
 
-Each evaluation prints one line with the mean return of greedy episodes.
+The returns within each episode are standardized, so that their mean is the baseline. Each
+evaluation prints one line with the mean return of greedy episodes.
 
     python reinforce.py --env CartPole-v1 --seed 0
 """
@@ -9,29 +10,38 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import torch
 from torch import nn
+from torch.distributions import Categorical
 
 
-def episode(
-    env: gymnasium.Env, policy: nn.Module, seed: int, greedy: bool
-) -> tuple[torch.Tensor, list[float]]:
-    """Log-probabilities of the actions and the rewards of one episode."""
-    state, _ = env.reset(seed=seed)
-    log_probabilities, rewards, done = [], [], False
-    while not done:
-        distribution = torch.distributions.Categorical(
-            logits=policy(torch.as_tensor(state).float())
-        )
-        action = distribution.logits.argmax() if greedy else distribution.sample()
-        log_probabilities.append(distribution.log_prob(action))
-        state, reward, terminated, truncated, _ = env.step(int(action))
-        rewards.append(float(reward))
-        done = terminated or truncated
-    return torch.stack(log_probabilities), rewards
+@torch.no_grad()
+def play(
+    envs: list[gymnasium.Env], policy: nn.Module, seeds: Iterable[int], greedy: bool
+) -> list[tuple[torch.Tensor, torch.Tensor, list[float]]]:
+    """Play one episode per seed, side by side; return the states, actions and rewards of each."""
+    playing = [
+        (env, env.reset(seed=seed)[0], ([], [], [])) for env, seed in zip(envs, seeds, strict=False)
+    ]
+    episodes = [memory for _, _, memory in playing]
+    while playing:
+        logits = policy(torch.tensor(np.stack([state for _, state, _ in playing])).float())
+        chosen = logits.argmax(1) if greedy else Categorical(logits=logits).sample()
+        begun, playing = playing, []
+        for (env, state, memory), action in zip(begun, chosen.tolist(), strict=True):
+            after, reward, terminated, truncated, _ = env.step(action)
+            for values, value in zip(memory, (state, action, float(reward)), strict=True):
+                values.append(value)
+            if not (terminated or truncated):
+                playing.append((env, after, memory))
+    return [
+        (torch.tensor(np.stack(s)).float(), torch.tensor(a), rewards) for s, a, rewards in episodes
+    ]
 
 
 def discounted(rewards: list[float], gamma: float) -> torch.Tensor:
@@ -68,9 +78,11 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     try:
-        env = gymnasium.make(args.env)
+        count = max(args.batch_size, args.evaluations)
+        envs = [gymnasium.make(args.env, disable_env_checker=True) for _ in range(count)]
     except gymnasium.error.Error as error:
         parser.error(str(error))
+    env = envs[0]
     if not isinstance(env.action_space, gymnasium.spaces.Discrete):
         parser.error(f"{args.env} has no discrete actions")
     inputs, actions = env.observation_space.shape[0], int(env.action_space.n)
@@ -89,23 +101,21 @@ def main() -> None:
         begun = state["episode"]
 
     for number in range(begun, args.episodes, args.batch_size):
+        done = number + args.batch_size
         loss = torch.zeros(())
         with torch.autocast("cpu", torch.bfloat16, enabled=args.amp):
-            for index in range(number, number + args.batch_size):
-                chosen, rewards = episode(env, policy, args.seed * 100_000 + index, greedy=False)
+            seeds = range(args.seed * 100_000 + number, args.seed * 100_000 + done)
+            for states, actions, rewards in play(envs, policy, seeds, greedy=False):
                 returns = discounted(rewards, args.gamma)
                 advantage = (returns - returns.mean()) / (returns.std(correction=0) + 1e-6)
+                chosen = Categorical(logits=policy(states)).log_prob(actions)
                 loss = loss - (chosen * advantage).sum() / args.batch_size
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        done = number + args.batch_size
         if done % args.evaluate_every < args.batch_size or done >= args.episodes:
-            with torch.no_grad():
-                scores = [
-                    sum(episode(env, policy, 1_000_000 + n, greedy=True)[1])
-                    for n in range(args.evaluations)
-                ]
+            seeds = range(1_000_000, 1_000_000 + args.evaluations)
+            scores = [sum(rewards) for _, _, rewards in play(envs, policy, seeds, greedy=True)]
             value = sum(scores) / len(scores)
             print(f"episode {done} return {value:.1f}", flush=True)
             with (args.out / "metrics.jsonl").open("a") as file:
