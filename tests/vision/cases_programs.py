@@ -85,6 +85,32 @@ def test_ground_truth_as_detections_scores_100(scenes: Path) -> None:
     assert set(detection.score(truth, [], masks=True).values()) == {0.0}
 
 
+def test_evaluation_scores_a_perfect_detector_with_100(scenes: Path) -> None:
+    dataset = detection.CocoImages(scenes, "val", masks=True, train=False)
+
+    targets = [dataset[n][1] for n in range(len(dataset))]
+
+    class Oracle(torch.nn.Module):
+        left = iter(targets)
+
+        def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+            return [self.truth(next(self.left)) for _ in images]
+
+        def truth(self, target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            found = dataset.usable(target["image_id"])
+            masks = np.array([dataset.coco.annToMask(a) for a in found]).reshape(-1, 1, 96, 128)
+            return {
+                "boxes": target["boxes"].clone(),
+                "labels": target["labels"],
+                "scores": torch.ones(len(found)),
+                "masks": torch.from_numpy(masks.astype(np.float32)),
+            }
+
+    loader = [([torch.zeros(3, 96, 128)], [target]) for target in targets]
+    metrics = detection.evaluate(Oracle(), loader, dataset, torch.device("cpu"), masks=True)
+    assert all(value == pytest.approx(100) for value in metrics.values())
+
+
 def test_training_images_leave_out_crowds_and_renumber_categories(scenes: Path) -> None:
     images = detection.CocoImages(scenes, "train", masks=True, train=True)
     for image, target in images:
