@@ -210,9 +210,12 @@ def test_people_drop_junk_and_keep_distractors(tmp_path: Path) -> None:
     assert sorted(zip(people.identities, people.cameras, strict=True)) == [(0, 3), (2, 1)]
 
 
-def test_last_stride_is_one_and_the_neck_has_no_bias() -> None:
-    model = reid.BNNeck("resnet18", 5)
-    assert model.backbone.forward_features(torch.rand(1, 3, 64, 32)).shape[-2:] == (4, 2)
+@pytest.mark.parametrize("name", ["resnet18", "test_resnet"])
+def test_last_stride_is_one_and_the_neck_has_no_bias(name: str) -> None:
+    model = reid.BNNeck(name, 5)
+    last = model.backbone.layer4[0]
+    features = torch.rand(1, last.conv1.in_channels, 4, 2)
+    assert last(features).shape[-2:] == last.downsample(features).shape[-2:] == (4, 2)
     assert not model.neck.bias.requires_grad
     assert model.classifier.bias is None
 

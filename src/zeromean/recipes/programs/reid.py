@@ -58,9 +58,12 @@ class BNNeck(nn.Module):
     def __init__(self, model: str, identities: int) -> None:
         super().__init__()
         self.backbone = timm.create_model(model, num_classes=0)
-        for module in self.backbone.layer4[0].modules():
+        first = self.backbone.layer4[0]
+        for module in first.modules():
             if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
                 module.stride = (1, 1)
+        if isinstance(first.downsample[0], nn.AvgPool2d):  # a variant with pooled shortcuts
+            first.downsample[0] = nn.Identity()
         self.neck = nn.BatchNorm1d(self.backbone.num_features)
         self.neck.bias.requires_grad_(False)
         self.classifier = nn.Linear(self.backbone.num_features, identities, bias=False)
