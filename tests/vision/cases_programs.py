@@ -128,6 +128,7 @@ def options(**changed: object) -> Namespace:
     given = {"backbone": "resnet50", "norm": "frozen", "ws": False, "box_head": "2fc"}
     given |= {"weights": None, "masks": True, "trainable_layers": 3, "min_size": 64}
     given |= {"max_size": 96, "anchors": [32, 64, 128, 256, 512]}
+    given |= {"channels": 256, "proposals": 2000, "rois": 512}
     return Namespace(**given | changed)
 
 

@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 from torchvision.models import detection as models
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import (
     FastRCNNConvFCHead,
     FastRCNNPredictor,
@@ -108,20 +108,32 @@ def build(args: argparse.Namespace, classes: int) -> nn.Module:
         missing, unexpected = backbone.load_state_dict(state, strict=False)
         print(f"{args.weights}: {len(missing)} missing, {len(unexpected)} unexpected", flush=True)
     norm = group if args.norm == "group" else None
-    layers = args.trainable_layers if args.weights else 5
-    fpn = _resnet_fpn_extractor(backbone, layers, norm_layer=norm)
+    trained = args.trainable_layers if args.weights else 5
+    stages = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
+    frozen = stages[: 6 - trained] if trained < 5 else ()
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    levels = {f"layer{n + 1}": str(n) for n in range(4)}
+    inputs, width = [backbone.inplanes // 8 * 2**n for n in range(4)], args.channels
+    fpn = BackboneWithFPN(backbone, levels, inputs, width, norm_layer=norm)
     sizes = tuple((size,) for size in args.anchors)
     head = {}
     if args.box_head == "4c1f":
-        head["box_head"] = FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=norm)
+        head["box_head"] = FastRCNNConvFCHead(
+            (width, 7, 7), [width] * 4, [4 * width], norm_layer=norm
+        )
     else:
-        head["box_head"] = TwoMLPHead(256 * 49, 1024)
-    head["box_predictor"] = FastRCNNPredictor(1024, classes + 1)
+        head["box_head"] = TwoMLPHead(width * 49, 4 * width)
+    head["box_predictor"] = FastRCNNPredictor(4 * width, classes + 1)
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
     shape = {"min_size": args.min_size, "max_size": args.max_size, "rpn_anchor_generator": anchors}
+    shape |= {"box_batch_size_per_image": args.rois}
+    for when in ("pre", "post"):
+        shape[f"rpn_{when}_nms_top_n_train"] = args.proposals
+        shape[f"rpn_{when}_nms_top_n_test"] = args.proposals // 2
     if args.masks:
-        head["mask_head"] = MaskRCNNHeads(256, [256] * 4, 1, norm_layer=norm)
-        head["mask_predictor"] = models.mask_rcnn.MaskRCNNPredictor(256, 256, classes + 1)
+        head["mask_head"] = MaskRCNNHeads(width, [width] * 4, 1, norm_layer=norm)
+        head["mask_predictor"] = models.mask_rcnn.MaskRCNNPredictor(width, width, classes + 1)
         model = models.MaskRCNN(fpn, **shape, **head)
     else:
         model = models.FasterRCNN(fpn, **shape, **head)
@@ -194,6 +206,9 @@ def main() -> None:
     parser.add_argument("--masks", action="store_true", help="Mask R-CNN instead of Faster R-CNN")
     parser.add_argument("--trainable-layers", type=int, default=3, help="of 5, with --weights")
     parser.add_argument("--anchors", type=int, nargs="+", default=[32, 64, 128, 256, 512])
+    parser.add_argument("--channels", type=int, default=256, help="width of FPN and heads")
+    parser.add_argument("--proposals", type=int, default=2000, help="of the RPN; half in tests")
+    parser.add_argument("--rois", type=int, default=512, help="regions per image in training")
     parser.add_argument("--min-size", type=int, default=800)
     parser.add_argument("--max-size", type=int, default=1333)
     parser.add_argument("--epochs", type=int, default=12)
