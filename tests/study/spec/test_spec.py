@@ -102,6 +102,11 @@ def test_study_survives_tables_files_and_processes(study: Study, tmp_path: Path)
             "eps",
             "without reparametrization",
         ),
+        (
+            {"methods": ["plain", {"label": "x", "reparametrization": "wn", "mean": "keep"}]},
+            "mean",
+            "subtracts no mean",
+        ),
         ({"optimizers": ["sgdd"]}, "optimizers", '"sgdd" is not one of'),
         ({"optimizers": [{"name": "adam", "momentum": 0.9}]}, "momentum", "adam has no momentum"),
         ({"optimizers": [{"name": "sgd", "momentum": 1}]}, "momentum", "below 1"),

@@ -24,6 +24,7 @@ class Method(Spec, frozen=True):
         reparametrization: Argument of :func:`zeromean.reparametrize`.
         layers: Layers that ``reparametrization`` acts on: "all" (default) or "conv".
         init: "preserve" (default), or "unit" to start from gains of 1.
+        mean: "drop" (default), or "keep" to keep the means of the weight vectors as fixed offsets.
         eps: The ``eps`` of ``reparametrization``; None for its default.
         clip_value: Bound of each entry of a gradient.
         clip_norm: Bound of the norm of all gradients together.
@@ -46,6 +47,7 @@ class Method(Spec, frozen=True):
     reparametrization: Literal["wn", "cwn", "ws", "nnn"] | None = None
     layers: Literal["all", "conv"] = "all"
     init: Literal["preserve", "unit"] = "preserve"
+    mean: Literal["drop", "keep"] = "drop"
     eps: float | None = None
     clip_value: float | None = None
     clip_norm: float | None = None
@@ -65,13 +67,17 @@ class Method(Spec, frozen=True):
                 + f'; "{BASELINE}" is the name of plain training',
                 "Use another label" if changes else "Set one of its fields",
             )
-        for name in ("layers", "init", "eps"):
+        for name in ("layers", "init", "mean", "eps"):
             if self.reparametrization is None and name in self.changed:
                 raise SettingError(
                     name, f"{name} is given without reparametrization", f"Remove {name}"
                 )
         if self.reparametrization in ("wn", "cwn") and self.eps is not None:
             raise SettingError("eps", f'"{self.reparametrization}" has no eps', "Remove eps")
+        if self.reparametrization in ("wn", "nnn") and self.mean == "keep":
+            raise SettingError(
+                "mean", f'"{self.reparametrization}" subtracts no mean', "Remove mean"
+            )
         if self.reparametrization == "nnn" and self.layers == "conv":
             raise SettingError("layers", '"nnn" is for linear layers only', "Remove layers")
         if self.at == "update" and self.gradient in (None, "zscore"):
@@ -118,6 +124,7 @@ class Method(Spec, frozen=True):
         options = {
             "layers": self.layers if self.layers != "all" else None,
             "init": self.init if self.init != "preserve" else None,
+            "mean": self.mean if self.mean != "drop" else None,
         }
         text = "".join(f', {name}="{value}"' for name, value in options.items() if value)
         return text + (f", eps={self.eps:g}" if self.eps is not None else "")

@@ -270,7 +270,7 @@ def check_method(method: Method) -> None:
             continue
         reason = (
             "re-parametrizations have to exist before the program makes its optimizer"
-            if name in ("reparametrization", "layers", "init", "eps")
+            if name in ("reparametrization", "layers", "init", "mean", "eps")
             else f"{name} belongs to the program itself"
         )
         raise SettingError(

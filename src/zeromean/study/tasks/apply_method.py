@@ -31,6 +31,7 @@ def prepare_network(network: nn.Module, method: Method) -> None:
             method.reparametrization,
             layers=method.layers,
             init=method.init,
+            mean=method.mean,
             eps=method.eps,
         )
 
