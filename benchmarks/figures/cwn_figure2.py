@@ -1,10 +1,13 @@
 """Draw Figure 2 of the CWN paper for Yale-B: plain, NNN, WN and CWN.
 
-Trains the paper's MLP once per method and measures mean and variance of the pre-activations of
+Trains the paper's MLP per method and seed and measures mean and variance of the pre-activations of
 layers 1 and 2, the conditioning of the Fisher information of the second last layer, and the
 training loss. A finished run is a file in OUT and is not repeated.
 
     python benchmarks/figures/cwn_figure2.py --data yaleb_32x32.npz --out runs/cwn_figure2
+
+``--lr plain=0.1 nnn=0.1 wn=0.2 cwn=0.2 --seeds 5`` gives each method a rate of its own and draws
+the mean of five seeds with their range.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ WIDTHS = (1024, 128, 64, 48, 48, 38)
 LINEAR = tuple(range(0, 2 * len(WIDTHS) - 2, 2))
 BATCH = 32
 COLORS = {"plain": GRAY, "nnn": GREEN, "wn": ORANGE, "cwn": BLUE}
-SEED = 0
+Curves = dict[str, list[float]]
 
 
 def main() -> None:
@@ -38,7 +41,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help=".npz with images and labels")
     parser.add_argument("--out", type=Path, required=True, help="folder for finished runs")
     parser.add_argument("--pictures", type=Path, default=Path("docs/figures"))
-    parser.add_argument("--lr", type=float, default=0.1, help="learning rate of all methods")
+    parser.add_argument(
+        "--lr", nargs="+", default=["0.1"], help="one learning rate, or METHOD=RATE for each method"
+    )
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--every", type=int, default=1, help="epochs between measurements")
     parser.add_argument("--images", type=int, default=5, help="images per class to measure on")
@@ -49,23 +55,36 @@ def main() -> None:
     with np.load(arguments.data) as data:
         images = torch.from_numpy(data["images"]).flatten(1).float() / 255
         labels = torch.from_numpy(data["labels"]).long()
-    runs = {}
-    for method in COLORS:
-        file = arguments.out / f"{method}-lr{arguments.lr:g}-{arguments.epochs}epochs.json"
+    rates = learning_rates(arguments.lr)
+    runs: dict[str, list[Curves]] = {}
+    for method, seed in itertools.product(COLORS, range(arguments.seeds)):
+        name = f"{method}-lr{rates[method]:g}-{arguments.epochs}epochs-seed{seed}.json"
+        file = arguments.out / name
         if not file.exists():
-            found = run(method, images, labels, arguments)
+            found = run(method, seed, rates[method], images, labels, arguments)
             file.with_suffix(".tmp").write_text(json.dumps(found))
             file.with_suffix(".tmp").rename(file)
-        runs[method] = json.loads(file.read_text())
+        runs.setdefault(method, []).append(json.loads(file.read_text()))
     draw(runs).savefig(arguments.pictures / "cwn_figure2.png", dpi=110)
     for method, found in runs.items():
-        last = ", ".join(f"{key} {found[key][-1]:.3g}" for key in found if key != "updates")
-        print(f"{method} at the end: {last}")
+        last = {key: [one[key][-1] for one in found] for key in found[0] if key != "updates"}
+        text = ", ".join(f"{key} {np.median(values):.3g}" for key, values in last.items())
+        print(f"{method} at the end, median over seeds: {text}")
 
 
-def network(method: str) -> nn.Sequential:
-    """Return the paper's MLP with gains of 1; all methods start from the same weights."""
-    torch.manual_seed(SEED)
+def learning_rates(words: list[str]) -> dict[str, float]:
+    """Return the rate of each method."""
+    if len(words) == 1 and "=" not in words[0]:
+        return dict.fromkeys(COLORS, float(words[0]))
+    rates = {method: float(rate) for method, _, rate in (word.partition("=") for word in words)}
+    if rates.keys() != COLORS.keys():
+        raise SystemExit(f"--lr needs one rate, or one for each of {', '.join(COLORS)}")
+    return rates
+
+
+def network(method: str, seed: int) -> nn.Sequential:
+    """Return the paper's MLP with gains of 1; all methods start from the weights of the seed."""
+    torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(WIDTHS):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
@@ -77,9 +96,11 @@ def network(method: str) -> nn.Sequential:
     return model
 
 
-def run(method: str, images: Tensor, labels: Tensor, arguments: Any) -> dict[str, list[float]]:
+def run(
+    method: str, seed: int, lr: float, images: Tensor, labels: Tensor, arguments: Any
+) -> Curves:
     """Train on all but ten images per class, as the paper does, and measure on some of them."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(seed)
     train, measured = [], []
     for label in labels.unique():
         own = torch.nonzero(labels == label).flatten()
@@ -88,9 +109,9 @@ def run(method: str, images: Tensor, labels: Tensor, arguments: Any) -> dict[str
         measured.append(own[10 : 10 + arguments.images])
     kept, some = torch.cat(train), torch.cat(measured)
     x = (images - images[kept].mean(0)) / images[kept].std(0)
-    model = network(method)
-    optimizer = torch.optim.SGD(model.parameters(), lr=arguments.lr)
-    found: dict[str, list[float]] = {}
+    model = network(method, seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    found: Curves = {}
     updates, began = 0, time.perf_counter()
     for epoch in range(arguments.epochs + 1):
         if epoch % arguments.every == 0:
@@ -98,9 +119,9 @@ def run(method: str, images: Tensor, labels: Tensor, arguments: Any) -> dict[str
                 found.setdefault(key, []).append(value)
             found.setdefault("loss", []).append(mean_loss(model, x[kept], labels[kept]))
             found.setdefault("updates", []).append(updates)
-            seconds = time.perf_counter() - began
+            seconds, loss = time.perf_counter() - began, found["loss"][-1]
             print(
-                f"{method}, {updates} updates, {seconds:.0f} s, {found['loss'][-1]:.4f}", flush=True
+                f"{method}, seed {seed}, {updates} updates, {seconds:.0f} s, {loss:.4f}", flush=True
             )
         if epoch == arguments.epochs:
             break
@@ -135,8 +156,8 @@ def mean_loss(model: nn.Sequential, x: Tensor, y: Tensor) -> float:
     return float(F.cross_entropy(model(x), y))
 
 
-def draw(runs: dict[str, dict[str, list[float]]]) -> Figure:
-    """Return the figure: two panels per row, one line per method."""
+def draw(runs: dict[str, list[Curves]]) -> Figure:
+    """Return the figure: two panels per row, one line per method with the range over seeds."""
     figure = Figure(figsize=(7.2, 10), layout="constrained")
     panels = (
         ("mean 1", "mean of pre-activations, layer 1", False),
@@ -152,7 +173,11 @@ def draw(runs: dict[str, dict[str, list[float]]]) -> Figure:
         figure.subplots(4, 2, sharex=True).flat, panels, strict=True
     ):
         for method, found in runs.items():
-            axes.plot(found["updates"], found[key], color=COLORS[method], label=method)
+            updates, values = found[0]["updates"], np.array([one[key] for one in found])
+            axes.plot(updates, values.mean(0), color=COLORS[method], label=method)
+            axes.fill_between(
+                updates, values.min(0), values.max(0), color=COLORS[method], alpha=0.2, linewidth=0
+            )
         axes.set_title(title, fontsize=FONT_SIZE)
         axes.spines[["top", "right"]].set_visible(False)
         if logarithmic:
