@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,12 +63,27 @@ def zeromean_run(*words: str, **options: Any) -> Done:
     return Done(done.returncode, done.stdout, done.stderr, record)
 
 
-def by_hand(name: str, after: str, lines: str, folder: Path, *words: str) -> str:
-    """The output of a script with lines inserted after one of its lines, as a user would do it."""
+def by_hand(name: str, changes: Mapping[str, str], folder: Path) -> str:
+    """A copy of a script with lines inserted after some of its lines, as a user would do it."""
     source = Path(script(name)).read_text()
-    assert source.count(after) == 1
+    for line, added in changes.items():
+        assert source.count(line) == 1
+        last = line.splitlines()[-1]
+        indent = last[: len(last) - len(last.lstrip())]
+        source = source.replace(line, f"{line}\n{indent}import zeromean\n{indent}{added}")
     changed = folder / f"{name}_by_hand.py"
-    changed.write_text(source.replace(after, f"{after}\n{lines}"))
-    done = start([sys.executable, str(changed), *words])
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    changed.write_text(source)
+    return str(changed)
+
+
+def run_here(path: str, *words: str) -> str:
+    """The output of a script that runs in this process, which has imported torch."""
+    output, words_before = io.StringIO(), sys.argv
+    sys.argv = [path, *words]
+    try:
+        with redirect_stdout(output), warnings.catch_warnings():
+            warnings.simplefilter("default")
+            runpy.run_path(path, run_name="__main__")
+    finally:
+        sys.argv = words_before
+    return output.getvalue()

@@ -31,5 +31,6 @@ with tempfile.TemporaryDirectory() as folder:
         use_cpu=True,
         disable_tqdm=True,
     )
-    Trainer(model, args, train_dataset=data).train()
+    trainer = Trainer(model, args, train_dataset=data)
+    trainer.train()
 print("weights", [p.double().sum().item() for p in model.parameters()])

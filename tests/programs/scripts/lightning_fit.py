@@ -23,7 +23,8 @@ class Classifier(lightning.LightningModule):
         return F.cross_entropy(self.network(x), y)
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)]
 
 
 torch.manual_seed(0)
