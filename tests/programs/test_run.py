@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 import signal
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from programs import ZEROMEAN, environment, script, start, zeromean_run
-from zeromean.cli.run import make_parser, split
+from zeromean.cli.run import main, make_parser, split
 from zeromean.programs.command import BOOT, resolve
 from zeromean.programs.command import environment as with_boot
 from zeromean.programs.options import Options
@@ -80,12 +82,16 @@ def test_empty_pythonpath_does_not_add_the_working_folder() -> None:
         (["--record", "/no/such/folder/r.json", "true"], "does not exist"),
     ],
 )
-def test_bad_command_is_one_line(words: list[str], message: str) -> None:
-    done = start([*ZEROMEAN, "run", *words])
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.startswith("zeromean: ")
-    assert done.stderr.count("\n") == 1
+def test_bad_command_is_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert message in error
+    assert error.startswith("zeromean: ")
+    assert error.count("\n") == 1
 
 
 def test_file_that_cannot_be_executed(tmp_path: Path) -> None:
@@ -136,10 +142,13 @@ def test_signals_pass_through(program) -> None:
     assert b"centered, 1 step" in err
 
 
-def test_os_exit_keeps_the_record(program) -> None:
-    done = zeromean_run(program("train(12); import os; os._exit(0)"))
+def test_os_exit_and_bytes_and_a_search_for_torch(program) -> None:
+    search = "import importlib.util, os\nassert importlib.util.find_spec('torch')\n"
+    path = program("train(12); os.write(1, bytes(range(256))); os._exit(0)", search + TRAIN)
+    done = zeromean_run(path, encoding="latin-1")
     assert (done.code, done.only.steps, done.only.holds) == (0, 10, True)
     assert not done.record.finished
+    assert done.out.encode("latin-1") == bytes(range(256)).replace(b"\r", b"\n")  # in text mode
 
 
 def test_forked_process_has_its_own_record(program) -> None:
@@ -157,20 +166,32 @@ else:
     assert (done.code, done.record.processes, done.only.steps) == (0, 2, 4)
 
 
-def test_optimizers_that_come_and_go_do_not_grow_the_record(program) -> None:
+def test_each_kind_of_optimizer_has_one_entry(program) -> None:
     lines = """
 for _ in range(20):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     train(2)
+
+import zeromean
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+handle = zeromean.centralize(optimizer, model)
+train()
+
+import io, warnings; warnings.simplefilter("ignore")
+saved = io.BytesIO()
+torch.jit.save(torch.jit.script(torch.nn.Linear(20, 3)), saved)
+saved.seek(0)
+model = torch.jit.load(saved)  # its parameters belong to no Python module
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+train()
 """
     done = zeromean_run(program(lines))
-    assert (done.only.optimizers, done.only.steps) == (20, 2)
-
-
-def test_program_that_centralizes_itself_is_left_as_it_is(program) -> None:
-    lines = "import zeromean; handle = zeromean.centralize(optimizer, model); train()"
-    done = zeromean_run(program(lines))
-    assert (done.code, done.only.state) == (0, "already centralized")
+    assert done.code == 0
+    come_and_go, by_itself, script = done.record.optimizers
+    assert (come_and_go.state, come_and_go.optimizers, come_and_go.steps) == ("centered", 20, 2)
+    assert (by_itself.state, by_itself.steps) == ("already centralized", 3)
+    assert (script.state, script.steps) == ("left alone", 3)
+    assert "TorchScript" in script.reason
 
 
 UNKNOWN = """
@@ -198,21 +219,6 @@ def test_refused_optimizer_stops_the_program(program) -> None:
     assert (done.code, done.out, done.only.state) == (3, "after\n", "refused")
     done = zeromean_run("--weight-decay", "decoupled", path)
     assert (done.code, done.out, done.only.state) == (0, "after\n", "centered")
-
-
-def test_torchscript_model_is_left_alone(program) -> None:
-    lines = """
-import io, warnings; warnings.simplefilter("ignore")
-saved = io.BytesIO()
-torch.jit.save(torch.jit.script(torch.nn.Linear(20, 4)), saved)
-saved.seek(0)
-model = torch.jit.load(saved)  # its parameters belong to no Python module
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-train()
-"""
-    done = zeromean_run(program(lines))
-    assert done.code == 3
-    assert "TorchScript" in done.only.reason
 
 
 @pytest.mark.parametrize("option", ["-I", "-E", "-S"])
@@ -266,32 +272,34 @@ def test_next_sitecustomize_runs_as_without_zeromean(tmp_path: Path, lines: str)
     assert (done.stdout, done.stderr) == (bare.stdout, bare.stderr)
 
 
-def test_search_for_torch_without_import_does_not_lose_it(program) -> None:
-    search = "import importlib.util\nassert importlib.util.find_spec('torch')\n"
-    assert zeromean_run(program("train()", before=search + TRAIN)).only.holds is True
-
-
 SEEDED = """
 import random, numpy, torch
-print(random.random(), numpy.random.rand(), torch.rand(1).item())
-random.seed(1); numpy.random.seed(2); torch.manual_seed(3); random.seed("words")
-print(random.random(), numpy.random.rand(), torch.rand(1).item())
+print([random.random(), numpy.random.rand(), torch.rand(1).item()])
+random.seed(1); numpy.random.seed(2); torch.manual_seed(3)
+print([random.random(), numpy.random.rand(), torch.rand(1).item()])
+random.seed("words")  # cannot be shifted
+print([random.random()])
 """
 
 
-def test_seeds_of_a_program(tmp_path: Path) -> None:
-    def output(**options: int) -> list[str]:
-        variables = with_boot(Options(str(tmp_path), **options), environment())
-        return start([sys.executable, "-c", SEEDED], env=variables).stdout.splitlines()
+@pytest.mark.parametrize("shift", [None, 5])
+def test_seeds_of_a_program(tmp_path: Path, shift: int | None) -> None:
+    variables = with_boot(Options(str(tmp_path), seed=9, shift_seeds=shift), environment())
+    done = start([sys.executable, "-c", SEEDED], env=variables)
+    assert (done.returncode, read_records(tmp_path).errors) == (0, [])
 
-    first, again, other = output(seed=0), output(seed=0), output(seed=1)
-    assert first == again
-    assert first[0] != other[0]
-    assert first[1] == other[1]  # the program's own seeds
-    shifted = output(seed=1, shift_seeds=1)
-    assert all(a != b for a, b in zip(shifted[1].split()[1:], first[1].split()[1:], strict=True))
-    assert shifted[1].split()[0] == first[1].split()[0]  # words cannot be shifted
-    assert not read_records(tmp_path).errors
+    def expected(*seeds: int) -> str:
+        random.seed(seeds[0])
+        np.random.seed(seeds[1])
+        torch.manual_seed(seeds[2])
+        return str([random.random(), np.random.rand(), torch.rand(1).item()])
+
+    from_outside, own, words = done.stdout.splitlines()
+    assert from_outside == expected(9, 9, 9)
+    more = shift or 0
+    assert own == expected(1 + more, 2 + more, 3 + more)
+    random.seed("words")
+    assert words == str([random.random()])
 
 
 def test_merging_counts_ranks_once() -> None:
@@ -312,12 +320,3 @@ def test_record_survives_json(tmp_path: Path) -> None:
     (tmp_path / "1.json").write_text(record.dumps())
     assert read_records(tmp_path) == record
     assert json.loads(record.dumps())["optimizers"][0]["steps"] == 2
-
-
-def test_output_that_is_not_text_passes_through(program) -> None:
-    path = program("train(); os.write(1, bytes(range(256)))", before="import os" + TRAIN)
-    done = subprocess.run(
-        [*ZEROMEAN, "run", path], capture_output=True, env=environment(), check=False
-    )
-    assert (done.returncode, done.stdout) == (0, bytes(range(256)))
-    assert os.environ.get("ZEROMEAN_RUN") is None

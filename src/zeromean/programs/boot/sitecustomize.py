@@ -78,11 +78,11 @@ def note(kind, text):
 
 def after_torch(torch):
     """Seed torch, and hand over to zeromean, which waits for the first step of an optimizer."""
+    if OPTIONS["seed"] is not None:
+        torch.manual_seed(OPTIONS["seed"])
     if OPTIONS["shift_seeds"]:
         shift(torch.random, "manual_seed")
         torch.manual_seed = torch.random.manual_seed
-    if OPTIONS["seed"] is not None:
-        torch.manual_seed(OPTIONS["seed"])
     try:
         from zeromean.programs import attach
     except ImportError as error:
@@ -96,10 +96,10 @@ def after_torch(torch):
 
 def after_numpy(numpy_random):
     """Seed NumPy."""
-    if OPTIONS["shift_seeds"]:
-        shift(numpy_random, "seed", 2**32)
     if OPTIONS["seed"] is not None:
         numpy_random.seed(OPTIONS["seed"])
+    if OPTIONS["shift_seeds"]:
+        shift(numpy_random, "seed", 2**32)
 
 
 def shift(module, name, modulus=2**63):
