@@ -167,7 +167,7 @@ def test_diverged_runs_are_kept_and_shown(archive: Path, tmp_path: Path) -> None
     code, stdout, stderr = invoke(*SMALL, *data)
     assert code == 0
     assert "2 of 2 plain runs and 2 of 2 gc runs did not finish" in " ".join(stdout.split())
-    assert "seed 1 plain: diverged in epoch 1" in stderr
+    assert "seed 0 plain: diverged in epoch 1" in stderr
     assert {run.status.value for run in results.read(tmp_path).runs} == {"diverged"}
 
 

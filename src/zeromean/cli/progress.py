@@ -77,7 +77,7 @@ class LiveProgress(Watcher):
     def on_run(self, run: Run) -> None:
         """Count a run that ended, and name it if it diverged or failed."""
         self._runs += 1
-        name = f"{run.key.task} {run.key.optimizer} seed {run.key.seed + 1} {run.key.method}"
+        name = f"{run.key.task} {run.key.optimizer} seed {run.key.seed} {run.key.method}"
         if run.diverged:
             # The rest of its epochs will never come.
             self._bar.advance(self._task, self._study.epochs(run.key) - self._ended.get(run.key, 0))

@@ -97,7 +97,9 @@ def parse_metric(text: str, setting: str = "metric") -> MetricSource:
         groups = re.compile(source.replace("NUMBER", NUMBER)).groups
     except (re.error, OverflowError, RecursionError) as error:
         raise SettingError(
-            setting, f"{source!r} is not a regular expression ({error})", f"Correct {setting}"
+            setting,
+            f"{setting} {source!r} is not a regular expression ({error})",
+            r"Write \( for a parenthesis that the program prints, and likewise for []{}.*+?|^$",
         ) from error
     if groups != 1:
         raise SettingError(
@@ -181,7 +183,8 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
                 raise SettingError(
                     "metric",
                     f"{source.name} is read from a file, but the command has no {{out}}",
-                    "Pass {out} to the program as its output folder, or use own_folder",
+                    "Pass {out} to the program as its output folder, or use --own-folder (in a"
+                    " study file, own_folder = true)",
                 )
         if self.timeout is not None:
             check_range("timeout", self.timeout, 0, 1e9, exclusive=True)

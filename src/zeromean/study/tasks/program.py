@@ -139,7 +139,7 @@ class ProgramRunner:
             if self._failed.issuperset(methods):
                 raise ZeromeanError(
                     f"{self._spec.label} fails with every method: {run.failure}",
-                    f"Correct the program, and pass another folder; its output is in"
+                    f"Correct the command or the metric, and pass another folder; the output is in"
                     f" {job.folder / 'log.txt'}",
                 )
         # Progress counts a program as one epoch, however many points its curve has.
@@ -359,7 +359,7 @@ class OutputReader:
 
     def _read(self, data: bytes, seconds: float) -> None:
         line = _ANSI.sub("", data[-LINE_BYTES:].decode(errors="replace"))
-        if line.strip():
+        if line.strip(" \t^~"):  # not the marks below a line of a traceback
             printable = "".join(one if one.isprintable() else " " for one in line)
             self.last_lines = [*self.last_lines, printable.strip()[-200:]][-LAST_LINES:]
         if self._pattern is None:
