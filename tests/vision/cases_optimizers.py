@@ -14,9 +14,11 @@ from timm.optim.kron import Kron
 import zeromean
 from zeromean.centralization.optimizer_traits import traits_of
 
-sys.path.append(str(Path(__file__).parents[1] / "third_party"))
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("third_party", "programs")]
 import test_optimizer_contracts as contracts
 from optimizer_cases import Case
+
+from programs import by_hand, run_here, script, zeromean_run
 
 LR: dict[str, Any] = {"lr": 0.01}
 MOMENTUM = LR | {"momentum": 0.9}
@@ -102,3 +104,16 @@ def test_others_are_known(make: Any) -> None:
     optimizer = make(torch.nn.Linear(3, 2).parameters())
     assert traits_of(optimizer).known
     assert traits_of(optimizer).decay == "decoupled"
+
+
+def test_program_with_lookahead_trains_as_centralized_by_hand(tmp_path: Path) -> None:
+    line = 'optimizer = create_optimizer_v2(model, opt="lookahead_sgd", lr=0.1, weight_decay=1e-4)'
+    added = "zeromean.centralize(optimizer._base_optimizer, model)"
+    expected = run_here(by_hand("timm_lookahead", {line: added}, tmp_path))
+    done = zeromean_run(script("timm_lookahead"))
+    assert (done.code, done.out) == (0, expected)
+    outer, inner = done.record.optimizers
+    assert (outer.optimizer, outer.state) == ("Lookahead", "left alone")
+    assert (inner.optimizer, inner.centered, inner.steps, inner.holds) == ("SGD", 2, 7, True)
+    assert inner.mean_change is not None
+    assert inner.mean_change < 1e-6
