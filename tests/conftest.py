@@ -18,7 +18,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from zeromean import kernels
-from zeromean.kernels import cpu_backend, triton_backend
+from zeromean.kernels import shared_library, triton_backend
 
 # A shared machine is slow at times; no test asserts a time.
 settings.register_profile("zeromean", deadline=None)
@@ -57,7 +57,7 @@ def supports(
 @pytest.fixture
 def native_library() -> None:
     """Require the native kernels; fail on a machine with a compiler that did not build them."""
-    if cpu_backend.library() is not None:
+    if shared_library.library() is not None:
         return
     if shutil.which("cc") or shutil.which("cl"):
         pytest.fail("the native kernels were not built: make clean, then make test")

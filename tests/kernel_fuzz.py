@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import zeromean
 from zeromean import FanIn, kernels, optim
-from zeromean.kernels import cpu_backend
+from zeromean.kernels import shared_library
 
 TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # Errors of torch are allowed too, for instance for a missing buffer.
@@ -229,7 +229,7 @@ def fuzz(cases: int, seed: int) -> Counter[str]:
 
 if __name__ == "__main__":
     library = Path(sys.argv[1])
-    cpu_backend._path = lambda: library
-    assert cpu_backend.library() is not None
+    shared_library._path = lambda: library
+    assert shared_library.library() is not None
     counts = fuzz(int(sys.argv[2]), int(sys.argv[3]))
     print(sum(counts.values()), dict(sorted(counts.items())))

@@ -19,7 +19,16 @@ from torch import Tensor
 
 import zeromean
 from zeromean import FanIn, kernels
-from zeromean.kernels import AdamRule, Entry, SGDRule, cpu_backend, reference, triton_backend
+from zeromean.kernels import (
+    AdamRule,
+    Entry,
+    SGDRule,
+    backends,
+    cpu_backend,
+    reference,
+    shared_library,
+    triton_backend,
+)
 from zeromean.kernels.layout import Layout, layout_of
 from zeromean.kernels.step_spec import STATE, Rule
 
@@ -392,7 +401,7 @@ def test_unknown_or_missing_backend_raises(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(zeromean.ZeromeanError, match="reference, native or triton"):
         kernels.backend()
     monkeypatch.setenv("ZEROMEAN_KERNELS", "native")
-    monkeypatch.setattr(cpu_backend, "library", lambda: None)
+    monkeypatch.setattr(backends, "library", lambda: None)
     with pytest.raises(zeromean.ZeromeanError, match="not built"):
         kernels.backend()
     monkeypatch.setenv("ZEROMEAN_KERNELS", "triton")
@@ -406,15 +415,15 @@ def test_unknown_or_missing_backend_raises(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def _library_looked_for_anew() -> Iterator[None]:
-    cpu_backend.library.cache_clear()
+    shared_library.library.cache_clear()
     yield
-    cpu_backend.library.cache_clear()
+    shared_library.library.cache_clear()
 
 
 @pytest.mark.usefixtures("native_library", "_library_looked_for_anew")
 def test_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ZEROMEAN_KERNELS", raising=False)
-    monkeypatch.setattr(cpu_backend, "LAYOUT", cpu_backend.LAYOUT + 1)
+    monkeypatch.setattr(shared_library, "LAYOUT", shared_library.LAYOUT + 1)
     gradient = torch.randn(5, 7)
     expected = zeromean.center(gradient, 1)
     with pytest.warns(zeromean.ZeromeanWarning, match="layout is .* make test") as warned:
@@ -430,23 +439,25 @@ def test_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -
 def test_other_files_are_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "centered.so").write_text("no library")
     with pytest.warns(zeromean.ZeromeanWarning, match="other sources"):
-        assert cpu_backend._load(tmp_path / "centered.so") is None
+        assert shared_library._load(tmp_path / "centered.so") is None
     with pytest.warns(zeromean.ZeromeanWarning, match="no layout number"):
-        assert cpu_backend._load(Path(torch._C.__file__)) is None
+        assert shared_library._load(Path(torch._C.__file__)) is None
 
 
 def test_layout_number_matches_the_sources() -> None:
-    """If this fails, raise LAYOUT in centered.c and in cpu_backend, then write its sum here."""
-    folder = Path(cpu_backend.__file__).parent
-    text = "".join((folder / name).read_text() for name in ("centered.c", "normalized.h"))
+    """If this fails, raise LAYOUT in centered.c and in shared_library, then write its sum here."""
+    folder = Path(shared_library.__file__).parent
+    names = ("centered.c", "normalized.h", "tensors.h")
+    text = "".join((folder / name).read_text() for name in names)
     plain = re.sub(r"/\*.*?\*/|\s+", " ", text, flags=re.DOTALL)
     declared = re.findall(
-        r"struct (?:tensor|rule|normal) {.*?}|enum (?:kind|at|type) {.*?}|EXPORT \w+ \w+\(.*?\)",
+        r"struct (?:tensor|rule|normal|torch) {.*?}|enum (?:kind|at|type|word) {.*?}"
+        r"|EXPORT \w+ \w+\(.*?\)",
         plain,
     )
-    assert len(declared) == 10
+    assert len(declared) == 15
     declared = [" ".join(words.split()) for words in declared]
-    assert (cpu_backend.LAYOUT, zlib.crc32("".join(declared).encode())) == (1, 0xFD55D22B)
+    assert (shared_library.LAYOUT, zlib.crc32("".join(declared).encode())) == (2, 0x606E5C40)
 
 
 def test_triton_serves_supported_devices_only(

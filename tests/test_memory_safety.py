@@ -16,11 +16,12 @@ from torch import Tensor, nn
 import zeromean
 from kernel_fuzz import fuzz
 from zeromean import FanIn, ZeromeanError, kernels, optim
-from zeromean.kernels import AdamRule, Entry, cpu_backend, prepared, weight_norm
+from zeromean.kernels import AdamRule, Entry, shared_library, tensor_memory, weight_norm
+from zeromean.kernels.tensor_memory import Memory
 
 pytestmark = pytest.mark.filterwarnings("ignore:The momentum of earlier")
 ROWS = FanIn((1,))
-SOURCE = Path(cpu_backend.__file__).with_name("centered.c")
+SOURCE = Path(shared_library.__file__).with_name("centered.c")
 
 
 def step_once(optimizer: torch.optim.Optimizer, layer: nn.Module) -> None:
@@ -188,30 +189,64 @@ def test_normalization_serves_only_numbers_of_its_vectors() -> None:
         weight_norm.prepare(v, gain, None, True, None, ROWS)
 
 
-def test_tensors_are_compared_alike_without_torchs_guards(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn(6, 4, 3, 3)
+@pytest.fixture(params=["in C", "in Python"])
+def _compared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "in Python":
+        monkeypatch.setattr(tensor_memory, "_native", lambda: None)
+    else:
+        request.getfixturevalue("native_library")
+        assert tensor_memory._native() is not None
+
+
+class Subclass(Tensor):
+    pass
+
+
+@pytest.mark.usefixtures("_compared")
+def test_memory_recognizes_tensors_that_lie_alike() -> None:
+    x, y = torch.randn(6, 4, 3, 3), torch.tensor(2.0)
+    memory, held = Memory([x, y], fixed=False), Memory([x, y], fixed=True)
+    places = [x.data_ptr(), y.data_ptr()]
+    assert [*(memory.addresses([x, y]) or ())] == [*(held.addresses([x, y]) or ())] == places
+    moved = x.clone()
+    assert [*(memory.addresses((moved, y)) or ())] == [moved.data_ptr(), y.data_ptr()]
+    assert held.addresses([moved, y]) is None
+    assert memory.addresses([x]) is None
+    smaller = torch.zeros(6, 4, 3, 3, 1)[..., 0]
+    assert memory.addresses([smaller, y]) is not None
+    smaller.untyped_storage().resize_(8)
     others = [
-        x.clone(), x[:3], x.double(), x.to_sparse(), nn.Parameter(x), x.flatten(),
-        x.to(memory_format=torch.channels_last), torch._neg_view(x), x.to("meta"),
+        x[:3], x.double(), x.to_sparse(), nn.Parameter(x), x.flatten(), x.int(), smaller,
+        x.to(memory_format=torch.channels_last), x.to("meta"), x.as_subclass(Subclass),
     ]  # fmt: skip
-    found = []
-    for guards in (prepared.TensorGuards, None):
-        monkeypatch.setattr(prepared, "TensorGuards", guards)
-        with torch.no_grad():
-            found.append([prepared.same_as([x])(other) for other in others])
-    assert found[0] == found[1] == [True] + [False] * (len(others) - 1)
+    for other in others:
+        assert memory.addresses([other, y]) is None
+        assert held.addresses([other, y]) is None
+    assert memory.addresses([x, torch._neg_view(y)]) is None
+
+
+@pytest.mark.usefixtures("_compared")
+def test_memory_notices_a_swap_and_a_change_in_place() -> None:
+    square = nn.Parameter(torch.randn(4, 4))
+    memory = Memory([square], fixed=True)
+    square.data = square.data.t()
+    assert memory.addresses([square]) is None
+    square.data = square.data.t()
+    assert memory.addresses([square]) is not None
+    torch.utils.swap_tensors(square, nn.Parameter(torch.randn(4, 4)))
+    assert memory.addresses([square]) is None
 
 
 @pytest.mark.usefixtures("native_library")
 def test_a_truncated_library_is_not_loaded(tmp_path: Path) -> None:
-    whole = cpu_backend._path().read_bytes()
+    whole = shared_library._path().read_bytes()
     for part in (0, 1, 63, 64, 100, len(whole) // 2, len(whole) - 1):
         path = tmp_path / f"{part}.so"
         path.write_bytes(whole[:part])
         with pytest.warns(zeromean.ZeromeanWarning, match="damaged"):
-            assert cpu_backend._load(path) is None
+            assert shared_library._load(path) is None
     path.write_bytes(whole)
-    assert cpu_backend._load(path) is not None
+    assert shared_library._load(path) is not None
 
 
 @pytest.mark.usefixtures("native_library")

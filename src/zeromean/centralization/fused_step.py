@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from inspect import unwrap
+from itertools import repeat
 from operator import attrgetter, is_
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
@@ -90,7 +91,7 @@ class FusedStep:
         parameters = [p for group in groups for p in group["params"]]
         gradients = [*map(attrgetter("grad"), parameters)]
         waiting: list[Tensor] = []
-        if id(None) in map(id, gradients):
+        if any(map(is_, gradients, repeat(None))):
             fan_ins = self._fan_ins(optimizer)
             found = [(p, gradient_of(p, fan_ins.get(p))) for p in parameters]
             parameters = [p for p, gradient in found if gradient is not None]

@@ -16,6 +16,7 @@ from zeromean.fan_in import FanIn
 from zeromean.kernels import cpu_backend, reference, triton_backend
 from zeromean.kernels.checks import check_fan_in, check_shape, check_step, check_storage
 from zeromean.kernels.prepared import RunCenter, RunStep
+from zeromean.kernels.shared_library import library
 from zeromean.kernels.step_spec import At, Decay, Entry, Kind
 
 Backend = Literal["reference", "native", "triton"]
@@ -49,7 +50,7 @@ def backend(device: str | torch.device = "cpu") -> Backend:
             f"{VARIABLE}={forced} is not one of reference, native or triton",
             f"Set {VARIABLE} to one of these, or unset it",
         )
-    if forced == "native" and cpu_backend.library() is None:
+    if forced == "native" and library() is None:
         raise ZeromeanError(
             f"{VARIABLE}=native, but the library was not built, is damaged, or was built from other"
             " sources",
@@ -63,7 +64,7 @@ def backend(device: str | torch.device = "cpu") -> Backend:
     here = torch.device(device)
     if forced == "triton" or (not forced and here.type == "cuda"):
         return "triton" if triton_backend.runs_on(here) else "reference"
-    if here.type != "cpu" or forced == "reference" or cpu_backend.library() is None:
+    if here.type != "cpu" or forced == "reference" or library() is None:
         return "reference"
     return "native"
 

@@ -1,6 +1,7 @@
 /* Centers many tensors, or makes whole centered optimizer steps, each weight vector in cache.
 
-   It does not link to torch or Python: the caller passes addresses, sizes and the thread count.
+   It does not link to torch or Python: the caller passes addresses, sizes and the thread count, and
+   the functions of both that tensors.h calls.
    Threads come from the OpenMP runtime that torch has loaded, through the address of its
    GOMP_parallel, so that torch.set_num_threads holds. vectors.h contains the arithmetic and is
    included once for every element type. */
@@ -8,6 +9,7 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #if defined(_MSC_VER)
 #define INLINE static __forceinline
@@ -31,9 +33,9 @@
 #define CLONES
 #endif
 
-/* cpu_backend.py compares this with its own LAYOUT, so that it never calls a library that was built
+/* shared_library.py compares this with its own LAYOUT, so that it never calls a library that was built
    from other sources. Increase it with every change of a structure, enum or exported function. */
-enum { LAYOUT = 1 };
+enum { LAYOUT = 2 };
 EXPORT int64_t zeromean_layout(void) { return LAYOUT; }
 
 /* CENTER subtracts means, NOTE records them, KEEP restores the recorded ones; then the steps. */
@@ -260,3 +262,4 @@ EXPORT void zeromean_step(int64_t kind, int64_t at, int64_t type, int64_t count,
 }
 
 #include "normalized.h"
+#include "tensors.h"

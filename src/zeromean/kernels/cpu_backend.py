@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from array import array
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from pathlib import Path
-from struct import Struct
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from zeromean.errors import warn
 from zeromean.fan_in import FanIn
 from zeromean.kernels import prepared
 from zeromean.kernels.prepared import (
     PreparedCenter,
     PreparedMeanKeeper,
     PreparedStep,
-    addresses,
     can_center,
     can_step,
     layout,
 )
+from zeromean.kernels.shared_library import library
 from zeromean.kernels.step_spec import At, Decay, Entry, Kind, Number, Rule, decay_numbers, numbers
+from zeromean.kernels.tensor_memory import addresses
 
-# The layout of structures and functions that this file assumes: LAYOUT of centered.c.
-LAYOUT = 1
 # The values of the enums of centered.c, and places in its structures.
 _KINDS: dict[Kind | str, int] = {
     name: number
@@ -41,81 +34,6 @@ _AT: dict[At, int] = {"gradient": 1, "update": 2}
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 _FIELDS = 15
 _STARTS = 13
-
-# An ELF file's header, and the header of one of its segments.
-_HEADER = Struct("<16sHHIQQQIHHHHHH")
-_SEGMENT = Struct("<IIQQQQQQ")
-
-
-@lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
-    """Return the library that was built with the package, or None if there is none that fits."""
-    path = _path()
-    if not path.exists():
-        return None
-    library = _load(path)
-    if library is None:
-        return None
-    word, pointer = ctypes.c_int64, ctypes.c_void_p
-    library.zeromean_step.argtypes = [*[word] * 4, *[pointer] * 5, word]
-    library.zeromean_step.restype = None
-    library.zeromean_use_threads_of.argtypes = [pointer]
-    library.zeromean_use_threads_of.restype = None
-    # Use the OpenMP runtime that torch is linked with. A second runtime would start threads that
-    # torch.set_num_threads does not control.
-    try:
-        threads = ctypes.CDLL(torch._C.__file__).GOMP_parallel
-    except (AttributeError, OSError):
-        return library  # torch has no such runtime: one thread
-    library.zeromean_use_threads_of(ctypes.cast(threads, pointer))
-    return library
-
-
-def _path() -> Path:
-    return Path(__file__).with_name("centered.dll" if sys.platform == "win32" else "centered.so")
-
-
-def _load(path: Path) -> ctypes.CDLL | None:
-    """Load the library, or warn and return None if the file is damaged or of other sources."""
-    try:
-        _check_complete(path)
-        library = ctypes.CDLL(str(path))
-        library.zeromean_layout.restype = ctypes.c_int64
-        layout = library.zeromean_layout()
-        wrong = "" if layout == LAYOUT else f"its layout is {layout}, not {LAYOUT}"
-    except OSError as error:  # for another machine, or incomplete
-        wrong = str(error)
-    except AttributeError:
-        wrong = "it has no layout number"
-    if not wrong:
-        return library
-    warn(
-        f"{path.name} is damaged or was built from other sources ({wrong}), so the slower reference"
-        " is used; reinstall zeromean, in a checkout by make test or pip install --editable ."
-    )
-    return None
-
-
-def _check_complete(path: Path) -> None:
-    """Raise OSError if an ELF file ends before its segments do.
-
-    The loader maps such a file, and reading past its end kills the process. Other formats are left
-    to their loaders, which check this themselves.
-    """
-    data = path.read_bytes()
-    if data[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
-        return
-    ends = [_HEADER.size]
-    if len(data) >= _HEADER.size:
-        header = _HEADER.unpack_from(data)
-        start, sections, (size, count, section, section_count) = header[5], header[6], header[9:13]
-        ends += [start + size * count, sections + section * section_count]
-        if len(data) >= ends[1]:
-            for index in range(count):
-                segment = _SEGMENT.unpack_from(data, start + size * index)
-                ends.append(segment[2] + segment[5])
-    if max(ends) > len(data):
-        raise OSError(f"it has {len(data)} of {max(ends)} bytes")
 
 
 def serves(kind: Kind, entry: Entry, gradient: Tensor) -> bool:
@@ -150,7 +68,7 @@ def center_(
     weights = [None if decay is None else decay[0] for decay in decays]
     table = _center_table(gradients, fan_ins, range(len(gradients)), weights)
     rules = decay_numbers(0.0 if decay is None else decay[1] for decay in decays)
-    _call("center", gradients[0].dtype, table, _addresses(gradients), rules, into=into)
+    _call("center", gradients[0].dtype, table, addresses(gradients), rules, into=into)
     increment_version(into)
 
 
@@ -170,9 +88,8 @@ class Center(PreparedCenter):
             self._weights[::-1],
         )
 
-    def _run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
-        last_first = _addresses(gradients[::-1])
-        _call("center", self._dtype, self._table, last_first, decay_numbers(decays))
+    def _run(self, gradients: array[int], decays: Sequence[Number]) -> None:
+        _call("center", self._dtype, self._table, gradients[::-1], decay_numbers(decays))
 
 
 class MeanKeeper(PreparedMeanKeeper):
@@ -185,8 +102,7 @@ class MeanKeeper(PreparedMeanKeeper):
             residual = 0 if entry.residual is None else entry.residual.data_ptr()
             self._table.extend((*found, 1, 0, 0, 0, 0, 0, 0, 0, residual, 0, before))
 
-    def _run(self, kind: str, means: Tensor) -> None:
-        weights = _addresses(self._weights)
+    def _run(self, kind: str, weights: array[int], means: Tensor) -> None:
         _call(kind, self._weights[0].dtype, self._table, weights, decay_numbers([0.0]), means)
 
 
@@ -218,12 +134,12 @@ class Step(PreparedStep):
             0,
         )
 
-    def _run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
+    def _run(self, gradients: array[int], rules: Sequence[Rule]) -> None:
         found: list[Number] = []
         for rule in rules:
             lr, sign, coupled, decoupled, *others = numbers(rule)
             found += (lr, sign, coupled, lr * decoupled, *others)
-        _call(self._kind, self._dtype, self._table, _addresses(gradients), found, at=self._at)
+        _call(self._kind, self._dtype, self._table, gradients, found, at=self._at)
 
     def _started(self) -> None:
         for index in range(len(self._weights)):
@@ -245,10 +161,6 @@ def _center_table(
     return table
 
 
-def _addresses(tensors: Sequence[Tensor]) -> array[int]:
-    return array("q", addresses(tensors))
-
-
 def _call(
     kind: Kind | str,
     dtype: torch.dtype,
@@ -263,7 +175,7 @@ def _call(
     """Run the library over gradients or other tensors, and write to ``into`` or in place."""
     found = library()
     assert found is not None
-    targets = tensors if into is None else _addresses(into)
+    targets = tensors if into is None else addresses(into)
     numbers_of_rules = array("d", map(float, rules))
     found.zeromean_step(
         _KINDS[kind],

@@ -8,13 +8,14 @@ that a tensor no longer owns.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, UntypedStorage
+from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from zeromean.errors import ZeromeanError
@@ -23,12 +24,7 @@ from zeromean.kernels import reference
 from zeromean.kernels.checks import has_own_class
 from zeromean.kernels.layout import Layout, layout_of, same_layout
 from zeromean.kernels.step_spec import STATE, At, Entry, Kind, Number, Rule
-
-TensorGuards: Any
-try:
-    from torch._C._dynamo.guards import TensorGuards
-except ImportError:  # torch's own module; without it the test in Python is slower
-    TensorGuards = None
+from zeromean.kernels.tensor_memory import Memory
 
 # Whether a backend knows a tensor's type and device.
 Known = Callable[[Tensor], bool]
@@ -96,60 +92,6 @@ def _is_residual(x: Tensor, found: Layout, device: torch.device) -> bool:
     )  # fmt: skip
 
 
-def addresses(tensors: Sequence[Tensor]) -> list[int]:
-    """Return the address of each tensor's first entry."""
-    return [*map(Tensor.data_ptr, tensors)]
-
-
-def storage_sizes(tensors: Sequence[Tensor]) -> list[int]:
-    """Return the size of each tensor's storage in bytes."""
-    return [*map(UntypedStorage.nbytes, map(Tensor.untyped_storage, tensors))]
-
-
-def same_as(tensors: Sequence[Tensor]) -> Callable[..., bool]:
-    """Return a test that other tensors have the types, devices, shapes and strides of these.
-
-    torch's guards of compiled functions test all of that in one call. They refuse a tensor that is
-    passed twice.
-    """
-    if TensorGuards is not None and len({*map(id, tensors)}) == len(tensors):
-        guards = TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
-        return cast(Callable[..., bool], guards.check)
-    found = _describe(tensors)
-    return lambda *others: _describe(others) == found
-
-
-def _describe(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
-    return [
-        (type(x), x.dtype, x.device, x.layout, x.shape, x.stride(), x.is_neg()) for x in tensors
-    ]
-
-
-class _Memory:
-    """Places of tensors in memory, as they were when a table was built.
-
-    Args:
-        tensors: The tensors.
-        fixed: Whether the table holds their addresses; otherwise these are passed at each use.
-        sized: Number of them, the first ones, whose storage is compared too (default all). A
-            storage that is resized once moves; twice, it may come back smaller.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor], fixed: bool, sized: int | None = None) -> None:
-        self._alike = same_as(tensors)
-        self._sized = sized
-        self._addresses = addresses(tensors) if fixed else None
-        self._sizes = storage_sizes(tensors[:sized])
-
-    def holds(self, tensors: Sequence[Tensor]) -> bool:
-        """Return whether these tensors lie in memory as the first ones did."""
-        return (
-            self._alike(*tensors)
-            and (self._addresses is None or addresses(tensors) == self._addresses)
-            and storage_sizes(tensors[: self._sized]) == self._sizes
-        )
-
-
 class PreparedCenter(ABC):
     """Center gradients of one type in place, at every step.
 
@@ -164,25 +106,29 @@ class PreparedCenter(ABC):
     ) -> None:
         self._weights = [entry.weight for entry in entries] if decayed else []
         self._groups = 1 + max(entry.group for entry in entries)
-        self._held = _Memory(self._weights, fixed=True)
-        self._passed = _Memory(gradients, fixed=False)
+        self._held = Memory(self._weights, fixed=True)
+        self._passed = Memory(gradients, fixed=False)
 
     def bind(self, gradients: Sequence[Tensor]) -> RunCenter | None:
         """Return the centering of these gradients, or None if a tensor moved or changed.
 
         The returned function takes each group's decay, and must run at once.
         """
-        unchanged = self._held.holds(self._weights) and self._passed.holds(gradients)
-        return partial(self._center, gradients) if unchanged else None
+        found = self._passed.addresses(gradients)
+        if found is None or self._held.addresses(self._weights) is None:
+            return None
+        return partial(self._center, gradients, found)
 
-    def _center(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
+    def _center(
+        self, gradients: Sequence[Tensor], found: array[int], decays: Sequence[Number]
+    ) -> None:
         _check_groups(decays, self._groups)
-        self._run(gradients, decays if self._weights else [0.0] * len(decays))
+        self._run(found, decays if self._weights else [0.0] * len(decays))
         increment_version(gradients)
 
     @abstractmethod
-    def _run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
-        """Center, with each group's decay."""
+    def _run(self, gradients: array[int], decays: Sequence[Number]) -> None:
+        """Center the gradients at these addresses, with each group's decay."""
 
 
 class PreparedMeanKeeper(ABC):
@@ -197,7 +143,7 @@ class PreparedMeanKeeper(ABC):
         self._entries = entries
         self._weights = [entry.weight for entry in entries]
         self._layouts = [layout(entry.weight, entry.fan_in) for entry in entries]
-        self._held = _Memory(self._weights, fixed=True)
+        self._held = Memory(self._weights, fixed=True)
         self._means = means
         self._before = [0]  # number of vectors in the weights before each one
         for found in self._layouts:
@@ -205,24 +151,26 @@ class PreparedMeanKeeper(ABC):
 
     def record(self) -> Tensor | None:
         """Return the mean of every weight vector, or None if a weight moved or changed."""
-        if not self._held.holds(self._weights):
+        found = self._held.addresses(self._weights)
+        if found is None:
             return None
         recorded = torch.empty(self._before[-1], dtype=self._means, device=self._weights[0].device)
-        self._run("note", recorded)
+        self._run("note", found, recorded)
         return recorded
 
     def restore(self, recorded: Tensor) -> None:
         """Give every weight vector its recorded mean."""
-        if self._held.holds(self._weights):
-            self._run("keep", recorded)
+        found = self._held.addresses(self._weights)
+        if found is not None:
+            self._run("keep", found, recorded)
             increment_version(self._weights)
         else:  # the step moved its weights to other memory
             lengths = [end - start for start, end in pairwise(self._before)]
             reference.MeanKeeper(self._entries).restore(torch.split(recorded, lengths))
 
     @abstractmethod
-    def _run(self, kind: str, means: Tensor) -> None:
-        """Record or restore the means."""
+    def _run(self, kind: str, weights: array[int], means: Tensor) -> None:
+        """Record or restore the means of the weights at these addresses."""
 
 
 class PreparedStep(ABC):
@@ -246,8 +194,8 @@ class PreparedStep(ABC):
         self._keys = STATE[kind]
         # Entries whose momentum is still empty.
         self._starting = [n for n, entry in enumerate(entries) if _start(entry, self._keys)]
-        self._held = _Memory(self._find(), True, len(entries) * (1 + len(self._keys)))
-        self._passed = _Memory(gradients, fixed=False)
+        self._held = Memory(self._find(), fixed=True)
+        self._passed = Memory(gradients, fixed=False)
         # A gradient that is laid out differently from its weight is copied first, at each step.
         self._relaid = [
             index
@@ -269,27 +217,28 @@ class PreparedStep(ABC):
         The returned function takes each group's rule, and must run at once.
         """
         try:
-            found = self._find()
+            held = self._find()
         except KeyError:  # a buffer was removed
             return None
-        unchanged = self._held.holds(found) and self._passed.holds(gradients)
-        return partial(self._step, gradients) if unchanged else None
+        found = self._passed.addresses(gradients)
+        if found is None or self._held.addresses(held) is None:
+            return None
+        return partial(self._step, gradients, found)
 
-    def _step(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
+    def _step(self, gradients: Sequence[Tensor], found: array[int], rules: Sequence[Rule]) -> None:
         _check_groups(rules, self._groups)
-        if self._relaid:
-            gradients = list(gradients)
-            for index in self._relaid:
-                gradients[index] = torch.empty_like(self._weights[index]).copy_(gradients[index])
-        self._run(gradients, rules)
+        copies = {n: torch.empty_like(self._weights[n]).copy_(gradients[n]) for n in self._relaid}
+        for n, copy in copies.items():
+            found[n] = copy.data_ptr()
+        self._run(found, rules)
         increment_version(self._weights)
         if self._starting:
             self._starting = []
             self._started()
 
     @abstractmethod
-    def _run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
-        """Step every entry along its gradient by its group's rule."""
+    def _run(self, gradients: array[int], rules: Sequence[Rule]) -> None:
+        """Step every entry along the gradient at its address, by its group's rule."""
 
     @abstractmethod
     def _started(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -21,12 +22,12 @@ from zeromean.kernels.prepared import (
     PreparedCenter,
     PreparedMeanKeeper,
     PreparedStep,
-    addresses,
     can_center,
     can_step,
     layout,
 )
 from zeromean.kernels.step_spec import At, Decay, Entry, Kind, Number, Rule, decay_numbers, numbers
+from zeromean.kernels.tensor_memory import addresses
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16)
 # The shape of a tile, see triton_kernels.py: 2**LEVELS runs of LANES entries, in SIDE columns.
@@ -118,7 +119,7 @@ def center_(
     rows = _center_rows(gradients, fan_ins, range(len(gradients)), weights)
     launch = _remembered("center", gradients[0].dtype, gradients[0].device, tuple(rows))
     factors = [0.0 if decay is None else decay[1] for decay in decays]
-    launch.run(gradients, decay_numbers(factors), into)
+    launch.run(addresses(gradients), decay_numbers(factors), addresses(into))
     increment_version(into)
 
 
@@ -137,7 +138,7 @@ class Center(PreparedCenter):
         )
         self._launch = _Launch("center", "gradient", gradients[0].dtype, gradients[0].device, rows)
 
-    def _run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
+    def _run(self, gradients: array[int], decays: Sequence[Number]) -> None:
         self._launch.run(gradients, decay_numbers(decays), gradients)
 
 
@@ -162,9 +163,8 @@ class MeanKeeper(PreparedMeanKeeper):
             for kind in ("note", "keep")
         }
 
-    def _run(self, kind: str, means: Tensor) -> None:
-        rules = decay_numbers([0.0])
-        self._launches[kind].run(self._weights, rules, self._weights, means)
+    def _run(self, kind: str, weights: array[int], means: Tensor) -> None:
+        self._launches[kind].run(weights, decay_numbers([0.0]), weights, means)
 
 
 class Step(PreparedStep):
@@ -191,7 +191,7 @@ class Step(PreparedStep):
             step is not None and step.dtype == torch.float64,
         )
 
-    def _run(self, gradients: Sequence[Tensor], rules: Sequence[Rule]) -> None:
+    def _run(self, gradients: array[int], rules: Sequence[Rule]) -> None:
         self._launch.run(gradients, [number for rule in rules for number in numbers(rule)])
 
     def _started(self) -> None:
@@ -394,27 +394,28 @@ class _Launch:
 
     def run(
         self,
-        gradients: Sequence[Tensor],
+        gradients: array[int],
         rules: list[Number],
-        into: Sequence[Tensor] | None = None,
+        into: array[int] | None = None,
         means: Tensor | None = None,
     ) -> None:
         """Launch.
 
         Args:
-            gradients: Gradients, or the tensors whose means are subtracted, recorded or restored.
+            gradients: Addresses of the gradients, or of the tensors whose means are subtracted,
+                recorded or restored.
             rules: NUMBERS of triton_kernels.py for each group.
-            into: Tensors to write to for "center" and "keep"; None (default) for other kinds.
+            into: Addresses to write to for "center" and "keep"; None (default) for other kinds.
             means: Mean of each vector for "note" and "keep"; None (default) for other kinds.
         """
         table = self._rules.of([0.0 if isinstance(n, Tensor) else n for n in rules])
         for place, number in enumerate(rules):
             if isinstance(number, Tensor):  # copied from device to device without waiting
                 table[place].copy_(number)
-        read = self._read.of(addresses(gradients))
+        read = self._read.of([*gradients])
         written = read
-        if into is not None and into is not gradients:
-            written = self._written.of(addresses(into))
+        if into is not None and into != gradients:
+            written = self._written.of([*into])
         tables = (self._programs, self._tensors, read)
         tiles, grid = _tiles(), (self._programs.numel(),)
         with self._guard():

@@ -16,6 +16,7 @@ from zeromean.kernels import cpu_backend
 from zeromean.kernels.backends import backend
 from zeromean.kernels.checks import check_storage
 from zeromean.kernels.layout import layout_of, same_layout
+from zeromean.kernels.shared_library import library
 
 # ``struct normal`` of normalized.h: sizes and switches, eps and scale, addresses (0 for none).
 _NORMAL = Struct("@6q2d9P")
@@ -23,13 +24,13 @@ _NORMAL = Struct("@6q2d9P")
 
 @lru_cache(maxsize=1)
 def _function() -> Any:
-    library = cpu_backend.library()
-    assert library is not None
-    library.zeromean_normalize.argtypes = [
+    found = library()
+    assert found is not None
+    found.zeromean_normalize.argtypes = [
         ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64,
     ]  # fmt: skip
-    library.zeromean_normalize.restype = None
-    return library.zeromean_normalize
+    found.zeromean_normalize.restype = None
+    return found.zeromean_normalize
 
 
 class Normalize:

@@ -1,0 +1,120 @@
+"""Compare tensors with those that a table of addresses was built for."""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache
+from struct import Struct
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zeromean.kernels.shared_library import library
+
+# ``struct torch`` of tensors.h: functions, then places in a Python object. The functions of torch
+# are declared stable, in torch/csrc/inductor/aoti_torch/c/shim.h.
+_TORCH = Struct("@10P2q")
+_FUNCTIONS = (
+    "layout", "dtype", "device_type", "device_index", "dim", "sizes", "strides", "storage_size",
+    "data_ptr",
+)  # fmt: skip
+_WORDS = 7  # words of a description before its sizes and strides
+
+
+class Memory:
+    """Places of tensors in memory, as they were when a table of addresses was built.
+
+    Types, devices, shapes, strides and the sizes of storages are compared. A storage that is
+    resized once moves; twice, it may come back smaller.
+
+    Args:
+        tensors: The tensors, dense and of torch's own class.
+        fixed: Whether the table holds their addresses; otherwise these are passed at each use.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], fixed: bool) -> None:
+        self._fixed, self._count = fixed, len(tensors)
+        # A lazily negated view at a new address: of several entries, it would have gaps.
+        self._single = [n for n, x in enumerate(tensors) if x.numel() == 1 and not fixed]
+        self._native = _native()
+        if self._native is None:
+            self._described = _describe(tensors, fixed)
+            return
+        self._known = array("q", bytes(8 * sum(_WORDS + 2 * x.ndim for x in tensors)))
+        described = self._native.zeromean_describe([*tensors], self._count, _start(self._known))
+        assert described
+
+    def addresses(self, tensors: Sequence[Tensor]) -> array[int] | None:
+        """Return the address of each tensor, or None if they do not lie as the first ones did."""
+        if len(tensors) != self._count:
+            return None
+        if self._native is None:
+            same = _describe(tensors, self._fixed) == self._described
+            return addresses(tensors) if same else None
+        found = array("q", bytes(8 * self._count))
+        same = self._native.zeromean_agree(
+            [*tensors], self._count, _start(self._known), self._fixed, _start(found)
+        )
+        return found if same and not any(tensors[n].is_neg() for n in self._single) else None
+
+
+def addresses(tensors: Sequence[Tensor]) -> array[int]:
+    """Return the address of each tensor's first entry."""
+    return array("q", [*map(Tensor.data_ptr, tensors)])
+
+
+def _describe(tensors: Sequence[Tensor], fixed: bool) -> list[tuple[object, ...]]:
+    return [_words(x, fixed) if x.layout is torch.strided else () for x in tensors]
+
+
+def _words(x: Tensor, fixed: bool) -> tuple[object, ...]:
+    size, address = x.untyped_storage().nbytes(), x.data_ptr() if fixed else 0
+    return type(x), x.dtype, x.device, x.shape, x.stride(), x.is_neg(), size, address
+
+
+def _start(words: array[int]) -> int:
+    return words.buffer_info()[0]
+
+
+@lru_cache(maxsize=1)
+def _native() -> Any | None:
+    """Return the library, ready to compare tensors; None if it cannot with this torch or Python."""
+    built = library()
+    samples = (torch.zeros(2, 3, device="cpu"), nn.Parameter(torch.zeros(1, device="cpu")))
+    places = {(_place(x, id(type(x))), _place(x, x._cdata)) for x in samples}
+    (class_at, tensor_at), *others = places
+    if built is None or others or class_at is None or tensor_at is None:
+        return None
+    try:
+        of_torch: Any = ctypes.CDLL(torch._C.__file__)
+        functions = [getattr(of_torch, f"aoti_torch_get_{name}") for name in _FUNCTIONS]
+    except (AttributeError, OSError):
+        return None
+    pointers = [ctypes.pythonapi.PyList_GetItem, *functions]
+    found: Any = ctypes.PyDLL(None, handle=built._handle)
+    found.zeromean_use_torch.argtypes = [ctypes.c_char_p]
+    found.zeromean_use_torch.restype = None
+    found.zeromean_use_torch(
+        _TORCH.pack(
+            *(ctypes.cast(pointer, ctypes.c_void_p).value for pointer in pointers),
+            class_at,
+            tensor_at,
+        )
+    )
+    word, pointer = ctypes.c_int64, ctypes.c_void_p
+    found.zeromean_describe.argtypes = [ctypes.py_object, word, pointer]
+    found.zeromean_agree.argtypes = [ctypes.py_object, word, pointer, word, pointer]
+    for function in (found.zeromean_describe, found.zeromean_agree):
+        function.restype = word
+    return found
+
+
+def _place(x: Tensor, word: int) -> int | None:
+    """Return where the Python object of a tensor holds an address; None if it does not."""
+    size = ctypes.sizeof(ctypes.c_size_t)
+    count = torch._C.TensorBase.__basicsize__ // size
+    words = [*(ctypes.c_size_t * count).from_address(id(x))]
+    return size * words.index(word) if word in words else None
