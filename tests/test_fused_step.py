@@ -544,6 +544,39 @@ def test_an_interrupt_inside_the_step(then: str) -> None:
     assert all(a is b for a, b in zip(grads(model), before, strict=True))
 
 
+@pytest.mark.parametrize("interrupted", ["a step that torch makes in part", "two passes"])
+def test_an_interrupted_step_leaves_no_means_to_restore(interrupted: str) -> None:
+    model = Mixed()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, model, at="update")
+    in_part = interrupted != "two passes"
+    between = None if in_part else optimizer.register_step_pre_hook(lambda *_: None)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p) if in_part or p is model.served.weight else None
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    optimizer._optimizer_step_code = interrupt  # torch calls this after its own step
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    del optimizer._optimizer_step_code
+    if between is not None:
+        between.remove()
+    assert "two passes" not in handle.way.name
+    for p in model.parameters():
+        p.data += 1
+        p.grad = torch.randn_like(p) if p is model.served.weight else None
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.step()
+    for p, old in zip(model.parameters(), before, strict=True):
+        if p is model.served.weight:
+            assert not torch.equal(p, old)
+            torch.testing.assert_close(p.mean(1), old.mean(1))
+        else:
+            assert torch.equal(p, old)
+
+
 def test_lookahead_around_a_centralized_optimizer() -> None:
     model, other = network(), network()
     inner, twin = (SGD(m.parameters(), lr=0.1) for m in (model, other))

@@ -280,6 +280,7 @@ class TakenOver:
         self._at = cast(At, centering.options.at)
         self._step: FusedStep | None = None
         self._rest: Optimizer | None = None  # kept, because a compiled step is compiled for it
+        self._centers_rest = False  # whether this step is centered in two passes, if only in part
 
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -290,6 +291,7 @@ class TakenOver:
             ZeromeanError: The step must be taken over, and cannot be.
         """
         reason = self.obstacle(optimizer)
+        self._centers_rest = bool(reason)
         if reason:
             if self._centering.options.fused:
                 raise _refusal(optimizer, reason)
@@ -305,6 +307,7 @@ class TakenOver:
             self._step = FusedStep(self._centering, self._at, rule, complete=False)
         step = self._step.bind(optimizer)
         rest = self._stand_in(optimizer, step.left)
+        self._centers_rest = bool(step.left)
         if step.left:  # nothing is written yet if one of these cannot be centered
             self._two_passes.before_step(rest, (rest,), {})
         step.run()
@@ -327,8 +330,12 @@ class TakenOver:
         return self._rest
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """Act on the parameters that torch stepped."""
-        self._two_passes.after_step(optimizer)
+        """Act on the parameters that torch stepped.
+
+        A step that was interrupted leaves its record of means, which belongs to no later step.
+        """
+        if self._centers_rest:
+            self._two_passes.after_step(optimizer)
 
     def after_load(self, optimizer: Optimizer) -> None:
         """Forget what was prepared for the state before."""
