@@ -252,6 +252,7 @@ def test_runs_with_folders_of_their_own(
 BUILT_IN = """
 import sys
 from pathlib import Path
+from zeromean.centralization.centralize import handle_of
 from zeromean.study import Study
 from zeromean.study.spec.records import Candidate, Key
 from zeromean.study.spec.toml import read
@@ -264,6 +265,7 @@ study, seed = read(Path(sys.argv[1])), int(sys.argv[2])
 key = Key(spec.label, optimizer.label, "plain", seed)
 job = Job(key, Candidate(optimizer.rate(spec.model)), study.method("plain"), optimizer, spec.epochs)
 training = Training(TrainingTask(study, spec, load_problem(study, spec)), job)
+handle_of(training.optimizer).remove()  # a program has torch's optimizer
 while not training.ended:
     print("accuracy", repr(training.advance().score))
 """

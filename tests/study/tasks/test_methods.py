@@ -9,6 +9,7 @@ import torch
 from study_helpers import with_task
 from torch import Tensor, nn
 
+from zeromean.centralization.centralize import handle_of
 from zeromean.centralization.zscore import standardize_
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
@@ -74,6 +75,19 @@ def test_zscore_gradients_have_mean_0_and_deviation_1(network: nn.Module) -> Non
             torch.testing.assert_close(
                 vectors.std(1, correction=0), torch.ones(len(vectors)).double(), atol=1e-5, rtol=0
             )
+
+
+@pytest.mark.usefixtures("native_library")
+@pytest.mark.parametrize("method", ["plain", "zscore", "ws-conv", "gc", "gc-update"])
+def test_the_same_kernels_step_every_method(method: str, network: nn.Module) -> None:
+    """So a difference in time is the cost of centering."""
+    prepare_network(network, presets.method(method))
+    optimizer = torch.optim.AdamW(network.parameters())
+    attach(optimizer, network, presets.method(method))
+    handle = handle_of(optimizer)
+    assert handle is not None
+    assert handle.way.name == "taken over"
+    assert bool(handle.plan.centered) == method.startswith("gc")
 
 
 def test_standardizing_knows_groups_and_constants() -> None:
