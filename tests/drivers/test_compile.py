@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.optim import SGD, Adam, AdamW
 
 import zeromean
@@ -132,9 +133,21 @@ def test_compiled_step_in_two_passes_equals_eager(at: Any, backend: str) -> None
 DROP_INS = ["SGD", "SGDW", "Adam", "AdamW", "Adagrad", "RMSprop", "RAdam", "Ranger", "Lookahead"]
 
 
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        *((name, "eager") for name in DROP_INS),
+        ("RMSprop", "aot_eager"),
+        ("RMSprop", "inductor"),
+        *(
+            pytest.param(name, "inductor", marks=pytest.mark.slow)
+            for name in DROP_INS
+            if name != "RMSprop"
+        ),
+    ],
+)
 @pytest.mark.parametrize("at", ["gradient", "update"])
-@pytest.mark.parametrize("name", DROP_INS)
-def test_compiled_drop_in_equals_eager(name: str, at: Any) -> None:
+def test_compiled_drop_in_equals_eager(name: str, backend: str, at: Any) -> None:
     model = network()
     other = copy.deepcopy(model)
 
@@ -144,9 +157,26 @@ def test_compiled_drop_in_equals_eager(name: str, at: Any) -> None:
         return getattr(optim, name)(m, lr=0.1, at=at)
 
     optimizer, twin = make(model), make(other)
-    backends = ["eager", "aot_eager"] if name == "RMSprop" else ["eager"]
-    for backend in backends:
-        train(model, optimizer, torch.compile(optimizer.step, backend=backend))
-        train(other, twin, twin.step)
-        for p, q in zip(model.parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(p, q)
+    train(model, optimizer, torch.compile(optimizer.step, backend=backend))
+    train(other, twin, twin.step)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("at", ["gradient", "update"])
+def test_parameters_that_torch_steps_are_compiled_once_or_twice(at: Any) -> None:
+    """The second step finds a momentum; torch itself compiles again then."""
+    weights = [nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.randn(3, 5).half())]
+    optimizer = SGD(weights, lr=0.1, momentum=0.9)
+    with pytest.warns(zeromean.ZeromeanWarning, match="only shapes"):
+        handle = zeromean.centralize(optimizer, at=at)
+    counter = CompileCounter()
+    step = torch.compile(optimizer.step, backend=counter)
+    compiled = []
+    for _ in range(5):
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        step()
+        compiled.append(counter.frame_count)
+    assert compiled == [1, 2, 2, 2, 2]
+    assert "torch steps 1 of 2" in handle.way.reason
