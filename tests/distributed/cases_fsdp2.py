@@ -26,6 +26,7 @@ from training import (
     train_beside_one_process,
 )
 
+import zeromean
 import zeromean.optim
 
 
@@ -75,6 +76,25 @@ def check_drop_ins(at: str) -> None:
         assert_same(model, alone)
 
 
+def check_taken_over_in_part(at: Any) -> None:
+    """The kernels step what is not sharded; torch steps the shards, which need two passes."""
+    start = Network().double()
+    for make in OPTIMIZERS.values():
+        models, ways = [], []
+        for fused in (None, False):
+            whole_linear = copy.deepcopy(start)
+            model = shard(whole_linear, ignored_params={*whole_linear.linear.parameters()})
+            optimizer = make(model.parameters())
+            handle = zeromean.centralize(optimizer, model, at=at, fused=fused)
+            for tokens in batches(5):
+                step_once(model, optimizer, my_part(tokens))
+            models.append(model)
+            ways.append(handle.way)
+        assert ways[0].name == "taken over"
+        assert "torch steps 7 of 9" in ways[0].reason
+        assert_same(*models)
+
+
 def even_axis_1(parameter: nn.Parameter) -> Shard:
     return Shard(1 if parameter.ndim > 1 and parameter.shape[1] % 2 == 0 else 0)
 
@@ -118,6 +138,12 @@ for at in PLACES:
         f"FSDP2 drop-ins at={at}",
         partial(check_drop_ins, at),
         ("FSDP2 with zeromean.optim.SGD and AdamW", at, HOW),
+    )
+    case(
+        2,
+        f"FSDP2 with parameters that are not sharded at={at}",
+        partial(check_taken_over_in_part, at),
+        ("FSDP2, `ignored_params`", at, "equal to two passes within 1e-6 after 5 steps"),
     )
     case(
         4,

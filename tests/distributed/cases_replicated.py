@@ -47,7 +47,9 @@ def check(
     at: str, make: Callable[..., torch.optim.Optimizer] | None = None, **options: Any
 ) -> None:
     for each in OPTIMIZERS.values() if make is None else (make,):
-        train_beside_one_process(Network(), partial(replicate, **options), each, at, my_part)
+        distribute = partial(replicate, **options)
+        way = train_beside_one_process(Network(), distribute, each, at, my_part)
+        assert way.name == "taken over"
 
 
 def accumulate(model: Any, optimizer: torch.optim.Optimizer, tokens: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 import zeromean
+from zeromean.centralization.fused_step import Way
 
 STEPS = 20
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -90,19 +91,21 @@ def train_beside_one_process(
     make_alone: Callable[..., torch.optim.Optimizer] | None = None,
     step: Callable[[nn.Module, torch.optim.Optimizer, Tensor], None] = step_once,
     **options: Any,
-) -> None:
-    """Train 20 steps distributed, and alone on the whole batch; both end at the same weights.
+) -> Way:
+    """Train 20 steps distributed, and alone in two passes on the whole batch, to the same weights.
 
-    ``part`` is what of a batch this rank sees, ``step`` what is done with it.
+    ``part`` is what of a batch this rank sees, ``step`` what is done with it. Returns how the steps
+    were made when distributed.
     """
     options = {"embeddings": True, **options}
     alone = model.double()
     start = copy.deepcopy(alone)
     model = distribute(copy.deepcopy(alone))
     optimizer, optimizer_alone = make(model.parameters()), (make_alone or make)(alone.parameters())
-    plan = zeromean.centralize(optimizer, model, at=at, **options).plan
-    plan_alone = zeromean.centralize(optimizer_alone, alone, at=at, **options).plan
-    assert [(row.shape, row.fan_in, row.centered) for row in plan] == [
+    handle = zeromean.centralize(optimizer, model, at=at, **options)
+    fused = None if at == "backward" else False
+    plan_alone = zeromean.centralize(optimizer_alone, alone, at=at, fused=fused, **options).plan
+    assert [(row.shape, row.fan_in, row.centered) for row in handle.plan] == [
         (row.shape, row.fan_in, row.centered) for row in plan_alone
     ]
     for tokens in batches():
@@ -112,6 +115,7 @@ def train_beside_one_process(
     assert all(
         not torch.equal(p, q) for p, q in zip(alone.parameters(), start.parameters(), strict=True)
     )
+    return handle.way
 
 
 def train_beside_centering_by_hand(
