@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from programs import ZEROMEAN, environment, start
+from programs import ZEROMEAN, environment
 from zeromean.cli import app
 from zeromean.study import ProgramTask, Study
 from zeromean.study.engine import results
@@ -32,6 +32,7 @@ for step in range(3):
     optimizer.step()
     print(f"step {step}: loss {loss.item():.6f}", flush=True)
 """
+EXAMPLE = Path(__file__).parents[2] / "examples" / "train_digits.py"
 METRIC = ("--metric", "loss=loss NUMBER")
 
 
@@ -116,23 +117,25 @@ def test_options_of_the_program_form_reach_the_task(
     assert [method.label for method in study.methods] == ["plain", "warm"]
 
 
-def test_dry_run_shows_matches_and_writes_nothing(
-    program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_dry_run_of_the_example_shows_matches_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = program()
     monkeypatch.chdir(tmp_path)
-    code, output = compare(*METRIC, "--dry-run", "--", sys.executable, path, "{seed}")
+    code, output = compare(
+        "--metric", "accuracy=test accuracy NUMBER", "--dry-run", "--timeout", "250", "--",
+        sys.executable, str(EXAMPLE), "--seed", "{seed}", "--epochs", "2",
+    )  # fmt: skip
     assert code == 0
-    assert output.count("step ") == 3
-    assert "3 values of loss (lower is better): first " in output
-    assert [one.name for one in tmp_path.iterdir()] == ["train.py"]
+    assert output.count("epoch ") == 2
+    assert "2 values of accuracy (higher is better): first 0." in output
+    assert not [*tmp_path.iterdir()]
 
 
 def test_comparison_ends_with_a_table_and_a_report(program, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["--seeds", "1", "--out", str(out), "--", sys.executable, program(), "{seed}"]
-    done = start([*ZEROMEAN, "compare", *METRIC, *words])
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ["compare", *METRIC, *words])
+    assert done.exit_code == 0, done.output
     assert "Final loss" in done.stdout
     assert "nan" not in done.stdout
     # Three reports of the program are no epochs.
@@ -146,8 +149,8 @@ def test_comparison_ends_with_a_table_and_a_report(program, tmp_path: Path) -> N
     page = (out / "report.html").read_text()
     assert "train.py" in page
     assert "epoch" not in page.lower()
-    again = start([*ZEROMEAN, "study", str(out / "study.toml"), "--out", str(out)])
-    assert (again.returncode, again.stdout) == (0, done.stdout)
+    again = CliRunner().invoke(app, ["study", str(out / "study.toml"), "--out", str(out)])
+    assert (again.exit_code, again.stdout) == (0, done.stdout)
 
 
 @pytest.mark.slow
