@@ -82,6 +82,7 @@ def shortened(recipe: Recipe) -> Recipe:
     return replace(recipe, study=study)
 
 
+@pytest.mark.timeout(1800)  # a busy machine takes minutes for the largest
 @pytest.mark.parametrize(
     "name",
     [
