@@ -38,13 +38,13 @@ def program(recipe: Recipe) -> str:
     return recipe.study.programs[0].label.rpartition(".")[2]
 
 
-def write_data(recipe: Recipe, folder: Path, scenes: Path) -> list[str]:
+def write_data(recipe: Recipe, folder: Path, request: pytest.FixtureRequest) -> list[str]:
     """Write the data in the format of their authors; return the option."""
     form = recipe.data.form.partition(":")[0]
     if not form:
         return []
     if form == "coco":
-        return ["--data", f"coco:{scenes}"]
+        return ["--data", f"coco:{request.getfixturevalue('scenes')}"]
     if form == "market1501":
         names = [
             f"{i:04d}_c{c}s1_000001_0{n}.png" for i in range(1, 5) for c in (1, 2) for n in (0, 1)
@@ -93,12 +93,12 @@ def shortened(recipe: Recipe) -> Recipe:
     ],
 )
 def test_recipe_runs_to_its_end(
-    name: str, tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     recipe = shortened(registry.find(name))
     monkeypatch.setattr(registry, "recipes", lambda: (recipe,))
     monkeypatch.chdir(tmp_path)
-    words = [*write_data(recipe, tmp_path / "data", scenes), *write_weights(recipe, Path("w.pt"))]
+    words = [*write_data(recipe, tmp_path / "data", request), *write_weights(recipe, Path("w.pt"))]
     # Each of two processes has batch statistics of its own.
     words += ["--processes", "2" if name == "gc-table3-resnet50" else "1"]
     done = CliRunner().invoke(app, ["reproduce", name, *words, "--yes"])
