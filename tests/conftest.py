@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,6 +73,30 @@ def triton_interpreter() -> None:
     if not triton_backend.interpreted():
         pytest.skip("Triton compiles for the GPU of this machine")
     prepare_interpreter()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Callable[[Path], str]:
+    """Return a function that opens a page in Chromium and returns its document once it is idle."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("there is no Chromium here")
+
+    def open_page(page: Path) -> str:
+        return subprocess.run(
+            (
+                *(program, "--headless", "--no-sandbox", "--disable-gpu"),
+                *("--no-first-run", "--disable-background-networking", "--disable-sync"),
+                *("--allow-file-access-from-files", "--virtual-time-budget=60000"),
+                *(f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()),
+            ),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    return open_page
 
 
 @pytest.fixture
