@@ -533,6 +533,7 @@ def test_plan_and_status() -> None:
     status = zeromean.status(copy.deepcopy(optimizer))
     assert str(status) == f"AdamW is centralized with {optimizer.how}: 2 of 6 parameters"
     assert status.as_remembered
+    assert repr(optimizer).endswith(f"{optimizer.how}; {optimizer.plan.total()}")
 
 
 def test_status_reports_other_checkpoint_options() -> None:

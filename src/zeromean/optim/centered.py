@@ -70,6 +70,10 @@ class Centered(Optimizer):
         """Every parameter, and whether it is centered."""
         return Plan(()) if self.centering is None else self.centering.plan
 
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        return text if self.centering is None else f"{text}\n{self.how}; {self.plan.total()}"
+
     def __getstate__(self) -> dict[str, Any]:
         own = {"_at": self._at, "centering": self.centering}
         return super().__getstate__() | own  # torch's keeps only its own attributes
