@@ -172,7 +172,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "UPDATE runs SET method = x'00' WHERE id = 1",
         "UPDATE runs SET method = cast(x'ff' AS TEXT) WHERE id = 1",
         "UPDATE epochs SET value = 'high'",
-        "UPDATE epochs SET metric = x'00' WHERE rowid = 1",
+        "UPDATE epochs SET metric = x'00' WHERE metric = 'loss'",
         "UPDATE sessions SET environment = '[]'",
         "UPDATE sessions SET environment = 'x'",
         "DROP TABLE epochs",
