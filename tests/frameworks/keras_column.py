@@ -1,6 +1,7 @@
 """The Keras backends of the table, in float64, each in a separate process.
 
-``KERAS_BACKEND=... python keras_column.py FILE`` computes every row of that backend.
+``KERAS_BACKEND=... python keras_column.py FILE QUICK`` computes the rows of that backend: the
+quick jobs, or the others.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from table import JOBS, LAYERS, SETTINGS, Array, Framework, Job, Layout, Walk
+from table import JOBS, LAYERS, SETTINGS, Array, Framework, Job, Layout, Walk, is_quick
 
 BACKENDS = ("torch", "jax", "tensorflow")
 # Keras rounds some float64 numbers to float32: rates on TensorFlow, losses elsewhere.
@@ -91,10 +92,10 @@ def key(row: str, job: Job, part: str) -> str:
 
 
 @cache
-def walks(backend: str) -> Mapping[str, Array]:
-    """Every walk of a backend, computed once even if tests run in parallel."""
+def walks(backend: str, quick: bool) -> Mapping[str, Array]:
+    """The walks of a backend, computed once even if tests run in parallel."""
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    file = Path(tempfile.gettempdir()) / f"zeromean-{run}-{backend}.npz"
+    file = Path(tempfile.gettempdir()) / f"zeromean-{run}-{backend}-{quick}.npz"
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
@@ -105,7 +106,7 @@ def walks(backend: str) -> Mapping[str, Array]:
                 "XLA_FLAGS": "--xla_backend_optimization_level=0",
             }
             done = subprocess.run(
-                [sys.executable, __file__, file],
+                [sys.executable, __file__, file, str(quick)],
                 env=os.environ | settings,
                 check=False,
                 capture_output=True,
@@ -117,7 +118,7 @@ def walks(backend: str) -> Mapping[str, Array]:
 
 
 def recall(backend: str, row: str, job: Job) -> Walk:
-    return Walk(*(walks(backend)[key(row, job, part)] for part in PARTS))
+    return Walk(*(walks(backend, is_quick(job))[key(row, job, part)] for part in PARTS))
 
 
 def walk(row: str, job: Job) -> Walk:
@@ -160,14 +161,14 @@ def walk(row: str, job: Job) -> Walk:
     return Walk(outputs, np.stack(weights), np.stack(biases))
 
 
-def main(file: str) -> None:
+def main(file: str, quick: str) -> None:
     import keras
 
     keras.config.set_floatx("float64")
     found = {}
     for row in rows(keras.backend.backend()):
         for job in JOBS:
-            if job.layer == row.partition(" (")[0]:
+            if job.layer == row.partition(" (")[0] and str(is_quick(job)) == quick:
                 made = walk(row, job)
                 found |= {key(row, job, part): getattr(made, part) for part in PARTS}
     np.savez(file, **found)
@@ -179,4 +180,4 @@ FRAMEWORKS = {
 }
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

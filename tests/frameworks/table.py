@@ -96,6 +96,11 @@ class Job:
 JOBS = [Job(layer, setting, at) for layer in LAYERS for setting in SETTINGS for at in PLACES]
 
 
+def is_quick(job: Job) -> bool:
+    """Return whether ``make test`` runs a job: one layer has all, the others each part once."""
+    return job.layer == "Linear" or (job.setting == "AdamW") == (job.at == "update")
+
+
 @dataclass(frozen=True)
 class Walk:
     """The trajectory of a job.

@@ -9,12 +9,16 @@ import jax_column
 import keras_column
 import numpy as np
 import pytest
-from table import JOBS, LAYERS, PLACES, SETTINGS, Framework, Job, Walk, torch_walk
+from table import JOBS, LAYERS, PLACES, SETTINGS, Framework, Job, Walk, is_quick, torch_walk
 
 FRAMEWORKS: dict[str, Framework] = {**jax_column.FRAMEWORKS, **keras_column.FRAMEWORKS}
 
 ROWS = [
-    pytest.param(name, row, job, id=f"{name}-{row}-{job.setting}-{job.at}")
+    pytest.param(
+        *(name, row, job),
+        id=f"{name}-{row}-{job.setting}-{job.at}",
+        marks=[] if is_quick(job) else [pytest.mark.slow],
+    )
     for name, framework in FRAMEWORKS.items()
     for row in framework.layers
     for job in JOBS

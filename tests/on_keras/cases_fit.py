@@ -37,8 +37,15 @@ def fit(model: Any, **options: Any) -> Any:
     return model.fit(x, y, **options)
 
 
-@pytest.mark.parametrize("at", ["gradient", "update"])
-@pytest.mark.parametrize("compiled", ["plain", "jit"])
+@pytest.mark.parametrize(
+    ("at", "compiled"),
+    [
+        ("gradient", "plain"),
+        ("update", "plain"),
+        ("update", "jit"),
+        pytest.param("gradient", "jit", marks=pytest.mark.slow),
+    ],
+)
 def test_fit_keeps_means_and_moves_weights(at: str, compiled: str, supports: Supports) -> None:
     if compiled == "jit" and BACKEND == "torch" and shutil.which("c++") is None:
         pytest.skip("no C++ compiler, which torch.compile needs")

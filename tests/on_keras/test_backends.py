@@ -18,14 +18,15 @@ CASES = [str(path) for path in sorted(HERE.glob("cases_*.py"))]
 
 
 @pytest.mark.timeout(900)  # about a hundred cases in one process
+@pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
 def test_cases_pass(
-    backend: str, tmp_path: Path, supports: Callable[[str, str, str, str], None]
+    backend: str, marked: str, tmp_path: Path, supports: Callable[[str, str, str, str], None]
 ) -> None:
     if find_spec(backend) is None and not sys.platform.startswith("linux"):
         pytest.skip(f"no {backend} for this platform")
     report = tmp_path / "report.xml"
-    options = ["-q", "-p", "no:cacheprovider", "--tb=short", f"--junitxml={report}"]
+    options = ["-q", "-p", "no:cacheprovider", "-m", marked, "--tb=short", f"--junitxml={report}"]
     options += ["-o", "junit_family=xunit1"]  # xunit2 does not record `supports`
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *CASES],
