@@ -4,14 +4,18 @@ BIN := .venv/bin
 # The constraints pin torch, so that no dependency can install another build of it.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow docs lint studies clean
+.PHONY: demo test pytest slow docs lint studies clean
 
 demo: .venv/demo
 	rm -rf runs/demo
 	$(BIN)/zeromean demo --out runs/demo
 
-test: .venv/test lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --supported build/tested.md
+# Lint takes one core for a minute, so it runs next to the tests.
+test: .venv/test
+	$(MAKE) --jobs 2 lint pytest
+
+pytest: .venv/test
+	$(BIN)/pytest --numprocesses 2 --dist worksteal --supported build/tested.md
 
 # Sanitizers, fuzzers, large networks: half an hour or more.
 slow: .venv/docs
