@@ -1,7 +1,8 @@
 """Cases that several gloo processes run together, and how each case ended.
 
-``python processes.py WORLD RANK FOLDER MODULES`` is one of the processes: it runs the cases
-of that many processes, one after the other, and leaves their endings in ``FOLDER/RANK.json``.
+``python processes.py WORLD FOLDER MODULES`` loads everything once and forks the processes: each
+runs the cases of that many processes, one after the other, and leaves their endings in
+``FOLDER/RANK.json``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -76,38 +78,41 @@ def all_cases(modules: Sequence[str] = MODULES) -> dict[str, Case]:
 def run(world: int, folder: Path, modules: Sequence[str] = MODULES) -> dict[str, str]:
     """How each case of ``world`` processes ended: "" or what went wrong, and where."""
     here = Path(__file__)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, here.name, str(world), str(rank), str(folder), *modules],
-            cwd=here.parent,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    try:
-        said = [process.communicate(timeout=SECONDS)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    done = subprocess.run(
+        [sys.executable, here.name, str(world), str(folder), *modules],
+        cwd=here.parent,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
     endings: dict[str, str] = {}
     for rank in range(world):
         file = folder / f"{rank}.json"
         if not file.exists():
-            return dict.fromkeys(all_cases(modules), f"rank {rank} left no word: {said[rank]}")
+            return dict.fromkeys(all_cases(modules), f"rank {rank} left no word: {done.stderr}")
         for name, error in json.loads(file.read_text()).items():
             endings[name] = endings.get(name, "") + (f"rank {rank}:\n{error}\n" if error else "")
     return endings
 
 
-def _main(world: int, rank: int, folder: Path, modules: Sequence[str]) -> None:
+def _main(world: int, folder: Path, modules: Sequence[str]) -> None:
     if "lo" in dict(map(reversed, socket.if_nameindex())):
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     import torch
-    import torch.distributed as dist
+    import torch._dynamo  # which the first optimizer would load in each process
 
     torch.set_num_threads(1)
     cases = [case for case in all_cases(modules).values() if case.world == world]
+    ranks = [os.fork() or _run_rank(rank, world, folder, cases) for rank in range(world)]
+    for process in ranks:
+        os.waitpid(process, 0)
+
+
+def _run_rank(rank: int, world: int, folder: Path, cases: Sequence[Case]) -> NoReturn:
+    import torch
+    import torch.distributed as dist
+
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/rendezvous",
@@ -137,4 +142,4 @@ if __name__ == "__main__":
     # Cases register themselves in the module that they import, not in this one run as a script.
     import processes
 
-    processes._main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
+    processes._main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
