@@ -102,7 +102,7 @@ def test_coupled_decay_is_inside_the_projection(name: str, maximize: bool) -> No
         lambda p: SGD(p, lr=0.01, momentum=0.9, nesterov=True),
     ],
 )
-def test_without_coupled_decay_the_optimizer_sees_the_centered_gradient(
+def test_optimizer_without_coupled_decay_sees_centered_gradient(
     make: Callable[..., torch.optim.Optimizer],
 ) -> None:
     model = network()

@@ -268,7 +268,7 @@ def test_result_has_a_short_repr_and_html() -> None:
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_ranger_and_lookahead_are_checked_by_the_optimizer_inside(at: Any) -> None:
+def test_wrappers_are_checked_by_inner_optimizer(at: Any) -> None:
     model = nn.Linear(6, 3)
     batch = torch.randn(8, 6) + 1, torch.randn(8, 3)
     inner = torch.optim.AdamW(model.parameters(), lr=0.01)

@@ -218,7 +218,7 @@ def test_explain_needs_torch_alone(tmp_path: Path) -> None:
     assert "centered: 1 of 2 parameters" in done.stdout
 
 
-def test_escape_sequences_in_names_are_not_sent_to_the_terminal() -> None:
+def test_escape_sequences_are_not_printed() -> None:
     torch.save({"a\x1b[2J": torch.zeros(3, 2)}, "evil.pt")
     _, stdout, _ = invoke("evil.pt")
     assert "\x1b" not in stdout

@@ -33,7 +33,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_weight_vectors_equal_those_that_feed_each_output_unit(name: str) -> None:
+def test_weight_vectors_feed_output_units(name: str) -> None:
     layer, shapes, unit_axis = LAYERS[name]
     vectors = layer_vectors(
         layer, lambda: tuple(torch.rand(s, dtype=torch.float64) + 0.1 for s in shapes), unit_axis

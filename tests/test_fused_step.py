@@ -322,7 +322,7 @@ def test_it_says_why_it_centers_in_two_passes(make: Any, reason: str) -> None:
         assert zeromean.status(optimizer).attached is None
 
 
-def test_required_steps_raise_when_they_can_no_longer_be_taken_over() -> None:
+def test_required_fused_step_raises_later_too() -> None:
     model = network()
     optimizer = AdamW(model.parameters())
     handle = zeromean.centralize(optimizer, model, fused=True)
@@ -340,7 +340,7 @@ def test_required_steps_raise_when_they_can_no_longer_be_taken_over() -> None:
 
 
 @pytest.mark.parametrize("given", ["coupled", "decoupled"])
-def test_decay_that_the_user_describes_otherwise_is_centered_in_two_passes(given: Any) -> None:
+def test_redefined_decay_takes_two_passes(given: Any) -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     way = zeromean.centralize(optimizer, model, weight_decay=given).way
@@ -423,7 +423,7 @@ def test_the_rest_is_centered_and_left_to_torch(kind: Any, at: Any) -> None:
     assert "torch steps 3 of 5" in handle.way.reason
 
 
-def test_a_sparse_gradient_is_refused_before_anything_is_written() -> None:
+def test_sparse_gradient_is_refused_first() -> None:
     model = nn.Sequential(nn.Embedding(4, 3, sparse=True), nn.Linear(3, 2))
     optimizer = SGD(model.parameters(), lr=0.1)
     zeromean.centralize(optimizer, model, embeddings=True)
@@ -437,7 +437,7 @@ def test_a_sparse_gradient_is_refused_before_anything_is_written() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_a_sparse_gradient_that_is_not_centered_is_left_to_torch() -> None:
+def test_uncentered_sparse_gradient_is_left_to_torch() -> None:
     model = nn.Sequential(nn.Embedding(4, 3, sparse=True), nn.Linear(3, 2))
     other = copy.deepcopy(model)
     for m, fused in ((model, None), (other, False)):

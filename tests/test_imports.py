@@ -80,7 +80,7 @@ def test_public_names_have_docstrings() -> None:
         zeromean.middle  # noqa: B018
 
 
-def test_modules_are_attributes_and_show_their_public_names_alone() -> None:
+def test_modules_show_public_names_only() -> None:
     code = f"""
 import zeromean
 for name in {[*MODULES, *MODULES_OF_EXTRAS]}:
@@ -126,7 +126,7 @@ for name in {list(MODULES_OF_EXTRAS)}:
             assert line.endswith(f"Run pip install 'zeromean[{extra}]'.")
 
 
-def test_an_import_error_of_another_kind_is_not_blamed_on_an_extra() -> None:
+def test_other_import_errors_name_no_extra() -> None:
     with pytest.raises(ModuleNotFoundError), needs_extra("study", "a study"):
         importlib.import_module("zeromean.no_such_module")
     with pytest.raises(ModuleNotFoundError), needs_extra("keras", "zeromean.keras", "keras"):

@@ -357,7 +357,7 @@ def test_hooks_of_a_step_run_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
-def test_weights_that_change_their_type_keep_their_means(name: str) -> None:
+def test_weights_keep_means_through_type_changes(name: str) -> None:
     """Rounding errors are carried from then on, or no longer."""
     for types in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
         model = network(types[0])
@@ -438,7 +438,7 @@ def test_lookahead_has_the_defaults_that_schedulers_look_at() -> None:
     assert optimizer.optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] < 0.1
 
 
-def test_lookahead_shares_the_groups_of_an_optimizer_that_loads_by_itself() -> None:
+def test_lookahead_shares_groups_after_inner_load() -> None:
     model = network()
     optimizer = optim.Lookahead(optim.SGD(model, lr=0.1))
     optimizer.optimizer.load_state_dict(optimizer.optimizer.state_dict())
@@ -455,7 +455,7 @@ def test_lookahead_refuses_the_checkpoint_of_another_optimizer() -> None:
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_a_checkpoint_that_asks_for_a_graph_is_refused_at_the_step(name: str) -> None:
+def test_differentiable_checkpoint_is_refused(name: str) -> None:
     model = network()
     theirs = getattr(torch.optim, name)(model.parameters(), differentiable=True)
     optimizer = getattr(optim, name)(model)
@@ -518,7 +518,7 @@ def test_sparse_gradients_are_refused() -> None:
         optimizer.step()
 
 
-def test_foreach_and_capturable_settings_of_a_checkpoint_do_not_matter() -> None:
+def test_checkpoint_flags_are_ignored() -> None:
     model = network()
     theirs = torch.optim.AdamW(model.parameters(), foreach=True)
     optimizer = optim.AdamW(model)

@@ -76,9 +76,7 @@ def test_prepared_centering_equals_float64(backend: str, dtype: torch.dtype, dec
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
-def test_means_are_restored_and_unmoved_weights_keep_their_bits(
-    backend: str, dtype: torch.dtype
-) -> None:
+def test_restored_means_and_unmoved_weights(backend: str, dtype: torch.dtype) -> None:
     residuals = Residuals()
     weights = [torch.randn(shape).to(dtype) for shape, _ in centered()]
     fan_ins = [fan_in for _, fan_in in centered()]

@@ -184,7 +184,7 @@ def test_tensor_subclasses_fall_back() -> None:
     assert isinstance(part.step, reference.Step)
 
 
-def test_tensors_beyond_32_bits_are_counted_or_left_to_the_reference() -> None:
+def test_tensors_beyond_32_bits() -> None:
     def counted(shape: tuple[int, ...], fan_in: FanIn) -> bool:
         return triton_backend._counted(
             triton_backend.layout(torch.empty(shape, device="meta"), fan_in)

@@ -212,7 +212,7 @@ def test_invalid_arguments_raise(
 @given(
     mu=st.floats(-5, 5), sigma=st.floats(0.1, 4), m=st.integers(2, 40), seed=st.integers(0, 10**6)
 )
-def test_proposition_1_zero_mean_unit_norm_weights_keep_a_gaussians_variance(
+def test_unit_norm_zero_mean_weights_keep_variance(
     mu: float, sigma: float, m: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)

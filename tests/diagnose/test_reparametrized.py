@@ -42,7 +42,7 @@ def test_pre_activations_are_those_of_the_plain_model(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["cwn", "ws"])
-def test_centered_weights_have_no_mean_no_gradient_mean_and_no_response(method: str) -> None:
+def test_centered_weights_have_zero_mean_and_response(method: str) -> None:
     model, one = network(method), batch()
     assert max(abs(means).max() for means in weight_means(model).means) < 1e-15
     norms = gradient_norms(model, one)

@@ -86,7 +86,7 @@ def test_lanczos_equals_a_dense_matrix_of_size_100(least: float) -> None:
     assert found == pytest.approx(expected(hessian, projection(10, 10)), rel=1e-6)
 
 
-def test_restricted_maximum_can_exceed_that_of_an_indefinite_hessian(supports: Supports) -> None:
+def test_restricted_maximum_of_indefinite_hessian(supports: Supports) -> None:
     supports("Diagnostic", "sharpness", "-", "quadratic losses of chosen Hessians, indefinite too")
     # Where every curvature is negative, PHP still has 0 along e, which P takes away.
     hessian = symmetric([-1.0, -2.0, -3.0, -4.0])

@@ -241,7 +241,7 @@ def test_state_dict_without_a_disk_keeps_the_line() -> None:
     assert zeromean.status(fresh).remembered == HOW
 
 
-def test_plain_distributed_checkpoint_is_loaded_before_centralizing(tmp_path: Path) -> None:
+def test_plain_distributed_checkpoint(tmp_path: Path) -> None:
     """The way of docs/drivers.md: torch asks a checkpoint for every key that the groups have."""
     model = network()
     plain = AdamW(groups(model), lr=0.01)

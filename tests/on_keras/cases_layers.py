@@ -109,7 +109,7 @@ def test_attention(supports: Supports) -> None:
 
 
 @once
-def test_embeddings_are_off_by_default_and_skip_the_masked_token(supports: Supports) -> None:
+def test_embeddings_are_optional_and_skip_masked_token(supports: Supports) -> None:
     layer = built(L.Embedding(7, 3, mask_zero=True), (None, 2))
     assert plan(layer) == {"embeddings": ()}
     (row,) = zeromean.keras.explain(layer, embeddings=True)
@@ -213,7 +213,7 @@ def test_options_select_layers() -> None:
 
 
 @once
-def test_shared_layer_is_listed_once_and_frozen_layer_left_alone() -> None:
+def test_shared_and_frozen_layers() -> None:
     x = keras.Input((4,))
     shared = L.Dense(4)
     model = keras.Model(x, L.Dense(2, trainable=False)(shared(shared(x))))

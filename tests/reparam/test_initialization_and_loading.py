@@ -201,7 +201,7 @@ def test_plain_checkpoint_of_another_size_is_an_error() -> None:
         layer.load_state_dict({"weight": torch.ones(5, 8), "bias": torch.ones(5)})
 
 
-def test_plain_checkpoint_under_other_parametrizations_is_an_error() -> None:
+def test_plain_checkpoint_with_other_parametrizations_raises() -> None:
     layer = nn.Linear(4, 4)
     zeromean.reparametrize(layer, "wn")
     parametrize.register_parametrization(layer, "weight", _Doubled())

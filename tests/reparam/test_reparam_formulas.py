@@ -116,7 +116,7 @@ def test_gradcheck_once_and_twice(
     mean=st.floats(-5, 5),
     deviation=st.floats(0.1, 3),
 )
-def test_proposition_1_responses_have_no_mean_and_the_inputs_variance(
+def test_responses_have_zero_mean_and_input_variance(
     seed: int, size: int, mean: float, deviation: float
 ) -> None:
     """z = u h of h ~ N(mean 1, deviation^2 I): mean u 1 mean = 0, variance deviation^2 u u."""
@@ -138,7 +138,7 @@ def test_proposition_1_on_samples() -> None:
 
 @settings(max_examples=60)
 @given(layer=any_layer(), seed=st.integers(0, 2**31))
-def test_proposition_2_the_gradient_has_no_mean_and_is_orthogonal(layer: Any, seed: int) -> None:
+def test_gradient_is_zero_mean_and_orthogonal(layer: Any, seed: int) -> None:
     torch.manual_seed(seed)
     make, shape = layer
     module = make().double()

@@ -520,7 +520,7 @@ def test_gc_on_top_of_a_zero_mean_proxy_changes_nothing(method: Any) -> None:
     assert same == (method != "wn")
 
 
-def test_explain_and_centralize_name_weights_that_are_zero_mean_already() -> None:
+def test_zero_mean_weights_are_named() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
     zeromean.reparametrize(model, "cwn", layers="conv")
     plan = zeromean.explain(model)

@@ -185,7 +185,7 @@ def test_missing_idx_folder_is_refused(tmp_path: Path) -> None:
 # npz
 
 
-def test_npz_without_a_split_gets_a_stratified_one_that_never_changes(archive: Path) -> None:
+def test_npz_gets_a_fixed_stratified_split(archive: Path) -> None:
     data = load_dataset(f"npz:{archive}")
     everything = sorted_images(data.train_images, data.test_images)
     assert everything == sorted_images(torch.from_numpy(patterns(60)[0]))

@@ -64,7 +64,7 @@ def test_study_ends_the_same_in_memory_and_on_disk(
     assert on_disk.infos == in_memory.infos  # the fingerprint among them
 
 
-def test_study_begun_in_memory_continues_on_disk_in_several_processes(
+def test_study_in_memory_continues_on_disk(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make_study(tmp_path, seeds=2)

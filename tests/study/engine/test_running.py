@@ -178,7 +178,7 @@ def test_interrupted_processes_resume_exactly(study: Study, tmp_path: Path) -> N
     assert records(cut) == records(run(fixed, tmp_path / "whole"))
 
 
-def test_a_process_that_dies_ends_the_study_with_one_line(study: Study, tmp_path: Path) -> None:
+def test_dead_process_ends_the_study_in_one_line(study: Study, tmp_path: Path) -> None:
     class Kill(Watcher):
         def on_epoch(self, key: Key, epoch: Epoch) -> None:
             for process in multiprocessing.active_children():
@@ -199,7 +199,7 @@ def start_program(study: Study, out: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9 on Windows")
-def test_a_study_killed_at_random_moments_ends_the_same(study: Study, tmp_path: Path) -> None:
+def test_killed_study_resumes_exactly(study: Study, tmp_path: Path) -> None:
     long = with_task(study, epochs=40, threads=1, seeds=3)
     out = tmp_path / "killed"
     rng = random.Random(0)

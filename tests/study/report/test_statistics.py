@@ -35,7 +35,7 @@ def test_five_pairs_cannot_give_a_p_below_a_sixteenth() -> None:
     assert result.p_value == result.smallest_p == 0.0625
 
 
-def test_interval_of_many_normal_differences_is_the_textbook_one() -> None:
+def test_interval_equals_the_textbook_one() -> None:
     differences = np.random.default_rng(0).normal(0.5, 1.0, 400)
     result = paired(differences, np.zeros(400))
     error = differences.std(ddof=1) / 20

@@ -117,7 +117,7 @@ def test_fit_does_not_depend_on_threads(name: str) -> None:
     assert torch.equal(*made)
 
 
-def test_whitening_comes_before_augmentation_and_standardization_after(color: Path) -> None:
+def test_order_of_whitening_and_standardization(color: Path) -> None:
     for name in ("zca", "channel"):
         problem = problem_of(color, preprocess=name, augment="crop-flip")
         batch = problem.train.inputs[:8]

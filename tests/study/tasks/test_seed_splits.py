@@ -50,7 +50,7 @@ def test_each_seed_has_its_own_split_of_the_same_images(
     assert loaded(with_task(study, split="fixed")).for_seed(1).of_seed is None
 
 
-def test_validation_examples_are_among_the_seeds_own_training_examples(study: Study) -> None:
+def test_validation_examples_come_from_training_examples(study: Study) -> None:
     study = replace(with_task(study, split="seed"), tuning=Tuning(rates=(0.1, 0.2)))
     problem = loaded(study)
     for seed in (0, 3):
