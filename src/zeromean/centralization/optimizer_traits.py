@@ -173,8 +173,8 @@ _traits |= {
     for bits in ("8bit", "4bit", "Fp8")
 }
 
-# timm. Lamb, Kron and NvNovoGrad add decay that is not decoupled after their preconditioner, where
-# it is outside the projection too. (So does the Lamb above.) LARS adds it to the gradient and then
+# timm. Without decoupled decay, Lamb (as above), Kron and NvNovoGrad add it after their
+# preconditioner, which is outside the projection as well. LARS adds it to the gradient and then
 # scales both by its trust ratio.
 _decoupled = OptimizerTraits("decoupled", ("exp_avg",))
 _timm_flagged = OptimizerTraits("coupled", ("exp_avg",), decouples_by="decoupled_decay")

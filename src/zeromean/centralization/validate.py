@@ -19,8 +19,8 @@ _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
 _DEEPSPEED = "deepspeed.runtime.base_optimizer.DeepSpeedOptimizer"
 _DROP_IN = "zeromean.optim.centered.Centered"
 
-# Wrappers that change the weights beyond the step of the optimizer inside, if this option is true.
-_STEPS_BESIDES: dict[type | str, str] = {"pytorch_optimizer.optimizer.sam.WSAM": "decouple"}
+# Wrappers that add an update to the step of the optimizer inside if this option is true.
+_ADDS_UPDATE: dict[type | str, str] = {"pytorch_optimizer.optimizer.sam.WSAM": "decouple"}
 
 
 def check_subjects(optimizer: object, model: object) -> Optimizer:
@@ -50,7 +50,7 @@ def check_optimizer(optimizer: object) -> Optimizer:
         if not isinstance(optimizer, Optimizer) or inner is not unwrap(optimizer):
             public = name.lstrip("_")
             attribute = public if getattr(optimizer, public, None) is inner else name
-            option = nearest(_STEPS_BESIDES, type(optimizer))
+            option = nearest(_ADDS_UPDATE, type(optimizer))
             also = (
                 f", and adds an update of its own because {option}=True"
                 if option and getattr(optimizer, option)
