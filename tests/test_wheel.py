@@ -1,8 +1,9 @@
-"""The wheel: native where there is a compiler, still a wheel where there is none."""
+"""The wheel and the source distribution, with and without a compiler."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from readme_renderer import markdown
 
 ROOT = Path(__file__).parents[1]
 PROBE = """
@@ -62,3 +64,83 @@ def test_a_wheel_is_built_and_serves(tmp_path: Path, compiler: str, tag: str, ba
     file, found = shown.stdout.split()
     assert Path(file).is_relative_to(site)
     assert found == backend
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Build the wheel and the source distribution from the files of the repository."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    tracked = subprocess.run(
+        ["git", "ls-files"], check=True, capture_output=True, text=True, cwd=ROOT
+    ).stdout
+    for name in tracked.splitlines():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source)
+    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return {"wheel": wheel, "sdist": sdist}
+
+
+@pytest.fixture(scope="module")
+def python_with_torch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the interpreter of an environment that holds torch and what torch needs."""
+    venv = tmp_path_factory.mktemp("empty") / "venv"
+    run(sys.executable, "-m", "venv", venv)
+    python = venv / "bin" / "python"
+    run(python, "-m", "pip", "install", "--constraint", ROOT / "constraints.txt", "torch")
+    return python
+
+
+def run(*command: object, **environment: str) -> str:
+    """Run a command outside the repository and return its output."""
+    ours = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "ZEROMEAN_KERNELS")}
+    done = subprocess.run(
+        [str(part) for part in command],
+        env={**ours, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **environment},
+        cwd="/",
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_readme_renders_on_a_package_index() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = markdown.render(text)
+    assert page is not None
+    assert page.count("<h2") == text.count("\n## ")
+    links = re.findall(r'(?:href|src)="([^#"][^"]*)"', page)
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # it compiles the kernels
+def test_twine_accepts_distributions(distributions: dict[str, Path]) -> None:
+    shown = run(sys.executable, "-m", "twine", "check", "--strict", *distributions.values())
+    assert shown.count("PASSED") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # it compiles them again, and downloads torch
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names Linux's interpreter")
+@pytest.mark.parametrize(
+    ("kind", "compiler", "backend"),
+    [("wheel", "cc", "native"), ("sdist", "cc", "native"), ("sdist", "false", "reference")],
+)
+def test_distribution_works_with_torch_alone(
+    distributions: dict[str, Path], python_with_torch: Path, kind: str, compiler: str, backend: str
+) -> None:
+    pip = (python_with_torch, "-m", "pip")
+    # A cached wheel would hide whether the source builds.
+    install = (*pip, "install", "--no-cache-dir", "--force-reinstall", "--no-deps")
+    run(*install, distributions[kind], CC=compiler)
+    run(*pip, "check")
+    quiet = ("-W", "error", "-W", "ignore:Failed to initialize NumPy")  # torch's
+    file, found = run(python_with_torch, *quiet, "-c", PROBE).split()
+    assert Path(file).is_relative_to(python_with_torch.parents[1])
+    assert found == backend
+    assert "centralize" in run(python_with_torch, "-c", "help('zeromean')")
+    run(python_with_torch, "-m", "zeromean", "explain", "--help")
