@@ -24,3 +24,7 @@ def test_notebook_runs() -> None:
     )
     assert "centered: 3 of 6 parameters" in text
     assert "mean test accuracy of 5 seeds" in text
+    pictures = [
+        output for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output
+    ]
+    assert sum("image/png" in output.data for output in pictures) == 2
