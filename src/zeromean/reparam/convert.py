@@ -57,7 +57,8 @@ def reparametrize(
             The default is "learned", and 1 for "ws", as in its paper.
         init: "preserve" (default) sets g so that the function changes as little as the method
             allows: "wn" and "nnn" keep it up to rounding; "cwn" and "ws" lose the mean of each
-            weight vector, and the report says how much that is. "unit" starts from g = 1.
+            weight vector, and the report says how much that is. A fixed ``scale`` also changes
+            lengths. "unit" starts from g = 1.
         mean: "drop" (default), or "keep" to add the lost mean as a fixed offset.
         eps: Number added to the variance of v by "ws" (default 1e-5), or to each variance of the
             inputs that "nnn" whitens (default 0.1).
