@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--min-size", type=int, default=800)
     parser.add_argument("--max-size", type=int, default=1333)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--evaluate-every", type=int, default=1, help="epochs; also when to save")
     parser.add_argument("--drops", type=int, nargs="*", default=[8, 11])
     parser.add_argument(
         "--batch-size", type=int, default=16, help="images per step over all processes"
@@ -285,6 +286,9 @@ def main() -> None:
         seconds = time.perf_counter() - started
         if not math.isfinite(mean_loss):
             raise SystemExit(f"epoch {epoch + 1}: the loss is {mean_loss}")
+        ended = epoch + 1 == args.epochs
+        if not ended and (epoch + 1) % args.evaluate_every:
+            continue
         metrics = {"loss": mean_loss, **evaluate(model, val_loader, val, device, args.masks)}
         if rank == 0:
             words = [f"{name} {value:.4f}" for name, value in metrics.items()]
