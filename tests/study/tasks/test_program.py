@@ -123,7 +123,8 @@ def test_tuning_metric_has_its_own_direction(tuned_by: str, higher: bool, tmp_pa
     assert info.tuning_metric.higher_is_better is higher
     trial = job(study, tmp_path)._replace(key=Key("a", "program", "plain", 1, 0))
     points = [Point(1.0), Point(3.0), Point(2.0)]
-    made = ProgramRunner(study, spec)._make_run(trial, points, Ended(0, 1.0, False), None, None)
+    ended = Ended(0, 1.0, False)
+    made = ProgramRunner(study, spec)._make_run(trial, points, {}, ended, None, None)
     assert made.epochs[-1].score == (3.0 if higher else 1.0)
 
 
