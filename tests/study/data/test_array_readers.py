@@ -302,7 +302,7 @@ def npy_with_header(header: str) -> bytes:
         (save(labels=np.zeros(30, int)), r"has 1 class\(es\)"),
         (save(labels=np.arange(29) % 3), "has 30 images and 29 labels"),
         (save(images=np.array([{}], object)), "cannot be read as an .npz archive"),
-        (rare_class, r"Class '3' of .* has 1 image\(s\); at least 5"),
+        (rare_class, r"Class '3' of .* has 1 image; at least 5"),
         (single_array, "not an archive"),
         (truncated_npz, "cannot be read as an .npz archive"),
         (unknown_compression, "cannot be read as an .npz archive"),
