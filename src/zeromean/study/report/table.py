@@ -42,7 +42,9 @@ def tabulate(
     if any(one.comparisons > 1 for one in summaries):
         table.append(row("  p, corrected", lambda one: _optional(one.corrected_p, "{:.3g}")))
     if early < comparison.epochs:
-        label = f"{watched} at {point} {early}".capitalize()
+        label = f"{watched} at {point} {early}"
+        if label.islower():  # a name such as mAP stays as it is
+            label = label.capitalize()
         table += _stage_rows(label, metric, [one.early for one in summaries])
     if any(one.gap is not None for one in summaries):
         table.append(
