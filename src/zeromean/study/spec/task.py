@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.schedule import DEFAULT_SCHEDULE, Schedule, resolve_schedule
@@ -50,6 +50,8 @@ class TrainedTask(Spec, frozen=True, kw_only=True, tag_field="kind"):
         schedule: Learning-rate schedule; a kind without fields can be given as a text.
     """
 
+    named_by: ClassVar[tuple[str, ...]] = ("data", "model")
+
     epochs: int = 12
     batch_size: int = 64
     train_size: int | None = None
@@ -76,19 +78,19 @@ class TrainedTask(Spec, frozen=True, kw_only=True, tag_field="kind"):
     @property
     def source(self) -> str:
         """The data and the model, such as ``digits/cnn``, or the function."""
-        raise NotImplementedError
+        return "/".join(getattr(self, name) for name in self.named_by)
 
     @property
     def title(self) -> str:
         """The data or the function, for titles."""
-        return self.source
+        return str(getattr(self, self.named_by[0]))
 
     @property
     def label(self) -> str:
         """The name of the task in tables and in the database, with every unusual setting."""
         settings = []
         for name in self.changed:
-            if name not in ("data", "model", "function", "epochs", "batch_size"):
+            if name not in (*self.named_by, "epochs", "batch_size"):
                 value = getattr(self, name)
                 text = value.label if isinstance(value, Schedule) else value
                 settings.append(f"{name}={text}")
@@ -166,14 +168,6 @@ class ImageTask(TrainedTask, frozen=True, kw_only=True, tag="image"):
                 "crop", f"crop {self.crop} is not below resize {self.resize}", "Lower crop"
             )
 
-    @property
-    def source(self) -> str:
-        return f"{self.data}/{self.model}"
-
-    @property
-    def title(self) -> str:
-        return self.data
-
 
 class TextTask(TrainedTask, frozen=True, kw_only=True, tag="text"):
     """Prediction of the next character of a text.
@@ -199,14 +193,6 @@ class TextTask(TrainedTask, frozen=True, kw_only=True, tag="text"):
             raise _not_for_text(self)
         super()._check()
 
-    @property
-    def source(self) -> str:
-        return f"{self.data}/{self.model}"
-
-    @property
-    def title(self) -> str:
-        return self.data
-
 
 class FunctionTask(TrainedTask, frozen=True, kw_only=True, tag="function"):
     """A task that a Python function of the user returns.
@@ -222,6 +208,8 @@ class FunctionTask(TrainedTask, frozen=True, kw_only=True, tag="function"):
         'train.py:task'
     """
 
+    named_by: ClassVar[tuple[str, ...]] = ("function",)
+
     function: str
 
     def _check(self) -> None:
@@ -233,10 +221,6 @@ class FunctionTask(TrainedTask, frozen=True, kw_only=True, tag="function"):
                 "Write it as module:function or file.py:function",
             )
         super()._check()
-
-    @property
-    def source(self) -> str:
-        return self.function
 
 
 TaskSpec: TypeAlias = ImageTask | TextTask | FunctionTask | ProgramTask
