@@ -248,15 +248,20 @@ def test_top5_accuracy_counts_the_five_best() -> None:
         ("classification", "train/<class>/"),
     ],
 )
-def test_missing_data_ends_in_one_line(program: str, needed: str, tmp_path: Path) -> None:
+def test_missing_data_ends_in_one_line_and_makes_no_folder(
+    program: str, needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     done = run(program, tmp_path / "nothing")
     assert done.code == 2
     assert needed in done.stderr.splitlines()[-1]
+    assert not any(tmp_path.iterdir())
 
 
 def test_unknown_environment_ends_in_one_line() -> None:
     done = run("reinforce", "--env", "Nothing-v0")
     assert done.code == 2
+    assert "Nothing" in done.stderr.splitlines()[-1]
 
 
 def test_reinforce_resumes_to_the_same_policy(tmp_path: Path) -> None:

@@ -161,7 +161,6 @@ def main() -> None:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-    args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     train, test = load_data(args, parser)
     classes = len(getattr(train, "dataset", train).classes)
@@ -198,6 +197,7 @@ def main() -> None:
         return 0.1 ** sum(epoch >= drop for drop in args.drops)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    args.out.mkdir(parents=True, exist_ok=True)
     begun, last = 0, args.out / "last.pt"
     if args.resume and last.exists():
         state = torch.load(last, map_location=device, weights_only=True)
