@@ -33,8 +33,9 @@
 #define CLONES
 #endif
 
-/* shared_library.py compares this with its own LAYOUT, so that it never calls a library that was built
-   from other sources. Increase it with every change of a structure, enum or exported function. */
+/* shared_library.py compares this with its own LAYOUT, so that it never calls a library that was
+   built from other sources. Increase it with every change of a structure, enum or exported
+   function. */
 enum { LAYOUT = 2 };
 EXPORT int64_t zeromean_layout(void) { return LAYOUT; }
 
