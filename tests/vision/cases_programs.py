@@ -97,7 +97,7 @@ def test_evaluation_scores_a_perfect_detector_with_100(scenes: Path) -> None:
             return [self.truth(next(self.left)) for _ in images]
 
         def truth(self, target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            found = dataset.usable(target["image_id"])
+            found = detection.usable(dataset.coco.imgToAnns[target["image_id"]])
             masks = np.array([dataset.coco.annToMask(a) for a in found]).reshape(-1, 1, 96, 128)
             return {
                 "boxes": target["boxes"].clone(),
@@ -107,7 +107,7 @@ def test_evaluation_scores_a_perfect_detector_with_100(scenes: Path) -> None:
             }
 
     loader = [([torch.zeros(3, 96, 128)], [target]) for target in targets]
-    metrics = detection.evaluate(Oracle(), loader, dataset, torch.device("cpu"), masks=True)
+    metrics = detection.evaluate(Oracle(), loader, dataset, torch.device("cpu"))
     assert all(value == pytest.approx(100) for value in metrics.values())
 
 

@@ -19,21 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
-from torchvision.models import detection as models
+from torch.utils.data import DataLoader, DistributedSampler, Subset
+from torchvision.datasets import CocoDetection
+from torchvision.models.detection import faster_rcnn, mask_rcnn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import (
-    FastRCNNConvFCHead,
-    FastRCNNPredictor,
-    TwoMLPHead,
-)
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms.functional import to_tensor
@@ -47,47 +41,39 @@ BACKBONES = {
 }
 
 
-class CocoImages(Dataset):
+class CocoImages(CocoDetection):
     """Images with boxes, labels and masks; category ids are renumbered from 1 without gaps."""
 
     def __init__(self, root: Path, split: str, masks: bool, train: bool) -> None:
+        annotations = str(root / f"annotations/instances_{split}2017.json")
         with contextlib.redirect_stdout(None):
-            self.coco = COCO(str(root / f"annotations/instances_{split}2017.json"))
-        self.folder, self.masks, self.train = root / f"{split}2017", masks, train
+            super().__init__(root / f"{split}2017", annotations)
+        self.masks, self.train = masks, train
         self.categories = sorted(self.coco.getCatIds())
-        self.ids = [i for i in sorted(self.coco.imgs) if not train or self.usable(i)]
-
-    def usable(self, image_id: int) -> list[dict]:
-        """Annotations to train on: crowds and boxes without area are left out."""
-        return [
-            a
-            for a in self.coco.imgToAnns[image_id]
-            if not a.get("iscrowd") and a["bbox"][2] >= 1 and a["bbox"][3] >= 1
-        ]
-
-    def __len__(self) -> int:
-        return len(self.ids)
+        if train:
+            self.ids = [i for i in self.ids if usable(self.coco.imgToAnns[i])]
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, dict]:
-        info = self.coco.imgs[self.ids[index]]
-        with Image.open(self.folder / info["file_name"]) as file:
-            image = to_tensor(file.convert("RGB"))
-        found = self.usable(info["id"])
+        picture, found = super().__getitem__(index)
+        image, found = to_tensor(picture), usable(found)
         boxes = torch.tensor([a["bbox"] for a in found], dtype=torch.float32).view(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        target = {"image_id": info["id"], "boxes": boxes}
         labels = [1 + self.categories.index(a["category_id"]) for a in found]
-        target["labels"] = torch.tensor(labels, dtype=torch.int64)
+        target = {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64)}
         if self.masks and self.train:
-            masks = [self.coco.annToMask(a) for a in found]
-            shape = (len(found), *image.shape[1:])
-            target["masks"] = torch.from_numpy(np.array(masks, dtype=np.uint8).reshape(shape))
+            masks = np.array([self.coco.annToMask(a) for a in found], dtype=np.uint8)
+            target["masks"] = torch.from_numpy(masks)
         if self.train and torch.rand(()) < 0.5:
             image = image.flip(2)
             boxes[:, [0, 2]] = image.shape[2] - boxes[:, [2, 0]]
-            if "masks" in target:
+            if self.masks:
                 target["masks"] = target["masks"].flip(2)
-        return image, target
+        return image, target | {"image_id": self.ids[index]}
+
+
+def usable(annotations: list[dict]) -> list[dict]:
+    """Leave out crowds and boxes without area."""
+    return [a for a in annotations if not a.get("iscrowd") and min(a["bbox"][2:]) >= 1]
 
 
 class StandardizeWeight(nn.Module):
@@ -107,41 +93,35 @@ def build(args: argparse.Namespace, classes: int) -> nn.Module:
         state = state.get("model", state)
         missing, unexpected = backbone.load_state_dict(state, strict=False)
         print(f"{args.weights}: {len(missing)} missing, {len(unexpected)} unexpected", flush=True)
+        stages = [nn.ModuleList([backbone.conv1, backbone.bn1]), backbone.layer1, backbone.layer2]
+        for stage in [*stages, backbone.layer3, backbone.layer4][: 5 - args.trainable_layers]:
+            stage.requires_grad_(False)
     norm = group if args.norm == "group" else None
-    trained = args.trainable_layers if args.weights else 5
-    stages = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
-    frozen = stages[: 6 - trained] if trained < 5 else ()
-    for name, parameter in backbone.named_parameters():
-        parameter.requires_grad_(not name.startswith(frozen))
     levels = {f"layer{n + 1}": str(n) for n in range(4)}
     inputs, width = [backbone.inplanes // 8 * 2**n for n in range(4)], args.channels
     fpn = BackboneWithFPN(backbone, levels, inputs, width, norm_layer=norm)
-    sizes = tuple((size,) for size in args.anchors)
-    head = {}
-    if args.box_head == "4c1f":
-        head["box_head"] = FastRCNNConvFCHead(
-            (width, 7, 7), [width] * 4, [4 * width], norm_layer=norm
-        )
-    else:
-        head["box_head"] = TwoMLPHead(width * 49, 4 * width)
-    head["box_predictor"] = FastRCNNPredictor(4 * width, classes + 1)
-    anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
-    shape = {"min_size": args.min_size, "max_size": args.max_size, "rpn_anchor_generator": anchors}
-    shape |= {"box_batch_size_per_image": args.rois}
+    sizes = [(size,) for size in args.anchors]
+    parts = {
+        "min_size": args.min_size,
+        "max_size": args.max_size,
+        "rpn_anchor_generator": AnchorGenerator(sizes, [(0.5, 1.0, 2.0)] * len(sizes)),
+        "box_batch_size_per_image": args.rois,
+        "box_head": faster_rcnn.TwoMLPHead(width * 49, 4 * width),
+        "box_predictor": faster_rcnn.FastRCNNPredictor(4 * width, classes + 1),
+    }
     for when in ("pre", "post"):
-        shape[f"rpn_{when}_nms_top_n_train"] = args.proposals
-        shape[f"rpn_{when}_nms_top_n_test"] = args.proposals // 2
+        parts[f"rpn_{when}_nms_top_n_train"] = args.proposals
+        parts[f"rpn_{when}_nms_top_n_test"] = args.proposals // 2
+    if args.box_head == "4c1f":
+        shape = (width, 7, 7), [width] * 4, [4 * width]
+        parts["box_head"] = faster_rcnn.FastRCNNConvFCHead(*shape, norm_layer=norm)
     if args.masks:
-        head["mask_head"] = MaskRCNNHeads(width, [width] * 4, 1, norm_layer=norm)
-        head["mask_predictor"] = models.mask_rcnn.MaskRCNNPredictor(width, width, classes + 1)
-        model = models.MaskRCNN(fpn, **shape, **head)
-    else:
-        model = models.FasterRCNN(fpn, **shape, **head)
-    if args.ws:
-        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-        for module in convolutions:
-            if module.weight.requires_grad and module.out_channels >= 64:
-                nn.utils.parametrize.register_parametrization(module, "weight", StandardizeWeight())
+        parts["mask_head"] = mask_rcnn.MaskRCNNHeads(width, [width] * 4, 1, norm_layer=norm)
+        parts["mask_predictor"] = mask_rcnn.MaskRCNNPredictor(width, width, classes + 1)
+    model = (mask_rcnn.MaskRCNN if args.masks else faster_rcnn.FasterRCNN)(fpn, **parts)
+    for module in [m for m in model.modules() if isinstance(m, nn.Conv2d)] if args.ws else []:
+        if module.weight.requires_grad and module.out_channels >= 64:
+            nn.utils.parametrize.register_parametrization(module, "weight", StandardizeWeight())
     return model
 
 
@@ -150,9 +130,7 @@ def collate(batch: list) -> list[tuple]:
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, loader, dataset: CocoImages, device: torch.device, masks: bool
-) -> dict:
+def evaluate(model: nn.Module, loader, dataset: CocoImages, device: torch.device) -> dict:
     """Detect in the images of every process, and score all of them."""
     model.eval()
     found = []
@@ -165,7 +143,7 @@ def evaluate(
                 entry = {"image_id": target["image_id"], "score": output["scores"][n].item()}
                 entry["bbox"] = output["boxes"][n].tolist()
                 entry["category_id"] = dataset.categories[label - 1]
-                if masks:
+                if dataset.masks:
                     mask = (output["masks"][n, 0] > 0.5).numpy().astype(np.uint8)
                     entry["segmentation"] = rle.encode(np.asfortranarray(mask))
                 found.append(entry)
@@ -173,18 +151,15 @@ def evaluate(
         parts = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(parts, found)
         found = [entry for part in parts for entry in part]
-    return score(dataset.coco, found, masks)
+    return score(dataset.coco, found, dataset.masks)
 
 
 def score(truth: COCO, found: list[dict], masks: bool) -> dict[str, float]:
     """COCO's AP, AP50 and AP75 in percent, of boxes and of masks."""
     metrics = {}
     for kind, prefix in [("bbox", ""), ("segm", "mask_")][: 1 + masks]:
-        if not found:
-            metrics |= {f"{prefix}{name}": 0.0 for name in ("AP", "AP50", "AP75")}
-            continue
         with contextlib.redirect_stdout(None):
-            evaluation = COCOeval(truth, truth.loadRes(found), kind)
+            evaluation = COCOeval(truth, truth.loadRes(found) if found else COCO(), kind)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
@@ -194,9 +169,8 @@ def score(truth: COCO, found: list[dict], masks: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    formatter = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--backbone", choices=BACKBONES, default="resnet50")
     parser.add_argument("--weights", help="state dict of the backbone, such as ImageNet weights")
@@ -214,9 +188,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--evaluate-every", type=int, default=1, help="epochs; also when to save")
     parser.add_argument("--drops", type=int, nargs="*", default=[8, 11])
-    parser.add_argument(
-        "--batch-size", type=int, default=16, help="images per step over all processes"
-    )
+    parser.add_argument("--batch-size", type=int, default=16, help="images over all processes")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--weight-decay", type=float, default=1e-4)
@@ -260,9 +232,10 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     args.out.mkdir(parents=True, exist_ok=True)
     begun, last = 0, args.out / "last.pt"
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     if args.resume and last.exists():
         state = torch.load(last, map_location=device, weights_only=True)
-        for name, part in (("model", model), ("optimizer", optimizer), ("schedule", schedule)):
+        for name, part in parts.items():
             part.load_state_dict(state[name])
         begun = state["epoch"]
     wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
@@ -286,17 +259,15 @@ def main() -> None:
         seconds = time.perf_counter() - started
         if not math.isfinite(mean_loss):
             raise SystemExit(f"epoch {epoch + 1}: the loss is {mean_loss}")
-        ended = epoch + 1 == args.epochs
-        if not ended and (epoch + 1) % args.evaluate_every:
+        if epoch + 1 < args.epochs and (epoch + 1) % args.evaluate_every:
             continue
-        metrics = {"loss": mean_loss, **evaluate(model, val_loader, val, device, args.masks)}
+        metrics = {"loss": mean_loss, **evaluate(model, val_loader, val, device)}
         if rank == 0:
             words = [f"{name} {value:.4f}" for name, value in metrics.items()]
             print(f"epoch {epoch + 1}", *words, flush=True)
             with (args.out / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"epoch": epoch + 1, "seconds": seconds, **metrics}) + "\n")
-            state = {"model": model, "optimizer": optimizer, "schedule": schedule}
-            state = {name: part.state_dict() for name, part in state.items()}
+            state = {name: part.state_dict() for name, part in parts.items()}
             torch.save({**state, "epoch": epoch + 1}, last.with_suffix(".tmp"))
             last.with_suffix(".tmp").replace(last)
         if world > 1:
