@@ -1,6 +1,6 @@
 """Compose scenes of scikit-learn's handwritten digits and write them as COCO files.
 
-Each scene holds up to six digits of 16 to 32 pixels on a noisy background. Digits may overlap; an
+Each scene holds up to four digits of 16 to 32 pixels on a noisy background. Digits may overlap; an
 annotation covers the visible part of its digit. Some scenes are empty, and some hold a crowd of
 small digits with `iscrowd`. Category ids have gaps, as in COCO.
 
@@ -18,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from sklearn.datasets import load_digits
 
-HEIGHT, WIDTH = 96, 128
+HEIGHT, WIDTH = 64, 96
 CATEGORY_IDS = [1, 2, 3, 5, 7, 8, 11, 13, 16, 18]
 
 
@@ -27,7 +27,7 @@ def scene(rng: np.random.Generator, digits: np.ndarray, labels: np.ndarray) -> t
     image = rng.normal(60, 12, (HEIGHT, WIDTH, 3))
     objects = []
     kind = rng.random()
-    count = 0 if kind < 0.05 else rng.integers(2, 7)
+    count = 0 if kind < 0.05 else rng.integers(2, 5)
     for _ in range(count):
         which = rng.integers(len(digits))
         side = int(rng.integers(16, 33))

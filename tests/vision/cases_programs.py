@@ -98,7 +98,7 @@ def test_evaluation_scores_a_perfect_detector_with_100(scenes: Path) -> None:
 
         def truth(self, target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             found = detection.usable(dataset.coco.imgToAnns[target["image_id"]])
-            masks = np.array([dataset.coco.annToMask(a) for a in found]).reshape(-1, 1, 96, 128)
+            masks = np.array([dataset.coco.annToMask(a) for a in found]).reshape(-1, 1, 64, 96)
             return {
                 "boxes": target["boxes"].clone(),
                 "labels": target["labels"],
@@ -106,7 +106,7 @@ def test_evaluation_scores_a_perfect_detector_with_100(scenes: Path) -> None:
                 "masks": torch.from_numpy(masks.astype(np.float32)),
             }
 
-    loader = [([torch.zeros(3, 96, 128)], [target]) for target in targets]
+    loader = [([torch.zeros(3, 64, 96)], [target]) for target in targets]
     metrics = detection.evaluate(Oracle(), loader, dataset, torch.device("cpu"))
     assert all(value == pytest.approx(100) for value in metrics.values())
 
@@ -114,7 +114,7 @@ def test_evaluation_scores_a_perfect_detector_with_100(scenes: Path) -> None:
 def test_training_images_leave_out_crowds_and_renumber_categories(scenes: Path) -> None:
     images = detection.CocoImages(scenes, "train", masks=True, train=True)
     for image, target in images:
-        assert image.shape == (3, 96, 128)
+        assert image.shape == (3, 64, 96)
         assert target["masks"].shape[1:] == image.shape[1:]
         assert target["labels"].min() >= 1
         assert target["labels"].max() <= 10
