@@ -97,7 +97,7 @@ def test_evaluation_scores_a_perfect_detector_with_100(scenes: Path) -> None:
             return [self.truth(next(self.left)) for _ in images]
 
         def truth(self, target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            found = detection.usable(dataset.coco.imgToAnns[target["image_id"]])
+            found = detection.usable(dataset.coco.imgToAnns[target["image_id"].item()])
             masks = np.array([dataset.coco.annToMask(a) for a in found]).reshape(-1, 1, 64, 96)
             return {
                 "boxes": target["boxes"].clone(),
@@ -106,7 +106,7 @@ def test_evaluation_scores_a_perfect_detector_with_100(scenes: Path) -> None:
                 "masks": torch.from_numpy(masks.astype(np.float32)),
             }
 
-    loader = [([torch.zeros(3, 64, 96)], [target]) for target in targets]
+    loader = [[(torch.zeros(3, 64, 96), target)] for target in targets]
     metrics = detection.evaluate(Oracle(), loader, dataset, torch.device("cpu"))
     assert all(value == pytest.approx(100) for value in metrics.values())
 
@@ -126,7 +126,7 @@ def test_training_images_leave_out_crowds_and_renumber_categories(scenes: Path) 
 
 def options(**changed: object) -> Namespace:
     given = {"backbone": "resnet50", "norm": "frozen", "ws": False, "box_head": "2fc"}
-    given |= {"weights": None, "masks": True, "trainable_layers": 3, "min_size": 64}
+    given |= {"weights": None, "masks": True, "min_size": 64}
     given |= {"max_size": 96, "anchors": [32, 64, 128, 256, 512]}
     given |= {"channels": 256, "proposals": 2000, "rois": 512}
     return Namespace(**given | changed)

@@ -68,7 +68,7 @@ class CocoImages(CocoDetection):
             boxes[:, [0, 2]] = image.shape[2] - boxes[:, [2, 0]]
             if self.masks:
                 target["masks"] = target["masks"].flip(2)
-        return image, target | {"image_id": self.ids[index]}
+        return image, target | {"image_id": torch.tensor(self.ids[index])}
 
 
 def usable(annotations: list[dict]) -> list[dict]:
@@ -93,8 +93,7 @@ def build(args: argparse.Namespace, classes: int) -> nn.Module:
         state = state.get("model", state)
         missing, unexpected = backbone.load_state_dict(state, strict=False)
         print(f"{args.weights}: {len(missing)} missing, {len(unexpected)} unexpected", flush=True)
-        stages = [nn.ModuleList([backbone.conv1, backbone.bn1]), backbone.layer1, backbone.layer2]
-        for stage in [*stages, backbone.layer3, backbone.layer4][: 5 - args.trainable_layers]:
+        for stage in (backbone.conv1, backbone.bn1, backbone.layer1):
             stage.requires_grad_(False)
     norm = group if args.norm == "group" else None
     levels = {f"layer{n + 1}": str(n) for n in range(4)}
@@ -119,14 +118,11 @@ def build(args: argparse.Namespace, classes: int) -> nn.Module:
         parts["mask_head"] = mask_rcnn.MaskRCNNHeads(width, [width] * 4, 1, norm_layer=norm)
         parts["mask_predictor"] = mask_rcnn.MaskRCNNPredictor(width, width, classes + 1)
     model = (mask_rcnn.MaskRCNN if args.masks else faster_rcnn.FasterRCNN)(fpn, **parts)
-    for module in [m for m in model.modules() if isinstance(m, nn.Conv2d)] if args.ws else []:
-        if module.weight.requires_grad and module.out_channels >= 64:
-            nn.utils.parametrize.register_parametrization(module, "weight", StandardizeWeight())
+    if args.ws:
+        for module in [m for m in model.modules() if isinstance(m, nn.Conv2d)]:
+            if module.weight.requires_grad and module.out_channels >= 64:
+                nn.utils.parametrize.register_parametrization(module, "weight", StandardizeWeight())
     return model
-
-
-def collate(batch: list) -> list[tuple]:
-    return [*zip(*batch, strict=True)]
 
 
 @torch.no_grad()
@@ -134,13 +130,13 @@ def evaluate(model: nn.Module, loader, dataset: CocoImages, device: torch.device
     """Detect in the images of every process, and score all of them."""
     model.eval()
     found = []
-    for images, targets in loader:
-        outputs = model([image.to(device) for image in images])
-        for target, output in zip(targets, outputs, strict=True):
+    for batch in loader:
+        outputs = model([image.to(device) for image, _ in batch])
+        for (_, target), output in zip(batch, outputs, strict=True):
             output = {key: value.cpu() for key, value in output.items()}
             output["boxes"][:, 2:] -= output["boxes"][:, :2]
             for n, label in enumerate(output["labels"].tolist()):
-                entry = {"image_id": target["image_id"], "score": output["scores"][n].item()}
+                entry = {"image_id": int(target["image_id"]), "score": output["scores"][n].item()}
                 entry["bbox"] = output["boxes"][n].tolist()
                 entry["category_id"] = dataset.categories[label - 1]
                 if dataset.masks:
@@ -173,12 +169,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--backbone", choices=BACKBONES, default="resnet50")
-    parser.add_argument("--weights", help="state dict of the backbone, such as ImageNet weights")
+    parser.add_argument("--weights", help="of the backbone; freezes its stem and first stage")
     parser.add_argument("--norm", choices=["frozen", "batch", "group"], default="frozen")
     parser.add_argument("--ws", action="store_true", help="weight standardization of convolutions")
     parser.add_argument("--box-head", choices=["2fc", "4c1f"], default="2fc")
     parser.add_argument("--masks", action="store_true", help="Mask R-CNN instead of Faster R-CNN")
-    parser.add_argument("--trainable-layers", type=int, default=3, help="of 5, with --weights")
     parser.add_argument("--anchors", type=int, nargs="+", default=[32, 64, 128, 256, 512])
     parser.add_argument("--channels", type=int, default=256, help="width of FPN and heads")
     parser.add_argument("--proposals", type=int, default=2000, help="of the RPN; half in tests")
@@ -220,7 +215,7 @@ def main() -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay)
     sampler = DistributedSampler(train, world, rank, seed=args.seed, drop_last=True)
-    load = partial(DataLoader, num_workers=args.workers, collate_fn=collate)
+    load = partial(DataLoader, num_workers=args.workers, collate_fn=list)
     loader = load(train, args.batch_size // world, sampler=sampler)
     val_loader = load(Subset(val, range(rank, len(val), world)), 4)
     steps = len(loader)
@@ -245,10 +240,11 @@ def main() -> None:
         torch.manual_seed(args.seed * 1000 + epoch * world + rank + 1)
         sampler.set_epoch(epoch)
         model.train()
-        for images, targets in loader:
-            targets = [{k: v.to(device) for k, v in t.items() if k != "image_id"} for t in targets]
+        for batch in loader:
+            images = [image.to(device) for image, _ in batch]
+            targets = [{k: v.to(device) for k, v in target.items()} for _, target in batch]
             with torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
-                loss = sum(wrapped([image.to(device) for image in images], targets).values())
+                loss = sum(wrapped(images, targets).values())
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.clip)
