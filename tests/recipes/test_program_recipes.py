@@ -306,6 +306,27 @@ def test_wrong_content_of_a_folder_is_named(tmp_path: Path) -> None:
         program_data.find(registry.find("gc-table4-cub"), str(tmp_path / "flat"))
 
 
+@pytest.mark.parametrize(
+    ("name", "form", "test_images"),
+    [
+        ("gc-table5-r50", "coco", "val2017/*.jpg"),
+        ("gc-market1501-r18", "market1501", "bounding_box_test/*.jpg"),
+        ("gc-table3-resnet50", "imagefolder", "val/*/*.png"),
+    ],
+)
+def test_folders_without_test_images_are_refused(
+    name: str, form: str, test_images: str, tmp_path: Path
+) -> None:
+    recipe = registry.find(name)
+    write, (train, _, _) = WRITERS[form]
+    write(tmp_path)
+    for file in [*tmp_path.glob(test_images), *tmp_path.glob("query/*")]:
+        file.unlink()
+    with pytest.raises(ZeromeanError, match=f"has {train} training and 0 test images") as error:
+        program_data.find(recipe, str(tmp_path))
+    assert error.value.fix == f"Put into {recipe.data.form}: {recipe.data.note}"
+
+
 def test_published_sizes_are_recognized_and_processes_named() -> None:
     recipe = registry.find("gc-table3-resnet50")
     data = recipe.data

@@ -58,13 +58,18 @@ def find(recipe: Recipe, path: str) -> Found:
     """Count the data in a folder.
 
     Raises:
-        ZeromeanError: The folder does not have the layout of the recipe's data.
+        ZeromeanError: The folder does not have the layout of the recipe's data, or no images.
     """
     form = recipe.data.form.partition(":")[0]
     if not form:
         return Found(0, 0, 0, recipe.data.name)
     folder = Path(path)
     train, test, classes = _COUNTS[form](folder, recipe.data)
+    if not train or not test:
+        raise ZeromeanError(
+            f"{folder} has {train} training and {test} test images",
+            f"Put into {recipe.data.form}: {recipe.data.note}",
+        )
     return Found(
         train,
         test,
