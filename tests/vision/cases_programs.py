@@ -162,6 +162,17 @@ def test_detectors_have_a_plan_and_gradients(changed: dict[str, object]) -> None
     assert model.roi_heads.box_predictor.cls_score.weight.grad is not None
 
 
+def test_pretrained_backbone_is_loaded_whole_with_its_first_stages_frozen(tmp_path: Path) -> None:
+    weights = detection.BACKBONES["resnet18"]().state_dict()
+    torch.save({"model": weights}, tmp_path / "w.pth")
+    model = detection.build(options(backbone="resnet18", weights=tmp_path / "w.pth"), classes=3)
+    for name, parameter in model.backbone.body.named_parameters():
+        assert torch.equal(parameter, weights[name])
+        assert parameter.requires_grad == name.startswith(("layer2", "layer3", "layer4"))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        detection.build(options(weights=tmp_path / "w.pth"), classes=3)
+
+
 # --- re-identification
 
 

@@ -122,6 +122,3 @@ def test_recipe_runs_to_its_end(
     for file in (tmp_path / name / "runs").glob("*/record.json"):
         record = json.loads(file.read_text())
         assert record["optimizers"], file
-    if program(recipe) == "detection":
-        for log in (tmp_path / name / "runs").glob("*/log.txt"):
-            assert ": 0 missing, 0 unexpected" in log.read_text()

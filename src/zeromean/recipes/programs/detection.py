@@ -90,9 +90,9 @@ def build(args: argparse.Namespace, classes: int) -> nn.Module:
     backbone = BACKBONES[args.backbone](norm_layer=norms[args.norm])
     if args.weights:
         state = torch.load(args.weights, map_location="cpu", weights_only=True)
-        state = state.get("model", state)
-        missing, unexpected = backbone.load_state_dict(state, strict=False)
-        print(f"{args.weights}: {len(missing)} missing, {len(unexpected)} unexpected", flush=True)
+        state = {k: v for k, v in state.get("model", state).items() if not k.startswith("fc.")}
+        backbone.fc = nn.Identity()
+        backbone.load_state_dict(state)
         for stage in (backbone.conv1, backbone.bn1, backbone.layer1):
             stage.requires_grad_(False)
     norm = group if args.norm == "group" else None
