@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from importlib.metadata import version as installed_version
 from pathlib import Path
+
+# TensorFlow, the default backend, and Triton cannot be loaded together.
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 project = "zeromean"
 author = "The zeromean authors"
