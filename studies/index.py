@@ -36,7 +36,7 @@ from zeromean.tables import Table
 STUDIES = Path(__file__).resolve().parent
 PAGES = STUDIES.parent / "docs" / "results"
 MARK = "<!-- Below this line: written by python studies/index.py -->\n"
-HEADER = ("Task", "Optimizer", "Method", "Seeds", "Difference", "95% interval", "p", "Verdict")
+HEADER = ("Method", "Seeds", "Difference", "95% interval", "p", "Verdict")
 # Marker and color of each verdict; the colors have a contrast of at least 4.5 on white.
 LOOK = {"helped": ("^", "#00767d"), "harmed": ("v", "#b2182b")}
 OTHER_LOOK = ("o", "#4d4d4d")
@@ -81,9 +81,7 @@ class Row(NamedTuple):
         unit = self.metric.difference_unit or self.metric.name
         difference = f"{self.metric.difference(self.mean)} {unit}"
         name = f"**{self.verdict}**" if self.verdict in LOOK else self.verdict
-        task = f"[{self.task}]({self.page})"
-        seeds = str(self.seeds)
-        return task, self.optimizer, self.method, seeds, difference, interval, self.p, name
+        return self.method, str(self.seeds), difference, interval, self.p, name
 
 
 def number(text: str) -> float:
@@ -171,15 +169,18 @@ def collect(folder: Path) -> tuple[list[Row], list[tuple[str, int, int]]]:
 
 def page(rows: list[Row], unfinished: list[tuple[str, int, int]]) -> str:
     """Return the text below the mark."""
-    text = f"{Table(HEADER, [row.cells() for row in rows], left=3).markdown()}\n"
+    text = ""
+    for _, methods in itertools.groupby(rows, lambda row: row.group):
+        group = list(methods)
+        table = Table(HEADER, [row.cells() for row in group])
+        task, link, optimizer = group[0].task, group[0].page, group[0].optimizer
+        text += f"### [{task}]({link}), {optimizer}\n\n{table.markdown()}\n\n"
     if unfinished:
         table = Table(
             ("Study", "Runs stored", "Runs known"), [tuple(map(str, one)) for one in unfinished]
         )
-        text += (
-            f"\n## Unfinished studies\n\nNothing follows from these yet.\n\n{table.markdown()}\n"
-        )
-    return text
+        text += f"## Unfinished studies\n\nNothing follows from these yet.\n\n{table.markdown()}\n"
+    return text.rstrip() + "\n"
 
 
 def draw(rows: list[Row]) -> Figure:
