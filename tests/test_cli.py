@@ -45,6 +45,10 @@ def test_usage_error_names_the_help(words: list[str], line: str) -> None:
     assert (done.exit_code, done.stderr) == (2, f"zeromean: {line}\n")
 
 
+def test_help_keeps_brackets() -> None:
+    assert "each table [[tasks]]" in CliRunner().invoke(app, ["study", "--help"]).output
+
+
 def test_compare_has_at_most_fifteen_options_of_its_own() -> None:
     help_text = CliRunner().invoke(app, ["compare", "--help"]).output
     panel = help_text.partition("Options")[2].partition("╰")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import shlex
 import sys
 from collections.abc import Sequence
@@ -119,6 +120,8 @@ def _standalone(name: str) -> None:
 
 
 def _register() -> None:
+    from rich.markup import escape
+
     from zeromean.cli.bench import bench
     from zeromean.cli.compare import compare
     from zeromean.cli.demo import demo
@@ -129,7 +132,10 @@ def _register() -> None:
     from zeromean.cli.tables import tables
 
     for command in (demo, compare, study, report, tables, reproduce, diagnose, bench):
-        app.command()(command)
+        # Paragraphs are wrapped to the width of the terminal, not to that of the source.
+        paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        app.command(help=escape(text))(command)
     for name in STANDALONE:
         _standalone(name)
 
