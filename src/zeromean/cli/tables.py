@@ -9,14 +9,12 @@ import typer
 
 from zeromean.cli.output import echo, fill
 from zeromean.errors import ZeromeanError
-from zeromean.tables import amount
+from zeromean.tables import Table, amount
 
 if TYPE_CHECKING:
     from zeromean.recipes.recipe import Recipe
     from zeromean.recipes.registry import Result
 
-# The columns of place and recipe in the short list.
-WIDTH_BEFORE_TITLE = 34
 # An indentation level and a text.
 Line = tuple[int, str]
 
@@ -33,42 +31,37 @@ def tables(
     """
     from zeromean.recipes import published, registry
 
-    found: dict[str, list[list[Line]]] = {}
+    found: dict[str, list[tuple[Result, list[Line]]]] = {}
     for result in registry.results():
         lines = list(describe(result))
         if words.lower() in "\n".join(text for _, text in lines).lower():
-            shown = lines if words else list(summarize(result))
-            found.setdefault(result.paper, []).append(shown)
+            found.setdefault(result.paper, []).append((result, lines))
     if not found:
         raise ZeromeanError(
             f"no published result contains {words!r}", "Run zeromean tables to list all of them"
         )
     for paper, results in found.items():
         echo(f"{published.title(paper)}\n")
-        for lines in results:
-            for level, text in lines:
-                hanging = 2 * level + 4 if words else WIDTH_BEFORE_TITLE
-                echo(fill(text, " " * (2 * level), " " * hanging))
-            if words:
-                echo()
-        if not words:
-            echo()
+        if words:
+            for level, text in (line for _, lines in results for line in (*lines, (0, ""))):
+                echo(fill(text, " " * (2 * level), " " * (2 * level + 4)))
+        else:
+            rows = [row for result, _ in results for row in summarize(result)]
+            echo(f"{Table(('result', 'recipe or script', 'status'), rows, left=3)}\n")
     if not words:
-        echo(
-            "Describe one: zeromean tables cwn-table3. Run one: zeromean reproduce NAME --data ..."
-        )
+        echo("Describe one: zeromean tables NAME. Run one: zeromean reproduce NAME --data ...")
 
 
-def summarize(result: Result) -> Iterator[Line]:
-    """Yield one line per recipe, or one on the script."""
+def summarize(result: Result) -> Iterator[tuple[str, str, str]]:
+    """Yield one row per recipe, or one on the script."""
     from zeromean.recipes import published
     from zeromean.recipes.outcome import status
 
     name = published.name(result.place)
     for recipe in result.recipes:
-        yield 0, f"{name:9}  {recipe.name:21}  {recipe.title}; {status(recipe)}"
+        yield name, recipe.name, status(recipe)
     if not result.recipes:
-        yield 0, f"{name:9}  {'a script':21}  {result.command}; {result.status}"
+        yield name, result.command.rpartition("/")[2], result.status
 
 
 def describe(result: Result) -> Iterator[Line]:
