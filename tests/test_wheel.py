@@ -28,42 +28,25 @@ print(kernels.backend())
 """
 
 
-@pytest.mark.parametrize(
-    ("compiler", "tag", "backend"),
-    [("cc", "py3-none-linux", "native"), ("false", "py3-none-any", "reference")],
-)
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names Linux's wheels")
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-def test_a_wheel_is_built_and_serves(tmp_path: Path, compiler: str, tag: str, backend: str) -> None:
+def test_wheel_without_compiler_serves_every_machine(tmp_path: Path) -> None:
     source, wheels, site = tmp_path / "source", tmp_path / "wheels", tmp_path / "site"
     built = shutil.ignore_patterns("centered.so", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT / "src", source / "src", ignore=built)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    environment = {**os.environ, "CC": compiler}
-    environment.pop("ZEROMEAN_KERNELS", None)
-    build = ["wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels)]
-    subprocess.run(
-        [sys.executable, "-m", "pip", *build],
-        check=True, capture_output=True, cwd=source, env=environment,
-    )  # fmt: skip
+    build = ("wheel", source, "--no-deps", "--no-build-isolation", "--wheel-dir", wheels)
+    run(sys.executable, "-m", "pip", *build, CC="false")
     (wheel,) = wheels.iterdir()
-    assert tag in wheel.name
-    # Unpacked and put first, the wheel's own files are what a machine without a compiler gets.
+    assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
         (metadata,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         lines = archive.read(metadata).decode().splitlines()
     needed = [line for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
     assert needed == ["Requires-Dist: torch>=2.6"]  # no other framework without its extra
-    environment["PYTHONPATH"] = str(site)
-    shown = subprocess.run(
-        [sys.executable, "-c", PROBE],
-        check=True, capture_output=True, text=True, cwd=tmp_path, env=environment,
-    )  # fmt: skip
-    file, found = shown.stdout.split()
+    file, found = run(sys.executable, "-c", PROBE, PYTHONPATH=str(site)).split()
     assert Path(file).is_relative_to(site)
-    assert found == backend
+    assert found == "reference"
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +116,8 @@ def test_twine_accepts_distributions(distributions: dict[str, Path]) -> None:
 def test_distribution_works_with_torch_alone(
     distributions: dict[str, Path], python_with_torch: Path, kind: str, compiler: str, backend: str
 ) -> None:
+    if kind == "wheel":  # the library does not depend on Python's version
+        assert "-py3-none-linux" in distributions[kind].name
     pip = (python_with_torch, "-m", "pip")
     # A cached wheel would hide whether the source builds.
     install = (*pip, "install", "--no-cache-dir", "--force-reinstall", "--no-deps")
