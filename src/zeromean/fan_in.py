@@ -130,7 +130,7 @@ def register(module_class: type | str) -> Callable[[_AnyRule], _AnyRule]:
             not be imported. A later registration replaces an earlier one.
 
     Returns:
-        A decorator for the rule: a function from a module of that class to a mapping
+        A decorator for the rule, a function from a module of that class to a mapping
         {parameter name: :class:`FanIn`, or None or a reason (text) to leave it alone}. A dotted
         name, such as ``"proj.weight"``, means a parameter of a PyTorch submodule, and replaces what
         the submodule's own rule says: the parent uses that weight differently.

@@ -60,7 +60,7 @@ def monitor(
         first_step: Number of the next step, for a resumed run (default 0).
 
     Returns:
-        A :class:`zeromean.monitoring.Monitor`: ``remove()`` ends it, ``last`` is the last sample.
+        A :class:`zeromean.monitoring.Monitor`. ``remove()`` ends it; ``last`` is the last sample.
 
     Raises:
         ZeromeanError: ``every`` is below 1, ``to`` is neither a function nor such a path, or the

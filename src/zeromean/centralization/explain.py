@@ -42,7 +42,7 @@ def explain(
             handle or optimizer has its own.
 
     Returns:
-        A :class:`zeromean.Plan`: a sequence of rows that prints as a table.
+        A :class:`zeromean.Plan`, a sequence of rows that prints as a table.
 
     Raises:
         ZeromeanError: ``subject`` is none of these, or options were given without a model.

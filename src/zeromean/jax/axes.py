@@ -30,10 +30,10 @@ def fan_in(subject: Any, *init_args: Any, **init_kwargs: Any) -> Any:
             creates each parameter. Nothing is computed; abstract arrays suffice.
 
     Returns:
-        A tree with the structure of the parameters: the NNX state of ``nnx.Param``, the Linen
-        collection "params", the result of Haiku's ``init``, or ``subject`` itself. Each leaf is a
-        :class:`zeromean.FanIn`, or the reason, as text, why the parameter has none. Change a leaf
-        to override it.
+        A tree with the structure of the parameters, which are the NNX state of ``nnx.Param``, the
+        Linen collection "params", the result of Haiku's ``init``, or ``subject`` itself. Each leaf
+        is a :class:`zeromean.FanIn`, or the reason, as text, why the parameter has none. Change a
+        leaf to override it.
 
     Raises:
         ZeromeanError: The arguments of ``init`` are missing or not needed, or ``subject`` is a bare
@@ -72,7 +72,7 @@ def explain(
         layers, embeddings, scope: As in :func:`centralize`.
 
     Returns:
-        A :class:`zeromean.Plan`: a sequence of rows that prints as a table.
+        A :class:`zeromean.Plan`, a sequence of rows that prints as a table.
 
     Raises:
         ZeromeanError: As in :func:`fan_in` and :func:`centralize`.

@@ -29,7 +29,7 @@ def explain(
             not allowed with an optimizer, which has its own.
 
     Returns:
-        A :class:`zeromean.Plan`: a sequence of rows that prints as a table.
+        A :class:`zeromean.Plan`, a sequence of rows that prints as a table.
 
     Raises:
         ZeromeanError: ``subject`` is neither, is not built, or is an optimizer and options are
