@@ -117,3 +117,11 @@ def test_demo_shows_the_plan_first_and_ends_with_three_commands(
     assert places == sorted(places)
     tail = done.output.partition("What to try")[2]
     assert [line.split()[1] for line in tail.splitlines()[1:]] == ["explain", "run", "compare"]
+    assert max(map(len, done.output.partition("3. ")[0].splitlines())) <= 80
+
+
+def test_demo_refuses_a_file_before_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "file")])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "is a file" in done.stderr

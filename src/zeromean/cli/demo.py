@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zeromean.cli.options import Jobs
-from zeromean.cli.output import echo
+from zeromean.cli.output import echo, fill
 from zeromean.cli.run_study import run_study
 from zeromean.study.spec.study import Study
 
@@ -31,16 +31,20 @@ def demo(
     """Show what GC changes in a small network, then compare training with and without it."""
     import zeromean
     from zeromean.cli.models import make_model
+    from zeromean.study.engine.resume import check_folder
 
+    study = Study()
+    check_folder(study, out)
     echo(f'1. zeromean.centralize(optimizer, model) centers these gradients of "{NETWORK}":\n')
     echo(f"{zeromean.explain(make_model(NETWORK))}\n")
     without, with_gc = drift(centralized=False), drift(centralized=True)
-    echo(
+    text = (
         f"2. Mean of the weight vectors, largest change in {STEPS} steps of SGD on digits:"
-        f" {without:.1e} without GC, {with_gc:.1e} with GC, where it has to be 0.\n"
+        f" {without:.1e} without GC, {with_gc:.1e} with GC, where it has to be 0."
     )
+    echo(f"{fill(text)}\n")
     echo("3. Does it help? The same training with and without GC:\n")
-    run_study(Study(), out, jobs)
+    run_study(study, out, jobs)
     echo(NEXT)
 
 
