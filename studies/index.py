@@ -36,7 +36,6 @@ from zeromean.tables import Table
 STUDIES = Path(__file__).resolve().parent
 PAGES = STUDIES.parent / "docs" / "results"
 MARK = "<!-- Below this line: written by python studies/index.py -->\n"
-HEADER = ("Method", "Seeds", "Difference", "95% interval", "p", "Verdict")
 # Marker and color of each verdict; the colors have a contrast of at least 4.5 on white.
 LOOK = {"helped": ("^", "#00767d"), "harmed": ("v", "#b2182b")}
 OTHER_LOOK = ("o", "#4d4d4d")
@@ -78,8 +77,7 @@ class Row(NamedTuple):
         interval = MISSING
         if self.interval is not None:
             interval = " to ".join(map(self.metric.difference, self.interval))
-        unit = self.metric.difference_unit or self.metric.name
-        difference = f"{self.metric.difference(self.mean)} {unit}"
+        difference = self.metric.difference(self.mean)
         name = f"**{self.verdict}**" if self.verdict in LOOK else self.verdict
         return self.method, str(self.seeds), difference, interval, self.p, name
 
@@ -167,12 +165,20 @@ def collect(folder: Path) -> tuple[list[Row], list[tuple[str, int, int]]]:
     return sorted(rows, key=lambda row: metrics.index(row.metric)), unfinished
 
 
+def label(noun: str, metric: Metric) -> str:
+    """Return what the differences of a metric are, and their unit."""
+    unit = metric.difference_unit.removeprefix(f"in {metric.name}")
+    return with_unit(f"{noun} in {metric.name}", unit)
+
+
 def page(rows: list[Row], unfinished: list[tuple[str, int, int]]) -> str:
     """Return the text below the mark."""
     text = ""
     for _, methods in itertools.groupby(rows, lambda row: row.group):
         group = list(methods)
-        table = Table(HEADER, [row.cells() for row in group])
+        difference = label("Difference", group[0].metric)
+        header = ("Method", "Seeds", difference, "95% interval", "p", "Verdict")
+        table = Table(header, [row.cells() for row in group])
         task, link, optimizer = group[0].task, group[0].page, group[0].optimizer
         text += f"### [{task}]({link}), {optimizer}\n\n{table.markdown()}\n\n"
     if unfinished:
@@ -215,8 +221,7 @@ def _draw_panel(axes: Axes, rows: list[Row]) -> None:
             _draw_row(axes, row, height, sign, limit)
         height += 1
     axes.set_yticks(*zip(*ticks, strict=True))
-    unit = metric.difference_unit.removeprefix(f"in {metric.name}")
-    axes.set_xlabel(with_unit(f"Gain in {metric.name}", unit))
+    axes.set_xlabel(label("Gain", metric))
     tidy(axes, grid="x")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)

@@ -218,12 +218,14 @@ def test_index_shows_finished_recorded_and_unfinished_studies(
     )
     assert "old" not in text
     _, digits, faces = text.split("\n### ")
-    assert digits.startswith("[Digits](digits.md), sgd\n")
-    assert f"| gc | 2 | {difference} points | {MISSING} | " in digits
+    assert digits.startswith(
+        "[Digits](digits.md), sgd\n\n| Method | Seeds | Difference in accuracy, points |"
+    )
+    assert f"| gc | 2 | {difference} | {MISSING} | " in digits
     assert "| too few seeds |" in digits
     assert faces.startswith("[Faces](faces.md), AdamW\n")
-    assert f"| gc | 8 | +9.50 points | {MINUS}1.00 to +10.00 | 0.03 | **helped** |" in faces
-    assert f"| ws | 8 | {MINUS}1.00 points | {MISSING} | > 0.05 | no difference shown |" in faces
+    assert f"| gc | 8 | +9.50 | {MINUS}1.00 to +10.00 | 0.03 | **helped** |" in faces
+    assert f"| ws | 8 | {MINUS}1.00 | {MISSING} | > 0.05 | no difference shown |" in faces
     assert "| 4-begun | 0 | 4 |" in text
     picture = (folder / "forest.svg").read_text()
     assert all(words in picture for words in ("Digits, sgd", "Faces, AdamW"))
