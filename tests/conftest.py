@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from fast_programs import leave_out_compiler
 from interpreter import prepare_interpreter
 
 # Without a GPU, Triton interprets its programs; the variable must be set before the import.
@@ -53,6 +54,12 @@ def supports(
         record_property("supports", (area, what, at, how))
 
     return say
+
+
+@pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start processes that do not load torch's compiler."""
+    leave_out_compiler(monkeypatch)
 
 
 @pytest.fixture

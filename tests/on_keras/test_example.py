@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from fast_programs import run_here
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "keras_image_folders.py"
 
@@ -29,25 +29,18 @@ def draw(folder: Path, count: int, seed: int) -> Path:
     return folder
 
 
-def run(*arguments: object, backend: str = "torch") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)],
-        env=os.environ | {"KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1"},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+def run(*arguments: object) -> str:
+    return run_here(str(SCRIPT), *map(str, arguments))
 
 
 def test_runs_differ_only_by_centering(
     tmp_path: Path, supports: Callable[[str, str, str, str], None]
 ) -> None:
     train, validation = draw(tmp_path / "train", 24, 0), draw(tmp_path / "validation", 8, 1)
-    done = run(train, validation, "--size", 36, "--batch", 12, "--epochs", 1)
-    assert done.returncode == 0, done.stderr
-    rows = re.findall(r"^(plain|centralized) +([\d.]+) +([\d.]+) +([\d.]+)$", done.stdout, re.M)
+    output = run(train, validation, "--size", 36, "--batch", 12, "--epochs", 1)
+    rows = re.findall(r"^(plain|centralized) +([\d.]+) +([\d.]+) +([\d.]+)$", output, re.M)
     assert [row[0] for row in rows] == ["plain", "centralized"]
-    assert "centered: 5 of 10 parameters" in done.stdout
+    assert "centered: 5 of 10 parameters" in output
     losses = [float(row[3]) for row in rows]
     assert losses[0] != losses[1]
     assert max(losses) < 1.0
@@ -57,7 +50,5 @@ def test_runs_differ_only_by_centering(
 
 def test_wrong_folders_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    done = run(tmp_path, tmp_path)
-    assert done.returncode == 1
-    assert "two are needed, one per class" in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(SystemExit, match="two are needed, one per class"):
+        run(tmp_path, tmp_path)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,16 +70,3 @@ def by_hand(name: str, changes: Mapping[str, str], folder: Path) -> str:
     changed = folder / f"{name}_by_hand.py"
     changed.write_text(source)
     return str(changed)
-
-
-def run_here(path: str, *words: str) -> str:
-    """The output of a script that runs in this process, which has imported torch."""
-    output, words_before = io.StringIO(), sys.argv
-    sys.argv = [path, *words]
-    try:
-        with redirect_stdout(output), warnings.catch_warnings():
-            warnings.simplefilter("default")
-            runpy.run_path(path, run_name="__main__")
-    finally:
-        sys.argv = words_before
-    return output.getvalue()

@@ -18,6 +18,8 @@ from zeromean.study import ProgramTask, Study
 from zeromean.study.engine import results
 from zeromean.study.engine.store import Store
 
+pytestmark = pytest.mark.usefixtures("without_compiler")
+
 PROGRAM = """
 import sys
 import torch

@@ -21,6 +21,8 @@ from zeromean.programs.command import environment as with_boot
 from zeromean.programs.options import Options
 from zeromean.programs.record import OptimizerRecord, Record, merge, read_records
 
+pytestmark = pytest.mark.usefixtures("without_compiler")
+
 TRAIN = """
 import torch
 torch.manual_seed(0)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from programs import by_hand, run_here, script, start, zeromean_run
+from fast_programs import run_here
+from programs import by_hand, script, start, zeromean_run
 
 SGD = "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)"
 ONE = "zeromean.centralize(optimizer, model)"
@@ -27,6 +28,7 @@ class Case:
         launcher: Words in front of the script; without any, the edited copy runs in this process.
         words: Words after the script.
         options: Options of ``zeromean run``.
+        compiler: Whether the script needs torch's compiler.
     """
 
     changes: dict[str, str]
@@ -35,6 +37,7 @@ class Case:
     launcher: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    compiler: bool = False
     marks: list[pytest.MarkDecorator] = field(default_factory=list)
 
 
@@ -63,7 +66,9 @@ CASES = {
         {"optimizer = torch.optim.SGD(model.parameters(), lr=1.0)": ONE},
         "SGD at=gradient, 5 of 11 parameters (4,576 of 5,342 entries) centered, 6 steps",
     ),
-    "compiled": Case({SGD: "zeromean.centralize(optimizer, network)"}, "SGD at=gradient"),
+    "compiled": Case(
+        {SGD: "zeromean.centralize(optimizer, network)"}, "SGD at=gradient", compiler=True
+    ),
     "copied": Case(
         {
             SGD: ONE,
@@ -103,6 +108,7 @@ CASES = {
             )
         },
         "SGD at=gradient, 2 of 4 parameters (384 of 404 entries) centered, 8 steps",
+        compiler=True,
     ),
     "hf_trainer": Case(
         {
@@ -112,13 +118,15 @@ CASES = {
         },
         "AdamW at=update, 2 of 4 parameters (384 of 404 entries) centered, 4 steps",
         options=("--at", "update"),
+        compiler=True,
     ),
-    "accelerated": Case({SGD: ONE}, "SGD at=gradient", marks=SLOW),
+    "accelerated": Case({SGD: ONE}, "SGD at=gradient", compiler=True, marks=SLOW),
     "accelerate launch": Case(
         {SGD: ONE},
         "SGD at=gradient",
         script="accelerated",
         launcher=("accelerate", "launch", "--cpu", "--num_processes", "1"),
+        compiler=True,
         marks=SLOW,
     ),
     "fsdp2": Case(
@@ -127,6 +135,7 @@ CASES = {
         script="distributed",
         launcher=TORCHRUN,
         words=("fsdp2",),
+        compiler=True,
     ),
     "ddp": Case(
         {SGD: ONE},
@@ -134,6 +143,7 @@ CASES = {
         script="distributed",
         launcher=TORCHRUN,
         words=("ddp",),
+        compiler=True,
         marks=SLOW,
     ),
     "hard_coded_seed": Case({SGD: ONE}, "SGD at=gradient", marks=SLOW),
@@ -143,8 +153,12 @@ CASES = {
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=case.marks) for name, case in CASES.items()]
 )
-def test_script_trains_as_centralized_by_hand(name: str, tmp_path: Path) -> None:
+def test_script_trains_as_centralized_by_hand(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     case = CASES[name]
+    if not case.compiler:
+        request.getfixturevalue("without_compiler")
     file = case.script or name
     changed = by_hand(file, case.changes, tmp_path)
     if case.launcher:
@@ -169,6 +183,7 @@ def test_script_trains_as_centralized_by_hand(name: str, tmp_path: Path) -> None
         assert drift < 1e-6
 
 
+@pytest.mark.usefixtures("without_compiler")
 def test_plain_leaves_the_output_as_it_is() -> None:
     bare = start([sys.executable, script("lstm")])
     done = zeromean_run("--plain", script("lstm"))
@@ -197,6 +212,7 @@ def test_plain_leaves_every_output_as_it_is(name: str) -> None:
     assert done.code == (3 if name in ("hand_written", "keras_fit") else 0)
 
 
+@pytest.mark.usefixtures("without_compiler")
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -210,6 +226,7 @@ def test_program_without_a_centered_optimizer_exits_with_3(name: str, reason: st
     assert reason in done.err
 
 
+@pytest.mark.usefixtures("without_compiler")
 def test_spawned_processes_are_merged() -> None:
     done = zeromean_run(script("spawned"))
     assert (done.code, done.record.processes, done.only.steps) == (0, 2, 4)

@@ -12,13 +12,14 @@ from timm import optim
 from timm.optim.kron import Kron
 
 import zeromean
+from fast_programs import run_here
 from zeromean.centralization.optimizer_traits import traits_of
 
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("third_party", "programs")]
 import test_optimizer_contracts as contracts
 from optimizer_cases import Case
 
-from programs import by_hand, run_here, script, zeromean_run
+from programs import by_hand, script, zeromean_run
 
 LR: dict[str, Any] = {"lr": 0.01}
 MOMENTUM = LR | {"momentum": 0.9}
