@@ -15,7 +15,8 @@ test: .venv/test
 	$(MAKE) --jobs 2 lint pytest
 
 pytest: .venv/test
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --supported=build/tested.md
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		--supported=build/tested.md
 
 # Sanitizers, fuzzers, large networks: half an hour or more.
 slow: .venv/docs
