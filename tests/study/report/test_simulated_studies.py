@@ -47,7 +47,7 @@ def test_false_alarm_rate_of_a_study_is_within_the_level(
 ) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 99)  # p-values need no interval
     rng = np.random.default_rng(seeds)
-    studies = 25
+    studies = 12
     alarms = 0
     for _ in range(studies):
         (table,) = summarize(simulate(rng, tmp_path, seeds, effect=0.0))
@@ -64,7 +64,7 @@ def test_effect_is_found_with_the_number_of_seeds_it_needs(
     seeds = statistics.seeds_needed(deviation, effect=0.005)
     found = [
         one.final.difference is not None and one.final.difference.p_value <= LEVEL  # type: ignore[operator]
-        for _ in range(20)
+        for _ in range(12)
         for (table,) in [summarize(simulate(rng, tmp_path, seeds, effect=0.005))]
         for one in table[1:2]
     ]
