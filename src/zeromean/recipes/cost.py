@@ -25,7 +25,7 @@ from zeromean.tables import amount
 MEASUREMENTS = 3
 MEASURED_SECONDS = 0.2
 MAX_STEPS = 50
-# A first step, which is slower than the others, is enough if it takes this long.
+# If the first step takes longer than this, it is the only one that is measured.
 SLOW_SECONDS = 10.0
 # The time of a step does not depend on the rate.
 ANY_RATE = 1e-3
@@ -143,7 +143,10 @@ def _measurements(study: Study, problem: Problem, method: str, steps: int) -> It
 
 
 def _with_fast_fit(problem: Problem, count: int) -> Problem:
-    """Fit the preprocessing to few inputs, once; it takes as long, whatever it is fitted to."""
+    """Return the problem with a preprocessing that is fitted once, to the first few inputs.
+
+    The inputs that it is fitted to do not change the time of a step.
+    """
     preprocess = problem.fit(problem.train.inputs[:count])
     return replace(problem, fit=lambda inputs: preprocess)
 
