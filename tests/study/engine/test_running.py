@@ -28,6 +28,8 @@ from zeromean.study.spec.records import Epoch, Key, Run, RunStatus
 from zeromean.study.spec.toml import to_toml
 from zeromean.study.tasks.training import Training
 
+pytestmark = pytest.mark.usefixtures("without_compiler")
+
 
 class Turns(Watcher):
     def __init__(self) -> None:
