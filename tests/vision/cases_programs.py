@@ -318,13 +318,17 @@ def test_reid_trains(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_detection_trains(scenes: Path, tmp_path: Path) -> None:
-    done = run(
-        "detection", scenes, "--backbone", "resnet18", "--norm", "group", "--masks", "--anchors",
-        8, 16, 24, 32, 48, "--min-size", 96, "--max-size", 128, "--epochs", 1, "--drops",
-        "--warmup", 2, "--batch-size", 2, "--out", tmp_path,
+def test_detection_trains_and_resumes(scenes: Path, tmp_path: Path) -> None:
+    common = (
+        scenes, "--backbone", "resnet18", "--norm", "group", "--masks", "--anchors", 14, 20, 28, 40,
+        56, "--min-size", 64, "--max-size", 96, "--channels", 64, "--proposals", 100, "--rois", 32,
+        "--drops", 1, "--warmup", 2, "--batch-size", 2, "--out",
     )  # fmt: skip
+    done = run("detection", *common, tmp_path / "whole", "--epochs", 2)
     assert done.code == 0, done.stderr
-    assert {"AP", "mask_AP50", "loss"} <= json.loads(
-        (tmp_path / "metrics.jsonl").read_text()
-    ).keys()
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert {"AP", "mask_AP50", "loss"} <= json.loads(lines[1]).keys()
+    assert run("detection", *common, tmp_path / "half", "--epochs", 1).code == 0
+    resumed = run("detection", *common, tmp_path / "half", "--epochs", 2, "--resume")
+    assert resumed.stdout == done.stdout.splitlines(keepends=True)[-1]

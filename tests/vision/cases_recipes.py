@@ -25,8 +25,8 @@ __all__ = ["scenes"]
 RECIPES = [recipe for recipe in registry.recipes() if recipe.program is not None]
 # Later options of a command replace earlier ones.
 SHORT = {
-    "detection": "--min-size 64 --max-size 96 --batch-size 2 --workers 0 --warmup 1 --epochs 1"
-    " --drops",
+    "detection": "--min-size 64 --max-size 96 --proposals 100 --rois 32 --batch-size 2 --workers 0"
+    " --warmup 1 --epochs 1 --drops",
     "reid": "--height 32 --width 16 --epochs 1 --drops --warmup 1 --identities 2 --images 2",
     "classification": "--resize 36 --size 32 --batch-size 4 --workers 0 --epochs 1 --drops"
     " --lr 0.001",
