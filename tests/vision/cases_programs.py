@@ -301,6 +301,19 @@ def test_classification_trains_and_resumes(tmp_path: Path) -> None:
     assert resumed.stdout == done.stdout.splitlines(keepends=True)[-1]
 
 
+def test_classification_trains_with_group_normalization(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_images(tmp_path / split / "a", ["0.png", "1.png"])
+    done = run(
+        "classification", tmp_path, "--model", "resnet18", "--norm", "group", "--size", 32,
+        "--resize", 36, "--batch-size", 2, "--epochs", 1, "--drops", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    state = torch.load(tmp_path / "out" / "last.pt")["model"]
+    assert "bn1.weight" in state
+    assert "bn1.running_mean" not in state
+
+
 @pytest.mark.slow
 def test_reid_trains(tmp_path: Path) -> None:
     names = [

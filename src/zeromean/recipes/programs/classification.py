@@ -15,7 +15,6 @@ import json
 import math
 import os
 import time
-from functools import partial
 from pathlib import Path
 
 import timm
@@ -166,7 +165,7 @@ def main() -> None:
     classes = len(getattr(train, "dataset", train).classes)
     if args.model not in timm.list_models():
         parser.error(f"timm has no model {args.model}")
-    norm = {"norm_layer": partial(nn.GroupNorm, 32)} if args.norm == "group" else {}
+    norm = {"norm_layer": "groupnorm"} if args.norm == "group" else {}
     model = timm.create_model(args.model, num_classes=classes, **norm)
     if args.checkpoint:
         load_checkpoint(model, args.checkpoint)
