@@ -20,6 +20,7 @@ from zeromean.measurement.observer import StepObserver, watch_backward
 from zeromean.measurement.sample import LayerStatistics, Sample, warn_of_vanished
 from zeromean.measurement.statistics import StepMeasurement, means_of
 from zeromean.measurement.writers import Destination, Writer, writers_to
+from zeromean.tables import amount
 
 __all__ = ["LayerStatistics", "Monitor", "Sample", "monitor"]
 
@@ -148,7 +149,7 @@ class Monitor:
 
     def __repr__(self) -> str:
         last = "no sample yet" if self.last is None else f"last sample at step {self.last.step}"
-        return f"Monitor({self._name}, every {self._every} steps, {last})"
+        return f"Monitor({self._name}, every {amount(self._every, 'step')}, {last})"
 
     @torch.no_grad()
     def _begin(self, optimizer: Optimizer) -> bool:
