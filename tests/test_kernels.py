@@ -457,7 +457,7 @@ def test_layout_number_matches_the_sources() -> None:
     )
     assert len(declared) == 15
     declared = [" ".join(words.split()) for words in declared]
-    assert (shared_library.LAYOUT, zlib.crc32("".join(declared).encode())) == (2, 0x606E5C40)
+    assert (shared_library.LAYOUT, zlib.crc32("".join(declared).encode())) == (3, 0x38F6850F)
 
 
 def test_triton_serves_supported_devices_only(

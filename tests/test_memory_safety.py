@@ -237,6 +237,14 @@ def test_memory_notices_a_swap_and_a_change_in_place() -> None:
     assert memory.addresses([square]) is None
 
 
+def test_a_dense_tensor_stays_dense() -> None:
+    """The check in C of tensors that are kept alive assumes it."""
+    x = torch.eye(3)
+    for other in (x.to_sparse(), x.to_mkldnn()):
+        with pytest.raises(RuntimeError, match="incompatible tensor type"):
+            x.data = other
+
+
 @pytest.mark.usefixtures("native_library")
 def test_a_truncated_library_is_not_loaded(tmp_path: Path) -> None:
     whole = shared_library._path().read_bytes()

@@ -36,7 +36,7 @@
 /* shared_library.py compares this with its own LAYOUT, so that it never calls a library that was
    built from other sources. Increase it with every change of a structure, enum or exported
    function. */
-enum { LAYOUT = 2 };
+enum { LAYOUT = 3 };
 EXPORT int64_t zeromean_layout(void) { return LAYOUT; }
 
 /* CENTER subtracts means, NOTE records them, KEEP restores the recorded ones; then the steps. */

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -208,7 +209,7 @@ class PreparedStep(ABC):
         counted = self._kind in ("adam", "amsgrad")
         found = [*self._weights]
         for key in (*self._keys, "step") if counted else self._keys:
-            found += [state[key] for state in self._states]
+            found += map(itemgetter(key), self._states)
         return found
 
     def bind(self, gradients: Sequence[Tensor]) -> RunStep | None:

@@ -13,7 +13,7 @@ import torch
 from zeromean.errors import warn
 
 # The layout of structures and functions that the callers assume: LAYOUT of centered.c.
-LAYOUT = 2
+LAYOUT = 3
 
 # An ELF file's header, and the header of one of its segments.
 _HEADER = Struct("<16sHHIQQQIHHHHHH")

@@ -32,11 +32,13 @@ class Memory:
 
     Args:
         tensors: The tensors, dense and of torch's own class.
-        fixed: Whether the table holds their addresses; otherwise these are passed at each use.
+        fixed: Whether the table holds their addresses, so that these must be the same and are kept
+            alive; otherwise addresses are passed at each use.
     """
 
     def __init__(self, tensors: Sequence[Tensor], fixed: bool) -> None:
         self._fixed, self._count = fixed, len(tensors)
+        self._alive = [*tensors] if fixed else []  # no other tensor takes the place of one
         # A lazily negated view at a new address: of several entries, it would have gaps.
         self._single = [n for n, x in enumerate(tensors) if x.numel() == 1 and not fixed]
         self._native = _native()
@@ -55,8 +57,9 @@ class Memory:
             same = _describe(tensors, self._fixed) == self._described
             return addresses(tensors) if same else None
         found = array("q", bytes(8 * self._count))
+        listed = tensors if type(tensors) is list else [*tensors]
         same = self._native.zeromean_agree(
-            [*tensors], self._count, _start(self._known), self._fixed, _start(found)
+            listed, self._count, _start(self._known), self._fixed, _start(found)
         )
         return found if same and not any(tensors[n].is_neg() for n in self._single) else None
 

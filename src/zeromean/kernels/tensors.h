@@ -19,58 +19,81 @@ static struct torch torch;
 /* Set the functions of torch and the places in its Python objects. */
 EXPORT void zeromean_use_torch(const struct torch *found) { torch = *found; }
 
-/* A description has these words; then follow the sizes and strides, at most 64 of each. */
-enum word { CLASS, DTYPE, DEVICE, INDEX, DIMENSIONS, BYTES, ADDRESS, WORDS };
-enum { STRIDED = 0, MOST_WORDS = WORDS + 2 * 64 };
+enum { STRIDED = 0 };
 
-/* Describe a tensor, and return the number of words; 0 if it is not of this class, or not dense. */
-static int64_t describe(const char *object, int64_t class, int64_t *words) {
-    void *tensor = (void *)(object + torch.tensor_at), *address;
-    int32_t layout, dtype, device, index;
-    int64_t *sizes, *strides;
-    words[CLASS] = *(const intptr_t *)(object + torch.class_at);
-    if (words[CLASS] != class || torch.layout(tensor, &layout) || layout != STRIDED ||
-        torch.dtype(tensor, &dtype) || torch.device_type(tensor, &device) ||
-        torch.device_index(tensor, &index) || torch.dimensions(tensor, &words[DIMENSIONS]) ||
-        words[DIMENSIONS] > (MOST_WORDS - WORDS) / 2 || torch.sizes(tensor, &sizes) ||
-        torch.strides(tensor, &strides) || torch.storage_size(tensor, &words[BYTES]) ||
-        torch.data_ptr(tensor, &address))
-        return 0;
-    words[DTYPE] = dtype;
-    words[DEVICE] = device;
-    words[INDEX] = index;
-    words[ADDRESS] = (intptr_t)address;
-    int64_t count = WORDS;
-    for (int64_t i = 0; i < words[DIMENSIONS]; i++) {
-        words[count++] = sizes[i];
-        words[count++] = strides[i];
-    }
-    return count;
+/* What is compared of a dense tensor, apart from its device. */
+struct form {
+    int32_t dtype;
+    int64_t dimensions, bytes, *sizes, *strides;
+    void *address;
+};
+
+/* A description has these words; then follow the sizes and strides. */
+enum word { CLASS, TENSOR, DEVICE, DTYPE, DIMENSIONS, BYTES, ADDRESS, WORDS };
+
+static int64_t class_of(const char *object) { return *(const intptr_t *)(object + torch.class_at); }
+
+static void *tensor_of(const char *object) { return (void *)(object + torch.tensor_at); }
+
+/* Return the device of a dense tensor as one number; -1 if it is not dense. */
+static int64_t device_of(void *tensor) {
+    int32_t layout, type, index;
+    if (torch.layout(tensor, &layout) || layout != STRIDED || torch.device_type(tensor, &type) ||
+        torch.device_index(tensor, &index))
+        return -1;
+    return (int64_t)type << 32 | (uint32_t)index;
+}
+
+/* Return whether the form of a dense tensor could be read. */
+INLINE int read(void *tensor, struct form *x) {
+    return !torch.dtype(tensor, &x->dtype) && !torch.dimensions(tensor, &x->dimensions) &&
+           (x->dimensions == 0 ||
+            (!torch.sizes(tensor, &x->sizes) && !torch.strides(tensor, &x->strides))) &&
+           !torch.storage_size(tensor, &x->bytes) && !torch.data_ptr(tensor, &x->address);
 }
 
 /* Describe the tensors of a list, and return whether all could be described. */
 EXPORT int64_t zeromean_describe(void *list, int64_t count, int64_t *known) {
     for (int64_t i = 0; i < count; i++) {
         const char *object = torch.item(list, i);
-        const int64_t length = describe(object, *(const intptr_t *)(object + torch.class_at), known);
-        if (length == 0) return 0;
-        known += length;
+        void *tensor = tensor_of(object);
+        struct form x;
+        known[CLASS] = class_of(object);
+        known[TENSOR] = *(const intptr_t *)tensor;
+        known[DEVICE] = device_of(tensor);
+        if (known[DEVICE] < 0 || !read(tensor, &x)) return 0;
+        known[DTYPE] = x.dtype;
+        known[DIMENSIONS] = x.dimensions;
+        known[BYTES] = x.bytes;
+        known[ADDRESS] = (intptr_t)x.address;
+        known += WORDS;
+        for (int64_t d = 0; d < x.dimensions; d++) {
+            *known++ = x.sizes[d];
+            *known++ = x.strides[d];
+        }
     }
     return 1;
 }
 
-/* Return whether the tensors of a list are as described. Addresses are only compared if they are
-   fixed; they are returned too. */
+/* Return whether the tensors of a list are as described, and their addresses. If these are fixed,
+   the caller has kept the tensors alive: they must be the same, so they are still dense, and at the
+   same addresses, so on the same devices. */
 EXPORT int64_t zeromean_agree(void *list, int64_t count, const int64_t *known, int64_t fixed,
                               int64_t *addresses) {
-    int64_t words[MOST_WORDS];
     for (int64_t i = 0; i < count; i++) {
-        const int64_t length = describe(torch.item(list, i), known[CLASS], words);
-        if (length == 0) return 0;
-        addresses[i] = words[ADDRESS];
-        if (!fixed) words[ADDRESS] = known[ADDRESS];
-        if (memcmp(words, known, (size_t)length * sizeof *words) != 0) return 0;
-        known += length;
+        const char *object = torch.item(list, i);
+        void *tensor = tensor_of(object);
+        struct form x;
+        if (class_of(object) != known[CLASS] ||
+            (fixed ? *(const intptr_t *)tensor != known[TENSOR]
+                   : device_of(tensor) != known[DEVICE]) ||
+            !read(tensor, &x) || x.dtype != known[DTYPE] || x.dimensions != known[DIMENSIONS] ||
+            x.bytes != known[BYTES] || (fixed && (intptr_t)x.address != known[ADDRESS]))
+            return 0;
+        addresses[i] = (intptr_t)x.address;
+        known += WORDS;
+        for (int64_t d = 0; d < x.dimensions; d++)
+            if (*known++ != x.sizes[d] || *known++ != x.strides[d]) return 0;
     }
     return 1;
 }
