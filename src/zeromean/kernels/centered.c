@@ -85,8 +85,8 @@ struct call {
    Columns are read twice, so a strip of them must fit in the L2 cache. */
 enum { LEAST = 16384, MOST = 262144, EACH = 8, IN_CACHE = 16384, MOST_COLUMNS = 1024, LINE = 16 };
 
-/* Memory is idle while a vector in cache is written, so the next reads are prefetched then, this
-   many entries at a time, two vectors ahead, unless that exceeds the L2 cache. */
+/* The gradients of a vector are read twice. While it is written, those of a later vector are
+   prefetched, this many entries at a time, two vectors ahead, unless that exceeds the L2 cache. */
 enum { ASKED = 64, FAR = 131072 };
 
 #if defined(_MSC_VER)

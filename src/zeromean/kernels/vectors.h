@@ -122,6 +122,11 @@ INLINE void NAME(put_back)(int columns, T *w, int64_t n, const A *gained) {
     SIMD() for (int64_t j = 0; j < n; j++) w[j] = STORE(LOAD(w[j]) - gained[each * j]);
 }
 
+/* Prefetch a run. */
+INLINE void NAME(ask_for)(const T *x, int64_t n) {
+    for (int64_t j = 0; j < n; j += 64 / (int64_t)sizeof(T)) ASK_FOR(x + j);
+}
+
 /* Vectors side by side: `count` columns of m1 entries, or one vector of m1 runs of m2. */
 INLINE void NAME(strip)(int kind, int at, int columns, const struct NAME(terms) *s,
                         const struct tensor *t, const void *g, int64_t start, int64_t vector,
@@ -154,9 +159,15 @@ INLINE void NAME(strip)(int kind, int at, int columns, const struct NAME(terms) 
         shift[c] = at == UPDATE ? (A)sums[c] : 0;
         if (ROUNDS && at == UPDATE && t->residual) shift[c] += t->residual[vector + c];
     }
+    const int64_t ahead = columns || at == UPDATE ? 0 : ahead_of(t);
+    const int64_t piece = ahead ? ASKED : length;
     for (int64_t i = 0; i < t->m1; i++)
-        NAME(step_run)(kind, columns, ROUNDS, s, NAME(run_at)(kind, t, g, start + i * next), length, mean,
-                       shift, moved);
+        for (int64_t from = 0; from < length; from += piece) {
+            const struct NAME(run) x = NAME(run_at)(kind, t, g, start + i * next + from);
+            const int64_t n = length - from < piece ? length - from : piece;
+            if (ahead) NAME(ask_for)(x.g + ahead, n);
+            NAME(step_run)(kind, columns, ROUNDS, s, x, n, mean, shift, moved);
+        }
     if (ROUNDS && at == UPDATE && t->residual)
         for (int64_t c = 0; c < count; c++)
             t->residual[vector + c] -= (float)(moved[c] / entries);
@@ -186,11 +197,6 @@ INLINE void NAME(shift_run)(int columns, const T *x, T *out, int64_t n, const A 
         if (ROUNDS && !columns) gained += (double)(LOAD(stored) - old);
     }
     if (ROUNDS && !columns) moved[0] += gained;
-}
-
-/* Prefetch a run. */
-INLINE void NAME(ask_for)(const T *x, int64_t n) {
-    for (int64_t j = 0; j < n; j += 64 / (int64_t)sizeof(T)) ASK_FOR(x + j);
 }
 
 /* CENTER, NOTE or KEEP the vectors of a strip. The kind is not a compile-time constant, so that NOTE
