@@ -1,8 +1,8 @@
 """Cases that several gloo processes run together, and how each case ended.
 
-``python processes.py WORLD FOLDER MODULES`` loads everything once and forks the processes: each
-runs the cases of that many processes, one after the other, and leaves their endings in
-``FOLDER/RANK.json``.
+``python processes.py FOLDER MODULES`` loads everything once. It then forks as many processes as the
+cases need, for each such number: each process runs the cases of that number, one after the other,
+and leaves their endings in ``FOLDER/WORLD/RANK.json``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODULES = (
     "replicated",
     "tensor_parallel",
 )
-SECONDS = 240
+SECONDS = 800
 
 
 @dataclass(frozen=True)
@@ -75,38 +75,49 @@ def all_cases(modules: Sequence[str] = MODULES) -> dict[str, Case]:
     return {name: case for name, case in _cases.items() if case.module in names}
 
 
-def run(world: int, folder: Path, modules: Sequence[str] = MODULES) -> dict[str, str]:
-    """How each case of ``world`` processes ended: "" or what went wrong, and where."""
+def by_world(modules: Sequence[str]) -> dict[int, list[Case]]:
+    """The cases by their number of processes."""
+    found: dict[int, list[Case]] = {}
+    for one in all_cases(modules).values():
+        found.setdefault(one.world, []).append(one)
+    return found
+
+
+def run(folder: Path, modules: Sequence[str]) -> dict[str, str]:
+    """How each case ended: "" or what went wrong, and where."""
     here = Path(__file__)
     done = subprocess.run(
-        [sys.executable, here.name, str(world), str(folder), *modules],
+        [sys.executable, here.name, str(folder), *modules],
         cwd=here.parent,
         stderr=subprocess.PIPE,
         text=True,
         check=False,
         timeout=SECONDS,
     )
-    endings: dict[str, str] = {}
-    for rank in range(world):
-        file = folder / f"{rank}.json"
-        if not file.exists():
-            return dict.fromkeys(all_cases(modules), f"rank {rank} left no word: {done.stderr}")
-        for name, error in json.loads(file.read_text()).items():
-            endings[name] = endings.get(name, "") + (f"rank {rank}:\n{error}\n" if error else "")
+    endings = dict.fromkeys(all_cases(modules), "")
+    for world, cases in by_world(modules).items():
+        for rank in range(world):
+            file = folder / f"{world}" / f"{rank}.json"
+            silent = dict.fromkeys((one.name for one in cases), f"no word; {done.stderr}")
+            found = json.loads(file.read_text()) if file.exists() else silent
+            for name, error in found.items():
+                endings[name] += f"rank {rank}:\n{error}\n" if error else ""
     return endings
 
 
-def _main(world: int, folder: Path, modules: Sequence[str]) -> None:
+def _main(folder: Path, modules: Sequence[str]) -> None:
     if "lo" in dict(map(reversed, socket.if_nameindex())):
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     import torch
     import torch._dynamo  # which the first optimizer would load in each process
 
     torch.set_num_threads(1)
-    cases = [case for case in all_cases(modules).values() if case.world == world]
-    ranks = [os.fork() or _run_rank(rank, world, folder, cases) for rank in range(world)]
-    for process in ranks:
-        os.waitpid(process, 0)
+    for world, cases in by_world(modules).items():
+        place = folder / f"{world}"
+        place.mkdir()
+        ranks = [os.fork() or _run_rank(rank, world, place, cases) for rank in range(world)]
+        for process in ranks:
+            os.waitpid(process, 0)
 
 
 def _run_rank(rank: int, world: int, folder: Path, cases: Sequence[Case]) -> NoReturn:
@@ -142,4 +153,4 @@ if __name__ == "__main__":
     # Cases register themselves in the module that they import, not in this one run as a script.
     import processes
 
-    processes._main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    processes._main(Path(sys.argv[1]), sys.argv[2:])
