@@ -55,8 +55,9 @@ def test_fit_keeps_means_and_moves_weights(at: str, compiled: str, supports: Sup
     model.compile(zeromean.keras.centralize(make(0.01), model, at=at), **how)
     plain.compile(make(0.01), **how)
     start = means(model)
-    fit(model)
-    fit(plain)
+    epochs = 1 if compiled == "jit" else 2  # torch compiles each of the first steps
+    fit(model, epochs=epochs)
+    fit(plain, epochs=epochs)
     assert furthest(means(model), start) < 1e-6
     assert furthest(values(model.variables), values(plain.variables)) > 1e-3
     assert furthest(means(plain), start) > 1e-3

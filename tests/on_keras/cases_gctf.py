@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from toys import L, batch, furthest, gradients, step, tensors, values
+from toys import L, batch, furthest, gradients, step, tensors, values, with_slow
 
 from zeromean import ZeromeanError
 from zeromean.keras import gctf
@@ -73,7 +73,7 @@ def unit_means(model: Any) -> list[np.ndarray]:
     return [x.reshape(-1, x.shape[-1]).mean(0, dtype="float64") for x in values(kernels)]
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", with_slow(CLASSES, ("adam", "sgd")))
 def test_each_function_creates_a_centralized_optimizer(name: str) -> None:
     make = getattr(gctf.optimizers, name)
     found = {key: p.default for key, p in inspect.signature(make).parameters.items()}

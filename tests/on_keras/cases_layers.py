@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import pytest
-from toys import L, tensors, values
+from toys import L, tensors, values, with_slow
 
 import zeromean.keras
 from zeromean import FanIn, ZeromeanError
@@ -35,9 +35,10 @@ LAYERS = {
     "SeparableConv1D": (lambda: L.SeparableConv1D(3, 2), (5, 4), 1),
     "SeparableConv2D": (lambda: L.SeparableConv2D(3, 2), (3, 3, 4), 1),
 }
+QUICK = {"Dense", "EinsumDense", "Conv2D", "Conv2DTranspose", "DepthwiseConv2D"}
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", with_slow(LAYERS, QUICK))
 def test_weight_vector_feeds_one_output_unit(name: str, supports: Supports) -> None:
     """With positive inputs, each vector of the last kernel alone feeds exactly one unit."""
     make, shape, unit_axes = LAYERS[name]

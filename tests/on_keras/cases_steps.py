@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from toys import L, centered, convnet, fan_ins, furthest, gradients, mean, step, values
+from toys import L, centered, convnet, fan_ins, furthest, gradients, mean, step, values, with_slow
 
 import zeromean.keras
 from zeromean import ZeromeanError, ZeromeanWarning
@@ -35,6 +35,7 @@ OPTIMIZERS = {
     "ScheduleFreeAdamW": lambda: O.ScheduleFreeAdamW(0.1),
 }
 REFUSED = {"Ftrl", "ScheduleFreeAdamW"}
+QUICK = {"SGD, momentum, decay", "AdamW"}
 
 
 def test_every_keras_optimizer_is_listed() -> None:
@@ -53,7 +54,7 @@ def pair() -> tuple[Any, Any]:
     return model, twin
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", with_slow(OPTIMIZERS, QUICK))
 def test_gradient_equals_plain_optimizer_on_centered_gradients(
     name: str, supports: Supports
 ) -> None:
@@ -70,7 +71,7 @@ def test_gradient_equals_plain_optimizer_on_centered_gradients(
     supports("Optimizer", name, "gradient", "the plain optimizer on centered gradients")
 
 
-@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - REFUSED))
+@pytest.mark.parametrize("name", with_slow(sorted(set(OPTIMIZERS) - REFUSED), QUICK))
 def test_update_projects_the_whole_change(name: str, supports: Supports) -> None:
     model, twin = pair()
     over = fan_ins(model)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 import zeromean.keras
 from zeromean import FanIn
 
 L = keras.layers
+
+
+def with_slow(names: Iterable[str], quick: Collection[str]) -> list[Any]:
+    """Return names as parameters of a test; all but the quick ones are slow on JAX and TensorFlow.
+
+    The names use the same code that depends on the backend, and torch runs them all.
+    """
+    if keras.backend.backend() == "torch":
+        quick = names = list(names)
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def convnet(**first: Any) -> Any:
