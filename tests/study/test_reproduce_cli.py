@@ -57,6 +57,8 @@ LARGE = (
     "resnet18", "resnet50", "resnet101", "resnext29", "vgg11", "densenet121", "googlenet",
     "googlenet-imagenet",
 )  # fmt: skip
+# Recipes whose network, schedule and form of data other recipes have.
+REPEATED = ("cwn-figure4a", "cwn-svhn", "cwn-table3-cifar100")
 
 
 def color(images: np.ndarray) -> np.ndarray:
@@ -173,6 +175,12 @@ def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def one_step_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimate the cost of each method from its first step."""
+    monkeypatch.setattr(cost, "SLOW_SECONDS", 0.0)
+
+
 def invoke(*arguments: object) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, ["reproduce", *map(str, arguments)])
     assert result.exception is None or isinstance(result.exception, SystemExit)
@@ -215,11 +223,13 @@ def check(recipe: Recipe, folder: Path) -> None:
         assert f"Training is shortened (--scale {scale})" in " ".join(text.split())
 
 
-@pytest.mark.usefixtures("timm")
+def is_slow(recipe: Recipe) -> bool:
+    return recipe.task.model in LARGE or recipe.name in REPEATED
+
+
+@pytest.mark.usefixtures("timm", "one_step_measured")
 @pytest.mark.parametrize(
-    "recipe",
-    [one for one in RECIPES if one.task.model not in LARGE],
-    ids=lambda one: one.name,
+    "recipe", [one for one in RECIPES if not is_slow(one)], ids=lambda one: one.name
 )
 def test_recipe_runs_to_its_end(recipe: Recipe, tmp_path: Path) -> None:
     check(recipe, tmp_path)
@@ -228,9 +238,9 @@ def test_recipe_runs_to_its_end(recipe: Recipe, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # a busy machine takes several minutes for the largest
 @pytest.mark.parametrize(
-    "recipe", [one for one in RECIPES if one.task.model in LARGE], ids=lambda one: one.name
+    "recipe", [one for one in RECIPES if is_slow(one)], ids=lambda one: one.name
 )
-def test_recipe_of_a_large_network_runs_to_its_end(recipe: Recipe, tmp_path: Path) -> None:
+def test_slow_recipe_runs_to_its_end(recipe: Recipe, tmp_path: Path) -> None:
     check(recipe, tmp_path)
 
 
