@@ -30,7 +30,7 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-class Centralize(TrainerCallback):
+class Centralize(TrainerCallback):  # type: ignore[misc] # mypy skips transformers
     r"""Centralize the optimizer of a Hugging Face ``Trainer`` in each training, resumed or not.
 
     :math:`P g = g - \operatorname{mean}(g)` at the place that ``at`` names: see

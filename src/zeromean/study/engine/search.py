@@ -7,7 +7,6 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from zeromean.errors import needs_extra
@@ -120,7 +119,7 @@ def check_search(study: Study) -> None:
         _import_optuna()
 
 
-def _import_optuna() -> ModuleType:
+def _import_optuna() -> Any:
     with needs_extra("tuning", "search optuna"):
         import optuna
     return optuna
