@@ -108,7 +108,7 @@ class Outcome:
 
 
 def status(recipe: Recipe) -> str:
-    """Return on what a recipe has run: published data, a stand-in, or only generated data."""
+    """Return whether a recipe ran on the published data, on a stand-in or only in the tests."""
     found = [one for one in kept() if one.recipe == recipe.name]
     if not found:
         return "only end to end"
