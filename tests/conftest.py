@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ settings.load_profile("zeromean")
 
 TABLE_HEADER = """# What is tested
 
-Each row is a test that passed in the run that wrote this page.
+Each row passed in the run that wrote this page.
 
 """
 
@@ -191,11 +193,15 @@ class SupportTable:
         self.path.write_text(self.page())
 
     def page(self) -> str:
-        text = TABLE_HEADER
-        for area in sorted({row[0] for row in self.rows}):
-            text += f"## {area}\n\n| what | at | tested how | in |\n|---|---|---|---|\n"
-            for row in sorted(row for row in self.rows if row[0] == area):
-                files = ", ".join(f"`{file}`" for file in sorted(self.rows[row]))
-                text += f"| {' | '.join(row[1:])} | {files} |\n"
+        text, places = TABLE_HEADER, defaultdict(list)
+        for area, what, at, how in sorted(self.rows):
+            files = ", ".join(f"`{file}`" for file in sorted(self.rows[area, what, at, how]))
+            places[area, files, what, how].append(at)
+        for (area, files), rows in groupby(sorted(places), lambda row: row[:2]):
+            if f"## {area}\n" not in text:
+                text += f"## {area}\n\n"
+            text += f"In {files}:\n\n| what | at | tested how |\n|---|---|---|\n"
+            for row in rows:
+                text += f"| {row[2]} | {', '.join(places[row])} | {row[3]} |\n"
             text += "\n"
         return text.rstrip() + "\n"
