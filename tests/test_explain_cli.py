@@ -15,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import zeromean
-from zeromean.cli import app
+from zeromean.cli import app, models
 
 FACTORY = """
 from torch import nn
@@ -223,3 +223,10 @@ def test_escape_sequences_are_not_printed() -> None:
     _, stdout, _ = invoke("evil.pt")
     assert "\x1b" not in stdout
     assert r"a\x1b[2J" in stdout
+
+
+def test_networks_need_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "names", list)
+    code, _, stderr = invoke("resnet20")
+    assert code == 2
+    assert "a checkpoint file, a built-in network (with zeromean[study]). Use" in stderr

@@ -128,4 +128,5 @@ def test_distribution_works_with_torch_alone(
     assert Path(file).is_relative_to(python_with_torch.parents[1])
     assert found == backend
     assert "centralize" in run(python_with_torch, "-c", "help('zeromean')")
-    run(python_with_torch, "-m", "zeromean", "explain", "--help")
+    shown = run(python_with_torch, "-m", "zeromean", "explain", "--help", COLUMNS="500")
+    assert "a built-in network (with zeromean[study])" in shown

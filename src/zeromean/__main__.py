@@ -28,8 +28,8 @@ def main() -> None:
         if error.name is None or error.name.startswith("zeromean"):
             raise
         print(
-            f"zeromean: the module {error.name} is not installed."
-            " Run: pip install 'zeromean[study]'",
+            f"zeromean: the module {error.name} is not installed; only the commands"
+            f" {' and '.join(STANDALONE)} need no extra. Run: pip install 'zeromean[study]'",
             file=sys.stderr,
         )
         sys.exit(2)

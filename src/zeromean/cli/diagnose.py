@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zeromean.cli.main import typed_command
-from zeromean.cli.models import FORMS, names
+from zeromean.cli.models import FORMS, networks
 from zeromean.cli.options import Device
 from zeromean.cli.output import INTERRUPTED, echo, refuse
 from zeromean.errors import ZeromeanError
@@ -24,7 +24,7 @@ def diagnose(
         Path, typer.Argument(help="A state_dict, or a checkpoint of a training script with one.")
     ],
     context: typer.Context,
-    model: Annotated[str, typer.Option(help=f"{FORMS} or one of {', '.join(names())}.")],
+    model: Annotated[str, typer.Option(help=f"{FORMS} or one of {networks()}.")],
     data: Annotated[
         str,
         typer.Option(

@@ -14,7 +14,7 @@ HELP = "Show for every parameter of a model whether GC centers it, over which ax
 
 def main(words: Sequence[str]) -> None:
     """Run the command with the words that follow its name."""
-    from zeromean.cli.models import names
+    from zeromean.cli.models import networks
 
     parser = Parser(
         prog="zeromean explain",
@@ -24,7 +24,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument(
         "model",
         help="module:factory or file.py:factory (a function without arguments that returns a"
-        f" torch.nn.Module), timm:NAME, a checkpoint file, or one of: {', '.join(names())}",
+        f" torch.nn.Module), timm:NAME, a checkpoint file, or one of: {networks()}",
     )
     parser.add_argument("--layers", default="all", help="all, conv or linear (default: all)")
     parser.add_argument(

@@ -37,6 +37,11 @@ def names() -> list[str]:
     return [*NETWORKS, *TEXT_NETWORKS]
 
 
+def networks() -> str:
+    """Return the names of the built-in networks as text, or what they need."""
+    return ", ".join(names()) or "a built-in network (with zeromean[study])"
+
+
 def plan_of(name: str, layers: Any, embeddings: bool) -> tuple[Plan, str]:
     """Return the plan of a model, and a warning if its layers are unknown.
 
@@ -99,7 +104,7 @@ def _call_factory(text: str) -> nn.Module:
     place, colon, factory = text.rpartition(":")
     if not (place and colon and factory):
         raise ZeromeanError(
-            f"the model {text!r} is not one of {FORMS}, {', '.join(names())}",
+            f"the model {text!r} is not one of {FORMS}, {networks()}",
             f"Pass {text}:NAME, with a function in it that returns the model"
             if text.endswith(".py")
             else "Use one of these, such as models.py:resnet for a function in a file",
