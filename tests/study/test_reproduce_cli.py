@@ -198,7 +198,7 @@ def scale_of(recipe: Recipe) -> float:
 
 def check(recipe: Recipe, folder: Path) -> None:
     data, scale = write_data(recipe, folder), f"{scale_of(recipe):.3g}"
-    code, stdout, stderr = invoke(recipe.name, "--data", data, "--scale", scale)
+    code, stdout, stderr = invoke(recipe.name, "--data", data, "--scale", scale, "--yes")
     assert code == 0, stderr
     out = folder / f"{recipe.name}-scale-{scale}"
     found = results.read(out)
