@@ -16,37 +16,37 @@ assert len(jax.devices()) == 2
 axes = {"in": (0,), "out": (0,), "conv": (0, 1, 2)}
 specs = {"in": P("d", None), "out": P(None, "d"), "conv": P(None, None, "d", None)}
 shapes = {"in": (6, 4), "out": (6, 4), "conv": (3, 3, 4, 6)}
-for dtype, tolerance in ((jnp.float32, 1e-6), (jnp.bfloat16, 0.04)):
+cases = ((jnp.float32, 1e-6, AxisType.Auto), (jnp.bfloat16, 0.04, AxisType.Explicit))
+for dtype, tolerance, axis_type in cases:
     def tree(seed):
         rng = np.random.default_rng(seed)
         return {k: jnp.asarray(rng.normal(size=shapes[k]), dtype) for k in sorted(shapes)}
-    for axis_type in (AxisType.Auto, AxisType.Explicit):
-        mesh = jax.make_mesh((2,), ("d",), axis_types=(axis_type,))
-        where = {k: NamedSharding(mesh, spec) for k, spec in specs.items()}
-        put = lambda tree: jax.device_put(tree, where)
-        for at in ("gradient", "update"):
-            links = [optax.add_decayed_weights(0.1), optax.adamw(0.1)]
-            links.insert(1 if at == "gradient" else 2, zeromean.jax.centralize(axes, at=at))
-            optimizer = optax.chain(*links)
-            @jax.jit
-            def step(params, state, gradients):
-                updates, state = optimizer.update(gradients, state, params)
-                return optax.apply_updates(params, updates), state
-            alone = tree(0)
-            state = optimizer.init(alone)
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(axis_type,))
+    where = {k: NamedSharding(mesh, spec) for k, spec in specs.items()}
+    put = lambda tree: jax.device_put(tree, where)
+    for at in ("gradient", "update"):
+        links = [optax.add_decayed_weights(0.1), optax.adamw(0.1)]
+        links.insert(1 if at == "gradient" else 2, zeromean.jax.centralize(axes, at=at))
+        optimizer = optax.chain(*links)
+        @jax.jit
+        def step(params, state, gradients):
+            updates, state = optimizer.update(gradients, state, params)
+            return optax.apply_updates(params, updates), state
+        alone = tree(0)
+        state = optimizer.init(alone)
+        for n in range(4):
+            alone, state = step(alone, state, tree(1 + n))
+        with jax.set_mesh(mesh):
+            sharded = put(tree(0))
+            state = jax.jit(optimizer.init)(sharded)
             for n in range(4):
-                alone, state = step(alone, state, tree(1 + n))
-            with jax.set_mesh(mesh):
-                sharded = put(tree(0))
-                state = jax.jit(optimizer.init)(sharded)
-                for n in range(4):
-                    sharded, state = step(sharded, state, put(tree(1 + n)))
-            for k in shapes:
-                assert sharded[k].sharding.is_equivalent_to(where[k], sharded[k].ndim), k
-                np.testing.assert_allclose(
-                    np.asarray(sharded[k], np.float32), np.asarray(alone[k], np.float32),
-                    atol=tolerance, rtol=0,
-                )
+                sharded, state = step(sharded, state, put(tree(1 + n)))
+        for k in shapes:
+            assert sharded[k].sharding.is_equivalent_to(where[k], sharded[k].ndim), k
+            np.testing.assert_allclose(
+                np.asarray(sharded[k], np.float32), np.asarray(alone[k], np.float32),
+                atol=tolerance, rtol=0,
+            )
 print("same")
 """
 
