@@ -41,7 +41,7 @@ def at_most(count: int, trials: int, share: float) -> bool:
     return bool(binom.sf(count - 1, trials, share) > 1e-3)
 
 
-@pytest.mark.parametrize("seeds", [6, 10])
+@pytest.mark.parametrize("seeds", [6, pytest.param(10, marks=pytest.mark.slow)])
 def test_false_alarm_rate_of_a_study_is_within_the_level(
     tmp_path: Path, seeds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
