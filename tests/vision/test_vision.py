@@ -19,10 +19,10 @@ ROOT = HERE.parents[1]
 PATHS = [HERE.parent / "support" / "torchvision_ops", Path(sys.prefix) / "vision", ROOT / "src"]
 
 
-def run_cases(name: str, *options: str) -> None:
+def run_cases(*options: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, *options, str(HERE / name)],
+        [*command, *options],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, PATHS)), "OMP_NUM_THREADS": "1"},
         cwd=ROOT,
         check=False,
@@ -32,24 +32,13 @@ def run_cases(name: str, *options: str) -> None:
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-2000:]
 
 
-def test_torchvision_and_timm() -> None:
-    run_cases("cases_vision.py")
-
-
-def test_optimizers_of_timm() -> None:
-    run_cases("cases_optimizers.py")
-
-
-def test_training_programs() -> None:
-    run_cases("cases_programs.py")
-
-
-def test_recipe_of_a_training_program() -> None:
-    run_cases("cases_recipes.py")
+@pytest.mark.timeout(900)  # about a hundred cases in one process
+def test_cases_pass() -> None:
+    run_cases("-m", "not slow", *map(str, sorted(HERE.glob("cases_*.py"))))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("cases", ["cases_programs.py", "cases_recipes.py"])
 def test_training_programs_end_to_end(cases: str) -> None:
-    run_cases(cases, "-m", "slow")
+    run_cases("-m", "slow", str(HERE / cases))
