@@ -24,12 +24,13 @@ pytest_collect_file = Sybil(
 collect_ignore = ["src/zeromean/programs/boot"]
 collect_ignore += [] if find_spec("triton") else ["src/zeromean/kernels/triton_kernels.py"]
 
-# conftest.py files all have the same module name, replicas.py loads TensorFlow, and programs need
-# packages that are not installed.
+# conftest.py and sitecustomize.py files all have the same module name, replicas.py loads TensorFlow,
+# and programs need packages that are not installed.
 collect_ignore_glob = [
     "*/conftest.py",
     "*/on_keras/replicas.py",
     "*/recipes/programs/*",
     "*/vision/cases_*",
     "*/programs/scripts/*",
+    "*/tests/support/*",
 ]
