@@ -24,7 +24,7 @@ pytest_collect_file = Sybil(
 collect_ignore = ["src/zeromean/programs/boot"]
 collect_ignore += [] if find_spec("triton") else ["src/zeromean/kernels/triton_kernels.py"]
 
-# conftest.py and sitecustomize.py files all have the same module name, replicas.py loads TensorFlow,
+# Files named conftest.py or sitecustomize.py share their module name, replicas.py loads TensorFlow,
 # and programs need packages that are not installed.
 collect_ignore_glob = [
     "*/conftest.py",
@@ -32,5 +32,5 @@ collect_ignore_glob = [
     "*/recipes/programs/*",
     "*/vision/cases_*",
     "*/programs/scripts/*",
-    "*/tests/support/*",
+    "*/support/*",
 ]
