@@ -69,6 +69,7 @@ def test_reset_parameters_of_attention() -> None:
 def test_reset_parameters_with_arguments() -> None:
     class Scaled(nn.Linear):
         def reset_parameters(self, value: float = 1.0) -> None:
+            nn.init.ones_(self.weight)
             nn.init.constant_(self.weight[:, 0], value)
 
     layer = Scaled(3, 2)
