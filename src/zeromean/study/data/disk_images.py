@@ -267,8 +267,7 @@ class ImageCache:
                 if found is None:
                     raise OSError("the written images cannot be read back")
                 return found
-        # File systems without locks raise NotImplementedError.
-        except (OSError, NotImplementedError) as error:
+        except OSError as error:
             raise ZeromeanError(
                 f"The images of {self._name} exceed the memory limit, but {self._root} cannot be"
                 f" written to ({error})",
