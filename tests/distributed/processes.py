@@ -98,10 +98,10 @@ def run(folder: Path, modules: Sequence[str]) -> dict[str, str]:
     for world, cases in by_world(modules).items():
         for rank in range(world):
             file = folder / f"{world}" / f"{rank}.json"
-            silent = dict.fromkeys((one.name for one in cases), f"no word; {done.stderr}")
-            found = json.loads(file.read_text()) if file.exists() else silent
-            for name, error in found.items():
-                endings[name] += f"rank {rank}:\n{error}\n" if error else ""
+            found = json.loads(file.read_text()) if file.exists() else {}
+            for one in cases:
+                error = found.get(one.name, f"no word; {done.stderr}")
+                endings[one.name] += f"rank {rank}:\n{error}\n" if error else ""
     return endings
 
 
