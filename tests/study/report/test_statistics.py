@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, t
+from statsmodels.stats.multitest import multipletests
 
-from zeromean.study.report.statistics import Spread, paired, seeds_needed, spread
+from zeromean.study.report.statistics import Spread, holm, paired, seeds_needed, spread
 
 
 def test_spread_divides_by_n_minus_one() -> None:
@@ -28,6 +30,17 @@ def test_p_value_counts_sign_patterns_at_least_as_extreme(values: list[int]) -> 
     extreme = np.mean([total >= abs(sum(values)) for total in flipped])
     assert result.p_value == pytest.approx(min(1.0, extreme))
     assert result.p_value >= result.smallest_p
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_correction_is_holms(p_values: list[float]) -> None:
+    with mock.patch("gc.collect"):  # multipletests calls it each time
+        expected = multipletests(p_values, method="holm")[1]
+    assert holm(p_values) == pytest.approx(expected)
+
+
+def test_nothing_to_correct() -> None:
+    assert holm([]) == []
 
 
 def test_five_pairs_cannot_give_a_p_below_a_sixteenth() -> None:
