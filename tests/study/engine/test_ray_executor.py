@@ -26,6 +26,9 @@ os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # By default, Ray's workers have a low priority: a busy machine would starve them.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# By default, a killed node counts as dead after 15 seconds.
+os.environ.setdefault("RAY_health_check_initial_delay_ms", "500")
+os.environ.setdefault("RAY_health_check_period_ms", "500")
 
 # Ray starts its processes by fork, of which JAX warns where another test has loaded it here.
 pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
