@@ -22,6 +22,19 @@ def test_version_is_printed() -> None:
     assert (done.exit_code, done.output) == (0, f"zeromean {metadata.version('zeromean')}\n")
 
 
+def test_version_needs_no_extra() -> None:
+    program = (
+        "import sys\n"
+        "for name in ('typer', 'rich', 'msgspec'): sys.modules[name] = None\n"
+        "sys.argv[1:] = ['--version']\n"
+        "from zeromean.__main__ import main; main()"
+    )
+    shown = subprocess.run(
+        (sys.executable, "-c", program), capture_output=True, text=True, check=True
+    ).stdout
+    assert shown == f"zeromean {metadata.version('zeromean')}\n"
+
+
 def test_without_a_command_the_commands_are_listed() -> None:
     done = CliRunner().invoke(app, [])
     assert done.exit_code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import sys
+from importlib import metadata
 
 # Commands that need torch alone; the others need the extra "study".
 STANDALONE = {"run": "zeromean.cli.run", "explain": "zeromean.cli.explain"}
@@ -19,6 +20,9 @@ def main() -> None:
     command, *words = sys.argv[1:] or [""]
     if command in STANDALONE:
         importlib.import_module(STANDALONE[command]).main(words)
+        return
+    if command == "--version":
+        print(f"zeromean {metadata.version('zeromean')}")
         return
     try:
         from zeromean.cli.main import app
