@@ -230,3 +230,6 @@ def test_networks_need_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, stderr = invoke("resnet20")
     assert code == 2
     assert "a checkpoint file, a built-in network (with zeromean[study]). Use" in stderr
+    assert "for a built-in network, run: pip install 'zeromean[study]'.\n" in stderr
+    _, stdout, _ = invoke("--help")
+    assert "or a built-in network (with zeromean[study])" in " ".join(stdout.split())

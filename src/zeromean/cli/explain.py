@@ -14,8 +14,9 @@ HELP = "Show for every parameter of a model whether GC centers it, over which ax
 
 def main(words: Sequence[str]) -> None:
     """Run the command with the words that follow its name."""
-    from zeromean.cli.models import networks
+    from zeromean.cli.models import names, networks
 
+    built_in = f"one of: {networks()}" if names() else networks()
     parser = Parser(
         prog="zeromean explain",
         description=HELP,
@@ -24,7 +25,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument(
         "model",
         help="module:factory or file.py:factory (a function without arguments that returns a"
-        f" torch.nn.Module), timm:NAME, a checkpoint file, or one of: {networks()}",
+        f" torch.nn.Module), timm:NAME, a checkpoint file, or {built_in}",
     )
     parser.add_argument("--layers", default="all", help="all, conv or linear (default: all)")
     parser.add_argument(

@@ -107,7 +107,8 @@ def _call_factory(text: str) -> nn.Module:
             f"the model {text!r} is not one of {FORMS}, {networks()}",
             f"Pass {text}:NAME, with a function in it that returns the model"
             if text.endswith(".py")
-            else "Use one of these, such as models.py:resnet for a function in a file",
+            else "Use one of these, such as models.py:resnet for a function in a file"
+            + ("" if names() else "; for a built-in network, run: pip install 'zeromean[study]'"),
         )
     try:
         # What the user's code prints is not part of the output, such as that of --json.
