@@ -455,7 +455,8 @@ def test_folder_of_another_study_is_refused_before_data_are_read(
     monkeypatch.setattr(LOAD, "load_problem", lambda *_: pytest.fail("data were read"))
     code, stdout, stderr = invoke(*arguments, "--scale", "0.01")
     assert (code, stdout, stderr.count("\n")) == (2, "", 1)
-    assert "holds a study with other settings" in stderr
+    assert "the folder out holds a study with other settings" in stderr
+    assert stderr.endswith("Pass another folder as out (on the command line: --out FOLDER).\n")
 
 
 def test_other_data_are_refused_before_the_cost_is_measured(

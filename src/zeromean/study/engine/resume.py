@@ -100,8 +100,8 @@ def _check_study(study: Study, held: Study, out: Path, store: Store) -> None:
     own, asked = _settings(held), _settings(study)
     if others := _differing({**own, "seeds": 0}, {**asked, "seeds": 0}):
         raise ZeromeanError(
-            f"out {out} holds a study with other settings ({', '.join(others)})",
-            "Pass another folder",
+            f"the folder {out} holds a study with other settings ({', '.join(others)})",
+            "Pass another folder as out (on the command line: --out FOLDER)",
         )
     if study.seeds == held.seeds:
         return
