@@ -131,7 +131,7 @@ class SGD(_Published, optim.SGD):
     """SGD with the published keywords.
 
     Args:
-        params, lr, momentum, dampening, weight_decay, nesterov: Arguments of ``torch.optim.SGD``.
+        params, lr, momentum, dampening, weight_decay, nesterov: As in ``torch.optim.SGD``.
         use_gc: Whether anything is centered (default False).
         gc_conv_only: Whether only convolutions are centered (default False).
 
@@ -164,9 +164,9 @@ class SGDW(SGD, optim.SGDW):
     """SGD with decoupled decay and the published keywords.
 
     Args:
-        params, lr, momentum, dampening, weight_decay, nesterov: Arguments of
-            ``zeromean.optim.SGDW``.
-        use_gc, gc_conv_only: Arguments of :class:`SGD`.
+        params, lr, momentum, dampening, weight_decay, nesterov: As in
+            :class:`zeromean.optim.SGDW`.
+        use_gc, gc_conv_only: As in :class:`SGD`.
 
     Example:
         >>> import torch
@@ -179,8 +179,8 @@ class Adam(_Published, optim.Adam):
     """Adam with the published keywords.
 
     Args:
-        params, lr, betas, eps, weight_decay, amsgrad: Arguments of ``torch.optim.Adam``.
-        use_gc, gc_conv_only: Arguments of :class:`SGD`.
+        params, lr, betas, eps, weight_decay, amsgrad: As in ``torch.optim.Adam``.
+        use_gc, gc_conv_only: As in :class:`SGD`.
         gc_loc: Whether the gradient is centered instead of the whole update (default False).
 
     Example:
@@ -211,8 +211,8 @@ class AdamW(_Published, optim.AdamW):
     """AdamW with the published keywords.
 
     Args:
-        params, lr, betas, eps, weight_decay, amsgrad: Arguments of ``torch.optim.AdamW``.
-        use_gc, gc_conv_only, gc_loc: Arguments of :class:`Adam`.
+        params, lr, betas, eps, weight_decay, amsgrad: As in ``torch.optim.AdamW``.
+        use_gc, gc_conv_only, gc_loc: As in :class:`Adam`.
 
     Example:
         >>> import torch
@@ -252,11 +252,12 @@ class Ranger(optim.Lookahead):
     RAdam is torch's, and its decay is ``lr * weight_decay``, applied to the weights.
 
     Args:
-        params, lr, betas, eps, weight_decay: Arguments of ``torch.optim.RAdam``.
-        alpha, k: Arguments of :class:`zeromean.optim.Lookahead`.
+        params, lr, betas, eps, weight_decay: As in ``torch.optim.RAdam``.
+        alpha, k: As in :class:`zeromean.optim.Lookahead`.
         N_sma_threshhold: Length of the moving average from which RAdam rectifies. Only 5, the
             value in torch, is supported.
-        use_gc, gc_conv_only: Arguments of :class:`SGD`; ``use_gc`` is True by default.
+        use_gc: As in :class:`SGD`, but True by default.
+        gc_conv_only: As in :class:`SGD`.
         gc_loc: Whether the gradient is centered instead of the whole update (default True).
 
     Raises:

@@ -70,7 +70,7 @@ class Row:
 
     @property
     def role(self) -> str:
-        """The kind of layer: "conv", "linear" or "embedding"; "-" without fan-in axes."""
+        """The kind of layer, "conv", "linear" or "embedding"; "-" without fan-in axes."""
         return self.fan_in.role if self.fan_in else "-"
 
     @property
@@ -105,7 +105,7 @@ class Row:
 class Plan(TabularSequence[Row]):
     """A decision for each parameter, whether it is centered, over which axes and why.
 
-    It is a sequence of :class:`Row`, and printing it gives a table.
+    It is a sequence of :class:`zeromean.plan.Row`, and printing it gives a table.
 
     Args:
         rows: One row per parameter.

@@ -23,7 +23,8 @@ from zeromean.optim.fused import Fused
 from zeromean.plan import Layers
 
 _CAPTURABLE = """\
-        capturable: Whether a CUDA graph may hold the step; needs Triton's kernels (default False).
+        capturable: Whether a CUDA graph may capture the step (default False); needs
+            Triton's kernels.
 """
 
 

@@ -130,9 +130,9 @@ class Ranger(Lookahead):
 
     Args:
         params: A model; or parameters or param groups as in torch.
-        lr, betas, eps, weight_decay, decoupled_weight_decay: As in :class:`RAdam`, with the
-            defaults 1e-3, (0.95, 0.999), 1e-5, 0 and False.
-        k, alpha: As in :class:`Lookahead`, with the defaults 6 and 0.5.
+        lr, betas, eps, weight_decay, decoupled_weight_decay: As in :class:`RAdam`; the defaults
+            may differ.
+        k, alpha: As in :class:`Lookahead`; the defaults differ.
         model, at, layers, embeddings: As in :class:`RAdam`.
 
     Raises:

@@ -72,6 +72,7 @@ class NaturalLinear(nn.Module):
         return self.d - self.weight @ self.c
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output, and count an update if v changed since the last pass."""
         if x.shape[-1:] != self.c.shape:  # x - c would broadcast
             raise ZeromeanError(
                 f"an input of shape {tuple(x.shape)} does not have {self.in_features} features"
@@ -90,6 +91,7 @@ class NaturalLinear(nn.Module):
         return plain.train(self.training)
 
     def extra_repr(self) -> str:
+        """Return the sizes and the options, for printing."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features},"
             f" every={self.every}, eps={self.eps:g}"

@@ -30,10 +30,12 @@ def write(results: Results, min_effect: float | None = None) -> Path:
 
     Args:
         results: Finished study.
-        min_effect: See :func:`sections`.
+        min_effect: Difference of scores (0.01 is one point of accuracy) for which the tables show
+            the number of seeds that detect it; None (default) shows none.
 
     Raises:
-        ZeromeanError: The file cannot be written; the database is not touched.
+        ZeromeanError: ``min_effect`` is not above 0, or the file cannot be written; the database
+            is not touched.
     """
     parts = sections(results, min_effect)
     page = template(FOLDER, "report.html").render(

@@ -122,7 +122,7 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
     Args:
         command: The words of the command; without a Python in front, ``train.py`` and ``-m module``
             run in this one.
-        metric: The metric to compare, see :func:`parse_metric`.
+        metric: The metric to compare, see :func:`zeromean.study.spec.program.parse_metric`.
         other_metrics: Further metrics to record at each point but not to compare, in the form of
             ``metric``; each is read from a file.
         higher: Whether a higher metric is better; None to go by its name.

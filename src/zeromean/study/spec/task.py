@@ -119,7 +119,7 @@ class ImageTask(TrainedTask, frozen=True, kw_only=True, tag="image"):
             share.
         split: ``fixed``, or ``seed`` for a test set per seed, for data without a test set.
 
-    The other arguments are those of :class:`TrainedTask`.
+    The other arguments are those of :class:`zeromean.study.spec.task.TrainedTask`.
 
     Raises:
         ZeromeanError: A name is unknown, a number is out of range, or settings do not go together.
@@ -176,7 +176,7 @@ class TextTask(TrainedTask, frozen=True, kw_only=True, tag="text"):
         data: ``text``, a text that Python carries, or ``text:FILE``.
         model: ``lstm`` or ``transformer``.
 
-    The other arguments are those of :class:`TrainedTask`.
+    The other arguments are those of :class:`zeromean.study.spec.task.TrainedTask`.
 
     Example:
         >>> TextTask(model="lstm").label
@@ -201,7 +201,7 @@ class FunctionTask(TrainedTask, frozen=True, kw_only=True, tag="function"):
         function: ``module:function`` or ``file.py:function``; see
             :mod:`zeromean.study.tasks.function` for what it returns.
 
-    The other arguments are those of :class:`TrainedTask`.
+    The other arguments are those of :class:`zeromean.study.spec.task.TrainedTask`.
 
     Example:
         >>> FunctionTask(function="train.py:task").label
