@@ -55,3 +55,12 @@ if _TABLE.exists():
     shutil.copy(_TABLE, _PAGE)
 else:
     _PAGE.write_text("# What is tested\n\nRun `make test` first: it writes this table.\n")
+
+
+def keep_numbers_together(app, name: str, source: list[str]) -> None:
+    """Put no-break spaces around each plus-minus sign, so that no line breaks there."""
+    source[0] = source[0].replace(" ± ", "\u00a0±\u00a0")
+
+
+def setup(app) -> None:
+    app.connect("source-read", keep_numbers_together)
