@@ -156,7 +156,7 @@ def check_programs(study: Study, jobs: int, ray: str | None) -> None:
             raise ZeromeanError(
                 f"jobs is {jobs}, but the runs of {task.label} would write to the same folder",
                 "Pass {out} to the program as its output folder, or give each run a copy of the"
-                " working folder by --own-folder",
+                " working folder by --own-folder (in a study file, own_folder = true)",
             )
 
 
