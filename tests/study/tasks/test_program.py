@@ -196,7 +196,7 @@ def test_programs_have_their_own_optimizer() -> None:
 
 def test_runs_side_by_side_need_folders_of_their_own() -> None:
     study = Study(tasks=(task(),))
-    with pytest.raises(ZeromeanError, match="would write to the same folder"):
+    with pytest.raises(ZeromeanError, match=r"in a study file, own_folder = true\)"):
         check_programs(study, 2, None)
     check_programs(study, 1, None)
     check_programs(Study(tasks=(task("train.py", "{out}"),)), 2, None)
