@@ -20,6 +20,11 @@ from interpreter import prepare_interpreter
 # Without a GPU, Triton interprets its programs; the variable must be set before the import.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# The functions are small, so XLA takes longer to optimize them than they take to run.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 from zeromean import kernels
 from zeromean.kernels import shared_library, triton_backend

@@ -48,8 +48,6 @@ class LayerClass(NamedTuple):
 
 
 Maker = Callable[[LayerClass, Mapping[str, Array], Job], Model]
-# The tests compile hundreds of small programs that each run a few times.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Column:
@@ -71,7 +69,7 @@ class Column:
                 out = model.apply(params, batch)
                 return jnp.mean(out**2) + jnp.mean(out), out
 
-            self.made[row] = model, jit(jax.grad(loss, has_aux=True))
+            self.made[row] = model, jax.jit(jax.grad(loss, has_aux=True))
         return self.made[row]
 
     def walk(self, row: str, job: Job) -> Walk:
@@ -80,7 +78,7 @@ class Column:
             model, gradients_of = self.model(row, job)
             optimizer = centered(SETTINGS[job.setting], model.axes, job.at)
 
-            @jit
+            @jax.jit
             def step(params: Any, state: Any, gradients: Any) -> Any:
                 updates, state = optimizer.update(gradients, state, params)
                 return optax.apply_updates(params, updates), state

@@ -103,7 +103,6 @@ def walks(backend: str, quick: bool) -> Mapping[str, Array]:
                 "KERAS_BACKEND": backend,
                 "JAX_ENABLE_X64": "1",
                 "TF_CPP_MIN_LOG_LEVEL": "3",
-                "XLA_FLAGS": "--xla_backend_optimization_level=0",
             }
             done = subprocess.run(
                 [sys.executable, __file__, file, str(quick)],

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 HERE = Path(__file__).parent
+TWO_DEVICES = " --xla_force_host_platform_device_count=2"
 CASES = [str(path) for path in sorted(HERE.glob("cases_*.py"))]
 
 
@@ -37,9 +38,7 @@ def test_cases_pass(
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "TF_NUM_INTRAOP_THREADS": "1",
             "TF_NUM_INTEROP_THREADS": "1",
-            # Two devices, and fast compilation.
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2"
-            " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+            "XLA_FLAGS": os.environ["XLA_FLAGS"] + TWO_DEVICES,
         },
         cwd=HERE.parents[1],
         check=False,

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -24,9 +23,6 @@ from zeromean.jax.fan_in_rules import shift_stacked
 KEY = jax.random.key(0)
 
 
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def positive(*shape: int) -> Any:
     return np.random.default_rng(0).uniform(0.1, 1.1, shape).astype(np.float32)
 
@@ -42,7 +38,7 @@ def assert_axes_match_jacobian(
     (row,) = (row for row in plan if row.name == name)
     assert row.centered
     jacobian = jax.jacobian(lambda kernel: outputs_of(kernel).sum(positions).ravel())
-    units = jit(jacobian)(kernel)
+    units = jax.jit(jacobian)(kernel)
     vectors = np.asarray(units) != 0
     assert vectors.sum(0).min() == vectors.sum(0).max()  # each entry is used as often
     gradient = np.random.default_rng(0).normal(size=kernel.shape)

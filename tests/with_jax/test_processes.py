@@ -64,7 +64,7 @@ def run(code: str, **environment: str) -> str:
 
 
 def test_sharded_steps_equal_unsharded(supports: Callable[..., None]) -> None:
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
     assert run(SHARDED, XLA_FLAGS=flags, JAX_PLATFORMS="cpu") == "same"
     for at in ("gradient", "update"):
         how = "two devices against one, shards of inputs and of outputs"
