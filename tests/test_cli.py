@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from zeromean.cli import app, demo
+from zeromean.cli import demo
+from zeromean.cli.main import app
 from zeromean.cli.output import one_line_errors, printable
 
 PROGRAM = (sys.executable, "-m", "zeromean")

@@ -15,7 +15,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 import zeromean
-from zeromean.cli import app, models
+from zeromean.cli import models
+from zeromean.cli.main import app
 
 FACTORY = """
 from torch import nn

@@ -7,8 +7,7 @@ import io
 import sys
 from importlib import metadata
 
-# Commands that need torch alone; the others need the extra "study".
-STANDALONE = {"run": "zeromean.cli.run", "explain": "zeromean.cli.explain"}
+from zeromean.cli.standalone import STANDALONE
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from zeromean.bench import report, run
 from zeromean.bench.paired_timing import time_in_turn
-from zeromean.cli import app
+from zeromean.cli.main import app
 
 
 def invoke(*arguments: object) -> tuple[int, str, str]:

@@ -14,8 +14,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 import zeromean
-from zeromean.cli import app
 from zeromean.cli.checkpoint import read_checkpoint
+from zeromean.cli.main import app
 from zeromean.diagnose import page
 
 TITLES = (

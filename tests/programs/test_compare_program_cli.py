@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from programs import ZEROMEAN, environment
-from zeromean.cli import app
+from zeromean.cli.main import app
 from zeromean.study import ProgramTask, Study
 from zeromean.study.engine import results
 from zeromean.study.engine.store import Store

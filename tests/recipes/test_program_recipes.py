@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from zeromean.cli import app
+from zeromean.cli.main import app
 from zeromean.errors import MissingExtraError, ZeromeanError
 from zeromean.recipes import program_data, published, registry
 from zeromean.recipes.metrics import METRICS

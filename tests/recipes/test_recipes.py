@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from typer.testing import CliRunner
 
-from zeromean.cli import app
+from zeromean.cli.main import app
 from zeromean.cli.tables import planned
 from zeromean.errors import ZeromeanError
 from zeromean.recipes import outcome, published, registry

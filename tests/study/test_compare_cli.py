@@ -19,7 +19,8 @@ from study_files import patterns, write_npz
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
-from zeromean.cli import app, progress
+from zeromean.cli import progress
+from zeromean.cli.main import app
 from zeromean.cli.progress import LiveProgress
 from zeromean.study import ImageTask, Study
 from zeromean.study.engine import results

@@ -27,7 +27,7 @@ from study_files import patterns, write_cifar, write_miniimagenet
 from torch import nn
 from typer.testing import CliRunner
 
-from zeromean.cli import app
+from zeromean.cli.main import app
 from zeromean.errors import ZeromeanError
 from zeromean.recipes import cost, outcome, registry
 from zeromean.recipes.agreement_test import agreement

@@ -14,7 +14,7 @@ import torch
 from cases_programs import scenes, write_images
 from typer.testing import CliRunner
 
-from zeromean.cli import app
+from zeromean.cli.main import app
 from zeromean.recipes import outcome, registry
 from zeromean.recipes.metrics import METRICS
 from zeromean.recipes.programs.detection import BACKBONES

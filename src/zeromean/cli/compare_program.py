@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from zeromean.cli.main import typed_options, typed_words
 from zeromean.cli.options import split_names
 from zeromean.cli.output import echo, refuse
+from zeromean.cli.typed import typed_options, typed_words
 from zeromean.errors import ZeromeanError
 from zeromean.study.spec import presets
 from zeromean.study.spec.method import BASELINE, Method

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zeromean.cli.main import typed_command
 from zeromean.cli.models import FORMS, networks
 from zeromean.cli.options import Device
 from zeromean.cli.output import INTERRUPTED, echo, refuse
+from zeromean.cli.typed import typed_command
 from zeromean.errors import ZeromeanError
 
 if TYPE_CHECKING:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import shlex
 import sys
-from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
-from zeromean.__main__ import STANDALONE
 from zeromean.cli.output import echo, one_line_errors, refuse
+from zeromean.cli.standalone import STANDALONE
+from zeromean.cli.typed import WORDS
 from zeromean.errors import ZeromeanError
 
 # Typer has its own copy of click's errors and exports only this one of them.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-# The key under which a context keeps the words that were typed after the program's name.
-WORDS = "zeromean.words"
 # Help of the commands that parse their own words with argparse.
 HELP = {
     "run": "Run any training program with GC, unmodified.",
@@ -64,27 +61,6 @@ def _check_utf8(word: str) -> None:
         word.encode()
     except UnicodeEncodeError as error:
         raise ZeromeanError(f"{word!r} is not UTF-8", "Rename it") from error
-
-
-def typed_words(context: typer.Context) -> list[str]:
-    """Return the words that were typed after the program's name."""
-    words: list[str] = context.meta[WORDS]
-    return words
-
-
-def typed_options(context: typer.Context, names: Sequence[str]) -> list[str]:
-    """Return those of the parameters that were typed, as options."""
-    sources = {name: context.get_parameter_source(name) for name in names}
-    return [
-        f"--{name.replace('_', '-')}"
-        for name, source in sources.items()
-        if source is not None and source.name == "COMMANDLINE"
-    ]
-
-
-def typed_command(context: typer.Context) -> str:
-    """Return the whole command in a form that can be run again."""
-    return shlex.join(["zeromean", *typed_words(context)])
 
 
 app = typer.Typer(cls=OneLineErrors, pretty_exceptions_enable=False)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zeromean.cli.main import typed_command, typed_options
 from zeromean.cli.options import Device, Jobs, Precision, Ray, TensorBoard, Threads
 from zeromean.cli.output import echo
 from zeromean.cli.run_study import train_study
+from zeromean.cli.typed import typed_command, typed_options
 from zeromean.errors import ZeromeanError
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.validation import SettingError, check_range

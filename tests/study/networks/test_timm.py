@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from zeromean.cli import app
+from zeromean.cli.main import app
 from zeromean.errors import ZeromeanError
 from zeromean.study import ImageTask, Study
 from zeromean.study.networks.build import build
