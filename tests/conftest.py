@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -155,6 +156,15 @@ LONGEST = (
     "tests/programs/test_run_scripts.py",
     "tests/study/test_compare_cli.py",
 )
+
+
+# Modules and tests stay to the end, so the garbage collector need not search them.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
