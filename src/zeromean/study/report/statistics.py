@@ -181,7 +181,8 @@ def interval_of_mean(
     sample = np.asarray(values, dtype=float)
     size = size or float(np.abs(sample).max(initial=0.0)) or 1.0
     count = len(sample)
-    if count < MIN_PAIRS_FOR_INTERVAL or np.ptp(sample) < 1e-12 * size:
+    sample = sample / size  # squares of the smallest numbers would be 0
+    if count < MIN_PAIRS_FOR_INTERVAL or np.ptp(sample) < 1e-12:
         return None
     student = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
     level = 1 - 2 * stats.norm.sf(student * math.sqrt(count / (count - 1)))
@@ -195,4 +196,5 @@ def interval_of_mean(
             method="BCa",
             rng=RESAMPLING_SEED,
         ).confidence_interval
+    low, high = low * size, high * size
     return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None
