@@ -86,6 +86,19 @@ def test_swapping_methods_flips_every_sign(values: list[float]) -> None:
         assert there.interval[1] <= max(values) + 1e-12
 
 
+@given(
+    st.lists(st.integers(-50, 50), min_size=5, max_size=7, unique=True),
+    st.floats(0.001, 1000),
+)
+def test_unit_does_not_matter(values: list[int], unit: float) -> None:
+    """Resampled means that tie in one unit tie in any other."""
+    result, other = (
+        paired([one * size for one in values], np.zeros(len(values))) for size in (1.0, unit)
+    )
+    assert other.p_value == result.p_value
+    assert np.array(other.interval) / unit == pytest.approx(result.interval)
+
+
 def test_same_numbers_give_same_interval() -> None:
     treated, control = [0.3, 0.1, 0.4, 0.2], [0.2, 0.2, 0.1, 0.1]
     assert paired(treated, control) == paired(treated, control)

@@ -153,7 +153,7 @@ def seeds_needed(deviation: float, effect: float) -> int:
 
 
 def _rounded_mean(differences: np.ndarray, axis: int) -> np.ndarray:
-    """Round far below the effect of one image, so that tied sign patterns stay tied."""
+    """Round far below the effect of one image, so that tied means stay tied."""
     mean: np.ndarray = np.mean(differences, axis=axis).round(12)
     return mean
 
@@ -181,7 +181,7 @@ def interval_of_mean(
     sample = np.asarray(values, dtype=float)
     size = size or float(np.abs(sample).max(initial=0.0)) or 1.0
     count = len(sample)
-    sample = sample / size  # squares of the smallest numbers would be 0
+    sample = sample / size  # so that rounding errors and squares do not depend on the unit
     if count < MIN_PAIRS_FOR_INTERVAL or np.ptp(sample) < 1e-12:
         return None
     student = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
@@ -190,7 +190,7 @@ def interval_of_mean(
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         low, high = stats.bootstrap(
             (sample,),
-            np.mean,
+            _rounded_mean,
             n_resamples=RESAMPLES,
             confidence_level=level,
             method="BCa",
