@@ -37,6 +37,7 @@ nb_execution_mode = "off"  # a test executes the notebook
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
