@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import zeromean
 from zeromean import monitoring, optim
 from zeromean.centralization.centralize import handle_of
+from zeromean.measurement.observer import StepObserver
 from zeromean.measurement.sample import QUANTITIES
 from zeromean.monitoring import LayerStatistics, Sample
 
@@ -251,6 +252,32 @@ def test_failing_closure_keeps_the_monitor_working() -> None:
     loss_of(model, batch(0)).backward()
     optimizer.step()
     assert [sample.step for sample in samples] == [0]
+
+
+@pytest.mark.parametrize("closure", [None, lambda: 0.0])
+@pytest.mark.parametrize("failing", ["begin", "see gradients"])
+def test_next_step_is_observed_after_a_failing_function(failing: str, closure: Any) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+    calls: list[str] = []
+
+    def call(name: str) -> bool:
+        calls.append(name)
+        if name == failing and calls.count(name) == 1:
+            raise OSError("no room")
+        return True
+
+    def see_gradients(optimizer: torch.optim.Optimizer) -> None:
+        call("see gradients")
+
+    def end(optimizer: torch.optim.Optimizer, observed: bool) -> None:
+        call(f"end {observed}")
+
+    StepObserver(optimizer, lambda optimizer: call("begin"), see_gradients, end)
+    with pytest.raises(OSError, match="no room"):
+        optimizer.step(closure)
+    failed = len(calls)
+    optimizer.step(closure)
+    assert calls[failed:] == ["begin", "see gradients", "end True"]
 
 
 class Twice(torch.optim.SGD):

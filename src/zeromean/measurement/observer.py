@@ -20,16 +20,16 @@ from zeromean.fan_in import FanIn
 class StepObserver:
     """Calls functions around each step of an optimizer.
 
-    The hooks run before all others before a step, so that they see gradients that are not centered
-    yet, and after all others after it, so that they see the final weights. Therefore they never
-    stand between the hooks of ``zeromean.centralize`` and the step.
+    Before a step, the observer's hook runs ahead of all others, so that it sees gradients that are
+    not centered yet. After the step it runs behind all others, so that it sees the final weights.
+    It therefore never runs between the hooks of ``zeromean.centralize`` and the step.
 
     Args:
         optimizer: Optimizer to observe. No reference to it is kept.
-        begin: Called before a step; returns whether to observe it.
-        see_gradients: Called as soon as the gradients of an observed step exist: before the step,
-            or after the first evaluation of its closure.
-        end: Called after a step, observed or not, with whether it was observed.
+        begin: Function that is called before a step and returns whether to observe it.
+        see_gradients: Function that is called as soon as the gradients of an observed step exist:
+            before the step, or after the first evaluation of its closure.
+        end: Function that is called after every step, with whether it was observed.
     """
 
     only_observes = True  # so that centralize can take over steps despite these hooks
@@ -58,26 +58,26 @@ class StepObserver:
     ) -> Arguments | None:
         if self._inside:  # super().step() runs the hooks again within the same step
             return None
-        self._inside = True
         _ordered(optimizer._optimizer_step_post_hooks).move_to_end(self._after.id)
         self._observed, self._seen = self._begin(optimizer), False
-        if not self._observed:
-            return None
-        # A closure computes the gradients inside step.
-        wrapped = wrap_closure(args, kwargs, partial(self._run_closure, optimizer))
-        if wrapped is None:
-            self._see_gradients(optimizer)
+        wrapped = None
+        if self._observed:
+            # A closure computes the gradients inside step.
+            wrapped = wrap_closure(args, kwargs, partial(self._run_closure, optimizer))
+            if wrapped is None:
+                self._see_gradients(optimizer)
+        self._inside = True  # last, because the functions above may raise, which ends the step
         return wrapped
 
     def _run_closure(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Any:
         try:
             loss = closure()
+            if not self._seen:  # some optimizers evaluate a closure several times per step
+                self._seen = True
+                self._see_gradients(optimizer)
         except BaseException:
             self._inside = self._observed = False
             raise
-        if not self._seen:  # some optimizers evaluate a closure several times per step
-            self._seen = True
-            self._see_gradients(optimizer)
         return loss
 
     @eager
@@ -90,9 +90,9 @@ class StepObserver:
 
 
 def watch_backward(optimizer: Optimizer, watch: Callable[[Tensor, FanIn], None] | None) -> None:
-    """Call ``watch`` with each parameter whose gradient at="backward" is about to center.
+    """Call a function with each parameter whose gradient at="backward" is about to center.
 
-    None stops that. Nothing happens unless the optimizer is centralized at="backward".
+    None ends the calls. An optimizer that is not centralized at="backward" is left alone.
     """
     handle = handle_of(optimizer)
     place = handle._place if handle is not None else None
