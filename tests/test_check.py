@@ -166,8 +166,17 @@ def test_optimizer_centralized_by_shapes() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.warns(zeromean.ZeromeanWarning, match="Without a model"):
         zeromean.centralize(optimizer)
-    with pytest.warns(zeromean.ZeromeanWarning, match="Without a model"):
-        assert check(optimizer, model, (torch.randn(8, 6) + 1, torch.randn(8, 3))).ok
+    assert check(optimizer, model, (torch.randn(8, 6) + 1, torch.randn(8, 3))).ok
+
+
+def test_warnings_of_centralize_are_not_repeated() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    warmed(model, optimizer)
+    with pytest.warns(zeromean.ZeromeanWarning, match=r"only shapes|momentum") as caught:
+        zeromean.centralize(optimizer)
+    assert len(caught) == 2
+    check(optimizer, model, batch())  # a warning would be an error
 
 
 def test_undecidable_steps_are_undecided() -> None:

@@ -1,10 +1,11 @@
-"""``check``: shows from outside, by steps on copies, whether an optimizer's step is centered."""
+"""``check``: show by steps on copies whether an optimizer's step is centered."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from zeromean.centralization.centering import CenteredParameter, Centering
 from zeromean.centralization.centralize import attach, centering_of, handle_of
 from zeromean.centralization.validate import check_subjects, refuse_loss
-from zeromean.errors import ZeromeanError
+from zeromean.errors import ZeromeanError, ZeromeanWarning
 from zeromean.fan_in import FanIn
 from zeromean.gc_options import GCOptions
 from zeromean.measurement.sample import warn_of_vanished
@@ -32,8 +33,8 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-# Response up to which a gradient counts as centered. A step that sees the gradient's mean changes
-# by about its own size when the mean changes; another step changes by rounding.
+# Response up to which a gradient counts as centered. A step that depends on the gradient's mean
+# changes by about its own size when the mean does; any other step changes by rounding alone.
 MAX_RESPONSE = 1e-2
 # Change of a mean, in rounding steps of the largest weight, up to which it counts as kept.
 MAX_ROUNDING_STEPS = 4
@@ -46,12 +47,12 @@ class CheckedLayer:
     Args:
         name: Full name of the parameter in the model.
         response: Relative change of the step when a constant is added to the gradient of every
-            weight vector; only rounding if the optimizer saw a centered gradient.
+            weight vector; at the level of rounding if the optimizer saw a centered gradient.
         mean_change: Largest change of a weight vector's mean in the step, divided by the step's
-            root mean square; only rounding if the mean is kept.
+            root mean square; at the level of rounding if the mean is kept.
         vanished: Share of the gradient's nonzero entries that centering turns into exact zeros.
         gradient_centered: Whether the optimizer saw a centered gradient; None if the step was zero
-            or not finite, so that this is unknown.
+            or not finite.
         mean_kept: Whether the mean was kept; None if the step is too small compared with the
             weights' rounding, or not finite.
     """
@@ -70,8 +71,9 @@ class Check(TabularSequence[CheckedLayer]):
 
     Args:
         optimizer: Class name of the optimizer.
-        at: Place where it claims to center: "gradient", "update" or "backward"; None for nowhere.
-        layers: Every layer that is centered, or would be by the defaults.
+        at: Place where the optimizer claims to center: "gradient", "update" or "backward"; None for
+            nowhere.
+        layers: Every layer that is centered, or would be by the defaults of ``centralize``.
     """
 
     optimizer: str
@@ -82,7 +84,7 @@ class Check(TabularSequence[CheckedLayer]):
     def ok(self) -> bool:
         """Whether every layer is centered at the place that the optimizer claims.
 
-        For an optimizer that claims nothing, whether every layer is centered at either place.
+        If the optimizer claims no place, each layer may be centered at either one.
         """
         return bool(self.layers) and all(self._is_centered(layer) is True for layer in self.layers)
 
@@ -102,8 +104,12 @@ class Check(TabularSequence[CheckedLayer]):
         words = {True: "yes", False: "no", None: "?"}
         rows = [
             (
-                *(layer.name, words[layer.gradient_centered], _number(layer.response)),
-                *(words[layer.mean_kept], _number(layer.mean_change), f"{layer.vanished:.1%}"),
+                layer.name,
+                words[layer.gradient_centered],
+                _number(layer.response),
+                words[layer.mean_kept],
+                _number(layer.mean_change),
+                f"{layer.vanished:.1%}",
             )
             for layer in self.layers
         ]
@@ -138,12 +144,12 @@ def check(
       :math:`P(g + c 1) = P(g)`.
     - The mean is kept if :math:`e^T w` is the same after the step.
 
-    So it also shows whether another library's ``use_gc=True`` has an effect. A warning appears if
-    centering turns more than 1 % of a layer's nonzero gradient entries into zeros.
+    The check therefore also shows whether another library's ``use_gc=True`` has an effect. It warns
+    if centering turns more than 1% of a layer's nonzero gradient entries into zeros.
 
     Args:
-        optimizer: Centralized optimizer, drop-in, or any other.
-        model: Model that it updates, whole in this process.
+        optimizer: Any optimizer, such as a centralized one or a drop-in.
+        model: Model that the optimizer updates, not sharded over processes.
         batch: One (input, target) pair; the input is a tensor or a mapping of keyword arguments.
         loss: Function of the model's output and the target.
 
@@ -221,7 +227,7 @@ def _step_on_copies(
     loss: Callable[[Any, Any], Tensor],
     on_gradient: Callable[[int, Tensor], Tensor],
 ) -> list[Tensor]:
-    """Return the weights after one step in which each raw gradient passes through a function."""
+    """Return the weights after one step along the gradients that ``on_gradient`` returns."""
     model, optimizer, parameters = _copies(optimizer, model, centered)
     for index, parameter in enumerate(parameters):
         if parameter.requires_grad:
@@ -258,8 +264,8 @@ def _copies(
     memo: dict[int, Any] = {}
     try:
         copied = copy.deepcopy(originals, memo)
-        # Optimizers copy only their groups and state, but some step by other attributes too.
-        # Methods that a scheduler has replaced belong to the original.
+        # Optimizers copy only their groups and state, but some use other attributes in their step.
+        # Functions are left out: a method that a scheduler has replaced refers to the original.
         for name, value in vars(optimizer).items():
             if name not in vars(copied[1]) and not callable(value):
                 setattr(copied[1], name, copy.deepcopy(value, memo))
@@ -273,7 +279,9 @@ def _copies(
     if handle is not None:  # a copy has lost its hooks
         with_model = handle.centering.model is not None
         options = replace(handle.options, project_state=False)  # the state is projected already
-        attach(copied[1], copied[0] if with_model else None, options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZeromeanWarning)  # the user has seen them
+            attach(copied[1], copied[0] if with_model else None, options)
     return copied
 
 
@@ -281,7 +289,7 @@ def _shifted(gradient: Tensor, fan_in: FanIn) -> Tensor:
     """Return the gradient plus its root mean square in every entry of a weight vector."""
     gradient = gradient.clone(memory_format=torch.preserve_format)
     (means,) = vector_means([gradient], [fan_in])
-    size = torch.linalg.vector_norm(gradient.to(means.dtype)).abs() / gradient.numel() ** 0.5
+    size = torch.linalg.vector_norm(gradient.to(means.dtype)) / gradient.numel() ** 0.5
     shift_([gradient], [fan_in], [torch.ones_like(means) * torch.where(size > 0, size, 1.0)])
     return gradient
 
