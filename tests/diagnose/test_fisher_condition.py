@@ -139,6 +139,20 @@ def test_default_layers_are_the_last_two_that_run() -> None:
     assert found.layers == ("middle.weight", "last.weight")
 
 
+def test_default_layers_are_those_of_evaluation_mode() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.auxiliary = (nn.Linear(3, 3) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            output = self.second(self.first(x).relu())
+            return output + self.auxiliary(x) if self.training else output
+
+    found = fisher_condition(Auxiliary(), (torch.randn(6, 3), None))
+    assert found.layers == ("first.weight", "second.weight")
+
+
 @pytest.mark.parametrize("split", [False, True])
 def test_estimate_is_exact_if_its_krylov_space_is_complete(split: bool) -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
@@ -210,6 +224,17 @@ class Branching(nn.Module):
         return self.layer(x) if x.sum() > 0 else self.layer(-x)
 
 
+class Functional(nn.Module):
+    """A model that uses a layer's weight without a call of the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.layer.weight)
+
+
 class Tupled(nn.Linear):
     def forward(self, x: Tensor) -> tuple[Tensor]:  # type: ignore[override]
         return (super().forward(x),)
@@ -223,9 +248,11 @@ class Tupled(nn.Linear):
         (nn.Linear(3, 2), {"likelihood": "poisson"}, 'likelihood="poisson"'),
         (nn.Linear(3, 2), {"method": "kfac"}, 'method="kfac"'),
         (nn.Linear(3, 2), {"threshold": 0.0}, "threshold=0.0"),
+        (nn.Linear(3, 2), {"threshold": 1.0}, "threshold=1.0 is not between 0 and 1"),
         (nn.Linear(3, 2), {"damping": -1.0}, "damping=-1.0"),
         (nn.Linear(3, 2).half(), {}, "weight is float16"),
         (nn.ReLU(), {}, "no layer that can be centered"),
+        (Functional(), {}, "calls none of its layers .*layers= with names from layer.weight"),
         (Branching(), {"method": "exact"}, 'method="lanczos"'),
         (nn.Sequential(nn.Linear(3, 2), Tupled(2, 2)), {"layers": ["0"]}, "output is tuple"),
     ],

@@ -50,8 +50,9 @@ class FisherCondition(Diagnostic):
     Args:
         layers: Name of each weight tensor.
         condition: :math:`|\lambda|_{max} / |\lambda|_{min}`; inf if the smallest is zero up to
-            rounding, as with a softmax output. Shape (layers,), as the next four.
-        pseudo_condition: The same over the eigenvalues above ``threshold`` times the largest.
+            rounding, as with a softmax output. This and the next four have shape (layers,).
+        pseudo_condition: Condition number over the eigenvalues above ``threshold`` times the
+            largest.
         damped_condition: :math:`(\lambda_{max} + \delta) / (\lambda_{min} + \delta)` with
             :math:`\delta` = ``damping`` times the mean eigenvalue.
         rank: Number of eigenvalues above the threshold; nan if they are estimated.
@@ -98,10 +99,13 @@ class FisherCondition(Diagnostic):
     def table(self) -> Table:
         rows = [
             (
-                *(name, f"{self.size[n]:.0f}"),
+                name,
+                f"{self.size[n]:.0f}",
                 "-" if np.isnan(self.rank[n]) else f"{self.rank[n]:.0f}",
-                *(number(self.condition[n]), number(self.pseudo_condition[n])),
-                *(number(self.damped_condition[n]), number(float(self.eigenvalues[n][-1]))),
+                number(self.condition[n]),
+                number(self.pseudo_condition[n]),
+                number(self.damped_condition[n]),
+                number(float(self.eigenvalues[n][-1])),
                 self.methods[n],
             )
             for n, name in enumerate(self.layers)
@@ -121,8 +125,7 @@ class FisherCondition(Diagnostic):
             entry = entry if label is None else f"{label}, {entry}"
             style = colors[index % len(colors)]
             one.plot(places, kept, "-" if exact else ".", color=style, linewidth=1.5, label=entry)
-            if len(kept):
-                one.axhline(self.threshold * kept[0], color=style, linewidth=0.8, linestyle="--")
+            one.axhline(self.threshold * kept[0], color=style, linewidth=0.8, linestyle="--")
         one.set_yscale("log")
         one.set_xlabel("eigenvalue, from the largest")
         one.set_ylabel("value")
@@ -143,11 +146,11 @@ def fisher_condition(
 
     .. math:: F = E_x E_{y \sim p(y|x)} [\nabla \log p(y|x) \, \nabla \log p(y|x)^T]
 
-    over the weights of one layer, with its input fixed by the layers below. The labels y follow the
-    model's own distribution. The gradient is by the trained parameters: for a parametrized weight
-    by its originals (for the effective weights, fold a copy first). Biases are left out. The
-    expectation over y is exact, not sampled. The model runs in evaluation mode, so that p(y|x)
-    depends on x alone.
+    over the weights of one layer, with all other layers fixed. The labels y follow the model's own
+    distribution. The gradient is taken with respect to the trained parameters, which for a
+    parametrized weight are its originals (for the effective weights, fold a copy of the model
+    first). Biases are left out. The expectation over y is exact, not sampled. The model runs in
+    evaluation mode, so that p(y|x) depends on x alone.
 
     Args:
         model: Model in float32 or float64 whose output holds logits (or log-probabilities) along
@@ -158,21 +161,22 @@ def fisher_condition(
         likelihood: "categorical" (softmax), or "gaussian" with variance 1. The default is
             "categorical", which needs two or more outputs and class indices or probabilities as
             targets.
-        threshold: Share of the largest eigenvalue below which eigenvalues count as zero in the
-            pseudo-condition number (default 1e-10).
+        threshold: Share of the largest eigenvalue, below 1, up to which eigenvalues count as zero
+            in the pseudo-condition number (default 1e-10).
         damping: Damping of the damped condition number, as a share of the mean eigenvalue
             (default 0.01).
-        method: "exact" computes the matrix. "lanczos" estimates from products with it: its
-            condition numbers are lower bounds, and the damped one depends on an estimate of the
-            mean eigenvalue. "auto" (default) is exact up to 4096 weights.
+        method: "exact" to compute the matrix; "lanczos" to estimate from products with it, which
+            gives lower bounds of the condition numbers, of which the damped one depends on an
+            estimate of the mean eigenvalue; "auto" (default) for "exact" up to 4096 weights and
+            "lanczos" above.
 
     Returns:
         A :class:`FisherCondition`.
 
     Raises:
-        ZeromeanError: A layer is unknown; an option has an unknown value; the default likelihood
-            does not apply; the model is in half precision; its output is not a tensor; F is zero or
-            not finite; or its layers cannot be batched over samples.
+        ZeromeanError: A layer is unknown; no layer runs; an option has an unknown value; the
+            default likelihood does not apply; the model is in half precision; its output is not a
+            tensor; F is zero or not finite; or the model cannot be batched over samples.
 
     Example:
         >>> import torch, zeromean
@@ -189,21 +193,20 @@ def fisher_condition(
     if likelihood is not None:
         check_option("likelihood", likelihood, ("categorical", "gaussian"))
     check_option("method", method, ("auto", "exact", "lanczos"))
-    for name, value in (("threshold", threshold), ("damping", damping)):
-        if not 0 < value < np.inf:
-            raise ZeromeanError(f"{name}={value} is not a positive number", f"Leave {name} out")
+    for name, value, limit in (("threshold", threshold, 1), ("damping", damping, np.inf)):
+        if not 0 < value < limit:
+            raise ZeromeanError(f"{name}={value} is not between 0 and {limit}", f"Leave {name} out")
     check_model(model, precise=True)
-    found = layers_of(model)
     own = copy.deepcopy(model).eval().requires_grad_()
-    given = pairs(batches, model)
-    order, output = _first_pass(model, found, given[0])
+    found = {layer.name: layer for layer in layers_of(own)}
+    given = pairs(batches, own)
+    ran, output = _first_pass(own, [*found.values()], given[0])
     if likelihood is None:
         likelihood = "categorical"
         _check_output(output)
         check_classes(output, given[0][1], axis=-1, option="likelihood", example='"gaussian"')
-    chosen = _chosen(layers, found, order)
-    own_layers = {layer.name: layer for layer in layers_of(own)}
-    spectra = [_spectrum(own, own_layers[name], given, likelihood, method) for name in chosen]
+    chosen = _chosen(layers, [*found], ran)
+    spectra = [_spectrum(own, found[name], given, likelihood, method) for name in chosen]
     return _result(chosen, spectra, threshold, damping)
 
 
@@ -214,9 +217,9 @@ class _Spectrum:
     size: int  # dimension of F
     smallest: float  # smallest eigenvalue, at least zero
     mean: float  # mean of the eigenvalues
-    in_range: Array  # ascending eigenvalues; for an estimate, Ritz values outside the null space
-    exact: bool  # whether these are all eigenvalues
-    rounding: float  # share of the largest one below which an eigenvalue may be only rounding
+    in_range: Array  # ascending eigenvalues; of an estimate, Ritz values outside the null space
+    exact: bool  # whether ``in_range`` holds all eigenvalues
+    rounding: float  # share of the largest one below which an eigenvalue may be rounding error
 
     def summary(self, name: str, threshold: float, damping: float) -> tuple[float, ...]:
         """Return the condition, pseudo-condition and damped condition numbers, rank and size."""
@@ -230,9 +233,11 @@ class _Spectrum:
         smallest = self.smallest if self.smallest > self.rounding * largest else 0.0
         shift = damping * self.mean
         return (
-            *(largest / smallest if smallest else np.inf, largest / above[0]),
+            largest / smallest if smallest else np.inf,
+            largest / above[0],
             (largest + shift) / (smallest + shift),
-            *(len(above) if self.exact else np.nan, self.size),
+            len(above) if self.exact else np.nan,
+            self.size,
         )
 
 
@@ -268,17 +273,23 @@ def _first_pass(model: nn.Module, found: list[Layer], pair: Pair) -> tuple[list[
     return list(ran), output
 
 
-def _chosen(layers: Sequence[str] | None, found: list[Layer], ran: list[str]) -> list[str]:
+def _chosen(layers: Sequence[str] | None, found: list[str], ran: list[str]) -> list[str]:
+    """Return the names of the chosen weights: those asked for, or the last two that ran."""
     if layers is None:
+        if not ran:
+            raise ZeromeanError(
+                "the model calls none of its layers with fan-in axes, so that the default of"
+                " layers, the last two that run, is empty",
+                f"Pass layers= with names from {', '.join(found)}",
+            )
         return ran[-2:]
     given = (layers,) if isinstance(layers, str) else tuple(layers)
     names = []
     for name in given:
-        fitting = [one.name for one in found if name in (one.name, one.name.rpartition(".")[0])]
+        fitting = [one for one in found if name in (one, one.rpartition(".")[0])]
         if not fitting:
             raise ZeromeanError(
-                f'"{name}" is not one of the layers with fan-in axes:'
-                f" {', '.join(layer.name for layer in found)}",
+                f'"{name}" is not one of the layers with fan-in axes: {", ".join(found)}',
                 "Pass names from this list",
             )
         names += fitting
@@ -298,7 +309,7 @@ def _spectrum(
 
 
 def _trained(layer: Layer) -> dict[str, Tensor]:
-    """Return what is trained by full name: the weight, or the originals of its parametrization."""
+    """Return the trained parameters by full name: the weight, or its originals."""
     home = layer.name.removesuffix(layer.tensor)
     if not parametrize.is_parametrized(layer.module, layer.tensor):
         return {layer.name: getattr(layer.module, layer.tensor)}
@@ -373,21 +384,19 @@ def _estimate(
     size = sum(parameter.numel() for parameter in trained)
     product = _product(model, trained, batches, likelihood)
     random = np.random.default_rng(0)
-    seen = product(random.standard_normal(size))  # F r is outside the null space of F
+    seen = product(random.standard_normal(size))  # F r is orthogonal to the null space of F
     _check_finite(seen)
     if not seen.any():
         return _Spectrum(size, 0.0, 0.0, np.zeros(1), exact=False, rounding=0.0)
     probes = random.choice([-1.0, 1.0], (TRACE_PROBES, size))
     mean = float(np.mean([probe @ product(probe) for probe in probes])) / size  # Hutchinson
-    singular = _rank_at_most(model, batches, likelihood) < size
-    smallest = (
-        0.0
-        if singular
-        else float(ritz_values(product, random.standard_normal(size), LANCZOS_STEPS)[0])
-    )
+    smallest = 0.0
+    if _rank_at_most(model, batches, likelihood) >= size:
+        start = random.standard_normal(size)
+        smallest = max(float(ritz_values(product, start, LANCZOS_STEPS)[0]), 0.0)
     return _Spectrum(
         size=size,
-        smallest=max(smallest, 0.0),
+        smallest=smallest,
         mean=mean,
         in_range=ritz_values(product, seen, LANCZOS_STEPS),
         exact=False,
@@ -413,7 +422,7 @@ def _product(
     samples = sum(count(inputs) for inputs, _ in batches)
 
     def graph(inputs: Any) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        """Return the outputs z, a dummy u, and J^T u, whose gradient by u along v is J v."""
+        """Return the outputs z, a dummy u, and J^T u, whose derivative by u along v is J v."""
         with differentiable(model):
             z = run(model, inputs)
             _check_output(z)
