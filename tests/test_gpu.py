@@ -174,3 +174,10 @@ def test_large_tensors_are_counted_in_64_bits() -> None:
     optimizer.step()
     assert not weight[:-1].any()
     assert torch.equal(weight[-1, :2].float(), torch.tensor([-1.0, 1.0]))
+
+
+def test_intensity_response_takes_a_start_on_the_cpu() -> None:
+    model = nn.Linear(3, 2)
+    start = copy.deepcopy(model).cpu()
+    found = zeromean.diagnose.intensity_response(model, (torch.randn(4, 3), None), start=start)
+    assert found.deviation.max() < 1e-6

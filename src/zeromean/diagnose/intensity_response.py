@@ -34,13 +34,13 @@ class IntensityResponse(Diagnostic):
         layers: Name of each weight tensor, in the model's order.
         response: Average of :math:`w^T (x + c 1) - w^T x` over the layer's own inputs x, for each
             unit of each layer, shape (units,).
-        expected: :math:`c\, 1^T w_0` of each unit, or :math:`c\, 1^T w` if no start was given, per
-            layer, shape (units,).
-        deviation: Largest difference between the two over units, samples and pixels, shape
-            (layers,).
+        expected: Expected change :math:`c\, 1^T w_0` of each unit, or :math:`c\, 1^T w` if no start
+            was given, per layer, shape (units,).
+        deviation: Largest difference between response and expected change over units, samples and
+            pixels, shape (layers,).
         sensitivity: Response divided by the largest possible one for weights of the same length,
             :math:`|1^T w| / (\sqrt{M} \|w\|)`, 0 to 1, per layer, shape (units,).
-        left_out: Reason for each layer to which the corollary does not apply.
+        left_out: Reason why the corollary does not apply, by layer name.
         shift: The constant c.
         from_start: Whether ``expected`` comes from the weights at the start.
     """
@@ -57,7 +57,7 @@ class IntensityResponse(Diagnostic):
     title: ClassVar[str] = "Response to intensity"
     caption: ClassVar[str] = (
         "Response of a unit to a shift of its whole input, relative to the largest possible one for"
-        " weights of its length; medians, the bars span 8 of 10 units."
+        " weights of its length. Each point is a layer's median, and its bar spans 8 of 10 units."
     )
     source: ClassVar[str] = "Yong et al. 2020, Corollary 4.1"
 
@@ -68,8 +68,9 @@ class IntensityResponse(Diagnostic):
         median = float(np.median(np.concatenate(self.sensitivity)))
         return (
             f"Shifting a layer's input by c = {self.shift:g} changes its outputs by {claim} to"
-            f" within {number(float(self.deviation.max()))} (the largest is {number(largest)}); the"
-            f" median unit shows {median:.1%} of the largest possible response."
+            f" within {number(float(self.deviation.max()))} (the largest of these changes is"
+            f" {number(largest)}); the median unit shows {median:.1%} of the largest possible"
+            " response."
         )
 
     def table(self) -> Table:
@@ -117,9 +118,9 @@ def intensity_response(
 
     Corollary 4.1: if the whole update is projected, :math:`w_t^T (x + c 1) - w_t^T x = c\, 1^T w_0`
     for any input x after any number of steps (the paper prints this with the opposite sign). It
-    holds if every weight meets a shifted input, and only such outputs are measured: not pixels at a
-    zero-padded border, and not strided transposed convolutions. The inputs are those of the layers
-    in a forward pass; the arithmetic is in float64.
+    holds for an output that multiplies every weight of its unit by a shifted input. Only such
+    outputs are measured, so pixels at a zero-padded border and strided transposed convolutions are
+    left out. The inputs are those of the layers in a forward pass; the arithmetic is in float64.
 
     Args:
         model: Model to diagnose.
@@ -157,15 +158,15 @@ def intensity_response(
     if not np.isfinite(shift) or shift == 0:
         raise ZeromeanError(f"shift={shift} is zero or not finite", "Leave shift out to use 1")
     found = layers_of(model, layers)
-    origins = {layer.name: layer for layer in found if start is None}
-    if start is not None:
-        origins = {layer.name: layer for layer in layers_of(start, layers)}
-        for layer in found:
-            if layer.name not in origins or origins[layer.name].weight.shape != layer.weight.shape:
-                raise ZeromeanError(
-                    f"start has no {layer.name} of shape {tuple(layer.weight.shape)}",
-                    "Pass a copy.deepcopy of the same model from before the first step",
-                )
+    origins = {
+        layer.name: layer for layer in (found if start is None else layers_of(start, layers))
+    }
+    for layer in found:
+        if layer.name not in origins or origins[layer.name].weight.shape != layer.weight.shape:
+            raise ZeromeanError(
+                f"start has no {layer.name} of shape {tuple(layer.weight.shape)}",
+                "Pass a copy.deepcopy of the same model from before the first step",
+            )
     probes: dict[str, _Probe] = {}
     left_out = {layer.name: "it did not run" for layer in found}
 
@@ -208,30 +209,31 @@ class _Probe:
     def __init__(self, layer: Layer, origin: Layer, shift: float) -> None:
         module: Any = plain_copy(layer.module).double()
         counter: Any = plain_copy(layer.module).double()
-        getattr(counter, layer.tensor).fill_(1.0)  # its output counts the weights that meet a 1
-        # forward, because the copies have the original's hooks too.
+        getattr(counter, layer.tensor).fill_(1.0)  # its output counts the inputs that are 1
+        # The copies have the original's hooks too, which a call of forward does not run.
         self._forward: Callable[[Tensor], Tensor] = module.forward
         self._count: Callable[[Tensor], Tensor] = counter.forward
         self._layer = layer
         self._shift = shift
         self._weight = layer.weight.double()
         self._size = layer.fan_in.size(self._weight.shape)
-        self.expected = shift * _sums(origin.weight.double(), layer.fan_in)
+        # The start may be on another device.
+        self.expected = shift * _sums(origin.weight.to(self._weight), layer.fan_in)
         self.total = torch.zeros_like(self.expected)
         self.count = 0
-        self.deviation = torch.zeros(())
+        self.deviation = self.expected.new_zeros(())
 
     def add(self, inputs: Tensor) -> None:
         inputs = inputs.double()
         response = self._difference(self._forward, inputs + self._shift, inputs)
-        met = self._difference(self._count, torch.ones_like(inputs), torch.zeros_like(inputs))
-        inside = (met - self._size).abs().amax(-1) < 0.5
+        ones = self._difference(self._count, torch.ones_like(inputs), torch.zeros_like(inputs))
+        inside = (ones - self._size).abs().amax(-1) < 0.5
         response = response[inside]
         if len(response):
             self.total += response.sum(0)
             self.count += len(response)
             difference = (response - self.expected).abs().max()
-            self.deviation = torch.maximum(self.deviation.to(difference), difference)
+            self.deviation = torch.maximum(self.deviation, difference)
 
     def sensitivity(self) -> Tensor:
         lengths = _sums(self._weight.square(), self._layer.fan_in).sqrt()
