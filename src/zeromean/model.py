@@ -1,4 +1,4 @@
-"""The plan of a torch model: the owners of each parameter, and what their rules say."""
+"""The parameters of a torch model, the modules that own them, and the fan-in axes by rule."""
 
 from __future__ import annotations
 
@@ -37,18 +37,11 @@ def owners(model: nn.Module) -> Iterator[Owner]:
         if isinstance(module, parametrize.ParametrizationList)
         for parametrization in module
     }
-    descriptions: dict[int, Description] = {}
-    overrides: dict[int, dict[str, FanIn | str | None]] = {}
-    for module in modules.values():
-        if id(module) in parametrizations or isinstance(module, torch.jit.ScriptModule):
-            continue
-        if (description := _describe(module)) is None:
-            continue
-        descriptions[id(module)] = description
-        for full_name, entry in description.items():
-            path, _, name = full_name.rpartition(".")
-            if path:  # the module uses the weight of a submodule in its own way
-                overrides.setdefault(id(module.get_submodule(path)), {})[name] = entry
+    descriptions = _descriptions(
+        module
+        for module in modules.values()
+        if id(module) not in parametrizations and not isinstance(module, torch.jit.ScriptModule)
+    )
     for module_name, module in modules.items():
         if isinstance(module, torch.jit.ScriptModule):
             if next(module.parameters(recurse=False), None) is None:
@@ -60,8 +53,6 @@ def owners(model: nn.Module) -> Iterator[Owner]:
         if isinstance(module, parametrize.ParametrizationList):
             continue  # its originals belong to the module that they parametrize
         description = descriptions.get(id(module))
-        if id(module) in overrides:
-            description = {**(description or {}), **overrides[id(module)]}
         for name, original, full_name, parameter in _own_parameters(module, module_name):
             if is_lazy(parameter):
                 raise ZeromeanError(
@@ -77,7 +68,7 @@ def owners(model: nn.Module) -> Iterator[Owner]:
 
 
 def owners_by_shape(named: Iterable[tuple[str, Tensor]]) -> Iterator[Owner]:
-    """Yield parameters without a model, by the published rule: dimensions 1.. of two or more."""
+    """Yield parameters without a model, by the published rule: axes 1.. of two or more."""
     for name, parameter in named:
         fan_in, reason = None, "fewer than two dimensions"
         if parameter.ndim >= 2:
@@ -85,6 +76,23 @@ def owners_by_shape(named: Iterable[tuple[str, Tensor]]) -> Iterator[Owner]:
             fan_in = FanIn(axes, role="conv" if parameter.ndim >= 4 else "linear")
             reason = "by its shape alone"
         yield Owner(name, parameter, tuple(parameter.shape), name, None, fan_in, reason)
+
+
+def _descriptions(modules: Iterable[nn.Module]) -> dict[int, Description]:
+    """Return the description of each module that a rule describes, by the module's id."""
+    found: dict[int, Description] = {}
+    overrides: dict[int, dict[str, FanIn | str | None]] = {}
+    for module in modules:
+        if (description := _describe(module)) is None:
+            continue
+        found[id(module)] = description
+        for full_name, entry in description.items():
+            path, _, name = full_name.rpartition(".")
+            if path:  # the module uses the weight of a submodule in its own way
+                overrides.setdefault(id(module.get_submodule(path)), {})[name] = entry
+    for key, entries in overrides.items():
+        found[key] = {**found.get(key, {}), **entries}
+    return found
 
 
 def _describe(module: nn.Module) -> Description | None:
@@ -165,10 +173,10 @@ def _keeps_shape(module: nn.Module, name: str) -> bool:
     parametrizations: Any = module.parametrizations[name]  # type: ignore[index]
     if not parametrizations.is_tensor:
         return False
-    # A copy in eval mode, because some parametrizations change their buffers when evaluated.
+    # A copy in evaluation mode, because some parametrizations change their buffers in training.
     try:
         with torch.no_grad():
             value = copy.deepcopy(parametrizations).eval()()
-    except RuntimeError:  # it keeps tensors of a graph, which cannot be copied
+    except RuntimeError:  # deepcopy refuses tensors of an autograd graph
         return False
     return bool(value.shape == parametrizations.original.shape)
