@@ -1,4 +1,4 @@
-"""Call the native kernels that normalize weight vectors, and those of the gradient."""
+"""Call the native kernels that normalize weight vectors, and those of the backward pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zeromean.fan_in import FanIn
 from zeromean.kernels import cpu_backend
 from zeromean.kernels.backends import backend
 from zeromean.kernels.checks import check_storage
-from zeromean.kernels.layout import layout_of, same_layout
+from zeromean.kernels.layout import Layout, layout_of, same_layout
 from zeromean.kernels.shared_library import library
 
 # ``struct normal`` of normalized.h: sizes and switches, eps and scale, addresses (0 for none).
@@ -40,9 +40,9 @@ class Normalize:
     cache, so it looks up as little as possible per call.
 
     Args:
-        v, gain, offset: Proxy, gains and offsets of the first call; all served.
+        v, gain, offset: Proxy, gains and offsets of the first call, which the library serves.
         centers, eps: Options of the formula.
-        fan_in: Fan-in axes of the proxy.
+        layout: Layout of the proxy.
     """
 
     def __init__(
@@ -52,10 +52,8 @@ class Normalize:
         offset: Tensor | None,
         centers: bool,
         eps: float | None,
-        fan_in: FanIn,
+        layout: Layout,
     ) -> None:
-        layout = layout_of(v.shape, v.stride(), fan_in)
-        assert layout is not None
         self._found = _describe(v), _describe(gain), _describe(offset)
         self._type = cpu_backend.TYPES[v.dtype]
         self._vectors = layout.outer * layout.inner
@@ -63,7 +61,7 @@ class Normalize:
         self._constants = (*layout, centers, eps is not None, eps or 0.0, scale)
 
     def is_valid(self, v: Tensor, gain: Tensor | float, offset: Tensor | None) -> bool:
-        """Return whether these tensors lie in memory as the first ones did."""
+        """Return whether these tensors have the types and layouts of the first ones."""
         return (_describe(v), _describe(gain), _describe(offset)) == self._found
 
     def is_valid_backward(
@@ -137,7 +135,7 @@ def prepare(
     eps: float | None,
     fan_in: FanIn,
 ) -> Normalize | None:
-    """Set up the normalization of such tensors by the library.
+    """Set up the normalization of these tensors, and of others like them, by the library.
 
     Returns:
         The normalization, or None if the library does not serve these tensors.
@@ -150,17 +148,19 @@ def prepare(
     if not cpu_backend.is_served(v) or backend() != "native":
         return None
     layout = layout_of(v.shape, v.stride(), fan_in)
-    served = layout is not None and all(
+    if layout is None:
+        return None
+    served = all(
         cpu_backend.is_served(x)
         and (x.dtype, x.numel()) == (v.dtype, layout.outer * layout.inner)
         and x.is_contiguous()
         for x in numbers
     )
-    return Normalize(v, gain, offset, centers, eps, fan_in) if served else None
+    return Normalize(v, gain, offset, centers, eps, layout) if served else None
 
 
 def _describe(x: Tensor | float | None) -> object:
-    """Describe how a tensor lies in memory; a number stands for itself."""
+    """Describe the type and memory of a tensor; return a number or None as it is."""
     if not isinstance(x, Tensor):
         return x
     size = x.untyped_storage().nbytes()
