@@ -41,7 +41,7 @@ def slow(images: Tensor, generator: torch.Generator, crop: ResizedCrop) -> Tenso
         wide, high = width, height
         for share, place in zip(areas[number].tolist(), ratios[number].tolist(), strict=True):
             area = height * width * (crop.area[0] + (crop.area[1] - crop.area[0]) * share)
-            low, up = map(math.log, crop.proportions)
+            low, up = map(math.log, crop.aspect_ratio)
             ratio = math.exp(low + (up - low) * place)
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
@@ -101,7 +101,7 @@ def test_rectangles_are_drawn_as_published() -> None:
 
 def test_whole_image_after_ten_attempts() -> None:
     images = pictures(40, 16)
-    never = ResizedCrop(16, area=(1, 1), proportions=(2, 2.0001))
+    never = ResizedCrop(16, area=(1, 1), aspect_ratio=(2, 2.0001))
     made = never(images, drawn()).round().byte()
     straight, mirrored = ((made == one).flatten(1).all(1) for one in (images, images.flip(3)))
     assert (straight ^ mirrored).all()

@@ -21,8 +21,8 @@ class CropFlip:
     """Shift each image by up to four pixels, and mirror it half the time.
 
     Args:
-        color: Color of the pixels that come in, of shape (channels, 1, 1); None reflects the image
-            at its border.
+        color: Color of the pixels beyond the border, of shape (channels, 1, 1); None to reflect the
+            image at its border.
 
     Example:
         >>> image = torch.tensor([[[[1, 2], [3, 4]]]])
@@ -64,14 +64,15 @@ def _reflect(indices: Tensor, size: int) -> Tensor:
 class Affine:
     """Rotate, shift, shear, zoom and mirror each image by random amounts.
 
-    All amounts are independent, and uniform between the bound and its negative. The defaults are
-    those of the tutorial on horses and humans, in Keras' units.
+    Each amount is drawn independently and uniformly between its bound and the negative of it. The
+    defaults are those of the tutorial on horses and humans, in Keras' units.
 
     Args:
         rotation: Bound in degrees.
         shift: Bound as a share of width and of height.
         shear: Bound in degrees; the tutorial's 0.2 is hardly visible.
-        zoom: Bound around 1 of the factors of width and height, drawn separately.
+        zoom: Bound of the difference from 1 of the factors of width and height, which are drawn
+            separately.
         flip: Whether half of the images are mirrored.
 
     Example:
@@ -110,10 +111,10 @@ def warped(
     zoom: tuple[Tensor, Tensor],
     mirrored: Tensor | None = None,
 ) -> Tensor:
-    """Return images as floats, each pixel read from where an affine map around the center points.
+    """Return images as floats, each pixel read where an affine map around the center sends it.
 
     The map is rotation x shift x shear x zoom after mirroring. Values between pixels are
-    interpolated; values beyond the border are those of the border.
+    interpolated; points beyond the border have the values of the border.
 
     Args:
         images: Images of any type.
@@ -146,14 +147,14 @@ def warped(
 class ResizedCrop:
     """Scale a random rectangle of each image to a square, and mirror it half the time.
 
-    Area and proportions are drawn up to ten times, until the rectangle fits into the image: the
-    area uniformly, the proportions so that a:b is as likely as b:a. Its place is uniform. If no
-    rectangle fits, the whole image is used.
+    The area is drawn uniformly, and the aspect ratio log-uniformly, so that a:b is as likely as
+    b:a. Both are drawn up to ten times, until the rectangle fits into the image; if none fits, the
+    whole image is used. The rectangle's position is uniform.
 
     Args:
         side: Height and width of the square in pixels.
         area: Bounds of the rectangle's area, as shares of the image's.
-        proportions: Bounds of its width over its height.
+        aspect_ratio: Bounds of its width over its height.
 
     Example:
         >>> images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
@@ -167,7 +168,7 @@ class ResizedCrop:
 
     side: int
     area: tuple[float, float] = (0.08, 1.0)
-    proportions: tuple[float, float] = (3 / 4, 4 / 3)
+    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         count, _, height, width = images.shape
@@ -188,12 +189,12 @@ class ResizedCrop:
         )
 
     def _sizes(
-        self, area: Tensor, proportions: Tensor, width: int, height: int
+        self, area: Tensor, aspect_ratio: Tensor, width: int, height: int
     ) -> tuple[Tensor, Tensor]:
         """Return width and height of each image's rectangle, from one row of draws per image."""
-        (least, most), (tall, flat) = self.area, map(math.log, self.proportions)
+        (least, most), (low, up) = self.area, map(math.log, self.aspect_ratio)
         areas = (least + (most - least) * area) * (width * height)
-        ratios = (tall + (flat - tall) * proportions).exp()
+        ratios = (low + (up - low) * aspect_ratio).exp()
         wide, high = (areas * ratios).sqrt().round(), (areas / ratios).sqrt().round()
         fits = (wide >= 1) & (wide <= width) & (high >= 1) & (high <= height)
         first = fits.int().argmax(1, keepdim=True)
@@ -214,7 +215,7 @@ def resampled(
     mirrored: Tensor,
     side: int,
 ) -> Tensor:
-    """Return a rectangle of each image as a square of floats, interpolated between its own pixels.
+    """Return a rectangle of each image as a square of floats, interpolated within the rectangle.
 
     Args:
         images: Images of shape (N, channels, height, width) and any type.
@@ -240,7 +241,7 @@ def resampled(
 
 
 def center(images: Tensor, side: int) -> Tensor:
-    """Return the center of images, a square of this side in pixels."""
+    """Return the central square of images, with the given side in pixels."""
     height, width = images.shape[-2:]
     top, left = (height - side) // 2, (width - side) // 2
     return images[..., top : top + side, left : left + side]
@@ -250,13 +251,14 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Augmentation(NamedTuple):
-    """A way to change training images.
+    """A random change of training images.
 
     Args:
-        fit: Function from the side in pixels that networks see, and the color of the border, to
-            the change of a batch; None for no change.
-        note: A few words for reports.
-        cuts: Whether it cuts that side out of larger images; then their center is scored.
+        fit: Function that takes the side in pixels that networks see and the color of the border,
+            and returns the change of a batch; None for no change.
+        note: Description of the change in reports.
+        cuts: Whether the change crops larger images to that side, so that networks are scored on
+            the center of test images.
     """
 
     fit: Callable[[int, Tensor | None], Augment] | None
