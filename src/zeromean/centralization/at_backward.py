@@ -29,7 +29,7 @@ class AtBackward:
     Gradients are centered before they are clipped.
 
     Args:
-        centering: How the optimizer is centered.
+        centering: Centering of the optimizer.
         optimizer: The optimizer whose parameters get hooks. No reference to it is kept.
     """
 

@@ -41,7 +41,7 @@ class AtGradient:
     """Center every gradient in place before the optimizer reads it.
 
     Args:
-        centering: How the optimizer is centered.
+        centering: Centering of the optimizer.
     """
 
     def __init__(self, centering: Centering) -> None:

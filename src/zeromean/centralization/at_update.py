@@ -18,16 +18,16 @@ class AtUpdate:
     """Restores, after each step, the mean that every weight vector had before it.
 
     This is w - P(delta) for any optimizer, whatever delta contains. Parameters with and without a
-    gradient are treated alike: for one that did not move the difference is exactly 0.
+    gradient are treated alike: for one that did not change, the difference is exactly 0.
 
     Args:
-        centering: How the optimizer is centered.
+        centering: Centering of the optimizer.
     """
 
     def __init__(self, centering: Centering) -> None:
         self._centering = centering
         # A stack, because super().step() runs the hooks again inside a step. A step that raises
-        # leaves its entry behind; the maximal length, deeper than any such chain, discards it.
+        # leaves its entry on it; maxlen, larger than the depth of any such chain, removes it.
         self._entered: deque[list[tuple[MeanKeeper, Any]]] = deque(maxlen=8)
         self._residuals = Residuals()
         self._ready: _Ready | None = None
@@ -55,7 +55,7 @@ class AtUpdate:
     def after_step(self, optimizer: Optimizer) -> None:
         """Restore the means."""
         if not self._entered:
-            return  # attached during this step; the next one is the first
+            return  # the hooks were attached during this step, so no means were recorded
         for keeper, record in self._entered.pop():
             keeper.restore(record)
 
@@ -80,6 +80,6 @@ class _Ready(NamedTuple):
     keepers: list[MeanKeeper]
 
     def record(self) -> list[tuple[MeanKeeper, Any]] | None:
-        """Record all means, or return None if a weight moved or changed."""
+        """Record all means, or return None if the keepers must be prepared again."""
         records = [(keeper, keeper.record()) for keeper in self.keepers]
         return None if any(record is None for _, record in records) else records

@@ -29,7 +29,7 @@ class CenteredParameter(NamedTuple):
 
 
 class Centering:
-    """The centering of one optimizer. It plans again when the optimizer holds a new parameter.
+    """The centering of one optimizer, with a new plan whenever the optimizer holds a new parameter.
 
     Args:
         optimizer: The optimizer. No reference to it is kept; hooks pass it in.
@@ -41,7 +41,7 @@ class Centering:
         self.model = model
         self.options = options
         self.traits = traits_of(optimizer, options.weight_decay)
-        self._strangers: set[int] = set()
+        self._foreign: set[int] = set()
         self._stepped = False
         self._found: _Found | None
         self.plan = self._make_plan(optimizer)
@@ -52,7 +52,7 @@ class Centering:
         return self.options.describe(axes="shapes" if self.model is None else "model")
 
     def warn_of_doubt(self) -> None:
-        """Warn if the plan is made from shapes alone, centers nothing or knows few modules."""
+        """Warn if the plan uses shapes alone, centers nothing or has no rule for most modules."""
         if self.model is None:
             warn(
                 "Without a model only shapes are known: transposed convolutions, embeddings,"
@@ -86,7 +86,7 @@ class Centering:
             self.plan = self._make_plan(optimizer)
 
     def parameters(self, optimizer: Optimizer) -> list[CenteredParameter]:
-        """Return what is centered now: the same list object until something changes."""
+        """Return the centered parameters; the same list object until they change."""
         held = [group["params"] for group in optimizer.param_groups]
         parameters = [*chain.from_iterable(held)]
         lengths = [len(group) for group in held]
@@ -106,7 +106,7 @@ class Centering:
         return found.centered
 
     def fan_ins(self, optimizer: Optimizer) -> Mapping[Tensor, FanIn | None]:
-        """Return the fan-in axes of each of its parameters, or None for those not centered."""
+        """Return the fan-in axes of each of the optimizer's parameters; None if not centered."""
         if any(p not in self._fan_ins for group in optimizer.param_groups for p in group["params"]):
             self.plan = self._make_plan(optimizer)
         return self._fan_ins
@@ -129,26 +129,26 @@ class Centering:
             for row in plan
         ]
         owned = {id(row.parameter) for row in rows}
-        strangers = [
+        foreign = [
             Row(name, tuple(p.shape), None, False, "not a parameter of the model", p)
             for name, p in named
             if id(p) not in owned
         ]
-        if named and len(strangers) == len(named):
+        if named and len(foreign) == len(named):
             raise ZeromeanError(
                 "the optimizer and the model share no parameter",
                 "Pass the model whose parameters the optimizer updates, and create the optimizer"
                 " after moving or wrapping the model: fully_shard replaces its parameters, and"
                 " DeepSpeed ZeRO by flat partitions (use fully_shard, FSDP2, instead)",
             )
-        if {id(row.parameter) for row in strangers} - self._strangers:
-            self._strangers = {id(row.parameter) for row in strangers}
+        if {id(row.parameter) for row in foreign} - self._foreign:
+            self._foreign = {id(row.parameter) for row in foreign}
             warn(
-                f"{len(strangers)} of the optimizer's parameters ({strangers[0].name} first) do not"
+                f"{len(foreign)} of the optimizer's parameters ({foreign[0].name} first) do not"
                 " belong to the model and are not centered. Pass the model that holds all of them."
             )
-        rows += strangers
-        # The model's other parameters may be added to the optimizer later, and are planned then.
+        rows += foreign
+        # Other parameters of the model are planned if they are added to the optimizer.
         self._fan_ins = {
             row.parameter: row.fan_in if row.centered else None
             for row in rows
@@ -159,7 +159,7 @@ class Centering:
 
 
 class _Found(NamedTuple):
-    """The centered ones among these parameters, with the length of each param group."""
+    """The parameters of an optimizer, the length of each param group, and what is centered."""
 
     lengths: list[int]
     parameters: list[Tensor]

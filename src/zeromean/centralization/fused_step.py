@@ -63,7 +63,7 @@ class FusedStep:
     """Step all parameters of all groups at once, and center them in the same pass.
 
     Args:
-        centering: How the optimizer is centered; None to center nothing.
+        centering: Centering of the optimizer; None to center nothing.
         at: Whether the gradient or the whole update is centered.
         rule: Reads the step that a param group asks for.
         complete: Whether the reference steps what the compiled kernels do not serve (default True);
@@ -271,7 +271,7 @@ class TakenOver:
     in two passes.
 
     Args:
-        centering: How the optimizer is centered.
+        centering: Centering of the optimizer.
         two_passes: The place that acts otherwise.
     """
 

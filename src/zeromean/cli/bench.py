@@ -18,14 +18,14 @@ def bench(
     optimizer: Annotated[
         str, typer.Option(help="Any of sgd, adamw; separated by commas.")
     ] = "sgd,adamw",
-    repeats: Annotated[int, typer.Option(help="Number of rounds; each times every step.")] = 25,
+    repeats: Annotated[int, typer.Option(help="Number of times that each step is timed.")] = 25,
     threads: Annotated[
         int | None, typer.Option(help="Number of CPU threads.", show_default="torch's default")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("zeromean-bench"),
     device: Device = "cpu",
     clock: Annotated[
-        str, typer.Option(help="wall, or cpu: processor time, for a machine in use.")
+        str, typer.Option(help="wall, or cpu: processor time, for a machine with other work.")
     ] = "wall",
     training: Annotated[
         bool, typer.Option("--training", help="Time whole training steps of ResNet-18 too.")

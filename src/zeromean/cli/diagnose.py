@@ -1,4 +1,4 @@
-"""``zeromean diagnose``: write one page on what centering does in a trained model."""
+"""``zeromean diagnose``: write a page that shows what centering does in a trained model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def diagnose(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A state_dict, or a checkpoint of a training script with one.")
+        Path, typer.Argument(help="A state_dict, or a checkpoint that contains one.")
     ],
     context: typer.Context,
     model: Annotated[str, typer.Option(help=f"{FORMS} or one of {networks()}.")],
@@ -38,8 +38,8 @@ def diagnose(
 ) -> None:
     """Write one HTML page with every diagnostic of a trained model.
 
-    Weight means, gradients before and after centering, pre-activations, the response to intensity,
-    Fisher conditioning and sharpness, for a classifier of images.
+    The model is a classifier of images. The page shows weight means, gradients before and after
+    centering, pre-activations, the response to intensity, Fisher conditioning and sharpness.
     """
     for option, number in (("--samples", samples), ("--batch-size", batch_size)):
         if number < 1:
@@ -73,10 +73,10 @@ def diagnose(
                 echo(f"{section.title}: {section.answer}")
     except KeyboardInterrupt:
         refuse("interrupted; no page was written", INTERRUPTED)
-    trained = sum(parameter.numel() for parameter in network.parameters())
+    size = sum(parameter.numel() for parameter in network.parameters())
     facts = {
         "Checkpoint": str(checkpoint),
-        "Model": f"{model}, {trained:,} parameters",
+        "Model": f"{model}, {size:,} parameters",
         "Centralized": read.centering,
         "Data": f"{data}: {dataset.describe()}",
         "Samples": f"{len(labels)} random training images, {batch_size} per batch",
@@ -104,7 +104,7 @@ def _sample(dataset: Dataset, samples: int) -> tuple[Tensor, Tensor]:
 
 
 def _check_output(network: Any, images: Tensor, classes: int, model: str) -> None:
-    """Try one forward pass; whatever the user's model raises becomes one line."""
+    """Try one forward pass; turn whatever the user's model raises into one line."""
     import torch
 
     device = next((parameter.device for parameter in network.parameters()), "cpu")

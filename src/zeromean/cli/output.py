@@ -1,4 +1,4 @@
-"""What every command prints and how it ends; free of dependencies beyond the standard library."""
+"""Print the output of commands and end them; imports nothing but the standard library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_TEXT_WIDTH = 100
 
 
 def printable(text: str) -> str:
-    r"""Replace control characters, which could command a terminal, by their escapes.
+    r"""Replace control characters, which could control a terminal, by their escapes.
 
     Example:
         >>> printable("a\x1b[2J\tb\n")
@@ -33,7 +33,7 @@ def echo(text: str = "") -> None:
 
 
 def fill(text: str, indent: str = "", hanging: str = "") -> str:
-    """Wrap text to the width of the terminal, or to 100 characters, which are read more easily."""
+    """Wrap text to the width of the terminal, but at most to 100 characters."""
     return textwrap.fill(
         text,
         min(MAX_TEXT_WIDTH, shutil.get_terminal_size().columns),
@@ -45,7 +45,7 @@ def fill(text: str, indent: str = "", hanging: str = "") -> str:
 
 
 def refuse(reason: str, code: int = BAD_INPUT) -> NoReturn:
-    """Print one line to standard error, whatever line breaks the reason has, and exit."""
+    """Print the reason as one line to standard error, and exit."""
     print(f"zeromean: {printable(' '.join(reason.split()))}", file=sys.stderr)
     sys.exit(code)
 
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the words that were typed."""
+        """Exit with the message that argparse gives."""
         refuse(f"{message}. Run: {self.prog} --help")
 
 
@@ -62,7 +62,7 @@ class Parser(argparse.ArgumentParser):
 def one_line_errors() -> Iterator[None]:
     """End every error that a user can cause with one line on standard error.
 
-    Bad input exits with 2, Ctrl-C with 130, and a reader that closed the pipe with 1.
+    The exit status is 2 for bad input, 130 for Ctrl-C, and 1 if the reader closed the pipe.
     """
     try:
         yield

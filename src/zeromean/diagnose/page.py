@@ -53,9 +53,10 @@ class Section:
 def sections(
     model: nn.Module, batches: Batches, on_start: Callable[[str], None] = lambda title: None
 ) -> Iterator[Section]:
-    """Yield the plan and then every diagnostic; one that fails gives its reason instead.
+    """Yield the plan and then every diagnostic; one that fails yields the reason instead.
 
-    The model is in evaluation mode. ``on_start`` gets the title of each measurement before it.
+    The model is in evaluation mode. ``on_start`` is called with the title of each
+    diagnostic before its measurement.
     """
     plan = explain(model)
     yield Section("What centering acts on", f"{plan.total().capitalize()}.", plan.table())

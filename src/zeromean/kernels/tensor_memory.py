@@ -25,21 +25,23 @@ _WORDS = 7  # words of a description before its sizes and strides
 
 
 class Memory:
-    """Places of tensors in memory, as they were when a table of addresses was built.
+    """The places of tensors in memory when a table of addresses was built.
 
-    Types, devices, shapes, strides and the sizes of storages are compared. A storage that is
-    resized once moves; twice, it may come back smaller.
+    Types, devices, shapes, strides and the sizes of storages are compared. Sizes matter because a
+    storage that is resized twice may be at its old address again, but smaller.
 
     Args:
         tensors: The tensors, dense and of torch's own class.
-        fixed: Whether the table holds their addresses, so that these must be the same and are kept
-            alive; otherwise addresses are passed at each use.
+        fixed: Whether the table holds the tensors' addresses. If so, every use must pass the same
+            tensors at the same addresses, and they are kept alive; otherwise each use passes its
+            own addresses.
     """
 
     def __init__(self, tensors: Sequence[Tensor], fixed: bool) -> None:
         self._fixed, self._count = fixed, len(tensors)
-        self._alive = [*tensors] if fixed else []  # no other tensor takes the place of one
-        # A lazily negated view at a new address: of several entries, it would have gaps.
+        self._alive = [*tensors] if fixed else []  # no other tensor takes their addresses
+        # A lazily negated view is the imaginary part of complex entries. Its strides show that,
+        # unless it has one entry.
         self._single = [n for n, x in enumerate(tensors) if x.numel() == 1 and not fixed]
         self._native = _native()
         if self._native is None:
@@ -50,7 +52,7 @@ class Memory:
         assert described
 
     def addresses(self, tensors: Sequence[Tensor]) -> array[int] | None:
-        """Return the address of each tensor, or None if they do not lie as the first ones did."""
+        """Return the address of each tensor, or None if they differ from the first ones."""
         if len(tensors) != self._count:
             return None
         if self._native is None:
@@ -84,7 +86,7 @@ def _start(words: array[int]) -> int:
 
 @lru_cache(maxsize=1)
 def _native() -> Any | None:
-    """Return the library, ready to compare tensors; None if it cannot with this torch or Python."""
+    """Return the library, set up to compare tensors; None if this torch or Python prevents it."""
     built = library()
     samples = (torch.zeros(2, 3, device="cpu"), nn.Parameter(torch.zeros(1, device="cpu")))
     places = {(_place(x, id(type(x))), _place(x, x._cdata)) for x in samples}
@@ -116,7 +118,7 @@ def _native() -> Any | None:
 
 
 def _place(x: Tensor, word: int) -> int | None:
-    """Return where the Python object of a tensor holds an address; None if it does not."""
+    """Return the offset of an address in the Python object of a tensor; None if it is not there."""
     size = ctypes.sizeof(ctypes.c_size_t)
     count = torch._C.TensorBase.__basicsize__ // size
     words = [*(ctypes.c_size_t * count).from_address(id(x))]

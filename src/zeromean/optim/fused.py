@@ -1,4 +1,4 @@
-"""Drop-ins whose whole step is one kernel."""
+"""The base of drop-in optimizers that make their whole step by the kernels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Fused(Centered):
     @staticmethod
     @abstractmethod
     def _rule(group: dict[str, Any]) -> Rule:
-        """Return the step that a param group asks for."""
+        """Return the step rule of a param group."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -41,7 +41,7 @@ class Fused(Centered):
 
         Raises:
             ZeromeanError: A gradient is sparse; a gradient or a state tensor has another shape than
-                its weight; or a CUDA graph is being captured that cannot hold the step.
+                its weight; or a CUDA graph is being captured that cannot contain the step.
         """
         loss = None
         if closure is not None:

@@ -1,4 +1,4 @@
-"""Drop-ins that pass centered copies of the gradients to torch's own step."""
+"""The base of drop-in optimizers that pass centered gradients to torch's own step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zeromean.sharded import gradient_of
 
 
 class ViaTorch(Centered):
-    """Step as torch does along centered copies, or restore the means after the step."""
+    """Run torch's step along centered copies of the gradients, or restore the means after it."""
 
     _place: AtUpdate | None = None
     _copies: Mapping[Tensor, Tensor] = MappingProxyType({})
@@ -27,7 +27,7 @@ class ViaTorch(Centered):
         super().__setstate__(state)
         self._place = None
 
-    # A compiled step would hold on to the first step's copies.
+    # A compiled step would use the copies of the first step again.
     @eager
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step.
@@ -61,7 +61,7 @@ class ViaTorch(Centered):
         return loss
 
     def _step_of_torch(self) -> None:
-        # torch's class, once instantiated, runs hooks in its step; here they have run already.
+        # torch wraps the step of each class that is instantiated, to run hooks; they have run here.
         step: Any = super().step.__func__  # type: ignore[attr-defined]
         (step.__wrapped__ if getattr(step, "hooked", False) else step)(self)
 
@@ -86,7 +86,7 @@ class ViaTorch(Centered):
         )
         return dict(zip((target.parameter for target, _ in found), copies, strict=True))
 
-    # torch's step calls this to collect what its own function steps.
+    # torch's step calls this to collect the parameters and gradients of its functional form.
     def _init_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *state: Any
     ) -> Any:

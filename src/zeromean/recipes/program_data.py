@@ -22,7 +22,7 @@ class Found:
 
     Args:
         train, test, classes: Numbers of training images, test images and classes.
-        description: One line on them.
+        description: Description of the data in one line.
     """
 
     train: int
@@ -32,10 +32,11 @@ class Found:
 
 
 def path_of(recipe: Recipe, data: str | None) -> str:
-    """Return the path in the argument ``--data``; all of it for what zeromean trains itself.
+    """Return the path in the argument ``--data``, or all of it if zeromean trains the task itself.
 
     Raises:
-        ZeromeanError: It is missing, not of the program's form, or given without need.
+        ZeromeanError: The argument is missing, has another form, or is given to a recipe without
+            data.
     """
     form = recipe.data.form.partition(":")[0]
     if recipe.program is None and data is not None:
@@ -58,7 +59,7 @@ def find(recipe: Recipe, path: str) -> Found:
     """Count the data in a folder.
 
     Raises:
-        ZeromeanError: The folder does not have the layout of the recipe's data, or no images.
+        ZeromeanError: The folder does not have the layout of the recipe's data, or lacks images.
     """
     form = recipe.data.form.partition(":")[0]
     if not form:
@@ -82,7 +83,7 @@ def check_weights(recipe: Recipe, weights: Path | None) -> str:
     """Return the path of the pretrained weights; empty for a recipe without any.
 
     Raises:
-        ZeromeanError: They are missing, or given without need.
+        ZeromeanError: They are missing, or given to a recipe that takes none.
     """
     wanted = recipe.program.weights if recipe.program is not None else ""
     if not wanted:
@@ -115,7 +116,7 @@ def _coco(folder: Path, data: DataSet) -> tuple[int, int, int]:
     for file in files:
         _require(file, data)
     try:
-        # Of both files, this one is the smaller by far.
+        # Both files list the categories; this one is much smaller.
         categories = json.loads(files[1].read_text(encoding="utf-8"))["categories"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ZeromeanError(
@@ -135,7 +136,7 @@ def _market(folder: Path, data: DataSet) -> tuple[int, int, int]:
 
 
 def _folders(folder: Path, data: DataSet) -> tuple[int, int, int]:
-    test = folder / ("val" if not (folder / "test").is_dir() else "test")
+    test = folder / ("test" if (folder / "test").is_dir() else "val")
     counts = []
     for part in (folder / "train", test):
         classes = [one for one in _require(part, data).iterdir() if one.is_dir()]

@@ -1,6 +1,7 @@
-"""A recipe: a study, the data it is about, and the published number of each method.
+"""A recipe: a study, its data, and the published number of each method.
 
-The study trains a task of zeromean's own, or compares a training program of the package.
+zeromean trains the study's task itself, or the study compares runs of one of the package's training
+programs.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# The data, the pretrained weights and the device in a recipe's file, which the user replaces.
+# Placeholders in a recipe's file for the data, the pretrained weights and the device of the user.
 PLACEHOLDER = "DATA"
 WEIGHTS = "WEIGHTS"
 DEVICE = "DEVICE"
@@ -36,7 +37,7 @@ NEW = "-"
 
 @dataclass(frozen=True)
 class DataSet:
-    """The data behind published numbers.
+    """The data set of published numbers.
 
     Args:
         name: Name that its authors gave it.
@@ -44,7 +45,7 @@ class DataSet:
             reinforcement learning, which needs no data.
         train, test, classes: Numbers of training images, test images and classes.
         shape: Channels, height and width of an image as networks see it.
-        note: What else is needed to prepare the data; may be empty.
+        note: Further advice on how to prepare the data; may be empty.
     """
 
     name: str
@@ -65,7 +66,10 @@ class DataSet:
         )
 
     def matches(self, train: int, test: int, classes: int, shape: tuple[int, ...]) -> bool:
-        """Return whether data may be these; a random split may divide their sum otherwise."""
+        """Return whether data may be this set; only the sum of training and test images counts.
+
+        A random split may divide the images otherwise.
+        """
         own = (self.train + self.test, self.classes, self.shape)
         return (train + test, classes, shape) == own
 
@@ -75,10 +79,10 @@ class Column:
     """A column of a published table.
 
     Args:
-        place: Key of the table, or of a part of it, among the published numbers.
+        place: Key of the table, or of a part of it, in the published numbers.
         heading: Heading of the column; None for a table with one column.
-        rows: Published row of each method, ``-`` if there is none. The first method is the
-            baseline of the others.
+        rows: Label of each method's row in the table, ``-`` if there is none. The first method is
+            the baseline of the others.
     """
 
     place: str
@@ -92,13 +96,13 @@ class Column:
 
     @property
     def table(self) -> str:
-        """Key of the table that this is a column of."""
+        """The key of the table that has this column."""
         return self.place.partition(".")[0] if self.place.startswith("table") else self.place
 
     @property
     def part(self) -> str:
         """The part of the table, such as an initialization; may be empty."""
-        return "" if self.table == self.place else self.place.partition(".")[2]
+        return self.place.removeprefix(self.table).removeprefix(".")
 
     def title(self, paper: str) -> str:
         """Return a title such as ``CWN Table 2, Xavier, SVHN``."""
@@ -120,14 +124,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Program:
-    """What is needed to run a training program of the package.
+    """The requirements and options of a training program of the package.
 
     Args:
         extra: Extra of zeromean that installs its packages.
         modules: Modules that the extra installs and the program imports.
-        lengths: Options of the program that count epochs, episodes or steps; ``--scale`` shortens
-            them alike. The first one is the length of the training.
-        processes: Number of processes, one per device, of the published runs.
+        lengths: Options of the program that count epochs, episodes or steps, which ``--scale``
+            multiplies by the same factor. The first one is the length of the training.
+        processes: Number of processes of the published runs, one per device.
         weights: The pretrained weights to pass as ``--weights``; empty for fresh weights.
     """
 
@@ -141,7 +145,7 @@ class Program:
         """Check that the packages of the program are installed.
 
         Raises:
-            MissingExtraError: One is not.
+            MissingExtraError: A package is missing.
         """
         missing = [one for one in self.modules if find_spec(one) is None]
         if missing:
@@ -157,15 +161,15 @@ class Recipe:
 
     Args:
         name: Name of the recipe on the command line.
-        title: One line on what it trains.
+        title: Description of the training in one line.
         paper: Key of ``PAPERS``.
         metrics: Keys of ``METRICS``; published numbers are of the first one.
         repeats: Number of published runs per number.
         columns: Published columns, whose methods are those of the study.
-        curves: Keys of pictures that the curves of its report repeat.
+        curves: Keys of the published figures that the curves of the report repeat.
         data: Data behind the published numbers.
-        notes: Departures from what was published, and choices where nothing was.
-        step_seconds: Seconds per training step, mean over the methods, by machine.
+        notes: Differences from the published setup, and choices where the paper gives none.
+        step_seconds: Seconds per training step by machine, a mean over the methods.
         study: Study with ``DATA`` as its data.
         program: The training program; None for a task that zeromean trains itself.
     """
@@ -185,14 +189,14 @@ class Recipe:
 
     @property
     def task(self) -> ImageTask:
-        """The only task of the study, if zeromean trains it itself."""
+        """The only task of a study that zeromean trains itself."""
         (task,) = self.study.tasks
         assert isinstance(task, ImageTask)
         return task
 
     @property
     def places(self) -> list[str]:
-        """Keys of the tables and pictures that it repeats."""
+        """The keys of the tables and figures that the recipe repeats."""
         return list(dict.fromkeys([*(column.table for column in self.columns), *self.curves]))
 
     @property
@@ -201,7 +205,7 @@ class Recipe:
         return self.length_of(self.study)
 
     def length_of(self, study: Study) -> tuple[int, str]:
-        """Return the length of a run and its unit in a study that this recipe has made."""
+        """Return the length of a run and its unit, in a study made from this recipe."""
         if self.program is None:
             return study.trained_tasks[0].epochs, "epoch"
         (task,), option = study.programs, self.program.lengths[0]
@@ -210,7 +214,7 @@ class Recipe:
 
     @property
     def has_device(self) -> bool:
-        """Whether a run can use another device than the CPU."""
+        """Whether a run can use a device other than the CPU."""
         return not self.study.programs or DEVICE in self.study.programs[0].command
 
     def on(

@@ -1,4 +1,4 @@
-"""Load the data set that a text such as ``npz:FILE`` names."""
+"""Load the data set that a string such as ``npz:FILE`` names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ READERS: dict[str, Callable[[Path], Dataset | UnsplitDataset]] = {
     "cifar": read_cifar,
     "svhn": read_svhn,
 }
-# Formats of image files, which may have any size.
+# Formats of image files, which may have different sizes.
 FILE_READERS: dict[str, Callable[[Path, ImageTransform], Dataset | UnsplitDataset]] = {
     "imagefolder": read_imagefolder,
     "miniimagenet": read_miniimagenet,
@@ -42,12 +42,12 @@ def load_dataset(
     Args:
         text: ``digits``, ``idx:DIR``, ``npz:FILE``, ``cifar:DIR``, ``svhn:DIR``,
             ``imagefolder:DIR`` (or a tar archive), ``miniimagenet:DIR``, ``hf:NAME`` or ``hf:DIR``.
-        transform: Steps that bring image files to one size; see :func:`reads_image_files`.
-        split: Test set of data that comes without one.
+        transform: Transformation of image files to one size; see :func:`reads_image_files`.
+        split: Choice of the test set for data that has none.
 
     Raises:
-        ZeromeanError: The text has another form, the reader refuses what it finds, or an option
-            does not apply to the data.
+        ZeromeanError: The text has another form, the data cannot be read, or an option does not
+            apply to the data.
 
     Example:
         >>> load_dataset("digits").describe()
@@ -62,7 +62,7 @@ def reads_image_files(text: str) -> bool:
 
 
 def read_dataset(text: str, transform: ImageTransform = UNCHANGED) -> Dataset | UnsplitDataset:
-    """Read a data set, with or without a test set; the arguments are :func:`load_dataset`'s."""
+    """Read a data set, with or without a test set; for the arguments see :func:`load_dataset`."""
     kind, _, path = text.partition(":")
     if text != "digits" and (kind not in {**READERS, **FILE_READERS} or not path or "\0" in path):
         raise ZeromeanError(

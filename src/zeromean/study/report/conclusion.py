@@ -33,7 +33,7 @@ class Conclusion:
 
     Args:
         method: Label of the method.
-        verdict: Answer in a word or two, decided by the permutation test.
+        verdict: Answer in a few words, decided by the permutation test.
         text: Sentences with the numbers.
     """
 
@@ -51,7 +51,7 @@ def conclude(summary: Summary, baseline: Summary, moment: str | None = None) -> 
     Args:
         summary: Summary of the method.
         baseline: Summary of the baseline.
-        moment: Words for the moment of the early scores, such as "epoch 4"; None if it is the end.
+        moment: Time of the early scores, such as "epoch 4"; None if it is the end.
     """
     final = summary.final.difference
     sentences = _diverged(summary, baseline)
@@ -107,7 +107,7 @@ def _at_the_end(summary: Summary, final: Paired, verdict: Verdict) -> list[str]:
         direction = metric.better if verdict == "helped" else metric.worse
         sentences = [f"It ended {direction} than {BASELINE}: {numbers}."]
     else:
-        same = "" if not _one_sided(final) or pairs == 1 else ", with the same sign on every seed"
+        same = ", with the same sign on every seed" if pairs > 1 and _one_sided(final) else ""
         sentences = [f"Difference to {BASELINE} at the end: {numbers}{same}."]
     sentences += _disagreement(final, verdict, corrected is not None)
     if verdict == "too few seeds":
@@ -120,7 +120,7 @@ def _at_the_end(summary: Summary, final: Paired, verdict: Verdict) -> list[str]:
 
 
 def _disagreement(final: Paired, verdict: Verdict, corrected: bool) -> list[str]:
-    """Say which of interval and test decides if they disagree."""
+    """Say that the test decides if the interval disagrees with it."""
     if final.interval is None:
         return []
     excludes_zero = final.interval[0] > 0 or final.interval[1] < 0

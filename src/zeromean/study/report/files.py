@@ -18,15 +18,24 @@ from zeromean.study.report.drawing import styles, svg
 
 FOLDER = Path(__file__).parent
 RUN_COLUMNS = (
-    *("task", "optimizer", "method", "seed", "trial", "learning_rate", "weight_decay"),
-    *("status", "train_score", "test_loss", "test_score"),
+    "task",
+    "optimizer",
+    "method",
+    "seed",
+    "trial",
+    "learning_rate",
+    "weight_decay",
+    "status",
+    "train_score",
+    "test_loss",
+    "test_score",
 )
 # Followed by a column per recorded metric.
 EPOCH_COLUMNS = ("task", "optimizer", "method", "seed", "trial", "epoch", "seconds")
 
 
 def write(results: Results, min_effect: float | None = None) -> Path:
-    """Write ``report.html``, one file without references to others, into the study's folder.
+    """Write ``report.html``, one self-contained file, into the study's folder.
 
     Args:
         results: Finished study.
@@ -34,8 +43,8 @@ def write(results: Results, min_effect: float | None = None) -> Path:
             the number of seeds that detect it; None (default) shows none.
 
     Raises:
-        ZeromeanError: ``min_effect`` is not above 0, or the file cannot be written; the database
-            is not touched.
+        ZeromeanError: ``min_effect`` is not above 0, or the file cannot be written. The database
+            does not change.
     """
     parts = sections(results, min_effect)
     page = template(FOLDER, "report.html").render(
@@ -47,10 +56,9 @@ def write(results: Results, min_effect: float | None = None) -> Path:
 
 
 def write_markdown(results: Results, min_effect: float | None = None) -> Path:
-    """Write ``report.md``, the words and tables of the report, into the study's folder.
+    """Write ``report.md``, the text and tables of the report, into the study's folder.
 
-    Raises:
-        ZeromeanError: The file cannot be written.
+    The argument and the errors are those of :func:`write`.
     """
     words = content(results, sections(results, min_effect))
     text = template(FOLDER, "report.md", autoescape=False).render(words)
@@ -98,7 +106,7 @@ def _csv(columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
 
 
 def _replace(path: Path, text: str) -> Path:
-    """Write a file atomically; a symbolic link in its place is replaced, never followed."""
+    """Write a file atomically; if the path is a symbolic link, replace the link, not its target."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         new.unlink(missing_ok=True)

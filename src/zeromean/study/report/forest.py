@@ -13,8 +13,8 @@ from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.metric import with_unit
 
 CAPTION = (
-    f"Test scores at the end, difference to {BASELINE}. Each mark is a seed, each vertical bar a"
-    f" mean, each line its {CONFIDENCE:.0%} interval (none below five seeds)."
+    f"Differences to {BASELINE} of the test scores at the end. Each mark shows a seed, each"
+    f" vertical bar a mean, each line its {CONFIDENCE:.0%} interval (none below five seeds)."
 )
 
 
@@ -36,12 +36,8 @@ def draw(results: Results, tables: list[list[Summary]]) -> Figure:
     panels = [[row for row in rows if row[1].metric == metric] for metric in metrics]
     look = styles(results.study.method_labels)
     chart = figure(0.5 + sum(0.75 + 0.42 * len(panel) for panel in panels))
-    for axes, metric, panel in zip(
-        np.atleast_1d(chart.subplots(len(panels), 1, height_ratios=[*map(len, panels)])),
-        metrics,
-        panels,
-        strict=True,
-    ):
+    grid = chart.subplots(len(panels), squeeze=False, height_ratios=[*map(len, panels)])
+    for axes, metric, panel in zip(grid[:, 0], metrics, panels, strict=True):
         axes.axvline(0, color=look[BASELINE].color, linewidth=1.5)
         for row, (_, summary) in enumerate(panel):
             paired, style = summary.final.difference, look[summary.method]

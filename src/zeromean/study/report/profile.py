@@ -1,4 +1,4 @@
-"""A performance profile: how often a method needs how many times the steps of the fastest."""
+"""A performance profile: how often a method is within a factor of the fastest one's steps."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from zeromean.study.report.summary import Summary
 
 CAPTION = (
     "Share of the comparisons in which a method reached the target within the given multiple of the"
-    " steps that the fastest method needed. Medians over the seeds; a miss counts as never."
+    " steps that the fastest method needed, by medians over the seeds. A missed target is within no"
+    " multiple."
 )
 
 
 def ratios(amounts: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Divide each method's amount by the smallest of its comparison; a miss stays infinite.
+    """Divide each method's amount by the smallest of its comparison; a missed target stays inf.
 
     Args:
-        amounts: Amount that each method needed to reach the target, per comparison.
+        amounts: Amount, such as epochs, that each method needed to reach the target, inf if it was
+            missed; one mapping per comparison.
 
     Example:
         >>> ratios([{"plain": 20.0, "gc": 10.0}, {"plain": 10.0, "gc": float("inf")}])
@@ -87,7 +89,7 @@ def draw(results: Results, tables: list[list[Summary]]) -> Figure:
 def _epochs_to_target(
     results: Results, optimizer: str, summaries: list[Summary]
 ) -> dict[str, float]:
-    """Return the median epochs of every method, also of those that equal another one."""
+    """Return the median epochs of every method, including those that equal another one."""
     needed = {one.method: statistics.median(one.target.epochs) for one in summaries}
     same_as = results.study.distinct_methods(optimizer)
     return {method: needed[same_as[method]] for method in results.study.method_labels}

@@ -14,11 +14,11 @@ CONFIDENCE = 0.95
 LEVEL = 0.05
 POWER = 0.8
 # All resampled means lie between the smallest and the largest difference, which enclose the center
-# of a symmetric distribution with probability 1 - 2^(1 - n): 88 % with four pairs, 94 % with five.
+# of a symmetric distribution with probability 1 - 2^(1 - n): 88% with four pairs, 94% with five.
 MIN_PAIRS_FOR_INTERVAL = 5
 # A fixed bootstrap seed gives the same interval for the same results.
 RESAMPLING_SEED = 0
-# The widened level reaches far into the tails, where fewer resamples would be noise.
+# The quantiles at the widened level are far in the tails, where fewer resamples are too noisy.
 RESAMPLES = 49_999
 
 
@@ -98,7 +98,9 @@ def paired(treated: Sequence[float], control: Sequence[float]) -> Paired:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for multiple comparisons, so that any false alarm at all stays rare.
+    """Correct p-values for multiple comparisons by Holm's step-down method.
+
+    It bounds the family-wise error rate, the probability of at least one false positive.
 
     Example:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
@@ -107,7 +109,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Reference:
         Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
-    # statsmodels' multipletests collects garbage, which takes longer than the rest of a report.
+    # Not statsmodels' multipletests, which calls gc.collect() and so takes longer than a report.
     count = len(p_values)
     order = np.argsort(p_values)
     corrected = np.empty(count)
@@ -126,15 +128,15 @@ def min_seeds(comparisons: int) -> int:
 
 
 def seeds_needed(deviation: float, effect: float) -> int:
-    """Return the number of paired seeds that shows an effect in four studies out of five.
+    """Return the number of paired seeds that detects an effect in four studies out of five.
 
     Args:
         deviation: Sample standard deviation of the measured differences.
         effect: True mean difference to detect, above 0, in the same unit.
 
     Returns:
-        The number of seeds at which a two-sided paired t-test at the 5 % level has a power of 0.8;
-        at least the number with which a sign-flip test can reach that level.
+        The number of seeds at which a two-sided paired t-test at the 5% level has a power of 0.8,
+        but no less than a sign-flip test needs to reach that level.
 
     Example:
         >>> seeds_needed(deviation=1.0, effect=1.0)
@@ -145,7 +147,7 @@ def seeds_needed(deviation: float, effect: float) -> int:
     least = min_seeds(1)
     if effect / max(deviation, 1e-300) > 100:
         return least
-    if effect / deviation < 1e-3:  # Student's t is the normal distribution here
+    if effect / deviation < 1e-3:  # so many seeds that Student's t is normal
         deviations = float(stats.norm.isf(LEVEL / 2) + stats.norm.isf(1 - POWER))
         return math.ceil((deviations * deviation / effect) ** 2)
     found = TTestPower().solve_power(effect_size=effect / deviation, power=POWER, alpha=LEVEL)
@@ -153,7 +155,7 @@ def seeds_needed(deviation: float, effect: float) -> int:
 
 
 def _rounded_mean(differences: np.ndarray, axis: int) -> np.ndarray:
-    """Round far below the effect of one image, so that tied means stay tied."""
+    """Return the mean, rounded far below the effect of one image so that equal means stay equal."""
     mean: np.ndarray = np.mean(differences, axis=axis).round(12)
     return mean
 
@@ -169,8 +171,8 @@ def interval_of_mean(
 
     Args:
         values: Values to average.
-        size: Magnitude of the numbers that the values are differences of, which sets the rounding
-            error below which values count as equal (default: the largest value).
+        size: Largest magnitude of the scores whose differences the values are. Values count as
+            equal within the rounding errors of that magnitude (default: that of the values).
 
     Example:
         >>> interval_of_mean([1.0, 2.0])
