@@ -1,4 +1,4 @@
-"""Run programs in less time than their imports take."""
+"""Start programs: in less time than their imports take, and so that Ctrl-C ends them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from unittest import mock
 
 import pytest
 
+# The command zeromean. Tests in the background ignore Ctrl-C, and so would what they start.
+INTERRUPTIBLE = (
+    sys.executable,
+    "-c",
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    " runpy.run_module('zeromean', run_name='__main__', alter_sys=True)",
+)
 WITHOUT_COMPILER = Path(__file__).parent / "support" / "without_compiler"
 
 

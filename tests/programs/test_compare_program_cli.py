@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from programs import ZEROMEAN, environment
+from fast_programs import INTERRUPTIBLE
+from programs import environment
 from zeromean.cli.main import app
 from zeromean.study import ProgramTask, Study
 from zeromean.study.engine import results
@@ -162,7 +163,7 @@ def test_ended_comparison_keeps_finished_runs(program, tmp_path: Path, how: int)
     path, out = program(slow.replace("WAIT", "0 if sys.argv[1] == '0' else 600")), tmp_path / "out"
     words = ["--seeds", "2", "--out", str(out), "--", sys.executable, path, "{seed}"]
     process = subprocess.Popen(
-        [*ZEROMEAN, "compare", *METRIC, *words],
+        [*INTERRUPTIBLE, "compare", *METRIC, *words],
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

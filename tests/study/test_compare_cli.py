@@ -19,6 +19,7 @@ from study_files import patterns, write_npz
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
+from fast_programs import INTERRUPTIBLE
 from zeromean.cli import progress
 from zeromean.cli.main import app
 from zeromean.cli.progress import LiveProgress
@@ -30,13 +31,6 @@ from zeromean.study.tasks.training import Training
 
 SMALL = ("--model", "mlp", "--epochs", "3", "--batch-size", "8", "--seeds", "2")
 PROGRAM = (sys.executable, "-m", "zeromean")
-# A test run in the background ignores Ctrl-C, and so would the programs that it starts.
-INTERRUPTIBLE = (
-    sys.executable,
-    "-c",
-    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    " runpy.run_module('zeromean', run_name='__main__', alter_sys=True)",
-)
 VERDICT = re.compile("^gc: (too few seeds|no difference shown|helped|harmed)", re.M)
 
 
