@@ -253,6 +253,15 @@ def test_running_statistics_stay_unchanged() -> None:
     assert all(not module._forward_hooks for module in model.modules())
 
 
+def test_spectral_normalization_stays_unchanged() -> None:
+    model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(6, 5)))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first, second = weight_means(model), weight_means(model)
+    assert first.means[0].tolist() == second.means[0].tolist()
+    preactivations(model, [(torch.randn(4, 6), None)])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_recurrent_layers_are_left_out() -> None:
     class Tagger(nn.Module):
         def __init__(self) -> None:
@@ -537,3 +546,10 @@ def test_nonfinite_weights_raise(measure: Callable[..., object]) -> None:
     batch = () if measure is weight_means else ((torch.randn(2, 4), None),)
     with pytest.raises(ZeromeanError, match=r"1\.weight has entries that are not finite"):
         measure(model, *batch)
+
+
+@pytest.mark.parametrize("measure", [weight_means, gradient_norms, preactivations, sharpness])
+def test_meta_device_raises(measure: Callable[..., object]) -> None:
+    batch = () if measure is weight_means else ((torch.zeros(2, 4), torch.zeros(2)),)
+    with pytest.raises(ZeromeanError, match="weight is on the meta device and has no values"):
+        measure(nn.Linear(4, 3, device="meta"), *batch)

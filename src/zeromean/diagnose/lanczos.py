@@ -19,20 +19,28 @@ Product = Callable[[Array], Array]
 
 # Size up to which computing the matrix is cheaper than iterating.
 MAX_DENSE_SIZE = 32
-# Lanczos vectors between restarts. The extreme eigenvalues of a loss stand out, so that few
-# suffice; scipy's default of 20 costs twice the products.
+# Number of Lanczos vectors between restarts. Few suffice, because the extreme eigenvalues of a
+# Hessian are usually well separated; scipy's default of 20 needs twice as many products.
 BASIS_SIZE = 10
 
 
 def extreme_eigenvalue(
     product: Product, size: int, which: Literal["magnitude", "largest"], tolerance: float
 ) -> float:
-    """Compute the largest eigenvalue, or the one of largest magnitude, by Lanczos iteration.
+    """Compute the largest eigenvalue of a symmetric operator, or the one of largest magnitude.
+
+    Large operators need Lanczos iteration; the matrix of a small one is computed.
+
+    Args:
+        product: Function that multiplies the operator by a vector.
+        size: Length of that vector.
+        which: Eigenvalue to compute.
+        tolerance: Relative accuracy of the iteration.
 
     Raises:
         ZeromeanError: The products are not finite, or the iteration does not converge.
     """
-    # ARPACK would start from its own random vector.
+    # A fixed start vector, because ARPACK's own is random.
     start = np.random.default_rng(0).standard_normal(size)
     first = product(start)
     if not np.isfinite(first).all():
@@ -63,10 +71,10 @@ def extreme_eigenvalue(
 def ritz_values(product: Product, start: Array, steps: int) -> Array:
     """Compute the eigenvalues of a symmetric operator on the Krylov space of ``start``, ascending.
 
-    They lie within the range of the eigenvalues whose eigenvectors ``start`` has a part in, and
-    approach both ends. scipy's Lanczos iteration does not return them: it only finds eigenvalues
-    at the ends of the whole spectrum, zeros included. The Krylov space may be exhausted before it
-    has ``steps`` dimensions.
+    These Ritz values lie within the range of the eigenvalues to whose eigenvectors ``start`` is not
+    orthogonal, and approach both ends of that range. scipy's Lanczos iteration does not return
+    them: it finds only eigenvalues at the ends of the whole spectrum, zeros included. There are
+    fewer than ``steps`` if the Krylov space has fewer dimensions.
     """
     basis = [start / np.linalg.norm(start)]
     diagonal: list[float] = []
@@ -75,7 +83,7 @@ def ritz_values(product: Product, start: Array, steps: int) -> Array:
         vector = product(basis[-1])
         diagonal.append(float(basis[-1] @ vector))
         kept = np.stack(basis)
-        for _ in range(2):  # once does not keep them orthogonal
+        for _ in range(2):  # rounding leaves the first result not orthogonal
             vector = vector - kept.T @ (kept @ vector)
         length = float(np.linalg.norm(vector))
         if length <= 1e-12 * max(map(abs, diagonal)):
@@ -95,5 +103,5 @@ def split_like(vector: Array, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def flat(tensors: Sequence[Tensor]) -> Array:
-    """Concatenate tensors to one flat vector."""
-    return torch.cat([x.detach().double().cpu().flatten() for x in tensors]).numpy()
+    """Concatenate tensors into one flat float64 vector."""
+    return torch.cat([x.detach().cpu().double().flatten() for x in tensors]).numpy()

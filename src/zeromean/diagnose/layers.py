@@ -1,4 +1,4 @@
-"""The layers that a diagnostic looks at: those whose weight vectors can be centered."""
+"""The layers that a diagnostic measures: those whose weight vectors can be centered."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from zeromean.sharded import is_sharded
 class Layer:
     """One weight tensor of a model with the module that computes with it.
 
-    A parametrized tensor has the name by which the module uses it.
+    The name of a parametrized tensor is that of the module's attribute, such as "weight".
     """
 
     name: str  # full name in the model, such as "0.weight"
@@ -37,15 +37,16 @@ class Layer:
     @property
     def weight(self) -> Tensor:
         """The weights that the layer computes with, after parametrizations, without a graph."""
-        with torch.no_grad():
+        # Spectral normalization updates its buffers in training mode at each access.
+        with torch.no_grad(), unchanged(self.module):
             value: Tensor = getattr(self.module, self.tensor)
         return value.detach()
 
     def units(self, output: object) -> Tensor | None:
         """Return the module's output with one column per unit.
 
-        Returns None if the output is not the product of the weights with one input, as in recurrent
-        layers and attention.
+        The result is None if the output is not the product of the weights with one input, as in
+        recurrent layers and attention.
         """
         weight = self.weight
         axis = -1 if self.fan_in.role == "linear" else 1 - weight.ndim
@@ -65,13 +66,12 @@ def layers_of(model: nn.Module, layers: Layers = "all", embeddings: bool = False
 
     Raises:
         ZeromeanError: There is none, an option has an unknown value, or the model is not a module,
-            is complex, is sharded over processes, or has weights that are not finite.
+            is sharded over processes, or has weights that are complex, not finite or on the meta
+            device.
     """
     check_model(model)
     owned = _owners(model)
-    first: dict[int, Owner] = {}
-    for owner in owned:
-        first.setdefault(id(owner.parameter), owner)
+    first = {id(owner.parameter): owner for owner in reversed(owned)}
     weights = {(o.module_name, id(o.parameter)) for o in owned if o.fan_in is not None}
     count = Counter(module_name for module_name, _ in weights)
     found: list[Layer] = []
@@ -94,10 +94,10 @@ def layers_of(model: nn.Module, layers: Layers = "all", embeddings: bool = False
 def weights_of(
     model: nn.Module, layers: Layers = "all", embeddings: bool = False
 ) -> tuple[Row, ...]:
-    """Return the trained parameters behind those weights, as rows of a plan.
+    """Return the parameters that the weights of :func:`layers_of` depend on, as rows of a plan.
 
     Raises:
-        ZeromeanError: As :func:`layers_of`.
+        ZeromeanError: There is none, or an option has an unknown value.
     """
     rows = make_plan(_owners(model), layers=layers, embeddings=embeddings).centered
     if not rows:
@@ -109,7 +109,7 @@ def weights_of(
 
 
 def _owners(model: nn.Module) -> list[Owner]:
-    """Return the owners, with proxies whose gradient is zero-mean already as centered ones."""
+    """Return the owners; a proxy with a zero-mean gradient counts as one that can be centered."""
     return [
         replace(owner, fan_in=replace(owner.fan_in, zero_mean=False)) if owner.fan_in else owner
         for owner in owners(model)
@@ -117,12 +117,16 @@ def _owners(model: nn.Module) -> list[Owner]:
 
 
 def check_model(model: object, *, real: bool = True, precise: bool = False) -> None:
-    """Raise unless this is a module that is whole in this process.
+    """Raise unless a model is a module whose whole parameters are in this process.
 
     Args:
-        model: Model.
-        real: Whether complex parameters are refused, because their imaginary part would be dropped.
-        precise: Whether half precision is refused, because its rounding hides eigenvalues.
+        model: Model to check.
+        real: Whether complex parameters raise, because their imaginary part would be dropped.
+        precise: Whether half precision raises, because its rounding hides eigenvalues.
+
+    Raises:
+        ZeromeanError: The model is not, or a parameter is on the meta device or has a type that
+            ``real`` or ``precise`` excludes.
     """
     if not isinstance(model, nn.Module):
         raise ZeromeanError(f"{type(model).__name__} is not a torch.nn.Module", "Pass the model")
@@ -133,6 +137,11 @@ def check_model(model: object, *, real: bool = True, precise: bool = False) -> N
         )
     for name, parameter in model.named_parameters():
         dtype = str(parameter.dtype).removeprefix("torch.")
+        if parameter.is_meta:
+            raise ZeromeanError(
+                f"{name} is on the meta device and has no values",
+                "Move the model to a device with to_empty, and load its weights",
+            )
         if real and parameter.is_complex():
             raise ZeromeanError(
                 f"{name} is {dtype}, but this diagnostic needs real parameters",
@@ -149,7 +158,7 @@ def check_model(model: object, *, real: bool = True, precise: bool = False) -> N
 def forward_hooks(
     layers: list[Layer], on_call: Callable[[Layer, tuple[Any, ...], Any], None]
 ) -> Iterator[None]:
-    """Call a function with layer, inputs and output at each call of the layers' modules."""
+    """Call a function with the layer, inputs and output at each call of a layer's module."""
     with ExitStack() as stack:
         for layer in layers:
 
@@ -183,7 +192,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def differentiable(model: nn.Module) -> Iterator[None]:
-    """Allow derivatives of any order, of a forward pass that leaves the model unchanged."""
+    """Allow derivatives of any order of a forward pass that leaves the model unchanged."""
     mha = torch.backends.mha
     before = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)

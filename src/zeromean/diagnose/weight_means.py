@@ -65,7 +65,9 @@ class WeightMeans(Diagnostic):
     def table(self) -> Table:
         rows = [
             (
-                *(name, str(len(means)), str(m)),
+                name,
+                str(len(means)),
+                str(m),
                 number(float(np.median(np.abs(means)))),
                 number(float(np.abs(means).max())),
                 number(float(deviation)),
@@ -99,8 +101,9 @@ def weight_means(
 ) -> WeightMeans:
     r"""Compute the mean of each weight vector, :math:`\frac{1}{M} \sum_{i=1}^{M} w_i`.
 
-    If the whole update is projected, these stay as they were at initialization
-    (:math:`e^T w_t = e^T w_0`). Parametrized weights are taken as the layer uses them.
+    If the whole update is projected, the means stay as they were at initialization
+    (:math:`e^T w_t = e^T w_0`). For a parametrized weight, they are those of the effective weight,
+    which the layer computes with.
 
     Args:
         model: Model to diagnose.
@@ -110,8 +113,9 @@ def weight_means(
         A :class:`WeightMeans`.
 
     Raises:
-        ZeromeanError: The model has no layer with fan-in axes or has weights that are not finite,
-            or an option has an unknown value.
+        ZeromeanError: The model has no layer with fan-in axes, has weights that are complex, not
+            finite or on the meta device, or is sharded over processes; or an option has an unknown
+            value.
 
     Example:
         >>> import torch, zeromean
@@ -129,8 +133,8 @@ def weight_means(
     return WeightMeans(
         layers=tuple(layer.name for layer in found),
         means=tuple(
-            means.flatten().double().cpu().numpy() for means in vector_means(weights, fan_ins)
+            means.flatten().cpu().double().numpy() for means in vector_means(weights, fan_ins)
         ),
-        deviations=np.array([float(w.double().std(correction=0)) for w in weights]),
+        deviations=np.array([float(w.cpu().double().std(correction=0)) for w in weights]),
         fan_in=np.array([f.size(w.shape) for f, w in zip(fan_ins, weights, strict=True)]),
     )
