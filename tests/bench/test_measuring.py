@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -204,10 +205,55 @@ def test_base_is_the_first_available_baseline(monkeypatch: pytest.MonkeyPatch) -
     assert comparison.results[fused] == "not supported on mps"
 
 
-def test_lack_of_memory_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object, **options: object) -> None:
-        raise torch.OutOfMemoryError("out of memory")
+def out_of_device_memory(*args: object, **options: object) -> None:
+    raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(run, "time_in_turn", full)
-    with pytest.raises(ZeromeanError, match="memory of cpu cannot hold tiny twelve times"):
+
+def out_of_cpu_memory(*args: object, **options: object) -> None:
+    torch.empty(2**58)
+
+
+@pytest.mark.parametrize("full", [out_of_device_memory, out_of_cpu_memory])
+def test_lack_of_memory_is_one_clear_error(
+    full: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "time_in_turn", full)
+        with pytest.raises(ZeromeanError, match="memory of cpu cannot hold tiny twelve times"):
+            run.run(Settings(("tiny",), ("sgd",), repeats=1))
+    monkeypatch.setattr(run, "_compare", lambda *args: None)
+    monkeypatch.setattr(run, "training_step", full)
+    with pytest.raises(ZeromeanError, match=r"cannot hold a training step\. Omit --training"):
+        run.run(Settings(("tiny",), ("sgd",), repeats=1, training=True))
+
+
+def test_other_errors_pass_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise RuntimeError("another problem")
+
+    monkeypatch.setattr(run, "time_in_turn", broken)
+    with pytest.raises(RuntimeError, match="another problem"):
         run.run(Settings(("tiny",), ("sgd",), repeats=1))
+
+
+@pytest.mark.usefixtures("_small_training", "_fast")
+def test_unavailable_baselines_are_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(*args: object) -> None:
+        raise Unavailable("not supported on mps")
+
+    def start(work: Work) -> None:
+        unavailable()
+
+    drop_ins, others = ZEROMEAN[:2], ZEROMEAN[2:]
+    missing = tuple(replace(one, start=start, make=unavailable) for one in others)
+    monkeypatch.setattr(run, "ZEROMEAN", (*drop_ins, *missing))
+    monkeypatch.setattr(run, "BASELINES", (*TORCH, *drop_ins, *missing))
+    result = run.run(Settings(("tiny",), ("sgd",), repeats=1, training=True))
+    assert {baseline for _, baseline in result.training} == set(drop_ins)
+    assert {baseline for baseline, _ in result.retained} == set(drop_ins)
+
+
+@pytest.mark.parametrize("option", ["tensors", "optimizers"])
+def test_benchmark_without_names_raises(option: str) -> None:
+    with pytest.raises(ZeromeanError, match=f"--{option.removesuffix('s')}s? has no name"):
+        Settings(**{option: ()})

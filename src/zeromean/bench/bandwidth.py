@@ -15,7 +15,7 @@ COPY_BYTES = 8  # a copied float32 is read once and written once
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Times of a step and of a copy of as many numbers as it has parameters.
+    """The times of a step and of a copy of as many float32 numbers as the step has parameters.
 
     Args:
         parameters: Number of parameters.
@@ -29,17 +29,23 @@ class Bandwidth:
 
     @property
     def of_step(self) -> float:
-        """Bytes per second of the step."""
+        """The bytes that the step reads and writes per second."""
         return self.bytes_per_parameter * self.parameters / self.times.median("step")
 
     @property
     def share(self) -> float:
-        """Bandwidth of the step relative to that of the copy, median over the rounds."""
+        """The bandwidth of the step relative to that of the copy, as the median over the rounds."""
         return self.bytes_per_parameter / COPY_BYTES / self.times.ratio("step", "copy")
 
 
 def measure(baseline: Baseline, work: Work, timer: Callable[[dict[str, Step]], Times]) -> Bandwidth:
-    """Time the step of a baseline and a copy in turn, by a function that times steps by name."""
+    """Measure the bandwidth of a baseline's step.
+
+    Args:
+        baseline: Baseline to measure.
+        work: Tensors and hyperparameters of the step.
+        timer: Function that times steps in turn, given by name.
+    """
     running = baseline.start(work)
     count = sum(weight.numel() for weight in running.weights())
     source = torch.ones(count, device=work.device)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,8 +36,8 @@ from zeromean.study.engine.executors import with_threads
 from zeromean.study.networks.build import build
 from zeromean.study.tasks.load import check_device
 
-MIN_PARAMETERS_FOR_BANDWIDTH = 1_000_000  # fewer fit into the caches
-NETWORK, BATCH, IMAGE_SIDE, CLASSES = "resnet18", 128, 32, 10  # of a whole training step
+MIN_PARAMETERS_FOR_BANDWIDTH = 1_000_000  # fewer parameters fit into the caches
+NETWORK, BATCH, IMAGE_SIDE, CLASSES = "resnet18", 128, 32, 10  # of the training steps
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,18 @@ class Settings:
     """The settings of a benchmark.
 
     Args:
-        tensors: Any of "resnet50", "gpt2", "tiny".
-        optimizers: Any of "sgd", "adamw".
+        tensors: Names of sets of tensors, out of "resnet50", "gpt2" and "tiny".
+        optimizers: Names of optimizers, out of "sgd" and "adamw".
         repeats: Number of rounds in which each baseline is timed, in turn with the first.
         threads: Number of CPU threads.
-        out: Folder for the results, without an earlier benchmark.
+        out: Folder for the results, which must not contain an earlier benchmark.
         device: Device in torch's notation, such as "cpu" or "cuda:0".
-        clock: "wall" (default), or "cpu" for the processor time of this process.
+        clock: Clock, "wall" (default), or "cpu" for the processor time of this process.
         training: Whether to time whole training steps of ResNet-18 too, which takes minutes.
 
     Raises:
-        ZeromeanError: A name is unknown or repeated, a number is too small, ``out`` is in use, or
-            torch cannot use the device.
+        ZeromeanError: A name is missing, unknown or repeated, a number is too small, ``out`` is in
+            use, or torch cannot use the device.
 
     Example:
         >>> Settings(tensors=("tiny",), repeats=3).command()
@@ -115,6 +117,8 @@ class Settings:
 
 def _check_names(option: str, names: tuple[str, ...], known: Iterable[str]) -> None:
     choices = list(known)
+    if not names:
+        raise ZeromeanError(f"{option} has no name", f"Use any of {', '.join(choices)}")
     for name, count in Counter(names).items():
         if name not in choices:
             raise ZeromeanError(
@@ -142,7 +146,7 @@ class Comparison:
     results: dict[Baseline, Times | str]
 
     def ratio(self, baseline: Baseline) -> float | None:
-        """Return the time relative to the base, or None if it is unavailable."""
+        """Return the time relative to the base, or None if the baseline is unavailable."""
         if baseline is self.base:
             return 1.0
         times = self.results[baseline]
@@ -164,7 +168,7 @@ class Comparison:
             if not isinstance(times, str)
             for seconds in times.seconds[self.base.name]
         ]
-        return sorted(rounds)[len(rounds) // 2] if rounds else None
+        return statistics.median(rounds) if rounds else None
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ def run(settings: Settings, on_progress: Callable[[str], None] = lambda text: No
         on_progress: Function that receives a short text before each measurement.
 
     Raises:
-        ZeromeanError: The tensors do not fit into memory.
+        ZeromeanError: The tensors or a training step do not fit into memory.
 
     Example:
         >>> settings = Settings(tensors=("tiny",), optimizers=("sgd",), repeats=1)
@@ -207,16 +211,27 @@ def run(settings: Settings, on_progress: Callable[[str], None] = lambda text: No
     results = Benchmark(settings, _environment(device))
     with with_threads(settings.threads):
         for tensors in settings.tensors:
-            try:
+            with _enough_memory(device, f"{tensors} twelve times", f"Omit {tensors}"):
                 for optimizer in settings.optimizers:
                     _compare(results, tensors, optimizer, on_progress)
-            except (torch.OutOfMemoryError, MemoryError) as error:  # noqa: PERF203
-                raise ZeromeanError(
-                    f"The memory of {device} cannot hold {tensors} twelve times", f"Omit {tensors}"
-                ) from error
-        for optimizer in settings.optimizers if settings.training else ():
-            _train(results, optimizer, device, on_progress)
+        if settings.training:
+            with _enough_memory(device, "a training step", "Omit --training"):
+                for optimizer in settings.optimizers:
+                    _train(results, optimizer, device, on_progress)
     return results
+
+
+@contextmanager
+def _enough_memory(device: torch.device, content: str, fix: str) -> Iterator[None]:
+    """Raise a :class:`ZeromeanError` in place of torch's errors for a lack of memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # torch has no class for a lack of CPU memory.
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if known or "DefaultCPUAllocator" in str(error):
+            raise ZeromeanError(f"The memory of {device} cannot hold {content}", fix) from error
+        raise
 
 
 def _compare(
@@ -250,7 +265,8 @@ def _compare(
             typed = Work(hyper, work.shapes, work.device, dtype)
             plain = retained_bytes(base, typed)
             for baseline in ZEROMEAN:
-                results.retained[baseline, dtype] = retained_bytes(baseline, typed) - plain
+                with suppress(Unavailable):
+                    results.retained[baseline, dtype] = retained_bytes(baseline, typed) - plain
 
 
 def _time(steps: dict[str, Step], settings: Settings, work: Work) -> Times:
@@ -276,13 +292,14 @@ def _train(
     work = Work(OPTIMIZERS[optimizer], [(4, 3)], device)
     base = _base(work)
     for baseline in ZEROMEAN:
-        if base.make is None or baseline.make is None:
-            continue
+        assert base.make is not None  # both are torch optimizers
+        assert baseline.make is not None
         on_progress(f"training, {work.hyper.name}: {baseline.name}")
-        steps = {
-            "plain": training_step(base.make, work.hyper, device),
-            baseline.name: training_step(baseline.make, work.hyper, device),
-        }
+        try:
+            other = training_step(baseline.make, work.hyper, device)
+        except Unavailable:
+            continue
+        steps = {"plain": training_step(base.make, work.hyper, device), baseline.name: other}
         results.training[optimizer, baseline] = _time(steps, results.settings, work)
 
 
