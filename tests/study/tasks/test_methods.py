@@ -38,6 +38,15 @@ def network() -> nn.Module:
     return build("cnn", 1, 8, 10, seed=0)
 
 
+@pytest.mark.parametrize("name", ["lecun", "xavier", "he"])
+def test_initialization_sets_all_biases_to_zero(name: str) -> None:
+    network = nn.Sequential(nn.LSTM(3, 4), nn.Linear(4, 2))
+    prepare_network(network, presets.method(f"init={name}"))
+    biases = [p for key, p in network.named_parameters() if "bias" in key]
+    assert len(biases) == 3
+    assert not any(bias.any() for bias in biases)
+
+
 @pytest.mark.parametrize(
     ("features", "groups"), [(2048, 32), (64, 32), (96, 32), (48, 24), (16, 8), (3, 1), (1, 1)]
 )

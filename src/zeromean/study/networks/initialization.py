@@ -1,4 +1,4 @@
-"""The usual ways to draw initial weights, from the fan-in M of each weight vector."""
+"""The usual distributions of initial weights, given the fan-in M of each weight vector."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from zeromean.model import owners
 def initialize(network: nn.Module, *, name: Literal["torch", "lecun", "xavier", "he"]) -> None:
     """Draw every weight with a known fan-in again, in place.
 
-    ====== ================================== ===========
-    name   distribution                       biases
-    ====== ================================== ===========
-    torch  uniform, variance 1 / (3 M)        uniform
-    lecun  normal, variance 1 / M             0
+    ====== =================================== =======
+    name   distribution                        biases
+    ====== =================================== =======
+    torch  uniform, variance 1 / (3 M)         uniform
+    lecun  normal, variance 1 / M              0
     xavier uniform, variance 2 / (M + fan-out) 0
-    he     normal, variance 2 / M             0
-    ====== ================================== ===========
+    he     normal, variance 2 / M              0
+    ====== =================================== =======
+
+    "torch" calls every module's ``reset_parameters``: its row holds for linear layers and
+    convolutions, and the other modules are reset too. The other names leave embeddings and
+    parameters without a fan-in unchanged, except the biases of the layers whose weights are drawn.
 
     Args:
-        network: The network; embeddings and parameters without a fan-in stay.
+        network: Network to initialize.
         name: One of the names above.
     """
     if name == "torch":
@@ -40,19 +44,20 @@ def initialize(network: nn.Module, *, name: Literal["torch", "lecun", "xavier", 
         weight = owner.parameter
         fan_in = owner.fan_in.size(owner.shape)
         if name == "xavier":
-            # The fan-out of an input counts the positions of the kernel that it meets.
+            # An input affects each output channel through every position of the kernel.
             fan_out = weight.numel() * math.prod(owner.shape[2:]) / fan_in
             bound = math.sqrt(6 / (fan_in + fan_out))
             weight.uniform_(-bound, bound)
         else:
             weight.normal_(0, math.sqrt((2 if name == "he" else 1) / fan_in))
-        bias = getattr(owner.module, "bias", None)
-        if isinstance(bias, nn.Parameter):
-            bias.zero_()
+        for parameter_name, parameter in owner.module.named_parameters(recurse=False):
+            # Recurrent layers have several biases; bias_k of attention is not one, but a token.
+            if "bias" in parameter_name and parameter.ndim == 1:
+                parameter.zero_()
 
 
 def he_convolutions(network: nn.Module) -> nn.Module:
-    """Draw the weights of all convolutions from N(0, 2 / fan-out) and set their biases to 0.
+    """Draw the weights of every ``nn.Conv2d`` from N(0, 2 / fan-out) and set its bias to 0.
 
     Returns:
         The network itself, changed in place.
