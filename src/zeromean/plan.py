@@ -1,6 +1,7 @@
 """The plan: which parameters are centered, over which axes, and why the others are not.
 
-This module knows no framework. An adapter lists the owners of each parameter; this module decides.
+This module depends on no framework: an adapter lists the owners of each parameter, and
+:func:`make_plan` decides.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Owner:
         module_name: Full name of the module that holds it.
         module: That module, or None if only shapes are known.
         fan_in: Fan-in axes according to the module's rule, or None for no fan-in axes.
-        reason: Reason for having no fan-in axes, or else the kind of module.
+        reason: Reason why it has no fan-in axes; if it has some, the kind of module.
         undescribed: Class name of the module if no rule describes it, else empty.
     """
 
@@ -103,7 +104,7 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class Plan(TabularSequence[Row]):
-    """A decision for each parameter, whether it is centered, over which axes and why.
+    """The decision for each parameter: whether it is centered, over which axes, and why.
 
     It is a sequence of :class:`zeromean.plan.Row`, and printing it gives a table.
 
@@ -170,8 +171,10 @@ class Plan(TabularSequence[Row]):
         unknown = [row for row in matrices if row.undescribed]
         if 2 * _entries(unknown) <= _entries(matrices):
             return ""
-        first = {row.undescribed: row.name for row in reversed(unknown)}
-        examples = ", ".join(f"{kind} ({name})" for kind, name in reversed([*first.items()][-3:]))
+        first: dict[str, str] = {}
+        for row in unknown:
+            first.setdefault(row.undescribed, row.name)
+        examples = ", ".join(f"{kind} ({name})" for kind, name in [*first.items()][:3])
         more = f" and {len(first) - 3} more" if len(first) > 3 else ""
         return (
             f"{_entries(unknown) / _entries(matrices):.0%} of the matrix entries belong to modules"
@@ -201,11 +204,12 @@ def make_plan(
     """Decide for every parameter whether it is centered.
 
     Args:
-        owners: Every (parameter, owner) pair of the model.
-        layers: "all"; "conv" for every convolution; "linear" for everything else that has fan-in
-            axes; or a predicate of a module's full name and the module.
+        owners: All owners of all parameters of the model.
+        layers: Selection of layers: "all"; "conv" for every convolution; "linear" for everything
+            else that has fan-in axes; or a predicate of a module's full name and the module.
         embeddings: Whether embeddings are centered, over their tokens.
-        scope: "vector", or "tensor" for the ablation that treats a tensor as one vector.
+        scope: Entries that share a mean: "vector", or "tensor" for the ablation that treats a
+            tensor as one vector.
 
     Raises:
         ZeromeanError: An option has an unknown value.
@@ -219,32 +223,29 @@ def make_plan(
 
 def check_selection(layers: Layers, embeddings: bool, scope: Scope) -> None:
     """Raise if one of the options that select parameters has an unknown value."""
-    is_predicate = callable(layers) and not isinstance(layers, type)
-    if callable(layers) and is_predicate and not accepts(layers, "name", None):
-        raise ZeromeanError(
-            "the predicate layers= does not take two arguments, the name of a module and the"
-            " module",
-            "Use a predicate, such as layers=lambda name, module: name in (...)",
-        )
-    if isinstance(layers, list | tuple | set):
+    if callable(layers) and not isinstance(layers, type):
+        if not accepts(layers, "name", None):
+            raise ZeromeanError(
+                "the predicate layers= does not take two arguments, the name of a module and the"
+                " module",
+                "Use a predicate, such as layers=lambda name, module: name in (...)",
+            )
+    elif isinstance(layers, list | tuple | set):
         raise ZeromeanError(
             f'layers={layers!r} is a {type(layers).__name__}, not one of "all", "conv",'
             ' "linear" or a predicate',
             "Use a predicate, such as layers=lambda name, module: name in (...)",
         )
-    check_option("layers", layers, ("all", "conv", "linear"), is_predicate)
+    else:
+        check_option("layers", layers, ("all", "conv", "linear"))
     check_option("embeddings", embeddings, (True, False))
     check_option("scope", scope, ("vector", "tensor"))
 
 
-def check_option(
-    name: str, value: object, allowed: Sequence[object], otherwise: bool = False
-) -> None:
-    """Raise unless ``value`` is one of ``allowed``, or is allowed ``otherwise``."""
-    # 0 == False, but the code that reads an option asks whether it is False.
-    if otherwise or any(value is one for one in allowed):
-        return
-    if isinstance(value, str) and value in allowed:
+def check_option(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise unless ``value`` is one of ``allowed``."""
+    # Only texts are compared by value: 0 == False, but an option may be tested with "is False".
+    if any(value is one or (isinstance(value, str) and value == one) for one in allowed):
         return
     choices = [f'"{choice}"' if isinstance(choice, str) else repr(choice) for choice in allowed]
     given = f'"{value}"' if isinstance(value, str) else repr(value)

@@ -291,6 +291,7 @@ def test_axes_as_numbers() -> None:
     [
         (lambda: centralize(AXES, layers="attention"), "layers="),
         (lambda: centralize(AXES, layers=print), "layers="),
+        (lambda: centralize(AXES, layers=["conv"]), r'"linear"\. Use layers="all"'),
         (lambda: centralize(AXES, scope="layer"), "scope="),
         (lambda: centralize(AXES, embeddings="yes"), "embeddings="),
         (lambda: centralize(tree(0)), "axes has a ArrayImpl at conv"),

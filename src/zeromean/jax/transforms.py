@@ -27,7 +27,7 @@ def centralize(
 ) -> optax.GradientTransformation:
     r"""Subtract the mean of each weight vector from the incoming updates: :math:`P u = u - \bar u`.
 
-    A link of an ``optax.chain``; its position decides what it centers.
+    It is meant for an ``optax.chain``, where its position determines what it centers.
 
     - ``at="gradient"``: put it in front of the optimizer, which then sees :math:`P(g)`. Clipping
       comes before it, as published. Coupled weight decay (``optax.add_decayed_weights``) comes
@@ -37,23 +37,23 @@ def centralize(
     - ``at="update"``: put it last. It projects the whole change of the weights, decay included:
       :math:`w \leftarrow w - P(\Delta)`. Each weight vector keeps its mean. For half-precision
       parameters the state carries the rounding error of the means, one float32 per vector. Do not
-      use it behind ``schedule_free`` or a line search: they own iterates that it cannot see.
+      use it behind ``schedule_free`` or a line search, which maintain iterates that it cannot see.
 
     For SGD both agree; for adaptive methods the authors advise the second. The transformation is
     pure and works under ``jit``, ``masked``, ``multi_transform`` and ``MultiSteps``.
 
     Args:
-        axes: The result of :func:`zeromean.jax.fan_in`; or a tree with, for each parameter, a
-            :class:`zeromean.FanIn`, an axis or a tuple of axes (negative ones count from the end),
-            or None or a reason to leave it alone. Parameters are matched by name, so a part of the
-            tree may be masked.
-        at: "gradient" (default) or "update".
-        layers: "all" (default); "conv", every convolution; or "linear", every other parameter with
-            fan-in axes. A parameter whose axes are given as numbers counts as a convolution from
-            four dimensions on.
+        axes: Fan-in axes of the parameters, either as the result of :func:`zeromean.jax.fan_in` or
+            as a tree. A leaf of that tree is a :class:`zeromean.FanIn`, an axis or a tuple of axes
+            (negative ones count from the end); or None or a reason, as text, to leave the parameter
+            alone. Parameters are matched by name, so a part of the tree may be masked.
+        at: Quantity to center, "gradient" (default) or "update"; see above.
+        layers: Selection of layers: "all" (default); "conv", every convolution; or "linear", every
+            other parameter with fan-in axes. A parameter whose axes are given as numbers counts as
+            a convolution if it has at least four dimensions.
         embeddings: Whether to center embeddings too, over their tokens (default False).
-        scope: "vector" (default), or "tensor", an ablation that subtracts the mean of the whole
-            tensor.
+        scope: Entries that share a mean: "vector" (default), or "tensor", an ablation that
+            subtracts the mean of the whole tensor.
 
     Returns:
         An ``optax.GradientTransformation``.
@@ -76,8 +76,8 @@ def centralize(
         Yong et al., Gradient Centralization, ECCV 2020, eq. 1 and 2, Algorithms 1 and 2.
     """
     check_option("at", at, ("gradient", "update"))
+    check_option("layers", layers, ("all", "conv", "linear"))  # a predicate would need modules
     check_selection(layers, embeddings, scope)
-    check_option("layers", layers, ("all", "conv", "linear"))  # no predicate
     known = parse_axes(axes)
     if not any(isinstance(given, FanIn | tuple) for given in known.values()):
         warn("nothing is centered; explain(params, axes=axes) shows why for each parameter")
@@ -94,7 +94,7 @@ def centralize(
     return _center_gradients(fan_ins_of) if at == "gradient" else _keep_means(fan_ins_of)
 
 
-# A function from updates to the axes of each leaf, None for one that is left alone.
+# A function from updates to the axes of each leaf, which are None for a leaf that is left alone.
 FanInsOf = Callable[[Any], list[FanIn | None]]
 
 
@@ -178,7 +178,7 @@ def _keep_mean(
 def _round_to(x: jax.Array, dtype: Any) -> jax.Array:
     """Round ``x`` to the precision of ``dtype``, in at least float32.
 
-    A pair of casts does not do it: XLA may remove both.
+    A cast to ``dtype`` and back would not be reliable, because XLA may remove both.
     """
     kind = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
