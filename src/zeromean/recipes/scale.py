@@ -1,4 +1,4 @@
-"""Shorten a study's training: epochs, schedule and tuning by the same factor."""
+"""Shorten the training of a study: its epochs, schedule and tuning, by the same factor."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def scaled(study: Study, scale: float, lengths: Sequence[str] = ()) -> Study:
     Args:
         study: Study to shorten.
         scale: Share of the epochs, above 0 and at most 1.
-        lengths: Options of a program whose numbers are shortened, the length of training first.
+        lengths: Options of a program whose numbers are scaled; the first is the length of training.
 
     Raises:
-        ZeromeanError: The scale is out of range, or too small for every fall of the learning rate
-            to keep epochs of its own.
+        ZeromeanError: The scale is out of range, or so small that two falls of the learning rate
+            would take place in the same epoch, or one after the last epoch.
     """
     if not 0 < scale <= 1:
         raise ZeromeanError(
@@ -57,7 +57,7 @@ def _task(task: TrainedTask, scale: float) -> TrainedTask:
 def _no_room(
     schedule: str, epochs: int, scale: float, fits: Callable[[float], bool]
 ) -> ZeromeanError:
-    """Return the error of a scale that leaves no room, with one that does."""
+    """Return the error for a scale that is too small; its fix names one that suffices."""
     shares = (float(f"{number / epochs:.3g}") for number in range(1, epochs + 1))
     enough = next(one for one in shares if one > scale and fits(one))
     return ZeromeanError(
@@ -78,7 +78,7 @@ def _program(task: ProgramTask, scale: float, lengths: Sequence[str]) -> Program
     numbers = [int(task.command[place]) for place in places]
 
     def fits(share: float) -> bool:
-        # Steps of the schedule that were apart stay apart.
+        # Different numbers, such as the milestones of a schedule, have to stay different.
         return len({_count(one, share) for one in numbers}) == len(set(numbers))
 
     if not fits(scale):
@@ -92,7 +92,7 @@ def _program(task: ProgramTask, scale: float, lengths: Sequence[str]) -> Program
 
 
 def _with_all_falls(task: TrainedTask, scale: float) -> TrainedTask | None:
-    """Return the shorter task, or None if two falls of the rate would come together."""
+    """Return the shorter task, or None if it would have fewer falls of the learning rate."""
     epochs = _count(task.epochs, scale)
     try:
         short = replace(task, epochs=epochs, schedule=_schedule(task.schedule, scale))
@@ -102,14 +102,14 @@ def _with_all_falls(task: TrainedTask, scale: float) -> TrainedTask | None:
 
 
 def _falls(task: TrainedTask) -> list[int]:
-    """Return the epochs after which the rate falls, for a schedule that counts epochs."""
+    """Return the epochs after which the learning rate falls, for a schedule that counts epochs."""
     if task.schedule.every is not None:
         return [*range(task.schedule.every, task.epochs, task.schedule.every)]
     return [*task.schedule.milestones]
 
 
 def _schedule(schedule: Schedule, scale: float) -> Schedule:
-    """Scale what is counted in epochs or steps; shares of the training stay."""
+    """Return the schedule with scaled numbers of epochs and steps; shares of the training stay."""
     return replace(
         schedule,
         every=None if schedule.every is None else _count(schedule.every, scale),

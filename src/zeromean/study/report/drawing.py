@@ -1,4 +1,4 @@
-"""What all charts of a report share: SVG output, axes, and one look per method."""
+"""The parts that all charts of a report share: SVG output, axes, and one style per method."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Inches; letters of matplotlib's 10 points stay readable where a phone shows it 360 pixels wide.
+# Width in inches. matplotlib's 10-point text stays readable on a phone that is 360 pixels wide.
 WIDTH = 5.0
 
-# Colors with a contrast of at least 4.5 on white that differ for any color vision, as far as
-# twelve can; the most common methods always have the same one.
+# Colors with a contrast of at least 4.5 on white, as distinct for any color vision as so many can
+# be. The most common methods always have the same color.
 NAMED = {"plain": "#4d4d4d", "gc": "#0072b2", "gc-conv": "#b84a00", "gc-update": "#007a59"}
 OTHERS = (
     *("#a8326f", "#8a6100", "#1a7f9c", "#8c564b", "#6a3d9a", "#b2182b", "#1b7837", "#7468b3"),
     *("#00767d", "#c51b7d", "#6b6b00", "#2166ac"),
 )
-# When the colors run out, they start again with the next line and marker.
+# Line style, marker and CSS border; the next ones are used when all of OTHERS are in use.
 ROUNDS = (("-", "o", "solid"), ("--", "s", "dashed"), ("-.", "^", "double"))
 
 
 @dataclass(frozen=True)
 class Style:
-    """The look of a method.
+    """The style of a method in charts and tables.
 
     Args:
         color: Color as ``#rrggbb``.
@@ -44,7 +44,7 @@ class Style:
 
 
 def styles(methods: Sequence[str]) -> dict[str, Style]:
-    """Return a style per method; up to 36 methods without a color of their own all differ."""
+    """Return a style per method; they all differ if at most 36 methods are not in ``NAMED``."""
     others = [method for method in methods if method not in NAMED]
 
     def style(method: str) -> Style:
@@ -57,12 +57,12 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
 
 
 def figure(height: float) -> Figure:
-    """Return an empty figure of that height in inches."""
+    """Return an empty figure of this height in inches."""
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    """Give axes the look that all charts share."""
+    """Apply the style that all charts share to axes."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -76,11 +76,11 @@ def svg(chart: Figure, name: str) -> str:
         name: Name that is unique on the page, from which the element's ids are made.
     """
     buffer = io.BytesIO()
-    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # all None: written nowhere
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # None leaves them out
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         chart.savefig(buffer, format="svg", metadata=metadata)
     text = buffer.getvalue().decode()
-    # Drop the XML header, and ids of groups, which repeat from chart to chart unreferenced.
+    # Drop the XML header, and the ids of groups: several charts have the same, and none is used.
     text = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg") :])
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
     head, end, rest = text.partition(">")

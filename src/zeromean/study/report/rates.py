@@ -1,4 +1,4 @@
-"""A chart of tuning: the validation score of each method over what was tuned."""
+"""A chart of tuning: the validation score of each method over the tuned value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CAPTION = (
 
 
 def trials(results: Results, comparison: Comparison, method: str) -> dict[Candidate, list[Run]]:
-    """Return the tuning runs of a method by what they tried, in rising order."""
+    """Return the tuning runs of a method by candidate, in ascending order of the tuned value."""
     found: dict[Candidate, list[Run]] = {}
     for run in results.runs:
         key = run.key
@@ -30,26 +30,27 @@ def trials(results: Results, comparison: Comparison, method: str) -> dict[Candid
         )
         if own and key.trial != FINAL:
             found.setdefault(comparable(run.candidate), []).append(run)
-    return {one: found[one] for one in sorted(found, key=_position)}
+    return dict(sorted(found.items(), key=lambda item: _position(item[0])))
 
 
 def comparable(candidate: Candidate) -> Candidate:
     """Return the candidate in a form that compares equal even if it has no learning rate."""
+    # Tuples compare the same object as equal, even if it is nan.
     return candidate._replace(lr=math.nan) if math.isnan(candidate.lr) else candidate
 
 
 def _position(candidate: Candidate) -> float:
-    """Return the learning rate, or for a program its first tuned value."""
+    """Return the learning rate, or the first tuned value of a program."""
     if math.isnan(candidate.lr):
         return candidate.values[0][1] if candidate.values else 0.0
     return candidate.lr
 
 
 def draw(results: Results, comparison: Comparison) -> Figure:
-    """Draw one line per method; of several trials at a rate it shows the best.
+    """Draw one line per method; of several trials with the same tuned value, it shows the best.
 
     Args:
-        results: Tuned study.
+        results: Results of a tuned study.
         comparison: Comparison to draw.
     """
     metric = comparison.info.tuning_metric
@@ -83,7 +84,7 @@ def draw(results: Results, comparison: Comparison) -> Figure:
         rings = [(rate, best[rate].mean()) for rate in chosen if rate in best]
         if rings:
             axes.plot(*zip(*rings, strict=True), "o", mfc="none", mec=style.color, ms=11, mew=1.8)
-    (first, *_) = (run.candidate for run in comparison.runs)
+    first = comparison.runs[0].candidate
     positions = [x for line in axes.lines for x in np.asarray(line.get_xdata(), dtype=float)]
     if positions and min(positions) > 0:
         axes.set_xscale("log")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import statistics as order
+import statistics
 from collections.abc import Callable, Sequence
 
 from zeromean.study.engine.results import Comparison
@@ -23,7 +23,7 @@ def tabulate(
 ) -> Table:
     """Build the table of a comparison, with one column per method.
 
-    The label of a row that details the row above starts with two spaces.
+    A label that starts with two spaces marks a row that gives details of the row above.
 
     Args:
         comparison: Comparison to show.
@@ -75,7 +75,10 @@ def tabulate(
 
 
 def fold(table: Table, width: int) -> list[Table]:
-    """Split the columns of a table so that each part fits into that many characters, if it can."""
+    """Split a table by columns into the fewest parts whose lines have at most ``width`` characters.
+
+    If a single column is too wide, each method gets a part of its own.
+    """
     methods = range(1, len(table.header))
     for parts in methods:
         size = math.ceil(len(methods) / parts)
@@ -113,7 +116,7 @@ def _stage_rows(label: str, metric: Metric, stages: list[Stage]) -> list[Row]:
 
 
 def _step(comparison: Comparison, method: str) -> str:
-    """Say which step a program's runs used, because a faster one is no effect of the method."""
+    """Return which step a program's runs used: a faster one is not an effect of the method."""
     shares = {
         run.epochs[-1].metrics.get(TAKEN_OVER)
         for run in comparison.of(method).values()
@@ -133,8 +136,8 @@ def _spread_cell(score: Spread | None, metric: Metric) -> str:
 
 
 def _target_cell(amounts: Sequence[float], form: str) -> str:
-    """Show the median, with misses as infinity, and the number of runs that reached the target."""
-    middle = order.median(amounts)
+    """Return the median, with misses as infinity, and how many runs reached the target."""
+    middle = statistics.median(amounts)
     reached = sum(math.isfinite(amount) for amount in amounts)
     median = f"{middle:{form}}" if math.isfinite(middle) else "never"
     return f"{median} ({reached}/{len(amounts)})"

@@ -30,7 +30,7 @@ TIMM_NAME = f"{TIMM_PREFIX}NAME"
 
 
 def model_family(model: str) -> str:
-    """Return the name by which tables know a network.
+    """Return the name under which tables list a network: itself, or that of all timm networks.
 
     Example:
         >>> model_family("resnet20"), model_family("timm:resnet50")
@@ -47,7 +47,7 @@ class TrainedTask(Spec, frozen=True, kw_only=True, tag_field="kind"):
         batch_size: Number of examples per step; an incomplete last batch is left out.
         train_size: Number of training examples, drawn at random within each class; None for all.
         imbalance: Ratio of the number of training examples of the first class to that of the last.
-        schedule: Learning-rate schedule; a kind without fields can be given as a text.
+        schedule: Learning-rate schedule, or the name of a kind that has no fields.
     """
 
     named_by: ClassVar[tuple[str, ...]] = ("data", "model")
@@ -77,7 +77,7 @@ class TrainedTask(Spec, frozen=True, kw_only=True, tag_field="kind"):
 
     @property
     def source(self) -> str:
-        """The data and the model, such as ``digits/cnn``, or the function."""
+        """The data and the model, such as ``digits/cnn``; or the function."""
         return "/".join(getattr(self, name) for name in self.named_by)
 
     @property
@@ -87,7 +87,10 @@ class TrainedTask(Spec, frozen=True, kw_only=True, tag_field="kind"):
 
     @property
     def label(self) -> str:
-        """The name of the task in tables and in the database, with every unusual setting."""
+        """The name of the task in tables and in the database.
+
+        It contains every setting that is not the default, except epochs and batch size.
+        """
         settings = []
         for name in self.changed:
             if name not in (*self.named_by, "epochs", "batch_size"):
@@ -109,15 +112,17 @@ class ImageTask(TrainedTask, frozen=True, kw_only=True, tag="image"):
             size out of them, scales these to ``crop`` and mirrors them.
         border: Pixels that ``crop-flip`` shifts in: ``mean``, the mean color of the training
             images (default), ``black`` or ``reflect``.
-        preprocess: What networks see: ``channel`` standardizes each channel, ``pixel`` each pixel;
-            ``zca`` whitens after global contrast normalization. All use the training images alone.
+        preprocess: Preprocessing of the images: ``channel`` standardizes each channel, ``pixel``
+            each pixel; ``zca`` whitens after global contrast normalization. The statistics come
+            from the training images alone.
         gray: Whether color images are converted to gray.
-        resize: Height and width in pixels that image files are scaled to; None for their own.
-        crop: Height and width in pixels of the center that is kept; None for all. With
+        resize: Height and width in pixels that image files are scaled to; None to keep their size.
+        crop: Height and width in pixels of the center that is kept; None for the whole image. With
             ``resized-crop-flip``, the size of the training crops and of the center that is scored.
         test_per_class: Number of test images per class, for data without a test set; None for a
-            share.
-        split: ``fixed``, or ``seed`` for a test set per seed, for data without a test set.
+            share of all images.
+        split: Choice of the test set, for data without one: ``fixed``, or ``seed`` for another one
+            per seed.
 
     The other arguments are those of :class:`zeromean.study.spec.task.TrainedTask`.
 
@@ -173,7 +178,7 @@ class TextTask(TrainedTask, frozen=True, kw_only=True, tag="text"):
     """Prediction of the next character of a text.
 
     Args:
-        data: ``text``, a text that Python carries, or ``text:FILE``.
+        data: ``text`` for a text that is part of Python, or ``text:FILE``.
         model: ``lstm`` or ``transformer``.
 
     The other arguments are those of :class:`zeromean.study.spec.task.TrainedTask`.
@@ -199,7 +204,7 @@ class FunctionTask(TrainedTask, frozen=True, kw_only=True, tag="function"):
 
     Args:
         function: ``module:function`` or ``file.py:function``; see
-            :mod:`zeromean.study.tasks.function` for what it returns.
+            :mod:`zeromean.study.tasks.function` for its result.
 
     The other arguments are those of :class:`zeromean.study.spec.task.TrainedTask`.
 
@@ -224,12 +229,13 @@ class FunctionTask(TrainedTask, frozen=True, kw_only=True, tag="function"):
 
 
 TaskSpec: TypeAlias = ImageTask | TextTask | FunctionTask | ProgramTask
-# The key that marks each kind of task in a study file; other tables are images or text.
+# The kind of task by the key that marks it in a study file; other tables describe image and text
+# tasks.
 TASK_KINDS: dict[str, type[Any]] = {"function": FunctionTask, "command": ProgramTask}
 
 
 def make_task(table: Mapping[str, Any], place: str = "") -> Any:
-    """Return the task that a table describes; its keys decide of which kind it is.
+    """Return the task that a table describes; its keys and its data determine the kind.
 
     Args:
         table: The settings of the task.
