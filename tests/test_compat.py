@@ -115,3 +115,8 @@ def test_unpublished_arguments_raise() -> None:
         compat.SGD_GC(nn.Linear(4, 3), lr=0.1)
     with pytest.raises(zeromean.ZeromeanError, match=r"zeromean\.optim"):
         compat.Adam_GC(nn.Linear(4, 3).parameters(), at="update")
+
+
+def test_centralized_gradient_accepts_empty_tensors() -> None:
+    for shape in ((0, 3), (3, 0), (0, 3, 2, 2)):
+        assert compat.centralized_gradient(torch.empty(shape)).shape == shape

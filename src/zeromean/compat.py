@@ -1,12 +1,14 @@
 """The names and keywords of the published code, for programs that were written for it.
 
-The published code knew shapes only: it centered dimensions 1.. of every parameter with two or more,
-and "conv" meant four or more. These classes keep that rule, without a warning. New programs should
-pass their model to :mod:`zeromean.optim`. Otherwise torch's semantics hold, even if the published
-code differs:
+The published code decided by shapes alone: it centered every parameter of two or more dimensions
+over all dimensions but the first, and took every parameter of four or more for a convolution. These
+classes keep that rule, without a warning. New programs should use :mod:`zeromean.optim` and pass
+their model. The steps differ from those of the published code in two ways:
 
-- AdamW's decay is ``lr * weight_decay``; the published code scaled it by the bias correction.
-- A fan-in of 1 is left alone; the published code froze it.
+- AdamW decays weights by ``lr * weight_decay``, as in torch; the published code also multiplied the
+  decay by the bias correction.
+- Weights of fan-in 1 are not centered: centering makes their gradients 0, which froze them in the
+  published code.
 
 Reference:
     Yong et al., Gradient Centralization, ECCV 2020, and its published code.
@@ -25,12 +27,12 @@ from zeromean.optim.centered import Centered
 from zeromean.plan import Layers
 from zeromean.projection import center
 
-_GC = ("GC", "GCC")  # every layer, convolutions
+_GC = ("GC", "GCC")  # GC: every layer; GCC: convolutions only
 _VARIANTS = {
     optim.SGD: _GC,
     optim.SGDW: _GC,
     optim.Adagrad: _GC,
-    optim.Adam: (*_GC, "GC2", "GCC2"),  # 2: the whole update
+    optim.Adam: (*_GC, "GC2", "GCC2"),  # 2: centers the whole update
     optim.AdamW: (*_GC, "GC2", "GCC2"),
 }
 
@@ -50,14 +52,15 @@ def __dir__() -> list[str]:
 
 
 def centralized_gradient(x: Tensor, use_gc: bool = True, gc_conv_only: bool = False) -> Tensor:
-    r"""Center a gradient in place over dimensions 1.., as the published function does.
+    r"""Center a gradient in place over all dimensions but the first, as the authors do.
 
-    :math:`x \leftarrow x - \operatorname{mean}(x)` over dimensions 1..
+    :math:`x \leftarrow x - \operatorname{mean}(x)`, with one mean per index of dimension 0. Slices
+    of one entry are not changed.
 
     Args:
-        x: Gradient of any shape; it is changed.
-        use_gc: Whether anything is centered (default True).
-        gc_conv_only: Whether only tensors of four or more dimensions are (default False).
+        x: Gradient of any shape, which is modified.
+        use_gc: Whether the gradient is centered at all (default True).
+        gc_conv_only: Whether only tensors of four or more dimensions are centered (default False).
 
     Returns:
         The same tensor.
@@ -69,7 +72,7 @@ def centralized_gradient(x: Tensor, use_gc: bool = True, gc_conv_only: bool = Fa
         tensor([[-2., -1.,  3.]])
     """
     axes = tuple(range(1, x.ndim))
-    if use_gc and x.ndim > (3 if gc_conv_only else 1) and x[0].numel() > 1:
+    if use_gc and x.ndim > (3 if gc_conv_only else 1) and x.shape[1:].numel() > 1:
         x.copy_(center(x, axes))
     return x
 
@@ -83,7 +86,7 @@ def _check_effect(use_gc: bool, **options: bool) -> None:
 
 
 class _Published(Centered):
-    """A drop-in that centers by shape alone, without a warning."""
+    """A drop-in optimizer that centers by shape alone, without a warning."""
 
     _use_gc = True
     _conv_only = False
@@ -94,9 +97,9 @@ class _Published(Centered):
     ) -> None:
         if (model, at, layers, embeddings) != (None, "gradient", "all", False):
             raise ZeromeanError(
-                f"compat.{type(self).__name__} takes parameters and the published keywords, not a"
+                "the classes of zeromean.compat take parameters and the published keywords, not a"
                 " model, at, layers or embeddings",
-                "Use the class of zeromean.optim",
+                "Use the class of the same kind in zeromean.optim",
             )
         self._at = self._acts
         if self._use_gc:
@@ -132,7 +135,7 @@ class SGD(_Published, optim.SGD):
 
     Args:
         params, lr, momentum, dampening, weight_decay, nesterov: As in ``torch.optim.SGD``.
-        use_gc: Whether anything is centered (default False).
+        use_gc: Whether gradients or updates are centered at all (default False).
         gc_conv_only: Whether only convolutions are centered (default False).
 
     Raises:
@@ -161,7 +164,7 @@ class SGD(_Published, optim.SGD):
 
 
 class SGDW(SGD, optim.SGDW):
-    """SGD with decoupled decay and the published keywords.
+    """SGD with decoupled weight decay and the published keywords.
 
     Args:
         params, lr, momentum, dampening, weight_decay, nesterov: As in
@@ -239,23 +242,35 @@ class AdamW(_Published, optim.AdamW):
 
 
 class _RAdam(_Published, optim.RAdam):
+    """The RAdam inside :class:`Ranger`."""
+
     def __init__(
-        self, params: ParamsT, use_gc: bool, conv_only: bool, acts: At, **keywords: object
-    ):
-        self._use_gc, self._conv_only, self._acts = use_gc, conv_only, acts
-        super().__init__(params, **keywords)  # type: ignore[arg-type]
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        use_gc: bool,
+        gc_conv_only: bool,
+        gc_loc: bool,
+    ) -> None:
+        self._use_gc, self._conv_only = use_gc, gc_conv_only
+        self._acts = "gradient" if gc_loc else "update"
+        super().__init__(params, lr, betas, eps, weight_decay, decoupled_weight_decay=True)
 
 
 class Ranger(optim.Lookahead):
     """Ranger (RAdam with Lookahead and Gradient Centralization) with the published keywords.
 
-    RAdam is torch's, and its decay is ``lr * weight_decay``, applied to the weights.
+    RAdam is torch's, with decoupled weight decay: it subtracts ``lr * weight_decay`` times the
+    weights.
 
     Args:
         params, lr, betas, eps, weight_decay: As in ``torch.optim.RAdam``.
         alpha, k: As in :class:`zeromean.optim.Lookahead`.
-        N_sma_threshhold: Length of the moving average from which RAdam rectifies. Only 5, the
-            value in torch, is supported.
+        N_sma_threshhold: Length of the moving average above which RAdam rectifies its step. Only 5,
+            the value in torch, is supported.
         use_gc: As in :class:`SGD`, but True by default.
         gc_conv_only: As in :class:`SGD`.
         gc_loc: Whether the gradient is centered instead of the whole update (default True).
@@ -290,9 +305,5 @@ class Ranger(optim.Lookahead):
                 "Leave N_sma_threshhold out",
             )
         _check_effect(use_gc, gc_conv_only=gc_conv_only, gc_loc=not gc_loc)
-        acts: At = "gradient" if gc_loc else "update"
-        inner = _RAdam(
-            params, use_gc, gc_conv_only, acts,
-            lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, decoupled_weight_decay=True,
-        )  # fmt: skip
+        inner = _RAdam(params, lr, betas, eps, weight_decay, use_gc, gc_conv_only, gc_loc)
         super().__init__(inner, k, alpha)
