@@ -1,6 +1,6 @@
 """Lightning: a callback that centralizes the trainer's optimizers.
 
-Needs the package ``lightning``.
+This module needs the package ``lightning``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Centralize(Callback):
 
     :math:`P g = g - \operatorname{mean}(g)` at the place that ``at`` names: see
     :func:`zeromean.centralize`. The trainer clips gradients first, as in the published code.
-    Checkpoints name the callback, so Lightning warns if a run is resumed without it.
+    Checkpoints name the callback, so Lightning warns if a run is resumed without it. The optimizers
+    stay centralized after ``fit``, until the next ``fit``.
 
     Args:
         at, layers, embeddings, scope, weight_decay, project_state, fused: Options of
@@ -66,13 +67,13 @@ class Centralize(Callback):
         return f"zeromean.Centralize({self.options.describe()})"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return something that is not empty, so that Lightning saves the callback's name."""
+        """Return a state that is not empty, because Lightning saves no callback without one."""
         return {"optimizers": len(self.handles)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach to the optimizers of this run, which have loaded their states by now."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles = [
-            attach(optimizer, pl_module, self.options) for optimizer in trainer.optimizers
-        ]
+        """Attach to the optimizers of this ``fit``, which have loaded their states by now."""
+        while self.handles:
+            self.handles.pop().remove()
+        # One by one: if an optimizer is refused, the next fit detaches from those before it.
+        for optimizer in trainer.optimizers:
+            self.handles.append(attach(optimizer, pl_module, self.options))

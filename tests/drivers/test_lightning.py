@@ -256,3 +256,16 @@ def test_error_of_centralize_stops_the_run(tmp_path: Path) -> None:
     module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters())  # type: ignore
     with pytest.raises(zeromean.ZeromeanError, match="curvature"):
         fit(module, Centralize(at="update"), tmp_path)
+
+
+def test_fit_detaches_from_the_optimizers_of_a_fit_that_failed(tmp_path: Path) -> None:
+    module, callback = TwoManual(), Centralize(at="update")
+    accepted = SGD(module.net[0].parameters(), lr=0.05)
+    refused = torch.optim.LBFGS(module.net[2].parameters())
+    module.configure_optimizers = lambda: [accepted, refused]  # type: ignore[method-assign]
+    with pytest.raises(zeromean.ZeromeanError, match="curvature"):
+        fit(module, callback, tmp_path)
+    other = SGD(module.net[2].parameters(), lr=0.05)
+    module.configure_optimizers = lambda: [accepted, other]  # type: ignore[method-assign]
+    fit(module, callback, tmp_path)
+    assert len(callback.handles) == 2
