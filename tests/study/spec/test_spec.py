@@ -238,3 +238,12 @@ def test_any_table_makes_a_study_or_a_zeromean_error(table: dict[str, Any]) -> N
 @pytest.mark.parametrize("file", sorted((ROOT / "docs/results/studies").glob("*.toml")), ids=str)
 def test_study_files_of_the_published_results_are_valid(file: Path) -> None:
     assert toml.read(file).tasks
+
+
+def test_an_unknown_label_is_named() -> None:
+    study = Study()
+    for kind in ("task", "method", "optimizer"):
+        with pytest.raises(ZeromeanError, match=f"{kind} 'other' is not one of"):
+            getattr(study, kind)("other")
+    with pytest.raises(ZeromeanError, match="optimizer 'other' is not one of sgd"):
+        study.distinct_methods("other")

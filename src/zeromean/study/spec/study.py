@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from zeromean.study.spec import presets
 from zeromean.study.spec.method import BASELINE, Method
@@ -22,35 +22,37 @@ from zeromean.study.spec.validation import (
     Spec,
     build,
     check_distinct,
+    check_name,
     check_range,
 )
 
 MAX_SEEDS = 100_000
-# The most that any machine has; torch counts threads in 32 bits.
+# More than any machine has; torch stores the number in 32 bits.
 MAX_THREADS = 1024
 DEFAULT_OPTIMIZERS = (Optimizer("sgd"),)
+_Part = TypeVar("_Part", bound="TaskSpec | Method | Optimizer")
 
 
 class Study(Spec, frozen=True, kw_only=True):
-    """Every method on every task with every optimizer and seed, each from the same start.
+    """A comparison of methods: each is trained on every task with every optimizer and seed.
 
-    This is data; :func:`zeromean.study.run` runs it. A short name can replace a table:
-    ``methods=("plain", "gc", "ws-conv+gc")`` and ``optimizers=("sgd", "adamw")``; see
-    :mod:`zeromean.study.spec.presets`.
+    Each seed gives every method the same start. A study is only data; :func:`zeromean.study.run`
+    runs it. A short name can replace a table: ``methods=("plain", "gc", "ws-conv+gc")`` and
+    ``optimizers=("sgd", "adamw")``; see :mod:`zeromean.study.spec.presets`.
 
     Args:
-        tasks: The tasks, each with its own label.
-        methods: Two or more; ``plain``, which the others are compared with, is one of them.
-        optimizers: One or more.
-        seeds: Number of seeds; seeds 0, 1, ... are used, each for every method.
-        lr: Peak learning rate of all optimizers; None for the optimizer's own, or its customary one
-            for the model.
-        tuning: The search for each method's own learning rate; None tunes nothing.
-        precision: "float32" or "bfloat16", the precision of the networks' computations; weights are
-            float32 in any case.
-        device: A device of torch, such as ``cpu`` or ``cuda:0``.
-        threads: Number of CPU threads per run; None shares torch's default among the processes.
-        note: A text for the head of everything that is printed and written of the results.
+        tasks: One or more tasks, each with its own label.
+        methods: Two or more methods, including ``plain``, which the others are compared with.
+        optimizers: One or more optimizers.
+        seeds: Number of seeds; every method is trained with the seeds 0, 1, ...
+        lr: Peak learning rate of all optimizers. None uses each optimizer's own ``lr``, or else the
+            customary one for the optimizer and the model.
+        tuning: Search for each method's own learning rate; None tunes nothing.
+        precision: Precision of the networks' computations, "float32" or "bfloat16"; weights are
+            float32 in either case.
+        device: Device in torch's notation, such as ``cpu`` or ``cuda:0``.
+        threads: Number of CPU threads per run; None divides torch's default among the processes.
+        note: Text that is shown above the results, wherever they are printed or written.
 
     Raises:
         ZeromeanError: A name is unknown or repeated, or a value is not allowed.
@@ -64,7 +66,7 @@ class Study(Spec, frozen=True, kw_only=True):
     tasks: tuple[TaskSpec, ...] = (ImageTask(),)
     methods: tuple[Method, ...] = (Method(BASELINE), Method("gc", gradient="gc"))
     optimizers: tuple[Optimizer, ...] = DEFAULT_OPTIMIZERS
-    # Fewer cannot show a difference at the 5 % level.
+    # With fewer seeds no difference can be significant at the 5% level.
     seeds: int = 6
     lr: float | None = None
     tuning: Tuning | None = None
@@ -83,10 +85,10 @@ class Study(Spec, frozen=True, kw_only=True):
         return value
 
     def _check(self) -> None:
-        self._check_pairs("methods", "changes")
-        self._check_pairs("optimizers", "acts_as")
+        self._check_different("methods", "changes")
+        self._check_different("optimizers", "acts_as")
         for name in ("tasks", "methods", "optimizers"):
-            fix = "Give one of them another label" if name != "tasks" else "Drop one of them"
+            fix = "Drop one of them" if name == "tasks" else "Give one of them another label"
             check_distinct(name, [one.label for one in getattr(self, name)], fix)
         if BASELINE not in self.method_labels:
             raise SettingError(
@@ -105,9 +107,9 @@ class Study(Spec, frozen=True, kw_only=True):
         self._check_programs()
         self._check_rates()
 
-    def _check_pairs(self, name: str, what: str) -> None:
+    def _check_different(self, name: str, attribute: str) -> None:
         for one, other in itertools.combinations(getattr(self, name), 2):
-            if getattr(one, what) == getattr(other, what):
+            if getattr(one, attribute) == getattr(other, attribute):
                 raise SettingError(
                     name, f"the {name} {one.label} and {other.label} are the same", "Drop one"
                 )
@@ -116,7 +118,7 @@ class Study(Spec, frozen=True, kw_only=True):
         programs = self.programs
         if programs and len(programs) < len(self.tasks):
             raise SettingError(
-                "tasks", "programs and other tasks are in one study", "Make a study for each"
+                "tasks", "programs and other tasks are in one study", "Make one study of each kind"
             )
         names = [one.name for one in self.optimizers]
         if programs and names != [OF_PROGRAM]:
@@ -155,16 +157,6 @@ class Study(Spec, frozen=True, kw_only=True):
                 "tuning", "tuning of a program needs values", "Use --grid NAME=VALUE,VALUE"
             )
 
-    @property
-    def programs(self) -> list[ProgramTask]:
-        """The tasks that are programs of the user."""
-        return [task for task in self.tasks if isinstance(task, ProgramTask)]
-
-    @property
-    def trained_tasks(self) -> list[TrainedTask]:
-        """The tasks that zeromean trains itself."""
-        return [task for task in self.tasks if isinstance(task, TrainedTask)]
-
     def _check_rates(self) -> None:
         if self.lr is not None:
             check_range("lr", self.lr, 0, LARGEST_FLOAT32, exclusive=True)
@@ -193,6 +185,16 @@ class Study(Spec, frozen=True, kw_only=True):
                 )
 
     @property
+    def programs(self) -> list[ProgramTask]:
+        """The tasks that are programs of the user."""
+        return [task for task in self.tasks if isinstance(task, ProgramTask)]
+
+    @property
+    def trained_tasks(self) -> list[TrainedTask]:
+        """The tasks that zeromean trains itself."""
+        return [task for task in self.tasks if isinstance(task, TrainedTask)]
+
+    @property
     def method_labels(self) -> tuple[str, ...]:
         """Labels of the methods."""
         return tuple(one.label for one in self.methods)
@@ -204,28 +206,43 @@ class Study(Spec, frozen=True, kw_only=True):
 
     @property
     def cells(self) -> list[tuple[str, str]]:
-        """Label of the task and of the optimizer of each comparison of the methods."""
+        """Pairs of a task's and an optimizer's label; the methods are compared in each pair."""
         return list(itertools.product((task.label for task in self.tasks), self.optimizer_labels))
 
     def task(self, label: str) -> TaskSpec:
-        """Return the task of a label."""
-        return next(one for one in self.tasks if one.label == label)
+        """Return the task of a label.
+
+        Raises:
+            ZeromeanError: The study has no such task.
+        """
+        return _labeled("task", self.tasks, label)
 
     def method(self, label: str) -> Method:
-        """Return the method of a label."""
-        return next(one for one in self.methods if one.label == label)
+        """Return the method of a label.
+
+        Raises:
+            ZeromeanError: The study has no such method.
+        """
+        return _labeled("method", self.methods, label)
 
     def optimizer(self, label: str) -> Optimizer:
-        """Return the optimizer of a label."""
-        return next(one for one in self.optimizers if one.label == label)
+        """Return the optimizer of a label.
+
+        Raises:
+            ZeromeanError: The study has no such optimizer.
+        """
+        return _labeled("optimizer", self.optimizers, label)
 
     def distinct_methods(self, optimizer: str) -> dict[str, str]:
-        """Map each method's label to the first method that is the same with an optimizer.
+        """Map each method's label to the first method that is equivalent with an optimizer.
 
         Only methods that map to themselves are trained.
 
         Args:
             optimizer: Label of the optimizer.
+
+        Raises:
+            ZeromeanError: The study has no such optimizer.
 
         Example:
             >>> Study(methods=("plain", "gc", "gc-update")).distinct_methods("sgd")
@@ -245,14 +262,20 @@ class Study(Spec, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(self.distinct_methods(optimizer).values()))
 
     def epochs(self, key: Key) -> int:
-        """Return the number of epochs of a run, which may be a trial."""
+        """Return the number of epochs of a run, or of a trial of the tuning."""
         if key.trial != FINAL and self.tuning is not None and self.tuning.epochs is not None:
             return self.tuning.epochs
         return self.task(key.task).epochs
 
     def command(self, out: Path) -> str:
-        """Return the command that repeats the study from the file that its folder keeps."""
+        """Return the command that repeats the study from the file in its folder."""
         return shlex.join(["zeromean", "study", str(out / "study.toml"), "--out", str(out)])
+
+
+def _labeled(kind: str, parts: tuple[_Part, ...], label: str) -> _Part:
+    by_label = {one.label: one for one in parts}
+    check_name(kind, label, by_label)
+    return by_label[label]
 
 
 _OF_TABLE: dict[str, Callable[[Any, str], Any]] = {
@@ -262,7 +285,7 @@ _OF_NAME = {"methods": presets.method, "optimizers": presets.optimizer}
 
 
 def _part(kind: str, value: Any, place: str) -> Any:
-    """Return the task, method or optimizer that a table or a short name stands for."""
+    """Return the task, method or optimizer that a table or a short name describes."""
     if isinstance(value, dict):
         return _OF_TABLE[kind](value, place)
     return _OF_NAME[kind](value) if isinstance(value, str) and kind in _OF_NAME else value
