@@ -12,6 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+import torch
 from synthetic import make_run
 
 from zeromean.errors import ZeromeanError
@@ -275,3 +276,16 @@ def test_checkpoints_hold_no_code(tmp_path: Path) -> None:
     path = tmp_path / "work" / "run.pt"
     checkpoint.save(path, Checkpoint(1, {"code": Code()}))
     assert checkpoint.load(path) is None
+
+
+def test_a_file_in_the_place_of_the_checkpoints_is_named(tmp_path: Path) -> None:
+    (tmp_path / "work").touch()
+    with pytest.raises(ZeromeanError, match="cannot be written"):
+        checkpoint.save(tmp_path / "work" / "run.pt", Checkpoint(1, {}))
+
+
+def test_states_on_the_cpu_keep_the_metadata_of_a_network() -> None:
+    state = torch.nn.BatchNorm1d(2).state_dict()
+    moved = checkpoint.to_cpu(state)
+    assert moved._metadata == state._metadata  # type: ignore[attr-defined]
+    assert moved is not state

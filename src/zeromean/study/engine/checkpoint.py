@@ -1,11 +1,13 @@
-"""Save and load the state of an unfinished run, in a file that is complete at any moment."""
+"""Save and load the state of an unfinished run, in a file that is replaced as a whole."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +21,11 @@ HEADER = len(MAGIC) + hashlib.sha256().digest_size
 
 
 class Checkpoint(NamedTuple):
-    """A state that a run can be continued from.
+    """The state of a run, from which it can continue.
 
     Args:
         turns: Number of reports that the run has made.
-        state: The state of its last report.
+        state: State of the run at its last report.
     """
 
     turns: int
@@ -31,10 +33,10 @@ class Checkpoint(NamedTuple):
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace the file in one step.
+    """Write a checkpoint to a new file, then replace the old file by it.
 
     Raises:
-        ZeromeanError: It cannot be written, such as on a full disk; the old one stays.
+        ZeromeanError: The file cannot be written, such as on a full disk; the old file stays.
     """
     new = path.with_suffix(".new")
     try:
@@ -46,17 +48,19 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             file.write(buffer.getbuffer())
         os.replace(new, path)
     except OSError as error:
-        new.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be the problem
+            new.unlink()
         raise ZeromeanError(
             f"{path} cannot be written ({error})",
-            "Make room and give the same command again; finished runs are stored",
+            "Free disk space or correct the folder, and give the same command again; finished runs"
+            " are stored",
         ) from error
 
 
 def load(path: Path) -> Checkpoint | None:
     """Return the last checkpoint; None if there is none, or if the file is damaged.
 
-    Without its checkpoint, a run begins again, and ends the same.
+    A run without a checkpoint starts again and ends with the same result.
     """
     try:
         content = path.read_bytes()
@@ -69,7 +73,8 @@ def load(path: Path) -> Checkpoint | None:
         turns, state = torch.load(
             io.BytesIO(memoryview(content)[HEADER:]), map_location="cpu", weights_only=True
         )
-    except (pickle.UnpicklingError, RuntimeError):  # code, or another version of torch
+    # The file contains code, or was written by another version of torch.
+    except (pickle.UnpicklingError, RuntimeError):
         return None
     return Checkpoint(turns, state)
 
@@ -79,10 +84,12 @@ def to_cpu(state: Any) -> Any:
     if isinstance(state, Tensor):
         return state.cpu()
     if isinstance(state, dict):
-        copy = state.copy()  # keeps the attributes of a network's state
-        for key, value in state.items():  # update would add to the Counter of a scheduler
-            copy[key] = to_cpu(value)
-        return copy
+        # copy keeps attributes, such as the _metadata of a network's state; state.copy() does not.
+        moved = copy.copy(state)
+        # update would add to the counts of a scheduler's Counter.
+        for key, value in state.items():
+            moved[key] = to_cpu(value)
+        return moved
     if isinstance(state, list | tuple):
         return type(state)(map(to_cpu, state))
     return state
