@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from msgspec.structs import replace
@@ -17,6 +18,8 @@ from study_helpers import PowerCut, records, with_task
 from fast_programs import leave_out_compiler
 from zeromean.errors import ZeromeanError
 from zeromean.study import FunctionTask, Study, run
+from zeromean.study.engine import ray_executor
+from zeromean.study.engine.executors import Plan
 from zeromean.study.engine.ray_executor import RayCluster
 from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.records import Epoch, Key, Run
@@ -171,7 +174,7 @@ def unused_port() -> int:
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1:PORT", "nowhere", "ray://here:1", "here:port", ":1"]
+    "address", ["127.0.0.1:PORT", "nowhere", "ray://here:1", "here:port", ":1", "a..b:1"]
 )
 def test_an_address_without_a_cluster_is_refused(
     study: Study, tmp_path: Path, address: str
@@ -193,3 +196,18 @@ def test_without_ray_the_extra_is_named(
 def test_jobs_are_of_one_machine(study: Study, tmp_path: Path) -> None:
     with pytest.raises(ZeromeanError, match="jobs and ray are both given"):
         run(study, tmp_path, ray="here:1", jobs=2)
+
+
+def test_a_failed_start_disconnects(
+    long: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = Mock()
+    ray.nodes.return_value = [{"Alive": True, "Resources": {"CPU": 1.0}}]
+    ray.put.side_effect = RuntimeError("the object store is full")
+    monkeypatch.setattr(ray_executor, "_connect", lambda address: ray)
+    with (
+        pytest.raises(RuntimeError, match="the object store is full"),
+        RayCluster(Plan(long, {}, 1, tmp_path), "here:1"),
+    ):
+        pass
+    ray.shutdown.assert_called_once_with()

@@ -1,8 +1,8 @@
 """Train a study's runs on the machines of a Ray cluster.
 
-This process alone writes to the study's folder. The machines need zeromean and the data, but no
-common disk. Each group is sent with its checkpoints, and each epoch comes back. If a machine dies,
-only the epochs that it was training are lost.
+Only this process writes to the study's folder. The machines need zeromean and the data, but no
+shared disk: each group is sent with its checkpoints, and each epoch comes back with its state. If a
+machine fails, only the epochs that it was training are lost.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from zeromean.study.tasks.interface import Task, TaskInfo
 # Ray itself would try for minutes to reach an address without a server.
 CONNECT_SECONDS = 5.0
 POLL_SECONDS = 0.2
-# A group that is lost so often without an epoch in between is probably the cause.
+# A group that is lost this often without an epoch in between is probably the cause itself.
 MAX_LOSSES = 3
-# Epochs of a group that may wait here before its machine pauses.
+# Number of epochs of a group that may wait to be read before its machine pauses.
 MAX_WAITING_EPOCHS = 4
 
 
 class Message(NamedTuple):
-    """What a machine needs for every group.
+    """The information that a machine needs to train any group.
 
     Args:
         study: The study.
         infos: Information on the tasks, as JSON.
         threads: Number of CPU threads per run.
-        folder: Folder for relative paths, if the machine has it.
+        folder: Working folder, which relative paths start from; used if the machine has it.
     """
 
     study: Study
@@ -54,14 +54,15 @@ class Message(NamedTuple):
 
 
 class RayCluster:
-    """Trains as many groups at once as the cluster has room for; machines may come and go.
+    """Trains as many groups at once as the cluster has room for; machines may join and leave.
 
     Args:
-        plan: What to train.
-        address: HOST:PORT of the cluster, which this machine belongs to.
+        plan: Plan of the study to train.
+        address: HOST:PORT of the cluster, which this machine must belong to.
 
     Raises:
-        ZeromeanError: There is no such cluster, or no machine of it can train a run.
+        ZeromeanError: On entering, there is no such cluster, or none of its machines has enough
+            resources for a run.
     """
 
     def __init__(self, plan: Plan, address: str) -> None:
@@ -73,25 +74,31 @@ class RayCluster:
         self._losses: Counter[str] = Counter()
 
     def __enter__(self) -> RayCluster:
-        self._ray = ray = _connect(self._address)
+        self._ray = _connect(self._address)
+        try:
+            self._prepare()
+        except BaseException:  # the next run in this process connects again
+            self._ray.shutdown()
+            raise
+        return self
+
+    def _prepare(self) -> None:
         if self._room() == 0:
             needed = " and ".join(f"{count} {name}" for name, count in self._needs.items())
-            ray.shutdown()
             raise ZeromeanError(
                 f"no machine of the Ray cluster at {self._address} has {needed}",
-                "Add one, or give the study fewer threads",
+                "Add such a machine, or give the study fewer threads",
             )
         infos = msgspec.json.encode(self._plan.infos)
         message = Message(self._plan.study, infos, self._plan.threads, os.getcwd())
-        self._message = ray.put(message)
-        self._train = ray.remote(
+        self._message = self._ray.put(message)
+        self._train = self._ray.remote(
             num_cpus=self._plan.threads,
             num_gpus=self._needs.get("GPU", 0),
-            max_retries=0,  # Ray would begin the group again, instead of its last epoch
+            max_retries=0,  # Ray would start the group again from its first epoch
             scheduling_strategy="SPREAD",
             _generator_backpressure_num_objects=MAX_WAITING_EPOCHS,
         )(_train)
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._ray.shutdown()
@@ -134,18 +141,18 @@ class RayCluster:
                 raise ZeromeanError(
                     f"{group.task}, seed {group.jobs[0].key.seed}, was lost {MAX_LOSSES} times"
                     f" without an epoch in between ({type(error).__name__})",
-                    "Look into the cluster's logs, for memory first, and give the same command"
-                    " again",
+                    "Check the cluster's logs, first for a lack of memory, and give the same"
+                    " command again",
                 ) from error
-            return [Event(group.name)]  # the scheduler hands it out again
+            return [Event(group.name)]  # the scheduler will submit it again
         self._losses.pop(group.name, None)
         return [event]
 
     def _room(self) -> int:
-        machines = [one["Resources"] for one in self._ray.nodes() if one["Alive"]]
+        resources = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         return sum(
-            min(int(has.get(name, 0) // count) for name, count in self._needs.items())
-            for has in machines
+            min(int(available.get(name, 0) // count) for name, count in self._needs.items())
+            for available in resources
         )
 
 
@@ -176,11 +183,11 @@ def _loader(message: Message) -> Callable[[str], Task]:
 
 
 def _connect(address: str) -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send usage statistics
     ray = _import_ray(address)
     if ray.is_initialized():
         raise ZeromeanError(
-            "this process is connected to a Ray cluster already", "Call ray.shutdown() first"
+            "this process is already connected to a Ray cluster", "Call ray.shutdown() first"
         )
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -199,22 +206,25 @@ def check_address(address: str) -> None:
     """Check that a server listens at an address.
 
     Raises:
-        ZeromeanError: None does, or Ray is not installed.
+        ZeromeanError: No server listens there, the address is not of the form HOST:PORT, or Ray is
+            not installed.
     """
     ray = _import_ray(address)
     host, _, port = address.rpartition(":")
     if not (host and "/" not in host and port.isdecimal()):
         raise _no_cluster(address, "it is not of the form HOST:PORT")
+    host = host.strip("[]")  # around an IPv6 address
     if host in ("localhost", "127.0.0.1", "::1"):
         host = ray.util.get_node_ip_address()  # the address that Ray will use
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    # A port above 65535 overflows; a label of a host name can be empty or too long.
+    except (OSError, OverflowError, UnicodeError) as error:
         raise _no_cluster(address, str(error)) from error
 
 
 def _no_cluster(address: str, why: str) -> ZeromeanError:
     return ZeromeanError(
         f"no Ray cluster can be reached at {address} ({why})",
-        "Start one by `ray start --head` and pass the HOST:PORT that it prints",
+        "Start one with `ray start --head`, and pass the HOST:PORT that it prints",
     )
