@@ -39,8 +39,8 @@ def demo(
     echo(f"{zeromean.explain(make_model(NETWORK))}\n")
     without, with_gc = drift(centralized=False), drift(centralized=True)
     text = (
-        f"2. Mean of the weight vectors, largest change in {STEPS} steps of SGD on digits:"
-        f" {without:.1e} without GC, {with_gc:.1e} with GC, where it has to be 0."
+        f"2. Largest change in the mean of a weight vector during {STEPS} steps of SGD on digits:"
+        f" {without:.1e} without GC, {with_gc:.1e} with GC, where it is 0 up to rounding."
     )
     echo(f"{fill(text)}\n")
     echo("3. Does it help? The same training with and without GC:\n")
@@ -49,7 +49,7 @@ def demo(
 
 
 def drift(centralized: bool) -> float:
-    """Train the network on digits, and return the largest change of a weight vector's mean."""
+    """Train the network on digits, and return the largest change in a weight vector's mean."""
     import torch
     from sklearn.datasets import load_digits
     from torch.nn.functional import cross_entropy
@@ -60,7 +60,7 @@ def drift(centralized: bool) -> float:
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # CPU alone; torch warns if there are several GPUs
         torch.manual_seed(0)
         model = make_model(NETWORK)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
