@@ -1,4 +1,4 @@
-"""The options of Gradient Centralization, shared by every way to attach it."""
+"""The options of Gradient Centralization, which all adapters share."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ WeightDecay = Literal["coupled", "decoupled"]
 
 @dataclass(frozen=True)
 class GCOptions:
-    """The options of :func:`zeromean.centralize`, validated together.
+    """The options of :func:`zeromean.centralize`, validated; see its documentation.
 
     Args:
-        at: "gradient", "update" or "backward".
-        layers: "all", "conv", "linear", or a predicate of a module's full name and the module.
+        at: Place of the projection, "gradient", "update" or "backward".
+        layers: Layers to center, "all", "conv", "linear", or a predicate of a module's full name
+            and the module.
         embeddings: Whether embeddings are centered, over their tokens.
-        scope: "vector" or "tensor".
-        weight_decay: "auto", "coupled" or "decoupled".
+        scope: Part of a parameter that shares one mean, "vector" or "tensor".
+        weight_decay: Kind of weight decay, "auto", "coupled" or "decoupled".
         project_state: Whether momentum buffers are projected once when attaching.
-        fused: Whether zeromean's kernels make the whole step: None, True or False.
+        fused: Whether zeromean's kernels make the whole step; None where they can.
 
     Raises:
-        ZeromeanError: An option has an unknown value, or no effect with this ``at``.
+        ZeromeanError: An option has an unknown value, or has no effect with this ``at``.
     """
 
     at: Literal["gradient", "update", "backward"] = "gradient"
@@ -61,12 +62,12 @@ class GCOptions:
             )
 
     def describe(self, **facts: str) -> str:
-        """Return one line that is equal for two optimizers that are centralized alike.
+        """Return one line of text, the same for all optimizers with these options.
 
-        It names no parameter, so it stays the same under wrapping and resharding.
+        The line names no parameter, so wrapping and resharding do not change it.
 
         Args:
-            facts: Further entries of the line, such as ``axes="model"``.
+            facts: More entries of the line, such as ``axes="model"``.
         """
         texts = {
             "at": self.at,
@@ -83,14 +84,14 @@ class GCOptions:
 
     @classmethod
     def from_mapping(cls, options: dict[str, Any], where: str) -> GCOptions:
-        """Make options from a dictionary, such as a part of a configuration file.
+        """Return the options in a dictionary, such as a section of a configuration file.
 
         Args:
             options: Values by option name.
-            where: Place of the dictionary, for the error.
+            where: Name of the dictionary in error messages.
 
         Raises:
-            ZeromeanError: It is no dictionary, or names an unknown option.
+            ZeromeanError: ``options`` is not a dictionary, or has an unknown option or value.
         """
         names = [field.name for field in fields(cls)]
         if not isinstance(options, dict) or not set(options) <= set(names):

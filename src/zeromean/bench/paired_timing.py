@@ -1,4 +1,4 @@
-"""Time steps in turn, and compare them by the median of paired ratios."""
+"""Time several steps in turn, and compare them by the median of paired ratios."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from dataclasses import dataclass
 Step = Callable[[], object]
 CLOCKS: Mapping[str, Callable[[], float]] = {
     "wall": time.perf_counter,
-    "cpu": time.process_time,  # all threads of this process; robust on a busy machine
+    "cpu": time.process_time,  # all threads of this process; other processes hardly affect it
 }
-WARM_UP = 3  # steps that create state, compile programs and fill caches
-MIN_SECONDS = 0.005  # a faster step is repeated in each round
+WARM_UP = 3  # calls that create state, compile programs and fill caches
+MIN_SECONDS = 0.005  # a faster step is repeated within each round
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of each step in each round.
+    """The seconds that each step took in each round.
 
     Args:
-        seconds: Seconds per step, one number per round, by the name of the step.
+        seconds: Seconds per call, one number per round, by the name of the step.
     """
 
     seconds: Mapping[str, tuple[float, ...]]
 
     def median(self, name: str) -> float:
-        """Return the median seconds of a step."""
+        """Return the median time of a step in seconds."""
         return statistics.median(self.seconds[name])
 
     def ratios(self, name: str, base: str) -> list[float]:
-        """Return the time of a step relative to another in the same round, for all rounds."""
+        """Return the ratio of two steps' times in each round, ``name`` to ``base``."""
         pairs = zip(self.seconds[name], self.seconds[base], strict=True)
-        return [other / first for other, first in pairs]
+        return [time_of_step / time_of_base for time_of_step, time_of_base in pairs]
 
     def ratio(self, name: str, base: str) -> float:
-        """Return the median of the ratios."""
+        """Return the median of :meth:`ratios`."""
         return statistics.median(self.ratios(name, base))
 
     def middle_half(self, name: str, base: str) -> tuple[float, float]:
-        """Return the quartiles of the ratios, which show how noisy the machine was."""
+        """Return the lower and upper quartile of :meth:`ratios`, a measure of noise."""
         ratios = self.ratios(name, base)
         if len(ratios) == 1:
             return ratios[0], ratios[0]
@@ -57,16 +57,18 @@ def time_in_turn(
     synchronize: Callable[[], object] = lambda: None,
     min_seconds: float = MIN_SECONDS,
 ) -> Times:
-    """Time steps in turn, so that a slow moment of a shared machine affects all of them.
+    """Time steps in turn, so that other load on the machine affects all of them alike.
 
-    The order is reversed from round to round.
+    The order is reversed after each round.
 
     Args:
         steps: Steps to time, by name.
         rounds: Number of rounds, each with all steps.
-        clock: Function that returns seconds (default: wall time).
-        synchronize: Function that waits for the device; called around each measurement.
-        min_seconds: Shortest measurement; a faster step is repeated (default 0.005).
+        clock: Function that returns the current time in seconds (default: wall time).
+        synchronize: Function that waits for the device; called before and after each measurement
+            (default: no waiting).
+        min_seconds: Shortest duration of a measurement in seconds; a faster step is repeated
+            (default 0.005).
 
     Example:
         >>> from zeromean.bench.paired_timing import time_in_turn
@@ -86,7 +88,7 @@ def time_in_turn(
     calls = {}
     for name, step in steps.items():
         measure(step, WARM_UP - 1)
-        calls[name] = math.ceil(min_seconds / max(measure(step, 1), 1e-9)) or 1
+        calls[name] = max(1, math.ceil(min_seconds / max(measure(step, 1), 1e-9)))
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)
     for _ in range(rounds):

@@ -1,7 +1,7 @@
 """Fan-in rules of Keras layers; see :mod:`zeromean.fan_in`.
 
-Keras stores most kernels as (..., in, out). Rules of other layers are registered in the same way,
-by :func:`zeromean.fan_in.register`; a rule refers to a variable by its name or by its attribute.
+Keras stores most kernels as (..., in, out). Register rules of other layers in the same way, by
+:func:`zeromean.fan_in.register`. A rule refers to a variable by its name or by its attribute.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _einsum_dense(layer: Any) -> Description:
     if not inputs:
         return {"kernel": "its equation sums over none of its axes"}
     described: dict[str, FanIn | str] = {"kernel": FanIn(inputs)}
-    # LoRA replaces the last axis of the kernel by the rank; a second matrix has that axis.
+    # LoRA: the first matrix has the rank as its last axis; the second is (rank, last axis).
     if letters[-1] in output:
         described |= {"lora_kernel_a": FanIn(inputs), "lora_kernel_b": FanIn((0,))}
     return _present(layer, described)
@@ -59,23 +59,19 @@ def _separable(layer: Any) -> Description:  # depthwise, then (1..., in * multip
     }
 
 
-@register("keras.src.layers.rnn.lstm.LSTMCell")  # (in, gates * units): each matrix on its own
+@register("keras.src.layers.rnn.lstm.LSTMCell")  # (in, gates * units), each matrix separately
 @register("keras.src.layers.rnn.gru.GRUCell")
 @register("keras.src.layers.rnn.simple_rnn.SimpleRNNCell")
 def _recurrent(layer: Any) -> Description:
-    biases = {"bias": _SHIFT}  # GRU's has two dimensions
-    return {**_all_but_last(layer, "kernel", "recurrent_kernel"), **_present(layer, biases)}
+    bias = _present(layer, {"bias": _SHIFT})  # GRU's has two dimensions
+    return {**_all_but_last(layer, "kernel", "recurrent_kernel"), **bias}
 
 
-@register("keras.src.layers.core.embedding.Embedding")  # (tokens, dim): a Dense of one-hot tokens
+@register("keras.src.layers.core.embedding.Embedding")  # (tokens, dim): a Dense on one-hot tokens
 def _embedding(layer: Any) -> Description:
     tokens = FanIn((0,), role="embedding", padding_idx=0 if layer.mask_zero else None)
-    described: dict[str, FanIn | str] = {
-        "embeddings": tokens,
-        "lora_embeddings_a": tokens,
-        "lora_embeddings_b": FanIn((0,)),
-    }
-    return _present(layer, described)
+    lora = {"lora_embeddings_a": tokens, "lora_embeddings_b": FanIn((0,))}
+    return _present(layer, {"embeddings": tokens, **lora})
 
 
 @register("keras.src.layers.core.reversible_embedding.ReversibleEmbedding")
@@ -107,6 +103,7 @@ def _prelu(layer: Any) -> Description:
 
 
 def _all_but_last(layer: Any, *names: str, role: Role = "linear") -> Description:
+    """Describe the variables of these names: their fan-in axes are all axes but the last."""
     return {
         variable.name: FanIn(tuple(range(len(variable.shape) - 1)), role=role)
         for variable in own_variables(layer)
@@ -115,11 +112,11 @@ def _all_but_last(layer: Any, *names: str, role: Role = "linear") -> Description
 
 
 def _present(layer: Any, described: Description) -> Description:
-    """Keep the descriptions of variables that this layer has; some depend on an option."""
+    """Return the descriptions of the variables that this layer has with its options."""
     names = {variable.name for variable in own_variables(layer)}
     return {name: what for name, what in described.items() if name in names}
 
 
 def own_variables(layer: Any) -> list[Any]:
-    """Return the trainable variables that this layer holds itself, without its sublayers."""
+    """Return the trainable variables of this layer without those of its sublayers."""
     return list(layer._trainable_variables)

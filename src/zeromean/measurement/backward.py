@@ -1,4 +1,4 @@
-"""The means that at="backward" subtracts from gradients before the optimizer can see them."""
+"""The means that at="backward" subtracts from gradients during the backward pass."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
 
 
 class _Removed(NamedTuple):
-    """The part removed from one gradient."""
+    """The part that was removed from one gradient, and the norm of the rest."""
 
-    means: Tensor  # subtracted from its vectors in all backward passes of this step
-    rest: Tensor  # norm of this rank's part of the remaining gradient
+    means: Tensor  # sum over the backward passes of this step
+    rest: Tensor  # norm of the remaining gradient; if sharded, of this rank's part
 
 
 class RemovedMeans:
-    """Adds up the means that are subtracted from gradients in the backward passes of one step.
+    """The sums of the means that the backward passes of one step subtract from gradients.
 
-    Under DistributedDataParallel each rank subtracts its own means, which are averaged as the
-    gradients are.
+    Under DistributedDataParallel each rank subtracts its own means; they are averaged over the
+    ranks, as gradients are.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -45,14 +45,14 @@ class RemovedMeans:
         self._removed[parameter] = _Removed(means if before is None else before.means + means, rest)
 
     def collect(self) -> dict[Tensor, Tensor]:
-        """Return the known means by parameter, and start again with none."""
+        """Return the means by parameter, and clear them for the next step."""
         removed, self._removed = self._removed, {}
         if self._replicas is not None:
             return self._averaged(removed)
         return {parameter: _rescaled(parameter, one) for parameter, one in removed.items()}
 
     def _averaged(self, removed: dict[Tensor, _Removed]) -> dict[Tensor, Tensor]:
-        # Backward may reach the same parameters in another order on each rank.
+        # The order of the model, because the order of the backward pass may differ between ranks.
         parameters = [p for p in self._replicas.parameters() if p in removed]
         if not parameters:
             return {}
@@ -67,7 +67,7 @@ class RemovedMeans:
 
 
 def _rescaled(parameter: Tensor, removed: _Removed) -> Tensor:
-    """Scale the means as the gradient was scaled since, by a gradient scaler or by clipping."""
+    """Scale the means by the factor that a gradient scaler or clipping has applied since."""
     if parameter.grad is None:
         return removed.means
     now = torch.linalg.vector_norm(local_part(parameter.grad).to(removed.rest.dtype))

@@ -1,10 +1,10 @@
-"""torch's optimizers with centering inside the step: drop-in classes of the same names.
+"""Drop-in classes for torch's optimizers, with the same names, that center inside their step.
 
 Their signatures, defaults and checkpoints are torch's. The first argument may be the model itself;
-``at``, ``layers`` and ``embeddings`` are those of :func:`zeromean.centralize`. A caller's ``.grad``
-is never changed.
+``at``, ``layers`` and ``embeddings`` are those of :func:`zeromean.centralize`. A step never changes
+``.grad``.
 
-SGD, SGDW, Adam and AdamW step by a kernel that centers on the way. The others hand centered copies
+In SGD, SGDW, Adam and AdamW one kernel centers and makes the step. The others pass centered copies
 of the gradients to torch's own functions.
 """
 
@@ -14,24 +14,21 @@ from typing import Any
 
 import torch
 
-from zeromean.optim.adagrad import Adagrad as Adagrad
-from zeromean.optim.adam import Adam as Adam
-from zeromean.optim.adam import AdamW as AdamW
-from zeromean.optim.lookahead import Lookahead as Lookahead
-from zeromean.optim.lookahead import Ranger as Ranger
-from zeromean.optim.radam import RAdam as RAdam
-from zeromean.optim.rmsprop import RMSprop as RMSprop
-from zeromean.optim.sgd import SGD as SGD
-from zeromean.optim.sgd import SGDW as SGDW
+from zeromean.optim.adagrad import Adagrad
+from zeromean.optim.adam import Adam, AdamW
+from zeromean.optim.lookahead import Lookahead, Ranger
+from zeromean.optim.radam import RAdam
+from zeromean.optim.rmsprop import RMSprop
+from zeromean.optim.sgd import SGD, SGDW
 
 __all__ = ["SGD", "SGDW", "Adagrad", "Adam", "AdamW", "Lookahead", "RAdam", "RMSprop", "Ranger"]
 
 
 def __getattr__(name: str) -> Any:
     message = f"module {__name__!r} has no attribute {name!r}"
-    if isinstance(kind := getattr(torch.optim, name, None), type):
+    if isinstance(getattr(torch.optim, name, None), type):
         message += (
-            f"; centralize torch's {kind.__name__} instead:"
+            f"; centralize torch's {name} instead:"
             f" zeromean.centralize(torch.optim.{name}(model.parameters()), model)"
         )
     raise AttributeError(message)

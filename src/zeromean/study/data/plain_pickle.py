@@ -11,12 +11,12 @@ import numpy as np
 
 
 def loads(content: bytes) -> object:
-    """Return the dicts, lists, tuples, texts, numbers and NumPy arrays of bytes in a pickle.
+    """Return the content of a pickle of dicts, lists, tuples, strings, numbers and byte arrays.
 
-    Arrays are returned as :class:`ByteArray`, the texts of a Python 2 pickle as bytes.
+    NumPy arrays become :class:`ByteArray`; strings of a Python 2 pickle become bytes.
 
     Raises:
-        pickle.UnpicklingError: The content is not a pickle or names anything else.
+        pickle.UnpicklingError: The content is not a pickle, or contains anything else.
 
     Example:
         >>> loads(pickle.dumps({"numbers": [1, 2]}))
@@ -38,39 +38,39 @@ class ByteArray:
     """Stand-in for a NumPy array during unpickling.
 
     Attributes:
-        array: Unsigned bytes.
+        array: The NumPy array, of dtype uint8.
     """
 
     array: np.ndarray = np.empty(0, np.uint8)
 
     def __setstate__(self, state: Any) -> None:
         _version, shape, kind, fortran_order, data = state
-        if not (isinstance(kind, _ByteType) and isinstance(data, bytes) and fortran_order is False):
+        if not (isinstance(kind, _ByteType) and isinstance(data, bytes)):
             raise pickle.UnpicklingError("an array of other values than bytes")
+        if fortran_order is not False:
+            raise pickle.UnpicklingError("an array in Fortran order")
         if not all(type(length) is int for length in shape) or math.prod(shape) != len(data):
             raise pickle.UnpicklingError(f"an array of another size than its {len(data)} bytes")
         self.array = np.frombuffer(data, np.uint8).reshape(shape)
 
 
 class _ByteType:
-    """Stand-in for the element type of an array, which must be unsigned bytes."""
+    """Stand-in for the dtype of an array, which must be uint8."""
 
     def __init__(self, name: Any, *_flags: Any) -> None:
         if name not in (b"u1", "u1"):
             raise pickle.UnpicklingError("an array of other values than bytes")
 
     def __setstate__(self, state: Any) -> None:
-        """Ignore byte order and the like, which do not apply to bytes."""
+        """Ignore the byte order and other properties that do not matter for bytes."""
 
 
-# The version in Python, because the one in C allocates as much memory as a pickle asks for.
+# The Python implementation: the one in C allocates as much memory as the pickle declares.
 class _PlainUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in (
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-        ):
-            return lambda *_arguments: ByteArray()  # a new one, which no pickle can modify
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            # A new function each time, because a pickle can set its attributes.
+            return lambda *_arguments: ByteArray()
         if (module, name) == ("numpy", "dtype"):
             return _ByteType
         if (module, name) == ("numpy", "ndarray"):

@@ -1,4 +1,4 @@
-"""Run a study: check it, begin or resume its folder, and train its runs."""
+"""Run a study: check it, create or resume its folder, and train its runs."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def run(
 ) -> Results:
     """Train the runs of a study that its folder does not hold yet, and store each one at its end.
 
-    A folder that holds the same study is continued after its last epoch; the results are those of a
-    study that was never interrupted. A finished study that is not tuned can get more seeds. One
-    program at a time can run a study in a folder.
+    If the folder holds the same study, unfinished runs continue after their last epoch; the results
+    equal those of a study that was never interrupted. A finished study without tuning can be
+    extended by more seeds. Only one program at a time can run a study in a folder.
 
     Args:
         study: The study.
         out: Folder of the results.
-        jobs: Number of processes that train. With more than one, a script has to call this under
-            ``if __name__ == "__main__":``, because each of them imports it.
-        ray: HOST:PORT of a Ray cluster that trains the runs instead.
-        watcher: Callbacks for epochs and runs that end.
-        command: The command for the report; None for one that repeats the study.
+        jobs: Number of training processes. With more than one, a script has to call this function
+            under ``if __name__ == "__main__":``, because each process imports the script.
+        ray: HOST:PORT of a Ray cluster that trains the runs; None trains them on this machine.
+        watcher: Callbacks for each finished epoch and run.
+        command: Command that the report shows; None for the one that repeats the study.
 
     Returns:
-        All runs. :func:`zeromean.study.write_report` makes files of them.
+        The results of all runs. :func:`zeromean.study.write_report` makes a report of them.
 
     Raises:
-        ZeromeanError: The data, the device or the folder cannot be used or does not fit the
-            settings; the folder holds another study; or another program runs it.
+        ZeromeanError: The data, the device or the folder cannot be used, or the data does not fit
+            the settings; the folder holds another study; or another program runs a study in it.
 
     Example:
         >>> import tempfile
@@ -101,10 +101,7 @@ def execute(
     """
     running: set[str] = set()
     while True:
-        while len(running) < max(1, executor.slots):
-            group = scheduler.next_group(running)
-            if group is None:
-                break
+        while len(running) < executor.slots and (group := scheduler.next_group(running)):
             running.add(group.name)
             executor.submit(group)
         if not running:
@@ -116,6 +113,7 @@ def execute(
                 running.discard(event.group)
                 continue
             path, progress = plan.checkpoint(event.key), event.progress
+            # Stored first, so that an error in a callback loses nothing.
             if progress.state is not None:
                 checkpoint.save(path, Checkpoint(event.turns, progress.state))
             if progress.run is not None:
@@ -130,10 +128,11 @@ def execute(
 
 
 def check_jobs(jobs: int, ray: str | None) -> None:
-    """Check the number of processes and the address of a Ray cluster.
+    """Check the number of processes and that the Ray cluster can be reached.
 
     Raises:
-        ZeromeanError: ``jobs`` is below 1, both are given, or the cluster cannot be reached.
+        ZeromeanError: ``jobs`` is below 1, ``jobs`` and ``ray`` are both given, or the cluster
+            cannot be reached.
     """
     if jobs < 1:
         raise ZeromeanError(f"jobs is {jobs}; it has to be at least 1", "Raise jobs")
@@ -162,7 +161,7 @@ def check_programs(study: Study, jobs: int, ray: str | None) -> None:
 
 @contextmanager
 def _only_program(out: Path) -> Iterator[None]:
-    """Make this program the only one that writes to a folder."""
+    """Lock a folder, so that no other program runs a study in it."""
     lock = FileLock(out / "study.lock")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -170,12 +169,10 @@ def _only_program(out: Path) -> Iterator[None]:
     except Timeout as error:
         raise ZeromeanError(
             f"another program is running the study in {out}",
-            "Wait for its end, or pass another folder",
+            "Wait until it ends, or pass another folder",
         ) from error
     except OSError as error:
-        raise ZeromeanError(
-            f"{out} cannot be used ({error})", "Pass a folder that can be written to"
-        ) from error
+        raise ZeromeanError(f"{out} cannot be used ({error})", "Pass a writable folder") from error
     try:
         yield
     finally:
