@@ -164,7 +164,10 @@ class Monitor:
     @torch.no_grad()
     def _see_gradients(self, optimizer: Optimizer) -> None:
         assert self._measurement is not None
-        removed = self._removed.collect() if self._at == "backward" else None
+        removed = None
+        if self._at == "backward":
+            centered = [one.parameter for one in self._centered(optimizer)]
+            removed = self._removed.collect({one: self._start[one] for one in centered})
         scale = getattr(optimizer, "grad_scale", None)
         self._measurement.measure_gradients(scale, removed)
 

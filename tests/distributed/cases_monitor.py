@@ -66,6 +66,42 @@ def expected_of_all(expected: list[Sample]) -> list[Sample]:
     return passed[0]
 
 
+class Branches(nn.Module):
+    """A shared layer after one of two branches, which the number of the rank chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)])
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, inputs: Tensor, rank: int) -> Tensor:
+        return self.head(self.branches[rank](inputs).tanh())
+
+
+def different_branches() -> None:
+    """Each rank uses other parameters: a loss of the mean over ranks uses them all."""
+    alone = Branches().double()
+    model = replicate(copy.deepcopy(alone), find_unused_parameters=True)
+    inputs = torch.randn(2, 5, 4).double()
+    samples: list[Sample | None] = []
+    for one in (alone, model):
+        optimizer = OPTIMIZERS["AdamW"](one.parameters())
+        zeromean.centralize(optimizer, one, at="backward")
+        monitor = zeromean.monitor(optimizer, one, to=lambda sample: None)
+        ranks = range(2) if one is alone else [dist.get_rank()]
+        sum(one(inputs[rank], rank).square().mean() / len(ranks) for rank in ranks).backward()
+        optimizer.step()
+        samples.append(monitor.last)
+    aim, found = samples
+    assert aim is not None
+    assert found is not None
+    assert len(found.layers) == 3
+    for layer, other in zip(found.layers, aim.layers, strict=True):
+        numbers, others = asdict(layer), asdict(other)
+        assert numbers.pop("name") == f"module.{others.pop('name')}"
+        assert numbers == pytest.approx(others, rel=1e-6, abs=1e-9)
+
+
 def fsdp1() -> None:
     from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -87,4 +123,6 @@ for at in (None, "gradient", "update", "backward"):
          ("the monitor under FSDP2 sharding the fan-in axis", where, HOW))  # fmt: skip
 case(4, "monitor HSDP", partial(check, "gradient", shard_with_replicas),
      ("the monitor under FSDP2 with replicas (HSDP)", "gradient", HOW))  # fmt: skip
+case(2, "monitor DDP with other parameters on each rank", different_branches,
+     ("the monitor under DistributedDataParallel, unused parameters", "backward", HOW))  # fmt: skip
 case(2, "monitor FSDP1", fsdp1, ("the monitor under FSDP1", "-", "refused; the error says why"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -44,25 +45,39 @@ class RemovedMeans:
         before = self._removed.get(parameter)
         self._removed[parameter] = _Removed(means if before is None else before.means + means, rest)
 
-    def collect(self) -> dict[Tensor, Tensor]:
-        """Return the means by parameter, and clear them for the next step."""
+    def collect(self, weight_means: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Return the means by parameter, and clear them for the next step.
+
+        Args:
+            weight_means: Means of the weights of each centered parameter, in an order that is the
+                same on every rank. Removed means have their shapes.
+        """
         removed, self._removed = self._removed, {}
         if self._replicas is not None:
-            return self._averaged(removed)
+            return self._averaged(removed, weight_means)
         return {parameter: _rescaled(parameter, one) for parameter, one in removed.items()}
 
-    def _averaged(self, removed: dict[Tensor, _Removed]) -> dict[Tensor, Tensor]:
-        # The order of the model, because the order of the backward pass may differ between ranks.
-        parameters = [p for p in self._replicas.parameters() if p in removed]
-        if not parameters:
+    def _averaged(
+        self, removed: dict[Tensor, _Removed], weight_means: Mapping[Tensor, Tensor]
+    ) -> dict[Tensor, Tensor]:
+        # All ranks reduce the same parameters, although each may have used only some of them.
+        parts, seen = [], []
+        for parameter, means in weight_means.items():
+            one = removed.get(parameter)
+            parts.append(torch.zeros_like(means) if one is None else one.means)
+            seen.append(means.new_full((1,), one is not None))
+        if not parts:
             return {}
-        means = torch.cat([removed[p].means.flatten() for p in parameters])
-        dist.all_reduce(means, group=self._replicas.process_group)
-        means /= dist.get_world_size(self._replicas.process_group)
-        sizes = [removed[p].means.numel() for p in parameters]
+        flat = torch.cat([*(part.flatten() for part in parts), *seen])
+        dist.all_reduce(flat, group=self._replicas.process_group)
+        *averages, seen_by = torch.split(flat, [part.numel() for part in parts] + [len(parts)])
+        ranks = dist.get_world_size(self._replicas.process_group)
         return {
-            p: part.view(removed[p].means.shape)
-            for p, part in zip(parameters, torch.split(means, sizes), strict=True)
+            parameter: (average / ranks).view(part.shape)
+            for parameter, part, average, count in zip(
+                weight_means, parts, averages, seen_by.tolist(), strict=True
+            )
+            if count
         }
 
 
