@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import zeromean
-from zeromean.cli.checkpoint import read_checkpoint
+from zeromean.cli.checkpoint import load_weights, read_checkpoint
 from zeromean.cli.main import app
 from zeromean.diagnose import page
 
@@ -172,6 +173,25 @@ def test_checkpoints_as_scripts_save_them(folder: Path, key: str | None, prefix:
         assert (code, stderr) == (0, "")
 
 
+class Versioned(nn.Linear):
+    """A layer that converts the weights of its version 1."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        assert metadata.get("version") == 2
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+@pytest.mark.parametrize("wrap", [nn.Sequential, nn.DataParallel])
+def test_layers_see_the_version_of_their_weights(tmp_path: Path, wrap: Any) -> None:
+    saved, model = nn.Sequential(Versioned(2, 2)), nn.Sequential(Versioned(2, 2))
+    path = tmp_path / "saved.pt"
+    torch.save({"model": wrap(saved).state_dict()}, path)
+    load_weights(model, read_checkpoint(path), path)
+    assert torch.equal(model[0].weight, saved[0].weight)
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_page_shows_how_the_run_was_centralized(folder: Path, nested: bool) -> None:
     model = mlp()
@@ -197,6 +217,8 @@ def test_page_shows_how_the_run_was_centralized(folder: Path, nested: bool) -> N
             "own_models:mlp",
             "is damaged, or not a file of torch.save",
         ),
+        (("cut.pt",), "own_models:mlp", "cut.pt is damaged, or not a file of torch.save"),
+        (("numbered.pt",), "own_models:mlp", "numbered.pt contains the keys 0, but neither"),
         (("list.pt",), "own_models:mlp", "list.pt contains list, but neither a state_dict nor one"),
         (("whole.pt",), "own_models:mlp", "whole.pt holds a pickled object of torch.nn.modules."),
         (("mlp.pt",), "own_models:batch_norm", "does not fit --model"),
@@ -227,6 +249,8 @@ def test_bad_input_ends_with_one_line(
     folder: Path, arguments: tuple[object, ...], model: str, line: str
 ) -> None:
     torch.save([1, 2], folder / "list.pt")
+    torch.save({0: torch.ones(2)}, folder / "numbered.pt")
+    (folder / "cut.pt").write_bytes(b"\x80\x02.")
     torch.save(mlp(), folder / "whole.pt")
     torch.save({"weight": torch.ones(2)}, folder / "flat.pt")
     sys.path.insert(0, str(folder))

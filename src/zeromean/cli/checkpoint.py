@@ -1,8 +1,7 @@
-"""Read the weights in a checkpoint file, and what its optimizer remembers of GC."""
+"""Read the weights of a checkpoint file, and whether its optimizer was centralized."""
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from zeromean.centralization.fingerprint import KEY
 from zeromean.errors import ZeromeanError
@@ -26,8 +26,9 @@ class Checkpoint:
 
     Args:
         weights: State dict of the model.
-        optimizers: Number of optimizers whose state it contains.
-        centralized: How these were centralized, as their param groups remember it; None if not.
+        optimizers: Number of optimizers whose state the file contains.
+        centralized: Options with which these were centralized, from their param groups; None if
+            they were not.
     """
 
     weights: dict[str, Tensor]
@@ -36,7 +37,7 @@ class Checkpoint:
 
     @property
     def centering(self) -> str:
-        """A phrase on whether the run was centralized, as far as the file shows."""
+        """A phrase that says whether the run was centralized, as far as the file shows it."""
         if not self.optimizers:
             return "unknown: the checkpoint contains no optimizer"
         return self.centralized or "no: its optimizer was not centralized"
@@ -46,20 +47,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a ``state_dict``, or a dictionary that contains one under a usual name.
 
     Raises:
-        ZeromeanError: The file is missing, unreadable, or contains neither.
+        ZeromeanError: The file is missing or unreadable, or contains neither.
     """
     if not path.is_file():
         raise ZeromeanError(f"the checkpoint {path} is not a file", "Check the path")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # A damaged pickle can raise almost any error.
         raise ZeromeanError(f"the checkpoint {path} {_problem(error)}", SAVE) from error
     for weights in (content, *(_get(content, key) for key in WEIGHT_KEYS)):
         if _is_state_dict(weights):
             states = list(_optimizer_states(content))
             groups = [group for state in states for group in state["param_groups"]]
             marks = dict.fromkeys(str(group[KEY]) for group in groups if KEY in group)
-            return Checkpoint(dict(weights), len(states), " | ".join(marks) or None)
+            return Checkpoint(weights, len(states), " | ".join(marks) or None)
     is_table = isinstance(content, Mapping)
     found = f"the keys {', '.join(map(str, content))}" if is_table else type(content).__name__
     raise ZeromeanError(
@@ -80,23 +81,22 @@ def _problem(error: Exception) -> str:
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
-    """Load the weights; every name may have the same prefix (``module.``, ``model.``).
+    """Load the weights, whose names may share one prefix, such as ``module.`` or ``model.``.
 
     Raises:
-        ZeromeanError: They belong to another model.
+        ZeromeanError: The weights do not fit the model.
     """
     weights = checkpoint.weights
     heads = {name.partition(".")[0] for name in weights}
     if not set(weights) & set(model.state_dict()) and len(heads) == 1:
-        (head,) = heads
-        weights = {name.removeprefix(f"{head}."): value for name, value in weights.items()}
+        consume_prefix_in_state_dict_if_present(weights, f"{heads.pop()}.")
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ZeromeanError(
             f"the checkpoint {path} does not fit --model ({reason[:300]})",
-            "Make the model that was trained, re-parametrized if it was",
+            "Pass the model that was trained, re-parametrized if it was",
         ) from error
 
 
@@ -108,7 +108,7 @@ def _is_state_dict(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and bool(value)
-        and all(isinstance(entry, Tensor) for entry in value.values())
+        and all(isinstance(name, str) and isinstance(x, Tensor) for name, x in value.items())
     )
 
 
