@@ -1,12 +1,13 @@
 """Centralize each optimizer of this process at its first step, and observe its steps.
 
-The boot file calls :func:`install` when torch has been imported. Everything else of zeromean is
-imported at the first step of an optimizer.
+The boot file calls :func:`install` when torch has been imported. The rest of zeromean is imported
+at the first step of an optimizer.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import traceback
 import warnings
 import weakref
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
@@ -65,10 +67,10 @@ def install(options: str) -> None:
 
 
 class Attachment:
-    """What zeromean does in this process.
+    """Centralizes and observes the optimizers of this process.
 
     Args:
-        options: What to do.
+        options: Options of ``zeromean run``.
     """
 
     def __init__(self, options: Options) -> None:
@@ -78,7 +80,7 @@ class Attachment:
         self._models: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """Reach an optimizer that is seen for the first time, and prepare the check of its step."""
+        """Centralize an optimizer before its first step, and prepare the check of this step."""
         observed = self._observed.get(optimizer)
         if observed is None:
             observed = self._observed[optimizer] = self._reach(optimizer)
@@ -106,8 +108,9 @@ class Attachment:
         entry = OptimizerRecord(type(optimizer).__name__, "plain", step="torch's own")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         entry.parameters = len(parameters)
-        entry.entries = sum(p.numel() for p in parameters)
-        entry.weights = bits_hash(parameters)
+        shaped = [p for p in parameters if not is_lazy(p)]
+        entry.entries = sum(p.numel() for p in shaped)
+        entry.weights = bits_hash(shaped)
         entry.gradient = bits_hash([p.grad for p in parameters if p.grad is not None])
         try:
             return self._centralize(optimizer, parameters, entry)
@@ -231,9 +234,9 @@ class Observed:
     nothing.
 
     Args:
-        entry: Its record.
-        handle: What centralizes it, or None.
-        check: What is checked, or None.
+        entry: Record of the optimizer.
+        handle: Handle of the centralized optimizer, or None.
+        check: Function that checks a step, or None.
     """
 
     def __init__(
@@ -247,7 +250,7 @@ class Observed:
 
     @torch.no_grad()
     def before_step(self, optimizer: Optimizer) -> None:
-        """Remember the means of the weights, if this step is to be checked."""
+        """Store the means of the weights if this step is to be checked."""
         self._stepping = True
         self._before = None
         if self._check is not None and _is_round(self.entry.steps + 1):
@@ -291,6 +294,8 @@ def check_weights(
     after = _means(targets)
     for (_, parameter, _), old, new in zip(targets, before, after, strict=True):
         largest, eps = _size(parameter)
+        if not math.isfinite(largest):  # The training diverged, which says nothing about GC.
+            continue
         change = _largest(new - old)
         entry.mean_change = max(entry.mean_change or 0.0, change)
         _note(entry, change <= WEIGHT_ROUNDING_STEPS * eps * largest)
@@ -299,19 +304,19 @@ def check_weights(
 class GradientCheck:
     """Checks that the gradient which an adaptive optimizer saw was zero-mean.
 
-    A running mean of the gradient in the optimizer's state shows it, whichever way the step was
-    made. Without one, ``.grad`` after a step in two passes does.
+    It reads the running mean of the gradient in the optimizer's state, whichever way the step was
+    made. Without a running mean, it reads ``.grad``, but only after a step in two passes.
 
     Args:
         optimizer: The optimizer, before its first observed step.
-        traits: What is known of its class.
+        traits: Traits of the optimizer's class.
     """
 
     def __init__(self, optimizer: Optimizer, traits: OptimizerTraits) -> None:
         from zeromean.centralization.optimizer_traits import unwrap
 
         self._traits = traits
-        # A running mean from before zeromean was attached has a mean of its own.
+        # A running mean of gradients that were not centered yet is not zero-mean.
         self._keys = () if unwrap(optimizer).state else traits.momentum[:1]
 
     def __call__(
@@ -335,6 +340,8 @@ class GradientCheck:
                 continue
             (mean,) = vector_means([seen], [fan_in])
             largest, eps = _size(seen)
+            if not math.isfinite(largest):
+                continue
             value = _largest(mean + decay * old)
             if largest:
                 value /= largest + abs(decay) * _size(parameter)[0]
@@ -351,7 +358,7 @@ def _largest(x: Tensor) -> float:
 
 
 def _size(x: Tensor) -> tuple[float, float]:
-    """The largest entry on this rank, and the rounding step at 1."""
+    """Return the largest magnitude of an entry on this rank, and the rounding step at 1."""
     from zeromean.sharded import local_part
 
     local = local_part(x.detach())
@@ -359,7 +366,7 @@ def _size(x: Tensor) -> tuple[float, float]:
 
 
 def inner_of(optimizer: Optimizer) -> Optimizer | None:
-    """The optimizer that a wrapper steps through, on some of the same parameters."""
+    """Return the optimizer that a wrapper steps through, on some of the same parameters."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for value in vars(optimizer).values():
         if isinstance(value, Optimizer) and any(
@@ -371,9 +378,10 @@ def inner_of(optimizer: Optimizer) -> Optimizer | None:
 
 @torch.no_grad()
 def bits_hash(tensors: list[Any]) -> str:
-    """Hash of the bits of tensors, equal for equal values, at the cost of one pass over them.
+    """Return a hash of the bits of tensors: equal for equal values, and computed in one pass.
 
-    The bits of each tensor are added up as integers, which does not depend on the order.
+    The bits of each tensor are added up as integers, so the result does not depend on the order
+    of its entries.
     """
     from zeromean.sharded import local_part
 

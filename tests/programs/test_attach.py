@@ -1,0 +1,57 @@
+"""What ``zeromean run`` does to the optimizers of a process, without a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from zeromean.programs.attach import Attachment
+from zeromean.programs.options import Options
+
+
+def step(attachment: Attachment, optimizer: torch.optim.Optimizer) -> None:
+    attachment.before_step(optimizer)
+    optimizer.step()
+    attachment.after_step(optimizer)
+
+
+def test_plain_program_with_a_lazy_parameter_goes_on(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.LazyLinear(4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model[0](torch.ones(1, 3)).sum().backward()
+    attachment = Attachment(Options(str(tmp_path), method="plain"))
+    step(attachment, optimizer)
+    entry = attachment._observed[optimizer].entry
+    assert (entry.steps, entry.parameters, entry.entries) == (1, 4, 8)
+    assert attachment._recorder.record.errors == []
+
+
+def test_lazy_parameter_is_refused_with_its_reason(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.LazyLinear(4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attachment = Attachment(Options(str(tmp_path)))
+    with pytest.raises(SystemExit):
+        attachment.before_step(optimizer)
+    assert "1.weight is a lazy parameter" in str(attachment._recorder.record.refused)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_diverged_step_is_not_checked(name: str, number: float, tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.1)
+    attachment = Attachment(Options(str(tmp_path)))
+
+    def train(inputs: Tensor) -> None:
+        optimizer.zero_grad()
+        model(inputs).square().sum().backward()
+        step(attachment, optimizer)
+
+    train(torch.tensor([[1.0, 2.0, 4.0]]))
+    entry = attachment._observed[optimizer].entry
+    assert entry.holds is True
+    train(torch.full((1, 3), number))
+    assert (entry.steps, entry.holds) == (2, True)
