@@ -1,4 +1,4 @@
-"""Image files in one folder per class, in a folder or a tar archive."""
+"""A reader of image files in one folder per class, in a folder or a tar archive."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ def read_imagefolder(path: Path, transform: ImageTransform) -> Dataset | Unsplit
     """Read a folder or a tar archive (plain, .gz, .bz2 or .xz), without unpacking it to disk.
 
     Images are in ``train/<class>/`` and ``test/<class>/``; without a test folder, ``val``,
-    ``validation`` or ``valid`` takes its place. Without any of these folders, the images are in
-    ``<class>/`` and have no split. Other folders may enclose these, and a class may have
-    subfolders. Hidden files are ignored; a warning counts all other files that are not read.
+    ``validation`` or ``valid`` takes its place. Next to a test folder, these are ignored. Without
+    any of these folders, the images are in ``<class>/`` and have no split. Other folders may
+    enclose these, and a class may have subfolders. Hidden files are ignored; a warning counts all
+    other files that are not read.
 
     Raises:
         ZeromeanError: The path is missing or holds no such images, or an image is broken or of
@@ -74,7 +75,12 @@ def read_imagefolder(path: Path, transform: ImageTransform) -> Dataset | Unsplit
 
 
 class _Layout:
-    """Position of parts and classes in the paths of files, which may be regular or not."""
+    """The positions of the part and the class in the paths of files.
+
+    Args:
+        name: Name of the data set, for messages.
+        members: Path of each file, and whether it is a regular file.
+    """
 
     def __init__(self, name: str, members: Iterable[tuple[str, bool]]) -> None:
         parts: Counter[str] = Counter()
@@ -115,7 +121,7 @@ class _Layout:
             )
 
     def label(self, path: str) -> tuple[str, str] | None:
-        """Return part (empty without a split) and label; None if the file is not read."""
+        """Return the part (empty without a split) and the label; None if the file is not read."""
         folders = tuple(path.split("/")[:-1])
         if not (folders and is_image(path)):
             return None
@@ -141,19 +147,32 @@ def _folder_files(folder: Path, layout: _Layout) -> Generator[ImageFile, None, N
 def _walk(
     folder: Path, inside: str = "", above: tuple[Path, ...] = ()
 ) -> Iterator[tuple[str, Path, bool]]:
-    """Iterate over sorted names of files with their paths, and whether each is a regular file."""
+    """Yield each file's name inside the folder, its path, and whether it is a regular file."""
     real = folder.resolve()
-    if real in above:  # links in a circle
+    if real in above:  # circular links
         return
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ZeromeanError(
+            f"{folder} cannot be read ({error})", "Make the folder readable, or remove it"
+        ) from error
     for entry in found:
         if is_hidden(entry.name):
             continue
-        if entry.is_dir():
+        if _leads_to(entry.is_dir):
             yield from _walk(Path(entry.path), f"{inside}{entry.name}/", (*above, real))
         else:
-            yield f"{inside}{entry.name}", Path(entry.path), entry.is_file()
+            yield f"{inside}{entry.name}", Path(entry.path), _leads_to(entry.is_file)
+
+
+def _leads_to(check: Callable[[], bool]) -> bool:
+    """Return the result of a check of an entry; False for a link to itself, which raises."""
+    try:
+        return check()
+    except OSError:
+        return False
 
 
 def _tar_names(path: Path) -> Iterator[tuple[str, bool]]:
@@ -194,7 +213,7 @@ def _explain(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> io.BufferedIOBase:
-    """Open an archive without its compression, and raise if it is cut short.
+    """Open an archive for reading its decompressed content, and raise if it is truncated.
 
     ``tarfile`` takes the end of its input for the end of the archive, even in the middle of a
     header, so images would be missing without an error. The decompressors raise if data ends
