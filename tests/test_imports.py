@@ -132,6 +132,9 @@ def test_other_import_errors_name_no_extra() -> None:
     missing = pytest.raises(MissingExtraError, match=r"zeromean\.keras needs the package no_such")
     with missing, needs_extra("keras", "zeromean.keras"):
         importlib.import_module("no_such_backend")
+    missing = pytest.raises(MissingExtraError, match=r"the extra jax \(jax requires jaxlib\)")
+    with missing, needs_extra("jax", "zeromean.jax", "jax"):
+        raise ModuleNotFoundError("jax requires jaxlib")
 
 
 def test_optim_points_to_centralize_for_other_optimizers() -> None:

@@ -1,4 +1,4 @@
-"""The errors and the warning of zeromean."""
+"""The error and warning classes of zeromean."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def needs_extra(extra: str, what: str, *packages: str) -> Iterator[None]:
 
     Args:
         extra: Extra of zeromean that installs the packages.
-        what: Module or feature that needs it.
-        packages: Packages of the extra; without any, every missing package is taken as one.
+        what: Module or feature that needs the packages.
+        packages: Packages of the extra; if empty, every missing package counts as one of them.
 
     Raises:
         MissingExtraError: A package is not installed.
@@ -62,10 +62,12 @@ def needs_extra(extra: str, what: str, *packages: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package == "zeromean" or (packages and package not in packages):
+        if package == "zeromean" or (package and packages and package not in packages):
             raise
+        # A package that reports a missing dependency itself, as jax does, may give no name.
+        needed = f"the package {error.name}" if error.name else f"the extra {extra} ({error})"
         raise MissingExtraError(
-            f"{what} needs the package {error.name}, which is not installed",
+            f"{what} needs {needed}, which is not installed",
             f"Run pip install 'zeromean[{extra}]'",
         ) from error
 
