@@ -47,6 +47,7 @@ from zeromean.study.spec.metric import MINUS
 from zeromean.study.tasks.apply_method import check_layers
 from zeromean.study.tasks.load import load_problem
 from zeromean.study.tasks.training import Training
+from zeromean.tables import Table
 
 RECIPES = tuple(recipe for recipe in registry.recipes() if recipe.program is None)
 replace = msgspec.structs.replace
@@ -315,6 +316,17 @@ def test_long_run_needs_a_confirmation(
     # The cost comes first.
     assert re.search(r"6 runs, 6 epochs of 7 steps; a step took .* on this machine: about", stdout)
     assert not (tmp_path / f"{small.name}-scale-0.005").exists()
+
+
+def test_closed_standard_input_cannot_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert not COMMAND.can_ask()
+
+
+def test_brackets_and_colons_in_tables_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    COMMAND._print_wrapped(Table(("method", "score"), [("gc[conv]:star:", "0.5 [a]")]))
+    assert "gc[conv]:star:" in (out := capsys.readouterr().out)
+    assert "0.5 [a]" in out
 
 
 @pytest.mark.parametrize("answer", ["y\n", "n\n"])

@@ -124,7 +124,7 @@ def reproduce(
 
 @contextmanager
 def _settings_of_recipe(context: typer.Context) -> Iterator[None]:
-    """Say for settings without an option here that they can be changed in a study file."""
+    """Point errors of settings that have no option here to the study file."""
     try:
         yield
     except SettingError as error:
@@ -137,10 +137,11 @@ def _write_study(study: Study, file: Path) -> None:
     from zeromean.study.spec.toml import to_toml
 
     try:
+        text = to_toml(study)
         stream = file.open("x", encoding="utf-8")
         try:
             with stream:
-                stream.write(to_toml(study))
+                stream.write(text)
         except OSError:
             file.unlink()  # a partial file would block the next attempt
             raise
@@ -154,7 +155,7 @@ def _write_study(study: Study, file: Path) -> None:
 def _prepare(
     recipe: Recipe, study: Study, scale: float, out: Path, jobs: int, ray: str | None, yes: bool
 ) -> RunConditions:
-    """Check everything, print conditions and cost, and ask before a long run."""
+    """Check the settings, print the conditions and the cost, and ask before a long run."""
     import msgspec
 
     from zeromean.recipes.cost import estimate
@@ -197,7 +198,7 @@ def _prepare_program(
     place: str,
     processes: int,
 ) -> RunConditions:
-    """Check everything, print the conditions, and ask before any run."""
+    """Check the settings, print the conditions, and ask before any run."""
     import msgspec
 
     from zeromean.recipes.program_data import find
@@ -228,7 +229,7 @@ def _prepare_program(
 
 def can_ask() -> bool:
     """Return whether standard input is a terminal."""
-    return sys.stdin.isatty()
+    return sys.stdin is not None and sys.stdin.isatty()  # None if the caller closed it
 
 
 def _confirm(name: str, duration: str) -> None:
@@ -242,7 +243,7 @@ def _confirm(name: str, duration: str) -> None:
 
 
 def show(conditions: RunConditions, out: Path) -> None:
-    """Print the tables and write the files."""
+    """Print the tables of a finished recipe, and write its files."""
     from zeromean.recipes import outcome
     from zeromean.recipes.comparison import explanation, page, tables
     from zeromean.study import report
@@ -270,7 +271,7 @@ def show(conditions: RunConditions, out: Path) -> None:
 
 
 def _print_wrapped(table: Table) -> None:
-    """Print a table with long cells, which continue in a second line if there is no room."""
+    """Print a table whose long cells continue on the next line if there is no room."""
     from rich.console import Console
     from rich.table import Table as RichTable
 
@@ -280,5 +281,6 @@ def _print_wrapped(table: Table) -> None:
         shown.add_column(text, justify="right" if number else "left", no_wrap=not number)
     for row in table.rows:
         shown.add_row(*row)
-    Console().print(shown)
+    # A label may contain brackets or colons, which are no markup.
+    Console(markup=False, emoji=False).print(shown)
     echo()
