@@ -1,4 +1,4 @@
-"""The ``zeromean`` program: its commands and how their errors end."""
+"""The ``zeromean`` program: its commands, and how their errors are shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zeromean.cli.standalone import STANDALONE
 from zeromean.cli.typed import WORDS
 from zeromean.errors import ZeromeanError
 
-# Typer has its own copy of click's errors and exports only this one of them.
+# Typer has its own copy of click's errors, and exports the subclass BadParameter alone.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 # Help of the commands that parse their own words with argparse.
 HELP = {
@@ -26,7 +26,7 @@ HELP = {
 
 
 class OneLineErrors(TyperGroup):
-    """Ends every error with one line on standard error."""
+    """A group of commands whose errors are one line on standard error."""
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **more: Any) -> Any:
         words = [*args]  # click uses up its own copy
@@ -48,7 +48,7 @@ class OneLineErrors(TyperGroup):
 
 
 def _with_help(error: typer.BadParameter) -> str:
-    """Return the message of a usage error, and the command that shows what is allowed."""
+    """Return the message of a usage error, with the command that shows what is allowed."""
     message = error.format_message()
     end = "" if message.endswith((".", "?", ")")) else "."
     command = error.ctx.command_path if error.ctx else "zeromean"

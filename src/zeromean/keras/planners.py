@@ -1,4 +1,4 @@
-"""Plan which variables a Keras optimizer centers: when it is built, or from a saved file."""
+"""Plan which variables a Keras optimizer centers, from a model, from shapes or from a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ByModel:
     scope: Scope
 
     def plan(self, variables: Sequence[Any]) -> Plan:
-        """Return the plan of the model, with a row per other variable of the optimizer."""
+        """Return the plan of the model, with a row for each other variable of the optimizer."""
         held = {id(variable) for variable in variables}
         rows = [
             row.left_alone("not a variable of this optimizer")
@@ -62,7 +62,7 @@ class ByModel:
 
 @dataclass
 class ByShape:
-    """Plan by shapes alone: all axes but the last."""
+    """Plan by shapes alone: the fan-in axes are all axes but the last."""
 
     layers: Layers
     scope: Scope

@@ -24,20 +24,20 @@ from zeromean.study.spec.toml import from_table
 from zeromean.study.tasks.interface import TaskInfo
 
 DATABASE = "study.sqlite"
-# Key of the numbers of seeds with which a study was finished before it got more.
+# Key of the numbers of seeds with which a study was finished before seeds were added.
 BEGUN = "begun"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All methods on one task with one optimizer.
+    """The runs of all methods on one task with one optimizer.
 
     Args:
         study: The study that the comparison belongs to.
         task: The task.
         optimizer: Label of the optimizer.
-        info: What is known of the task.
-        runs: Runs of all methods and seeds, diverged ones too.
+        info: Facts of the task.
+        runs: Runs of all methods and seeds, including diverged ones.
     """
 
     study: Study
@@ -58,12 +58,12 @@ class Comparison:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Labels of the methods that were trained: of equivalent ones, the first."""
+        """Labels of the trained methods: the first of each group of equivalent methods."""
         return self.study.trained_methods(self.optimizer)
 
     @property
     def notes(self) -> list[str]:
-        """One sentence per method that was not trained, and on a program's own seed."""
+        """One sentence per method that was not trained, and one on identical runs of a program."""
         notes = [
             f"{method} is the same method as {same} with {self.optimizer}; it was trained once."
             for method, same in self.study.distinct_methods(self.optimizer).items()
@@ -99,7 +99,7 @@ class Comparison:
 
     @property
     def early_epoch(self) -> int:
-        """The epoch a third of the way, where a faster start shows."""
+        """The epoch after a third of the training, which shows a faster start."""
         return math.ceil(self.epochs / 3)
 
 
@@ -110,12 +110,12 @@ class Results:
     Args:
         study: The study.
         out: Folder of the study.
-        runs: All runs, diverged ones and trials too.
-        infos: What is known of each task, by its label.
-        sessions: Versions and machine of each environment that differs.
+        runs: All runs, including diverged ones and trials.
+        infos: Facts of each task, by its label.
+        sessions: Versions and machine of each distinct environment.
         command: The command that made the results.
         threads: Number of CPU threads per run.
-        begun: Numbers of seeds with which the study was finished before it got more, in order.
+        begun: Numbers of seeds with which the study was finished before seeds were added, in order.
     """
 
     study: Study
@@ -157,7 +157,7 @@ def read(out: Path) -> Results:
     """Return the results that a folder holds.
 
     Raises:
-        ZeromeanError: It holds no study, or one that is not finished.
+        ZeromeanError: The folder holds no study, or one that is not finished.
     """
     with open_store(out) as (store, study, infos):
         keys = {key for _, group in final_groups(study) for key in group}
@@ -183,10 +183,10 @@ def read(out: Path) -> Results:
 
 @contextmanager
 def open_store(out: Path) -> Iterator[tuple[Store, Study, dict[str, TaskInfo]]]:
-    """Open the database of a folder, with its study and what is known of its tasks.
+    """Open the database of a folder, with its study and the facts of its tasks.
 
     Raises:
-        ZeromeanError: It holds no study that can be read.
+        ZeromeanError: The folder holds no study that can be read.
     """
     with Store(out / DATABASE) as store:
         with store.reading():
@@ -201,12 +201,12 @@ def open_store(out: Path) -> Iterator[tuple[Store, Study, dict[str, TaskInfo]]]:
 
 
 def begun(store: Store) -> list[int]:
-    """Return the numbers of seeds with which the study was finished before it got more."""
+    """Return the numbers of seeds with which the study was finished before seeds were added."""
     return msgspec.json.decode(store.facts.get(BEGUN, "[]"), type=list[int])
 
 
 def check_same_data(infos: Mapping[str, TaskInfo], known: Mapping[str, TaskInfo]) -> None:
-    """Raise if tasks have other examples than those that the study began with.
+    """Raise an error if the data of a task are not those that the study began with.
 
     Raises:
         ZeromeanError: A fingerprint differs.
@@ -245,7 +245,7 @@ def count_runs(study: Study, out: Path) -> tuple[int, int]:
 
 
 def remove_checkpoints(out: Path) -> None:
-    """Remove the checkpoints of a study that is finished, or whose seeds change."""
+    """Remove the checkpoints of a study that is finished or whose seeds change."""
     work = out / "work"
     if work.is_dir():
         for file in work.iterdir():

@@ -15,8 +15,8 @@ class PaddedShortcut(nn.Module):
     """The parameter-free shortcut of the paper's CIFAR networks (option A).
 
     Args:
-        extra: Number of zero channels to append.
-        stride: Step in pixels along both axes.
+        extra: Number of channels of zeros to append.
+        stride: Stride in pixels along both axes.
     """
 
     def __init__(self, extra: int, stride: int) -> None:
@@ -43,7 +43,7 @@ class BasicBlock(nn.Module):
         inputs: Number of input channels.
         width: Number of channels of both convolutions.
         stride: Stride of the first convolution.
-        projected: Whether the shortcut changes the shape by a 1x1 convolution instead of padding.
+        projected: Whether the shortcut changes the shape with a 1x1 convolution instead of padding.
     """
 
     def __init__(self, inputs: int, width: int, stride: int, projected: bool) -> None:
@@ -60,7 +60,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of 1x1, 3x3 and 1x1 pixels and a shortcut around them.
+    """A 1x1, a 3x3 and a 1x1 convolution, and a shortcut around them.
 
     Args:
         inputs: Number of input channels.
@@ -100,7 +100,9 @@ def residual_network(
     depths: tuple[int, ...],
     expansion: int = 1,
 ) -> nn.Module:
-    """Make a stem that keeps the size, stages of blocks that halve it between them, and pooling.
+    """Make a network of a stem, stages of residual blocks, average pooling and a linear layer.
+
+    The stem keeps the size of the images; each stage after the first halves it.
 
     Args:
         channels: Number of channels of the images.
@@ -127,7 +129,7 @@ def residual_network(
 
 
 def _narrow(channels: int, classes: int, blocks: int) -> nn.Module:
-    """Make a network for CIFAR-10 of the paper (section 4.2): 6 n + 2 layers, padded shortcuts."""
+    """Make the paper's CIFAR-10 network (section 4.2): 6 * blocks + 2 layers, padded shortcuts."""
     block = partial(BasicBlock, projected=False)
     widths, depths = (16, 32, 64), (blocks,) * 3
     return he_convolutions(
@@ -142,9 +144,9 @@ def _wide(
     depths: tuple[int, ...],
     expansion: int,
 ) -> nn.Module:
-    """Make a network for ImageNet of the paper with the usual stem for small images.
+    """Make the paper's ImageNet network with the usual stem for small images.
 
-    The stem is a 3x3 convolution without pooling. Initial weights are torch's, as in the GC
+    The stem is a 3x3 convolution without pooling. The initial weights are torch's, as in the GC
     authors' code.
     """
     return residual_network(

@@ -1,4 +1,4 @@
-"""What a report says, in any form: verdicts, tables, settings, tuning and environment."""
+"""The content of a report in any form: verdicts, tables, settings, tuning and environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_METHODS_IN_TITLE = 8
 
 @dataclass(frozen=True)
 class Section:
-    """What a report says about one comparison.
+    """The content of a report on one comparison.
 
     Args:
         comparison: Comparison of the methods on one task with one optimizer.
@@ -44,7 +44,7 @@ def sections(results: Results, min_effect: float | None = None) -> list[Section]
     """Build one section per comparison.
 
     Args:
-        results: Finished study.
+        results: Results of a finished study.
         min_effect: Difference of scores (0.01 is one point of accuracy) for which the tables show
             the number of seeds that detect it.
 
@@ -64,7 +64,7 @@ def sections(results: Results, min_effect: float | None = None) -> list[Section]
 
 
 def check_min_effect(min_effect: float | None) -> None:
-    """Raise ZeromeanError unless it is None or a finite number above 0."""
+    """Raise ZeromeanError unless ``min_effect`` is None or a finite number above 0."""
     if min_effect is not None and not 0 < min_effect < math.inf:
         raise ZeromeanError(
             f"min_effect is {min_effect:g}, which is not a difference of scores above 0",
@@ -87,7 +87,7 @@ def _conclusions(comparison: Comparison, summaries: list[Summary]) -> list[Concl
 
 
 def content(results: Results, parts: list[Section]) -> dict[str, Any]:
-    """Return what the templates of all forms of the report show."""
+    """Return the values that the templates of all forms of the report show."""
     study = results.study
     methods = (
         " / ".join(study.method_labels)
@@ -155,7 +155,7 @@ def _subset(task: TrainedTask) -> str:
 
 
 def _tuned(comparison: Comparison, results: Results) -> list[tuple[str, str]]:
-    """Describe what each method chose and how far it was from the next best trial."""
+    """Describe what was chosen for each method, and its distance from the next best trial."""
     metric, found = comparison.info.tuning_metric, []
     for method in comparison.methods:
         chosen = comparable(next(iter(comparison.of(method).values())).candidate)

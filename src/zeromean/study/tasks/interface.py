@@ -20,13 +20,13 @@ class TaskInfo(msgspec.Struct, frozen=True):
     Args:
         description: One line on the data, or on the program.
         split: One line on the test set.
-        preprocessing: One line on what networks see.
+        preprocessing: One line on the preprocessing of the networks' inputs.
         watched: "test" or "validation", the examples that are scored after each epoch.
-        metric: What ``score`` is.
+        metric: Metric of ``score``.
         steps: Number of optimizer steps per epoch; 0 if it is unknown.
         fingerprint: A digest of everything that must not change while the study is under way, such
             as the examples.
-        tune_metric: What ``score`` is in tuning, if it is another metric.
+        tune_metric: Metric of ``score`` in tuning, if it is another one.
     """
 
     description: str
@@ -40,7 +40,7 @@ class TaskInfo(msgspec.Struct, frozen=True):
 
     @property
     def tuning_metric(self) -> Metric:
-        """The metric that ``score`` is in tuning."""
+        """The metric of ``score`` in tuning."""
         return self.tune_metric or self.metric
 
 
@@ -48,8 +48,8 @@ class Job(NamedTuple):
     """One run to be trained.
 
     Args:
-        key: Its identity.
-        candidate: Its learning rate, and whatever else was tuned.
+        key: Identity of the run.
+        candidate: Learning rate of the run, and the other tuned settings.
         method: The method of the key.
         optimizer: The optimizer of the key.
         epochs: Number of epochs.
@@ -65,13 +65,13 @@ class Job(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """A report of a run, once per epoch or once at its end.
+    """A report of a run: one per epoch, and one at its end.
 
     Args:
         epoch: The record of the epoch that ended, or None.
-        state: What the run can be continued from, on the CPU or any device, valid until the next
-            report is asked for; None at the end, and for runs that cannot be continued.
-        run: The whole run, once it ended.
+        state: State to continue the run from, with tensors on the CPU or any device, valid until
+            the next report is requested; None at the end, and for runs that cannot be continued.
+        run: Record of the whole run at its end, before that None.
     """
 
     epoch: Epoch | None = None
@@ -80,7 +80,7 @@ class Progress(NamedTuple):
 
 
 class Task(Protocol):
-    """A loaded task. It is made inside the process that trains."""
+    """A loaded task. The process that trains it makes it."""
 
     @property
     def info(self) -> TaskInfo:
@@ -90,13 +90,13 @@ class Task(Protocol):
         """Check before any training that task, methods and optimizers fit together.
 
         Raises:
-            ZeromeanError: They do not.
+            ZeromeanError: They do not fit together.
         """
 
     def start(self, job: Job, state: dict[str, Any] | None = None) -> Iterator[Progress]:
         """Train one run.
 
-        The reports of several runs may be asked for in turns. A run depends on its job alone: not
+        The reports of several runs may be requested in turns. A run depends on its job alone: not
         on other runs, nor on interruptions.
 
         Args:
@@ -104,6 +104,6 @@ class Task(Protocol):
             state: The last state that it reported, to continue from; None to begin.
 
         Raises:
-            ZeromeanError: The run cannot be trained, and no other run of the task either. A run
+            ZeromeanError: No run of the task can be trained. A run
                 that fails on its own ends with a :class:`Run` that has a ``failure``.
         """
