@@ -55,3 +55,18 @@ def test_diverged_step_is_not_checked(name: str, number: float, tmp_path: Path) 
     assert entry.holds is True
     train(torch.full((1, 3), number))
     assert (entry.steps, entry.holds) == (2, True)
+
+
+def test_zscore_leaves_the_gradients_of_other_optimizers_alone(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4))
+    first, second = (torch.optim.SGD(layer.parameters(), lr=0.1) for layer in model)
+    model(torch.tensor([[1.0, 2.0, 4.0]])).square().sum().backward()
+    gradients = [layer.weight.grad for layer in model]
+    attachment = Attachment(Options(str(tmp_path), method="zscore"))
+    attachment._models.add(model)  # as if another optimizer had trained all of it
+    accumulated = gradients[1].clone()
+    step(attachment, first)
+    torch.testing.assert_close(gradients[0].mean(1), torch.zeros(2), atol=1e-6, rtol=0)
+    assert torch.equal(gradients[1], accumulated)
+    step(attachment, second)
+    torch.testing.assert_close(gradients[1].mean(1), torch.zeros(4), atol=1e-6, rtol=0)

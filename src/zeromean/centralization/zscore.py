@@ -17,16 +17,19 @@ EPSILON = 1e-8
 def standardize_gradients(optimizer: Optimizer, network: nn.Module) -> None:
     """Give each weight vector's gradient mean 0 and standard deviation 1 in all further steps.
 
+    Gradients of parameters that another optimizer updates are left alone.
+
     Reference:
         Yong et al., Gradient Centralization, ECCV 2020, section 3.1, which discards it.
     """
-    rows = [(row.parameter, row.fan_in) for row in explain(network).centered if row.fan_in]
+    fan_ins = {row.parameter: row.fan_in for row in explain(network).centered if row.fan_in}
 
     @torch.no_grad()
     def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for parameter, fan_in in rows:
-            if parameter.grad is not None:
-                standardize_(parameter.grad, fan_in)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter in fan_ins:
+                    standardize_(parameter.grad, fan_ins[parameter])
 
     optimizer.register_step_pre_hook(hook)
 
