@@ -163,6 +163,17 @@ def test_coupled_decay_raises_now_or_at_a_later_step() -> None:
         optimizer.step()
 
 
+def test_expanded_gradient_from_outside_backward_is_refused() -> None:
+    model = nn.Linear(6, 4)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model, at="backward")
+    model.weight.grad = torch.ones(1, 6).expand(4, 6)
+    with pytest.raises(zeromean.ZeromeanError, match="the gradient of weight is expanded"):
+        optimizer.step()
+    model.weight.grad = torch.ones(4, 6)
+    optimizer.step()
+
+
 def test_frozen_parameter_is_hooked_when_unfrozen() -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 2)).double()
     model[0].requires_grad_(False)

@@ -1,4 +1,4 @@
-"""at="backward": each gradient is centered as soon as it is accumulated."""
+"""The place at="backward": each gradient is centered as soon as it is accumulated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from zeromean import fsdp1
-from zeromean.centralization.at_gradient import refuse_graph, warn_of_momentum
+from zeromean.centralization.at_gradient import refuse_graph, refuse_shared, warn_of_momentum
 from zeromean.centralization.centering import Centering
 from zeromean.centralization.optimizer_traits import OptimizerTraits
 from zeromean.errors import ZeromeanError
@@ -25,7 +25,7 @@ from zeromean.sharded import gradient_of
 class AtBackward:
     """Center gradients in hooks of the parameters, for an optimizer that steps during backward.
 
-    This is correct under accumulation and averaging because P is linear: P(P(a) + b) = P(a + b).
+    Accumulation and averaging stay correct because P is linear and P P = P: P(P(a) + b) = P(a + b).
     Gradients are centered before they are clipped.
 
     Args:
@@ -37,7 +37,7 @@ class AtBackward:
         self._centering = centering
         self._hooks: dict[Tensor, RemovableHandle] = {}
         self._origins: dict[Tensor, fsdp1.Origin] = {}
-        # Called with each parameter whose gradient is about to be centered, if it is set.
+        # Called, unless None, with each parameter whose gradient is about to be centered.
         self.watch: Callable[[Tensor, FanIn], None] | None = None
         self._hook_new(optimizer)
         # Hooks of parameters outlive an optimizer that is deleted, but must not center for another.
@@ -52,13 +52,15 @@ class AtBackward:
         # A gradient may precede its hook if the parameter is new, or if a hook that steps was
         # registered earlier. For all others P P = P. FSDP1's shards have no rows left to center.
         found = [
-            (gradient, fan_in)
+            (parameter, gradient, fan_in)
             for _, parameter, fan_in in self._centering.parameters(optimizer)
             if parameter not in self._origins
             and (gradient := gradient_of(parameter, fan_in)) is not None
         ]
-        refuse_graph([gradient for gradient, _ in found])
-        center_([gradient for gradient, _ in found], [fan_in for _, fan_in in found])
+        gradients = [gradient for _, gradient, _ in found]
+        refuse_graph(gradients)
+        refuse_shared(self._centering, [(parameter, gradient) for parameter, gradient, _ in found])
+        center_(gradients, [fan_in for _, _, fan_in in found])
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Do nothing."""
@@ -122,7 +124,7 @@ def _hook_whole_gradient(origin: fsdp1.Origin, fan_in: FanIn) -> RemovableHandle
 def refuse_coupled_decay(
     traits: OptimizerTraits, optimizer: Optimizer, group: dict[str, Any]
 ) -> None:
-    """Raise if the decay is coupled: backward comes too early to put it inside the projection."""
+    """Raise if the decay is coupled, because the optimizer adds it after the projection."""
     if traits.coupled_decay(optimizer, group):
         raise ZeromeanError(
             f'at="backward" cannot center coupled weight decay, which {type(optimizer).__name__}'

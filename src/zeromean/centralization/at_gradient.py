@@ -94,7 +94,7 @@ class AtGradient:
         if ready is not None and ready.fits(centered, present, decayed, gradients):
             calls = ready.bind(gradients)
         if calls is None:
-            self._refuse_shared([(centered[n].parameter, gradients[n]) for n in present])
+            refuse_shared(self._centering, [(centered[n].parameter, gradients[n]) for n in present])
             entries = [
                 Entry(centered[n].parameter, centered[n].fan_in, {}, centered[n].group)
                 for n in present
@@ -108,29 +108,30 @@ class AtGradient:
         for call in calls:
             call(factors)
 
-    def _refuse_shared(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        """Raise if two entries of a gradient, or two gradients, share memory."""
-        first: dict[int, Tensor] = {}
-        for parameter, gradient in pairs:
-            other = first.setdefault(id(gradient), parameter)
-            shared = gradient.layout is torch.strided and any(
-                stride == 0 and size > 1
-                for stride, size in zip(gradient.stride(), gradient.shape, strict=True)
-            )
-            if other is parameter and not shared:
-                continue
-            name, name_of_other = (
-                next(row.name for row in self._centering.plan if row.parameter is p)
-                for p in (parameter, other)
-            )
-            raise ZeromeanError(
-                f"the gradient of {name} is expanded, so its entries share memory, and centering"
-                " in place would write to them repeatedly"
-                if other is parameter
-                else f"one tensor is the gradient of both {name_of_other} and {name}, and centering"
-                " in place would write to it twice",
-                "Assign a clone, or use zeromean.optim, which never writes to gradients",
-            )
+
+def refuse_shared(centering: Centering, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Raise if two entries of a gradient, or two gradients, share memory."""
+    first: dict[int, Tensor] = {}
+    for parameter, gradient in pairs:
+        other = first.setdefault(id(gradient), parameter)
+        shared = gradient.layout is torch.strided and any(
+            stride == 0 and size > 1
+            for stride, size in zip(gradient.stride(), gradient.shape, strict=True)
+        )
+        if other is parameter and not shared:
+            continue
+        name, name_of_other = (
+            next(row.name for row in centering.plan if row.parameter is p)
+            for p in (parameter, other)
+        )
+        raise ZeromeanError(
+            f"the gradient of {name} is expanded, so its entries share memory, and centering"
+            " in place would write to them repeatedly"
+            if other is parameter
+            else f"one tensor is the gradient of both {name_of_other} and {name}, and centering"
+            " in place would write to it twice",
+            "Assign a clone, or use zeromean.optim, which never writes to gradients",
+        )
 
 
 def refuse_graph(gradients: Sequence[Tensor | None]) -> None:
