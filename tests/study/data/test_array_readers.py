@@ -135,6 +135,11 @@ def idx_header_of_4_billion_images(path: Path) -> None:
     (path / "train-images-idx3-ubyte").write_bytes(header)
 
 
+def idx_header_of_no_images(path: Path) -> None:
+    header = bytes((0, 0, 8, 3)) + struct.pack(">3I", 0, 2**32 - 1, 2**32 - 1)  # too big for NumPy
+    (path / "train-images-idx3-ubyte").write_bytes(header)
+
+
 def labels_in_place_of_images(path: Path) -> None:
     write_idx_array(path / "train-images-idx3-ubyte", np.zeros(30))
 
@@ -163,6 +168,7 @@ def unseen_test_label(path: Path) -> None:
         (longer_idx_file, "has more bytes of data, but its header says 1920"),
         (truncated_gzip, "train-images-idx3-ubyte.gz cannot be read"),
         (idx_header_of_4_billion_images, "train-images-idx3-ubyte cannot be read"),
+        (idx_header_of_no_images, "is empty: its header says 0 x 4294967295 x 4294967295"),
         (labels_in_place_of_images, "starts with bytes 00 00 08 01"),
         (fewer_labels_than_images, "has 30 train images and 29 train labels"),
         (oblong_images, "train images of .* have 8x6 pixels"),

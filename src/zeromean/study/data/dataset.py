@@ -18,17 +18,18 @@ class Dataset:
     A class without a test image gives a :class:`zeromean.ZeromeanWarning`.
 
     Args:
-        name: Data set as the user named it, shown in reports.
+        name: Name of the data set as the user gave it, which reports show.
         train_images: Unsigned bytes of shape (N, channels, side, side), in memory or on disk.
         train_labels: Class indices of shape (N,), int64, from 0.
         test_images: Test images in the form of ``train_images``.
         test_labels: Test labels in the form of ``train_labels``.
         classes: Name of each class.
-        split: One sentence on the origin of the test set.
+        split: Phrase that describes the origin of the test set.
 
     Raises:
         ZeromeanError: The images are not square or differ in size between train and test, labels
-            and images differ in number, or a class has no training image.
+            and images differ in number, a part is empty, there are fewer than two classes, or a
+            class has no training image.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Dataset:
             if len(images) != len(labels) or not len(images):
                 raise ZeromeanError(
                     f"{self.name} has {len(images)} {part} images and {len(labels)} {part} labels",
-                    "Provide one label per image",
+                    "Provide one label per image" if len(images) else f"Add {part} images",
                 )
             height, width = images.shape[2:]
             if height != width or height == 0:

@@ -16,7 +16,8 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset, index_labels
 from zeromean.tables import amount
 
-# The third byte is the element type (8: unsigned byte), the fourth the number of dimensions.
+# The third byte of a file is the element type (8: unsigned byte), the fourth is the number of
+# dimensions.
 UNSIGNED_BYTE = 8
 SOURCE = "https://github.com/zalandoresearch/fashion-mnist"
 
@@ -24,7 +25,7 @@ SOURCE = "https://github.com/zalandoresearch/fashion-mnist"
 def read_idx(folder: Path) -> Dataset:
     """Read ``{train,t10k}-{images-idx3,labels-idx1}-ubyte``, with or without ``.gz``.
 
-    Names with a dot, such as ``train-images.idx3-ubyte``, are found, too. Labels are any bytes.
+    Names with a dot, such as ``train-images.idx3-ubyte``, are also found. Labels are any bytes.
 
     Raises:
         ZeromeanError: A file is missing or not of this format.
@@ -32,7 +33,7 @@ def read_idx(folder: Path) -> Dataset:
     if not folder.is_dir():
         raise ZeromeanError(
             f"idx:{folder} is not a folder",
-            f"Put train-images-idx3-ubyte and its three companions there, such as from {SOURCE}",
+            f"Put train-images-idx3-ubyte and the three other files there, as in {SOURCE}",
         )
     train_images, train_labels, test_images, test_labels = (
         _read_array(_find(folder, part, kind, dimensions), dimensions)
@@ -79,6 +80,11 @@ def _read_array(path: Path, dimensions: int) -> Tensor:
     except (OSError, EOFError, MemoryError, OverflowError, zlib.error) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ZeromeanError(f"{path} cannot be read ({reason})", "Download it again") from error
+    if 0 in shape:
+        raise ZeromeanError(
+            f"{path} is empty: its header says {' x '.join(map(str, shape))} bytes",
+            "Check that it is the right file",
+        )
     if len(data) != math.prod(shape):
         size = f"{len(data)} bytes" if len(data) < math.prod(shape) else "more bytes"
         raise ZeromeanError(
