@@ -16,10 +16,11 @@ import torch
 
 from programs import ZEROMEAN, environment, script, start, zeromean_run
 from zeromean.cli.run import main, make_parser, split
+from zeromean.errors import ZeromeanError
 from zeromean.programs.command import BOOT, resolve
 from zeromean.programs.command import environment as with_boot
 from zeromean.programs.options import Options
-from zeromean.programs.record import OptimizerRecord, Record, merge, read_records
+from zeromean.programs.record import OptimizerRecord, Record, Recorder, merge, read_records
 
 pytestmark = pytest.mark.usefixtures("without_compiler")
 
@@ -322,3 +323,29 @@ def test_record_survives_json(tmp_path: Path) -> None:
     (tmp_path / "1.json").write_text(record.dumps())
     assert read_records(tmp_path) == record
     assert json.loads(record.dumps())["optimizers"][0]["steps"] == 2
+
+
+def test_record_of_another_version_is_read_without_its_own_fields(tmp_path: Path) -> None:
+    record = Record([OptimizerRecord("SGD", "plain", steps=2)], processes=1, torch=True)
+    content = json.loads(record.dumps())
+    content["added"] = content["optimizers"][0]["added"] = 1
+    (tmp_path / "1.json").write_text(json.dumps(content))
+    assert read_records(tmp_path) == record
+
+
+def test_rank_counts_only_with_an_optimizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    recorder = Recorder(str(tmp_path))
+    recorder.write()
+    assert read_records(tmp_path).ranks == []
+    recorder.add(OptimizerRecord("SGD", "plain", steps=1))
+    recorder.write()
+    assert read_records(tmp_path).ranks == [3]
+
+
+@pytest.mark.parametrize("word", ["python train.py " + 50 * "--flag ", "x" * 300 + ".py"])
+def test_name_that_is_too_long_for_a_file_is_refused(word: str) -> None:
+    with pytest.raises(ZeromeanError, match="there is no"):
+        resolve([word])

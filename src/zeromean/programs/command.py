@@ -25,7 +25,7 @@ _FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 def resolve(command: Sequence[str]) -> list[str]:
-    """The command as it is started: ``train.py`` and ``-m module`` run in this Python.
+    """Return the words that start a command: ``train.py`` and ``-m module`` run in this Python.
 
     A program that is not on PATH is also looked up next to this Python, where ``torchrun`` is.
 
@@ -47,12 +47,12 @@ def resolve(command: Sequence[str]) -> list[str]:
             raise ZeromeanError("-m needs the name of a module", "Use -m package.module")
         return [sys.executable, *command]
     if first.endswith(".py"):
-        if not Path(first).is_file():
+        if not os.path.isfile(first):  # False, unlike Path.is_file, if the name is too long
             raise ZeromeanError(f"there is no file {first}", "Check the path of the program")
         return [sys.executable, *command]
     found = shutil.which(first) or shutil.which(first, path=str(Path(sys.executable).parent))
     if found is None:
-        if Path(first).is_file():
+        if os.path.isfile(first):
             raise ZeromeanError(f"{first} is not executable", f"Use: bash {first}, or chmod +x it")
         raise ZeromeanError(
             f"there is no command {first} on PATH",
@@ -62,14 +62,14 @@ def resolve(command: Sequence[str]) -> list[str]:
 
 
 def environment(options: Options, base: Mapping[str, str]) -> dict[str, str]:
-    """The environment that leads Python processes to the boot file.
+    """Return an environment that leads Python processes to the boot file.
 
     Args:
-        options: What the processes do.
+        options: Options of the processes.
         base: Environment to extend.
     """
     # An empty entry of PYTHONPATH would mean the working folder.
-    path = os.pathsep.join([str(BOOT), *filter(None, [base.get("PYTHONPATH")])])
+    path = os.pathsep.join(filter(None, [str(BOOT), base.get("PYTHONPATH")]))
     return {**base, "PYTHONPATH": path, VARIABLE: options.dumps()}
 
 
@@ -78,7 +78,7 @@ def run(command: Sequence[str], options: Options) -> tuple[int, Record]:
 
     Args:
         command: The words of the command.
-        options: What its processes do; the folder of the records is filled in here.
+        options: Options of its processes; their folder of records is replaced.
 
     Returns:
         The exit code as :mod:`subprocess` reports it (negative for a signal), and the record.
@@ -87,7 +87,8 @@ def run(command: Sequence[str], options: Options) -> tuple[int, Record]:
         ZeromeanError: The command does not exist or cannot be started.
     """
     words = resolve(command)
-    with tempfile.TemporaryDirectory(prefix="zeromean-run-") as folder:
+    # A process that outlives the command may still write while the folder is removed.
+    with tempfile.TemporaryDirectory(prefix="zeromean-run-", ignore_cleanup_errors=True) as folder:
         variables = environment(replace(options, records=folder), os.environ)
         try:
             process = subprocess.Popen(words, env=variables)
@@ -110,7 +111,7 @@ def _forward_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
             process.send_signal(number)
 
     def ignore(number: int, frame: FrameType | None) -> None:
-        """A handler, unlike SIG_IGN, is not inherited by the process."""
+        """Ignore the signal here alone: a new process inherits SIG_IGN, but no handler."""
 
     handlers = {getattr(signal, name): forward for name in _FORWARDED if hasattr(signal, name)}
     handlers[signal.SIGINT] = ignore

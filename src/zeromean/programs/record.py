@@ -20,19 +20,19 @@ State = Literal["centered", "plain", "already centralized", "left alone", "refus
 
 @dataclass
 class OptimizerRecord:
-    """What happened to the optimizers of one kind in one process, or in all of them.
+    """The record of the optimizers of one kind in one process, or in all of them.
 
     Args:
         optimizer: Class of the optimizer.
-        state: What zeromean did with it: "centered", "plain" (observed only), "already
+        state: Treatment by zeromean: "centered", "plain" (observed only), "already
             centralized" by the program, "left alone" or "refused".
-        reason: Why it was left alone or refused.
-        at: Where it was centered, in the words of :attr:`zeromean.Handle.how`.
+        reason: Reason why it was left alone or refused.
+        at: Place where it was centered, in the words of :attr:`zeromean.Handle.how`.
         parameters, entries: Number of parameters and of their entries that the optimizer owns.
         centered, centered_entries: Number of those that are centered.
         optimizers: Number of optimizers of this kind.
         steps: Largest number of steps of one of them.
-        step: Which step was used: "torch's own", or a name of :attr:`zeromean.Handle.way`.
+        step: Step that was used: "torch's own", or a name of :attr:`zeromean.Handle.way`.
         mean_change: Largest change of a weight vector's mean across a checked step.
         gradient_mean: Largest mean of a weight vector's gradient that the optimizer saw, relative
             to the largest entry of that gradient.
@@ -61,7 +61,7 @@ class OptimizerRecord:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What optimizers of one kind have in common."""
+        """The values that optimizers of one kind have in common."""
         return (
             self.optimizer,
             self.state,
@@ -84,7 +84,7 @@ class OptimizerRecord:
         self.notes += [note for note in other.notes if note not in self.notes]
 
     def sentence(self) -> str:
-        """What happened, in a few words."""
+        """Return in a few words what happened."""
         times = f"{self.optimizers} x " if self.optimizers > 1 else ""
         steps = amount(self.steps, "step")
         if self.state in ("left alone", "refused"):
@@ -110,14 +110,14 @@ class OptimizerRecord:
 
 @dataclass
 class Record:
-    """What happened in one process, or in all processes of a command.
+    """The record of one process, or of all processes of a command.
 
     Args:
         optimizers: Its optimizers, one entry per kind.
         processes: Number of processes with an optimizer.
         torch: Whether a process imported torch.
         keras: Whether a process imported Keras.
-        refused: Why the program was stopped, or "".
+        refused: Reason why the program was stopped, or "".
         errors: Errors of zeromean itself.
         missing: Python interpreters that imported torch and have no zeromean.
         ranks: Ranks of the processes with an optimizer, if a launcher set them.
@@ -145,7 +145,7 @@ class Record:
 
     @property
     def faults(self) -> list[str]:
-        """What went wrong with zeromean, in sentences."""
+        """The failures of zeromean, one sentence each."""
         return [
             *([self.refused] if self.refused else []),
             *(f"error in zeromean: {error}" for error in self.errors),
@@ -153,7 +153,7 @@ class Record:
         ]
 
     def causes(self) -> str:
-        """Why no optimizer was reached, as far as the record shows it."""
+        """Return the reason why no optimizer was centered, as far as the record shows it."""
         if self.optimizers:
             return "; ".join(entry.sentence() for entry in self.optimizers)
         if self.keras:
@@ -169,7 +169,7 @@ class Record:
         )
 
     def summary(self) -> str:
-        """One line about the whole command."""
+        """Return one line about the whole command."""
         faults = "; ".join(self.faults)
         if not self.acted:
             return f"nothing was centered: {faults or self.causes()}"
@@ -182,7 +182,7 @@ class Record:
         return "; ".join([text, *dict.fromkeys(notes), *([faults] if faults else [])])
 
     def dumps(self) -> str:
-        """The record as JSON."""
+        """Return the record as JSON."""
         return json.dumps(asdict(self), indent=1)
 
 
@@ -219,7 +219,7 @@ def read_records(folder: Path) -> Record:
     """Read and merge the records that the processes of one command wrote.
 
     Args:
-        folder: Their folder.
+        folder: Folder of the records.
     """
     found = []
     for path in sorted(folder.glob("*.json")):
@@ -234,15 +234,20 @@ def read_records(folder: Path) -> Record:
 
 
 def loads(content: dict[str, Any]) -> Record:
-    """The record that JSON describes."""
-    known = {entry.name for entry in fields(Record)}
-    content = {name: value for name, value in content.items() if name in known}
-    optimizers = [OptimizerRecord(**entry) for entry in content.pop("optimizers", [])]
-    return Record(optimizers=optimizers, **content)
+    """Return the record that JSON describes."""
+    content = _known(Record, content)
+    entries = [_known(OptimizerRecord, entry) for entry in content.pop("optimizers", [])]
+    return Record(optimizers=[OptimizerRecord(**entry) for entry in entries], **content)
+
+
+def _known(kind: type[Record | OptimizerRecord], content: dict[str, Any]) -> dict[str, Any]:
+    """Leave out fields of other versions: a process may have its own zeromean."""
+    known = {entry.name for entry in fields(kind)}
+    return {name: value for name, value in content.items() if name in known}
 
 
 class Recorder:
-    """Writes the record of this process, whole or not at all.
+    """Write the record of this process, whole or not at all.
 
     ``os._exit``, SIGKILL and forked workers run no exit handlers. Therefore the record is also
     written at the first step of an optimizer and at steps 10, 100, 1000, ...
@@ -267,7 +272,8 @@ class Recorder:
             entry.steps = 0
         self._path = self._folder / f"{os.getpid()}-{time.time_ns()}.json"
         rank = os.environ.get("RANK", "")
-        self.record = Record(torch=True, ranks=[int(rank)] if rank.isdecimal() else [])
+        self._ranks = [int(rank)] if rank.isdecimal() else []
+        self.record = Record(torch=True)
 
     def add(self, entry: OptimizerRecord) -> None:
         """Add an optimizer."""
@@ -289,6 +295,7 @@ class Recorder:
                 self._sum_up(kinds, entry)
             self.record.optimizers = list(kinds.values())
             self.record.processes = int(bool(kinds))
+            self.record.ranks = self._ranks if kinds else []
             self.record.keras = "keras" in sys.modules
             self.record.finished = finished or not kinds
             temporary = self._path.with_suffix(".tmp")
@@ -296,7 +303,7 @@ class Recorder:
                 temporary.write_text(self.record.dumps())
                 temporary.replace(self._path)
             except OSError:
-                pass  # the command has ended, and its records are gone
+                pass  # the command has ended, and the folder of its records was removed
 
     def finish(self) -> None:
         """Write the final record, at exit."""
