@@ -276,3 +276,15 @@ def test_means_accumulate_in_float32(dtype: str) -> None:
     (found,) = values([vector_means(x, FanIn((0,)))])
     np.testing.assert_allclose(found, 3.0, rtol=1e-5)
     assert center(x, FanIn((0,))).dtype == x.dtype
+
+
+def test_infinite_padding_row_affects_no_other_row() -> None:
+    x = np.array([[np.inf], [1.0], [3.0]], "float32")
+    (found,) = values([center(tensors([x])[0], FanIn((0,), padding_idx=0))])
+    np.testing.assert_array_equal(found, [[np.inf], [-1.0], [1.0]])
+
+
+def test_float16_saturates_instead_of_overflowing() -> None:
+    x = np.array([[-65504.0, 65504.0, 65504.0]], "float16")
+    (found,) = values([center(tensors([x])[0], FanIn((1,)))])
+    np.testing.assert_allclose(found, [[-65504.0, 43680.0, 43680.0]], rtol=1e-3)
