@@ -488,3 +488,22 @@ def test_array_outside_a_module_is_left_alone() -> None:
     rows = {row.name: row for row in zeromean.jax.explain({"a": linear, "b": jnp.ones((2, 3))})}
     assert rows["a.weight"].centered
     assert "no module holds it" in rows["b"].reason
+
+
+def test_explain_refuses_a_predicate_of_layers_like_centralize() -> None:
+    def layers(name: str, module: Any) -> bool:
+        return bool(module.out_features == 3)
+
+    params = {"w": jnp.ones((3, 4))}
+    with pytest.raises(ZeromeanError, match='is not one of "all", "conv", "linear"'):
+        zeromean.jax.explain(params, axes={"w": 1}, layers=layers)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("axes", "known"),
+    [({}, "none"), ({"a": 0}, "'a'"), (dict.fromkeys("abcd", 0), "'a', 'b', 'c', ...")],
+)
+def test_parameter_without_axes_is_refused_with_known_names(axes: Any, known: str) -> None:
+    with pytest.raises(ZeromeanError) as error:
+        zeromean.jax.explain({"w": jnp.ones((3, 4))}, axes=axes)
+    assert f"the parameter 'w'; it has {known}." in str(error.value)

@@ -12,7 +12,7 @@ from zeromean.fan_in import FanIn
 from zeromean.jax.owners import Holder, owners_of, parameters
 from zeromean.jax.projection import nonnegative_axes
 from zeromean.jax.trees import is_array, leaves
-from zeromean.plan import Owner, Plan, Scope, make_plan
+from zeromean.plan import Owner, Plan, Scope, check_option, make_plan
 
 Layers = Literal["all", "conv", "linear"]
 AxesOfParameter = FanIn | tuple[int, ...] | str | None
@@ -85,6 +85,7 @@ def explain(
         bias       6x1x1    -     -      no        a bias has no fan-in
         centered: 1 of 2 parameters, 216 of 222 entries
     """
+    check_option("layers", layers, ("all", "conv", "linear"))  # as in centralize
     if axes is None:
         owners = _owners_by_layer(subject, init_args, init_kwargs)[1]
     else:
@@ -138,9 +139,9 @@ def owners_by_axes(tree: Any, axes: Mapping[str, AxesOfParameter]) -> Iterator[O
         if not is_array(leaf.value):
             continue
         if leaf.name not in axes:
-            known = ", ".join(list(axes)[:3])
+            known = ", ".join([*map(repr, list(axes)[:3]), *["..."] * (len(axes) > 3)])
             raise ZeromeanError(
-                f"axes has no entry for the parameter {leaf.name!r}; it has {known}, ...",
+                f"axes has no entry for the parameter {leaf.name!r}; it has {known or 'none'}",
                 "Build axes from the tree that the optimizer sees: the parameters without a"
                 " wrapper",
             )
