@@ -27,6 +27,7 @@ from zeromean.study import ImageTask, Study
 from zeromean.study.engine import results
 from zeromean.study.report.table import MISSING
 from zeromean.study.spec import toml
+from zeromean.study.spec.records import Candidate, Key, Run
 from zeromean.study.tasks.training import Training
 
 SMALL = ("--model", "mlp", "--epochs", "3", "--batch-size", "8", "--seeds", "2")
@@ -129,6 +130,14 @@ def test_piped_progress_is_a_line_per_interval_and_one_at_the_end(
     _, _, stderr = invoke(*SMALL, *data, tmp_path / "other")
     counts = [line.partition(" runs")[0] for line in stderr.splitlines()]
     assert counts == [f"{number} of 4" for number in (1, 2, 3, 4)]
+
+
+def test_piped_progress_names_the_tuning_trial(capsys: pytest.CaptureFixture[str]) -> None:
+    study = Study(tasks=(ImageTask(data="digits", model="mlp"),))
+    key = Key(study.tasks[0].label, "sgd", "gc", seed=0, trial=1)
+    with LiveProgress(study, [key]) as shown:
+        shown.on_run(Run(key, Candidate(0.1), (), failure="out of memory"))
+    assert " sgd tuning trial 2 gc: out of memory\n" in capsys.readouterr().err
 
 
 def test_recorded_command_repeats_the_results(archive: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class LiveProgress(Watcher):
-    """Shows the epochs of all runs that are left.
+    """Show the epochs of all runs that are left.
 
     Args:
         study: Study to run.
@@ -62,9 +62,7 @@ class LiveProgress(Watcher):
         """Advance by the epochs since the last one; a resumed run has earlier epochs."""
         advance = epoch.number - self._ended.get(key, 0)
         self._ended[key] = epoch.number
-        part = f"seed {key.seed + 1}/{self._study.seeds}"
-        if key.trial != FINAL:
-            part = f"tuning trial {key.trial + 1}"
+        part = _part(key, f"seed {key.seed + 1}/{self._study.seeds}")
         self._bar.update(
             self._task,
             advance=advance,
@@ -77,10 +75,12 @@ class LiveProgress(Watcher):
     def on_run(self, run: Run) -> None:
         """Count a run that ended, and name it if it diverged or failed."""
         self._runs += 1
-        name = f"{run.key.task} {run.key.optimizer} seed {run.key.seed} {run.key.method}"
+        key = run.key
+        part = _part(key, f"seed {key.seed}")
+        name = f"{key.task} {key.optimizer} {part} {key.method}"
         if run.diverged:
             # The rest of its epochs will never come.
-            self._bar.advance(self._task, self._study.epochs(run.key) - self._ended.get(run.key, 0))
+            self._bar.advance(self._task, self._study.epochs(key) - self._ended.get(key, 0))
             reason = run.failure or f"diverged in epoch {len(run.epochs)}"
             self._print(f"{name}: {reason}")
         if self._bar.disable and self._is_due():
@@ -104,3 +104,7 @@ class LiveProgress(Watcher):
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
+
+
+def _part(key: Key, seed: str) -> str:
+    return seed if key.trial == FINAL else f"tuning trial {key.trial + 1}"
