@@ -37,7 +37,7 @@ class TensorSet:
     """A set of tensors.
 
     Args:
-        title: Name in tables.
+        title: Name of the set in tables.
         shapes: Shape of each tensor.
     """
 
@@ -56,6 +56,6 @@ class TensorSet:
 TENSORS: dict[str, TensorSet] = {
     "resnet50": TensorSet("ResNet-50", resnet50()),
     "gpt2": TensorSet("GPT-2 small", gpt2()),
-    # Shows the cost of a step apart from its arithmetic.
+    # Its arithmetic is negligible, so its time is the overhead of a step.
     "tiny": TensorSet("300 tiny tensors", [(4, 3)] * 300),
 }

@@ -31,7 +31,7 @@ STATE: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class SGDRule:
-    """One step of SGD; the options mean what they mean in torch.
+    """The rule of one step of SGD, with the meaning that torch gives to each option.
 
     Args:
         lr: Learning rate.
@@ -57,7 +57,7 @@ class SGDRule:
 
 @dataclass(frozen=True)
 class AdamRule:
-    """One step of Adam or AdamW; the options mean what they mean in torch.
+    """The rule of one step of Adam or AdamW, with the meaning that torch gives to each option.
 
     Args:
         lr: Learning rate.
@@ -100,7 +100,7 @@ def numbers(rule: Rule) -> list[Number]:
 
 
 def decay_numbers(decays: Iterable[Number]) -> list[Number]:
-    """Return the numbers of rules that only center, with this decay inside the projection."""
+    """Return the numbers of rules that only center, one per decay inside the projection."""
     return [n for decay in decays for n in (0.0, 1.0, decay, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)]
 
 
@@ -109,13 +109,13 @@ class Entry(NamedTuple):
 
     Args:
         weight: The parameter.
-        fan_in: Fan-in axes, or None if it is not centered.
+        fan_in: Fan-in axes, or None if the parameter is not centered.
         state: State of the optimizer under torch's names.
         group: Number of the param group.
         residual: Rounding error of each vector's mean so far, from
             :class:`zeromean.kernels.residuals.Residuals`; None if there is none.
-        waits: Whether it has no gradient on this rank, but shares vectors with other ranks. Then it
-            takes part in their sums and is not stepped.
+        waits: Whether the parameter has no gradient on this rank, but shares vectors with other
+            ranks. It then takes part in their sums and is not stepped.
     """
 
     weight: Tensor

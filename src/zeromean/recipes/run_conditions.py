@@ -15,14 +15,15 @@ from zeromean.tables import amount
 
 @dataclass(frozen=True)
 class RunConditions:
-    """How a run of a recipe differs from the published one.
+    """The conditions of a run of a recipe, and their differences from the published ones.
 
     Args:
         recipe: Recipe that is run.
         study: Its study as it is run, without a note.
         scale: Share of the published training.
-        published_data: Whether numbers and sizes of images and classes are as published.
-        data: One line on the data.
+        published_data: Whether the numbers of images and classes, and the image size, are as
+            published.
+        data: One-line description of the data.
         processes: Number of processes of a run.
     """
 
@@ -35,7 +36,7 @@ class RunConditions:
 
     @classmethod
     def of(cls, recipe: Recipe, study: Study, problem: Problem, scale: float) -> RunConditions:
-        """Find the conditions from the loaded data."""
+        """Return the conditions that follow from the loaded data."""
         train = len(problem.train.targets)
         if problem.watched is not problem.test:
             train += len(problem.watched.targets)  # a part of the training images
@@ -47,7 +48,7 @@ class RunConditions:
     def of_program(
         cls, recipe: Recipe, study: Study, found: Found, scale: float, processes: int
     ) -> RunConditions:
-        """Find the conditions of a program from the files that it will read."""
+        """Return the conditions of a program that follow from the files that it will read."""
         same = recipe.data.matches(found.train, found.test, found.classes, recipe.data.shape)
         return cls(recipe, study, scale, same, found.description, processes)
 
@@ -58,19 +59,19 @@ class RunConditions:
 
     @property
     def mark(self) -> str:
-        """Words for headings if training is shortened; empty otherwise."""
+        """The words that headings add if training is shortened; empty otherwise."""
         return f" (training shortened to {self.scale:g})" if self.scale != 1 else ""
 
     @property
     def note(self) -> str:
-        """What readers of the numbers have to know."""
+        """The sentences on these differences that precede the results."""
         recipe = self.recipe
         parts = [f"Recipe {recipe.name}."]
         if self.scale != 1:
             (number, unit), (short, _) = recipe.length, recipe.length_of(self.study)
             parts.append(
                 f"Training is shortened (--scale {self.scale:g}) to {short} of {number} {unit}s,"
-                " with the schedule scaled alike; published numbers are of the whole training."
+                " with the schedule scaled alike; published numbers are from the whole training."
             )
         if recipe.program is not None and self.processes != recipe.program.processes:
             parts.append(
@@ -84,7 +85,7 @@ class RunConditions:
         return " ".join(parts)
 
     def noted(self) -> Study:
-        """Return the study with the note, which everything written of its results starts with."""
+        """Return the study with the note, which every report of its results starts with."""
         return msgspec.structs.replace(self.study, note=self.note)
 
     def introduction(self) -> str:
