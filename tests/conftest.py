@@ -167,6 +167,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else triton's bindings report leaks at the exit
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the longest files first, and deselect the GPU tests on a machine without a GPU."""
     places = {file: place for place, file in enumerate(LONGEST)}
