@@ -1,4 +1,4 @@
-"""What ``zeromean run`` does to the optimizers of a process, without a process of its own."""
+"""The treatment of optimizers by ``zeromean run``, tested in the process of the tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def step(attachment: Attachment, optimizer: torch.optim.Optimizer) -> None:
     attachment.after_step(optimizer)
 
 
-def test_plain_program_with_a_lazy_parameter_goes_on(tmp_path: Path) -> None:
+def test_plain_program_with_a_lazy_parameter_continues(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.LazyLinear(4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model[0](torch.ones(1, 3)).sum().backward()

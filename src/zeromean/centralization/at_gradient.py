@@ -110,6 +110,15 @@ class AtGradient:
 
 
 def refuse_shared(centering: Centering, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Raise if centering in place would write to memory more than once.
+
+    Args:
+        centering: Plan that names the parameters.
+        pairs: Parameters with their gradients.
+
+    Raises:
+        ZeromeanError: A gradient is expanded, or is the gradient of two parameters.
+    """
     """Raise if two entries of a gradient, or two gradients, share memory."""
     first: dict[int, Tensor] = {}
     for parameter, gradient in pairs:
