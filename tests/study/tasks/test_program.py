@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -71,10 +72,50 @@ def test_line_may_come_in_pieces() -> None:
     assert [point.value for point in reader.points] == [1.5, 2]
 
 
-@pytest.mark.parametrize("text", ["loss 1.3280e+01", "loss 12.5%"])
-def test_match_in_front_of_more_of_a_number_is_a_warning(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("loss 12.5", 12.5),
+        ("loss: -200.0", -200),
+        ("loss=-.5", -0.5),
+        ("loss 1e-05", 1e-5),
+        ("loss 1.E-05", 1e-5),
+        ("loss....0.5", 0.5),
+        ("loss -inf", -math.inf),
+        ("loss of epoch-12", 12),
+        ("loss 3 and no information", 3),
+    ],
+)
+def test_number_behind_anything_is_read_whole(text: str, value: float) -> None:
+    assert read("loss.*NUMBER", text) == [value]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"loss ([\d.]+)", "loss 1.3280e+01"),
+        (r"loss (\d+)", "loss 0.5"),
+        (r"loss.*([\d.]+)", "loss 12.5"),
+        (r"loss -?([\d.]+)", "loss -12.5"),
+    ],
+)
+def test_match_of_a_part_of_a_number_is_a_warning(pattern: str, text: str) -> None:
     with pytest.warns(ZeromeanWarning, match="Put NUMBER in the place of the number"):
-        read(r"loss ([\d.]+)", text)
+        read(pattern, text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"Accuracy: .*\(NUMBER%", "Accuracy: 9858/10000 (98.6%)"),
+        (r"accuracy(.*)", "accuracy  nan"),
+        (r"took NUMBER", "took 3epochs"),
+    ],
+)
+def test_match_of_a_whole_number_is_no_warning(pattern: str, text: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read(pattern, text)) == 1
 
 
 def test_match_that_is_no_number_is_an_error() -> None:

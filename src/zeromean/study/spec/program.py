@@ -12,8 +12,12 @@ from zeromean.study.spec.validation import SettingError, Spec, check_distinct, c
 # The placeholders that every command can have; tuned values have names of their own.
 PLACEHOLDERS = ("seed", "out", "port")
 FILE_KINDS = ("csv", "json", "jsonl")
-# Any float as programs print it, one group.
-NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?i:nan|inf(?:inity)?))"
+# Any float as programs print it, one group. It does not begin within a number, so that ``.*NUMBER``
+# reads all of it: not behind digits, their point, their exponent, a sign or a leading point.
+NUMBER = (
+    r"(?<!\d)(?<!\d\.)(?<![\d.][eE])(?<![\d.][eE][-+])(?<!(?<![\w+-])[-+])(?<!(?<![\w.])\.)"
+    r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?i:nan|inf(?:inity)?)\b)"
+)
 _HIGHER = (
     "acc", "accuracy", "top1", "top5", "f1", "auc", "precision", "recall", "bleu", "rouge", "map",
     "miou", "iou", "dice", "psnr", "ssim", "reward", "return", "score", "r2",

@@ -44,6 +44,7 @@ POLL_SECONDS = 0.2
 # Time for output that is still on its way when the program has ended.
 DRAIN_SECONDS = 1.0
 LAST_LINES = 3
+_NUMBER = re.compile(NUMBER)
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
 
 
@@ -376,12 +377,12 @@ class OutputReader:
                 f"the pattern {self._text!r} found {match[1]!r}, which is not a number",
                 "Put NUMBER in the place of the number",
             ) from error
-        following = line[match.end(1) : match.end(1) + 1]
-        if following and following in "0123456789eE%" and not self._warned:
+        whole = _NUMBER.match(line, match.end(1) - len(match[1].lstrip()))
+        if (whole is None or str(float(whole[1])) != str(value)) and not self._warned:
             self._warned = True
             warn(
-                f"The pattern {self._text!r} reads {match[1]!r} from {line.strip()[:200]!r} and"
-                f" stops in front of {following!r}. Put NUMBER in the place of the number."
+                f"The pattern {self._text!r} reads {match[1]!r} from {line.strip()[:200]!r}, only a"
+                " part of the number there. Put NUMBER in the place of the number."
             )
         self.points.append(Point(value, seconds))
         if self._show is not None:
