@@ -39,7 +39,12 @@ STUDIES = [
     ),
     Study(
         tasks=(FunctionTask(function="a.py:b"),),
-        tuning=Tuning(rates=(0.1, 0.2), weight_decays=(1e-3,), epochs=2),
+        tuning=Tuning(rates=(0.1, 0.2), weight_decays=(0, 1e-3), epochs=2),
+    ),
+    Study(
+        tasks=(ProgramTask(command=("a.py", "{seed}", "{x}"), metric="loss=loss NUMBER"),),
+        methods=("plain", Method("long", arguments=("--long", "\u2028"))),
+        tuning=Tuning(values={"x": (1, 2.5)}, seeds=3),
     ),
 ]
 
@@ -51,6 +56,9 @@ def test_study_survives_tables_files_and_processes(study: Study, tmp_path: Path)
     file.write_text(toml.to_toml(study), encoding="utf-8")
     assert toml.read(file) == study
     assert pickle.loads(pickle.dumps(study)) == study
+
+
+OPTUNA = {"rates": [1, 2], "search": "optuna", "trials": 3}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +123,15 @@ def test_study_survives_tables_files_and_processes(study: Study, tmp_path: Path)
         ({"tuning": {}}, "rates", "tuning: rates is empty"),
         ({"tuning": {"rates": [0]}}, "rates", "above 0"),
         ({"tuning": {"rates": [1], "trials": 2}}, "trials", "grid"),
+        ({"tuning": {"rates": [1], "weight_decays": [2]}}, "weight_decays", "at most 1"),
+        ({"tuning": {"rates": [1, 2], "search": "optuna"}}, "trials", "needs trials"),
+        ({"tuning": {**OPTUNA, "rates": [1]}}, "rates", "has one rate"),
+        ({"tuning": {**OPTUNA, "extensions": 1}}, "extensions", "only a grid grows"),
+        ({"tuning": {**OPTUNA, "weight_decays": [0, 1]}}, "weight_decays", "above 0"),
+        ({"tuning": {"values": {"a": [1]}, "validation": 0.3}}, "validation", "both given"),
+        ({"tuning": {"values": {"a": [1]}, "epochs": 0}}, "epochs", "both given"),
+        ({"tuning": {"values": {"\N{GREEK SMALL LETTER ETA}": [1]}}}, "values", "placeholder"),
+        ({"tuning": 3}, "tuning", "it has to be a table, not a whole number"),
         ({"precision": "half"}, "precision", "bfloat16"),
         ({"note": "\x1b[3m"}, "note", "character"),
     ],
@@ -143,6 +160,12 @@ def test_bad_files_are_named(text: bytes, problem: str, tmp_path: Path) -> None:
     file.write_bytes(text)
     with pytest.raises(ZeromeanError, match=problem):
         toml.read(file)
+
+
+def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"  # as some editors on Windows write it
+    file.write_text("seeds = 3", encoding="utf-8-sig")
+    assert toml.read(file).seeds == 3
 
 
 def test_missing_files_and_impossible_paths_are_named(tmp_path: Path) -> None:

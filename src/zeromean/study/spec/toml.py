@@ -56,7 +56,7 @@ def read_table(path: Path) -> dict[str, Any]:
         ZeromeanError: The file cannot be read, or is not TOML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         raise ZeromeanError(
             f"{str(path)!r} cannot be read ({error})", "Pass the path of a TOML file"
@@ -68,7 +68,7 @@ def read_table(path: Path) -> dict[str, Any]:
         raise ZeromeanError(
             f"{path} is nested too deeply for a study file", "Remove the nested tables"
         ) from error
-    except ValueError as error:  # among them an integer of thousands of digits
+    except ValueError as error:  # also for an integer of thousands of digits
         raise ZeromeanError(f"{path} is not valid TOML ({error})", "Correct that line") from error
 
 
@@ -89,7 +89,7 @@ def to_table(study: Study) -> dict[str, Any]:
 
 
 def _values(spec: Spec, defaults: bool = True) -> dict[str, Any]:
-    """Return the fields that are not empty, or of these the ones that differ from the defaults."""
+    """Return the fields that are not empty, with or without those that have their defaults."""
     found: dict[str, Any] = {}
     for name in spec.__struct_fields__ if defaults else spec.changed:
         value = getattr(spec, name)
@@ -103,13 +103,12 @@ def _values(spec: Spec, defaults: bool = True) -> dict[str, Any]:
 def to_toml(study: Study) -> str:
     """Return the text of a file that declares the study."""
     table = to_table(study)
-    lines = []
     for name in ("methods", "optimizers"):
         short = [_short(one) for one in getattr(study, name)]
         if all(short):
             table[name] = short
     sections = {name: table.pop(name) for name in [*table] if _is_section(table[name])}
-    lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
+    lines = [f"{key} = {_toml(value)}" for key, value in table.items()]
     for name, section in sections.items():
         for one in section if isinstance(section, list) else [section]:
             header = f"[[{name}]]" if isinstance(section, list) else f"[{name}]"
@@ -135,7 +134,7 @@ def _short(one: Method | Optimizer) -> str | None:
 
 
 def _toml(value: Any) -> str:
-    """Return the value as TOML, which is JSON but for tables and for one character."""
+    """Return the value as TOML, which differs from JSON in tables and in one escaped character."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + " }"
     if isinstance(value, list):

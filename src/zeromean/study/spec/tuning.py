@@ -23,18 +23,19 @@ class Tuning(Spec, frozen=True):
     """The budget that every method gets to find its learning rate.
 
     Args:
-        rates: Learning rates of a grid, or whose ends bound Optuna's search.
-        weight_decays: The same for the weight decay; empty keeps the optimizer's.
+        rates: Learning rates of a grid; Optuna searches between the lowest and the highest.
+        weight_decays: The same for the weight decay, from 0 (Optuna: above 0) to 1; empty keeps the
+            optimizer's.
         search: "grid" or "optuna".
-        trials: Number of Optuna's trials per method; a grid has its own number.
+        trials: Number of trials per method, for Optuna; a grid has its own number.
         seeds: Number of runs per trial, with seeds that the comparison does not use.
         epochs: Number of epochs per trial; None for the task's.
         validation: Share of the training examples that the choice is based on, above 0 and at most
             a half; no run is trained on it.
         extensions: Number of times that a grid may grow on each side while its best rate is the
-            lowest or the highest.
-        values: For programs, instead of ``rates``: the values of each placeholder of the command,
-            by its name; every combination is a trial.
+            lowest or the highest, at most 2.
+        values: For programs, the values of each placeholder of the command, by its name; every
+            combination is a trial. Only ``seeds`` can be given with it.
 
     Raises:
         ZeromeanError: A number is out of range, or an option has no effect.
@@ -55,28 +56,35 @@ class Tuning(Spec, frozen=True):
     values: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
 
     def _check(self) -> None:
+        check_range("seeds", self.seeds, 1, MAX_TRIALS)
         if self.values:
             self._check_values()
             return
-        for name in ("rates", "weight_decays"):
-            values = getattr(self, name)
-            for value in values:
-                check_range(name, value, 0, LARGEST_FLOAT32, exclusive=True)
-            if values or name == "rates":
-                check_distinct(name, values)
-        if (self.search == "optuna") != (self.trials is not None):
+        optuna = self.search == "optuna"
+        check_distinct("rates", self.rates)
+        for rate in self.rates:
+            check_range("rates", rate, 0, LARGEST_FLOAT32, exclusive=True)
+        if self.weight_decays:
+            check_distinct("weight_decays", self.weight_decays)
+        for decay in self.weight_decays:
+            check_range("weight_decays", decay, 0, 1, exclusive=optuna)  # Optuna takes logarithms
+        if optuna != (self.trials is not None):
             raise SettingError(
                 "trials",
-                "trials is given for a grid, which has its own number"
-                if self.trials is not None
-                else 'search = "optuna" needs trials',
-                "Remove trials" if self.trials is not None else "Add trials",
+                'search = "optuna" needs trials'
+                if optuna
+                else "trials is given for a grid, which has its own number",
+                "Add trials" if optuna else "Remove trials",
             )
-        for name, most in (("trials", MAX_TRIALS), ("seeds", MAX_TRIALS), ("epochs", MAX_EPOCHS)):
+        for name, most in (("trials", MAX_TRIALS), ("epochs", MAX_EPOCHS)):
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 1, most)
         check_range("extensions", self.extensions, 0, 2)
-        if self.search == "optuna" and len(self.rates) < 2:
+        if optuna and "extensions" in self.changed:
+            raise SettingError(
+                "extensions", "extensions is given, but only a grid grows", "Remove extensions"
+            )
+        if optuna and len(self.rates) < 2:
             raise SettingError(
                 "rates", "search optuna has one rate; it needs the lowest and the highest",
                 "Add the other",
@@ -84,20 +92,18 @@ class Tuning(Spec, frozen=True):
         check_range("validation", self.validation, 0, 0.5, exclusive=True)
 
     def _check_values(self) -> None:
-        for name in ("rates", "weight_decays", "trials", "epochs"):
-            if getattr(self, name):
+        for name in self.changed:
+            if name not in ("values", "seeds"):
                 raise SettingError(name, f"{name} and values are both given", f"Remove {name}")
-        if self.search != "grid":
-            raise SettingError("search", "values are searched by a grid", "Remove search")
         for name, values in self.values.items():
-            if not name.isidentifier():
+            # TOML quotes a key that is not ASCII.
+            if not (name.isidentifier() and name.isascii()):
                 raise SettingError(
                     "values", f"{name!r} is not the name of a placeholder", "Use letters and _"
                 )
             check_distinct(f"values of {name}", values)
             for value in values:
                 check_range(f"values of {name}", value, -LARGEST_FLOAT32, LARGEST_FLOAT32)
-        check_range("seeds", self.seeds, 1, MAX_TRIALS)
 
     @property
     def trial_count(self) -> int:

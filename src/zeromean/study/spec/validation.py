@@ -1,4 +1,4 @@
-"""The base of everything that a study file can say, and the checks that its values share."""
+"""The base class of the parts of a study, and the checks that they share."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def _shown(value: Any) -> str:
 
 def _plain(error: msgspec.ValidationError) -> str:
     """Return msgspec's message in words, without its path."""
-    text = str(error).partition(" - at `$")[0]
+    text = str(error).partition(" - at `$")[0].replace(" | null", "")
     for name, words in (
         ("`str`", "a text"), ("`int`", "a whole number"), ("`float`", "a number"),
         ("`bool`", "true or false"), ("`array`", "a list"), ("`object`", "a table"),
