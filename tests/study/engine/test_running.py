@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -23,9 +25,12 @@ from study_helpers import PowerCut, records, with_task
 from zeromean.errors import ZeromeanError
 from zeromean.study import FunctionTask, Method, Study, read, run
 from zeromean.study.engine import results
+from zeromean.study.engine import run as engine_run
 from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.records import Epoch, Key, Run, RunStatus
 from zeromean.study.spec.toml import to_toml
+from zeromean.study.tasks import load as tasks_load
+from zeromean.study.tasks.interface import Task
 from zeromean.study.tasks.training import Training
 
 pytestmark = pytest.mark.usefixtures("without_compiler")
@@ -337,3 +342,49 @@ def test_methods_of_a_table_are_trained(study: Study, tmp_path: Path) -> None:
     found = run(replace(study, methods=("plain", mine), seeds=1), tmp_path)
     assert [one.key.method for one in found.runs] == ["plain", "mine"]
     assert results.read(tmp_path).study.methods[1] == mine
+
+
+def test_dead_process_between_groups_ends_the_study_in_one_line(
+    study: Study, tmp_path: Path
+) -> None:
+    class Kill(Watcher):
+        def on_run(self, run: Run) -> None:
+            if run.key.method == "gc":  # the last run of its group
+                time.sleep(0.2)
+                for process in multiprocessing.active_children():
+                    os.kill(process.pid or 0, signal.SIGKILL)
+                time.sleep(0.2)
+
+    with pytest.raises(ZeromeanError, match="ended unexpectedly"):
+        run(replace(study, seeds=4), tmp_path, jobs=2, watcher=Kill())
+
+
+def test_error_in_one_process_does_not_wait_for_the_others(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(
+        LATE.replace("calls > 12", "torch.initial_seed() > 2**20").format("raise KeyboardInterrupt")
+    )
+    task = FunctionTask(function=f"{tmp_path / 'late.py'}:task", epochs=400, batch_size=8)
+    turns = Turns()
+    with pytest.raises(KeyboardInterrupt):
+        run(Study(tasks=(task,), lr=0.1, seeds=2), tmp_path / "out", jobs=2, watcher=turns)
+    assert not turns.runs
+
+
+def test_the_parent_of_several_processes_keeps_no_data(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def load(*arguments: object) -> Task:
+        task = tasks_load.load(*arguments)  # type: ignore[arg-type]
+        loaded.append(weakref.ref(task))
+        return task
+
+    class Free(Watcher):
+        def on_epoch(self, key: Key, epoch: Epoch) -> None:
+            gc.collect()
+            assert loaded
+            assert loaded[0]() is None
+
+    monkeypatch.setattr(engine_run, "load", load)
+    run(replace(study, seeds=1), tmp_path, jobs=2, watcher=Free())

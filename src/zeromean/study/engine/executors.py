@@ -181,7 +181,12 @@ class Processes:
 
     def submit(self, group: Group) -> None:
         """Begin a group."""
-        self._futures.append(self._pool.submit(_train_in_worker, group))
+        try:
+            future = self._pool.submit(_train_in_worker, group)
+        except BrokenExecutor as error:
+            future = Future()
+            future.set_exception(error)
+        self._futures.append(future)
 
     def next_events(self) -> list[Event]:
         """Wait for an event.
@@ -189,14 +194,15 @@ class Processes:
         Raises:
             ZeromeanError: A process died.
         """
+        self._futures = [one for one in self._futures if not one.done() or one.exception()]
+        failed = [one for one in self._futures if one.done()]
         try:
-            return [self._queue.get(timeout=POLL_SECONDS)]
+            # Events that came before an error are read, so that runs that ended are stored.
+            return [self._queue.get(timeout=0 if failed else POLL_SECONDS)]
         except queue.Empty:
             pass
-        ended = [future for future in self._futures if future.done()]
-        self._futures = [future for future in self._futures if not future.done()]
         try:
-            for future in ended:
+            for future in failed:
                 future.result()
         except BrokenExecutor as error:
             raise ZeromeanError(
@@ -214,7 +220,6 @@ class Processes:
         self._lifeline.close()
         self._pool.shutdown(cancel_futures=True)
         self._queue.close()
-        self._queue.cancel_join_thread()
 
 
 # The one trainer of a process of a pool.

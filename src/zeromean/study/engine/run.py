@@ -21,6 +21,7 @@ from zeromean.study.engine.search import check_search
 from zeromean.study.engine.store import Store
 from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.study import Study
+from zeromean.study.tasks.interface import Task
 from zeromean.study.tasks.load import check_device, load
 
 
@@ -68,9 +69,7 @@ def run(
     check_folder(study, out)
     check_device(study.device)
     check_search(study)
-    tasks = {spec.label: load(study, spec) for spec in study.tasks}
-    for task in tasks.values():
-        task.check(study.methods, study.optimizers)
+    tasks = _load_tasks(study)
     infos = {label: task.info for label, task in tasks.items()}
     threads = study.threads or max(1, torch.get_num_threads() // jobs)
     with _only_program(out):
@@ -89,6 +88,14 @@ def run(
                 execute(Scheduler(study, infos, store), executor, plan, store, watcher or Watcher())
         results.remove_checkpoints(out)
         return results.read(out)
+
+
+def _load_tasks(study: Study) -> dict[str, Task]:
+    """Load and check all tasks of a study, by their labels."""
+    tasks = {spec.label: load(study, spec) for spec in study.tasks}
+    for task in tasks.values():
+        task.check(study.methods, study.optimizers)
+    return tasks
 
 
 def execute(
