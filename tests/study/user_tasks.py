@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -35,6 +36,13 @@ def built_model() -> Any:
     return _model(), (_points(0), _points(1)), F.cross_entropy
 
 
+_BUILT = _model()
+
+
+def one_model() -> Any:
+    return lambda: _BUILT, (_points(0), _points(1)), F.cross_entropy
+
+
 def no_tuple() -> Any:
     return _model
 
@@ -54,6 +62,10 @@ def no_mean() -> Any:
 
 def fails() -> Any:
     raise ValueError("the disk is\ngone")
+
+
+def fails_within_a_library() -> Any:
+    return json.loads("{")
 
 
 def leaves() -> Any:
@@ -78,6 +90,16 @@ def one_logit() -> Any:
     return lambda: nn.Linear(4, 1), (_points(0), _points(1)), loss
 
 
+def complex_outputs() -> Any:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.abs(), targets)
+
+    data = [
+        (torch.complex(inputs, inputs).conj(), targets) for inputs, targets in map(_points, (0, 1))
+    ]
+    return lambda: nn.Linear(4, 2, dtype=torch.complex64), data, loss
+
+
 def other_test() -> Any:
     inputs, targets = _points(1)
     return _model, (_points(0), (inputs[:, :3], targets)), F.cross_entropy
@@ -89,6 +111,10 @@ def no_parameters() -> Any:
 
 def single_number() -> Any:
     return _model, ((torch.tensor(1.0), torch.tensor(1)), _points(1)), F.cross_entropy
+
+
+def empty_data() -> Any:
+    return _model, (TensorDataset(*_points(0, 0)), _points(1)), F.cross_entropy
 
 
 def raising_data() -> Any:

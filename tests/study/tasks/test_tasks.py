@@ -90,10 +90,12 @@ def test_real_targets_are_scored_by_the_loss(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("function", ["named_outputs", "one_logit"])
+@pytest.mark.parametrize("function", ["named_outputs", "one_logit", "complex_outputs"])
 def test_outputs_without_classes_are_scored_by_the_loss(function: str) -> None:
     study = Study(tasks=(FunctionTask(function=f"user_tasks:{function}"),), lr=0.1)
-    assert load_problem(study, study.tasks[0]).metric == LOSS
+    problem = load_problem(study, study.tasks[0])
+    assert problem.metric == LOSS
+    assert problem.fingerprint()
 
 
 @pytest.mark.usefixtures("here")
@@ -113,6 +115,7 @@ def test_negative_targets_are_not_classes() -> None:
         ("user_tasks:nothing", "user_tasks has no function nothing"),
         ("user_tasks:os", "is not a function"),
         ("user_tasks:built_model", "returned Sequential instead of a function that makes a model"),
+        ("user_tasks:one_model", "makes two models that share trained parameters"),
         ("user_tasks:no_tuple", "returned function"),
         ("user_tasks:uneven", "64 inputs and 63 targets"),
         ("user_tasks:unfitting", r"raised RuntimeError: .* on its first examples"),
@@ -121,6 +124,8 @@ def test_negative_targets_are_not_classes() -> None:
         ("user_tasks:no_parameters", "a loss that does not depend on the parameters"),
         ("user_tasks:single_number", "data that is not a pair of tensors"),
         ("user_tasks:raising_data", r"raised KeyError: 'lost' in user_tasks.py, .* while its"),
+        ("user_tasks:empty_data", "returned an empty Dataset"),
+        ("user_tasks:fails_within_a_library", r"raised JSONDecodeError: .* in user_tasks.py, line"),
         ("user_tasks:fails", "raised ValueError: the disk is gone in user_tasks.py"),
         ("user_tasks:leaves", "raised SystemExit: 0 in user_tasks.py"),
     ],

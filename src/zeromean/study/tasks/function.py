@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +21,9 @@ from zeromean.study.tasks.problem import Examples, Problem
 from zeromean.study.tasks.subset import take_subset
 from zeromean.user_function import load_function
 
-# Their lines do not help a user to find the cause.
-LIBRARIES = (str(Path(__file__).parents[2]), *torch.__path__, *importlib.__path__)
+# Lines of zeromean, of Python and of installed packages do not help a user to find the cause.
+_FOLDERS = (Path(__file__).parents[2], *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+LIBRARIES = ("<frozen importlib", *(f"{folder}{os.sep}" for folder in _FOLDERS))
 CONTRACT = (
     "Write a function without arguments that returns (model, data, loss): model() makes a fresh"
     " network, data is (train, test), each a torch Dataset or a pair (inputs, targets), and"
@@ -94,7 +95,10 @@ def guard(function: str, when: str = "") -> Iterator[None]:
 def _examples(function: str, part: Any) -> Examples:
     if isinstance(part, Dataset):
         with guard(function, " while its Dataset was read"):
-            part = default_collate([part[index] for index in range(len(part))])  # type: ignore[arg-type]
+            examples = [part[index] for index in range(len(part))]  # type: ignore[arg-type]
+            if not examples:
+                raise _broken(function, "returned an empty Dataset")
+            part = default_collate(examples)
     if not (
         isinstance(part, tuple | list)
         and len(part) == 2
@@ -111,6 +115,7 @@ def _are_classes(outputs: Tensor, targets: Tensor) -> bool:
     """Return whether each target is the index of one of the outputs along axis 1."""
     return (
         targets.dtype == torch.int64
+        and not outputs.is_complex()
         and outputs.ndim == targets.ndim + 1
         and outputs.shape[1] > max(1, int(targets.max()))
     )
@@ -124,10 +129,12 @@ def _try_out(
 ) -> Any:
     """Return the outputs of a fresh network on the first examples of the last part."""
     with guard(function, " on its first examples"), torch.random.fork_rng(devices=[]):
-        network = make().to(parts[0].inputs.device).eval()
+        network, other = (make().to(parts[0].inputs.device).eval() for _ in range(2))
         for part in parts:
             outputs = network(part.inputs[:2])
             value = loss(outputs, part.targets[:2])
+    if {*other.parameters()} & {one for one in network.parameters() if one.requires_grad}:
+        raise _broken(function, "makes two models that share trained parameters")
     if not (isinstance(value, Tensor) and value.ndim == 0):
         raise _broken(function, "has a loss that is not a single number")
     if not value.requires_grad:

@@ -162,5 +162,6 @@ class Problem:
                 if isinstance(one, DiskImages) or one.dtype == torch.uint8:
                     digest.update(digests(one).data)
                 else:
-                    digest.update(one.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+                    whole = one.detach().cpu().resolve_conj().resolve_neg().contiguous()
+                    digest.update(whole.view(torch.uint8).numpy().data)
         return digest.hexdigest()
