@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,28 @@ def test_contrast_normalization_uses_the_whole_image(seed: int, channels: int) -
     torch.testing.assert_close(
         made[1:].square().mean((1, 2, 3)), torch.ones(2, dtype=torch.float64), rtol=1e-5, atol=0
     )
+
+
+def test_rounding_errors_of_a_constant_image_are_not_amplified() -> None:
+    """On a GPU the mean of a constant may differ from it, because the sum is multiplied by 1/n."""
+    images = torch.full((1, 3, 5, 5), 77.0)
+    images[0, 0, 0, 0] = 77.00001
+    assert contrast_normalized(images).abs().max() < 1e-4
+
+
+def test_large_images_are_fitted_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def recording_split(images: Tensor, size: int) -> Iterable[Tensor]:
+        sizes.append(size)
+        return torch.split(images, size)
+
+    monkeypatch.setattr("zeromean.study.tasks.preprocessing.split", recording_split)
+    images = noise(2, side=512)
+    mean, _ = pixel_moments(images)
+    torch.testing.assert_close(mean.double(), images.double().mean(0))
+    assert to_gray(images).shape == (2, 1, 512, 512)
+    assert max(sizes) * images[0].numel() <= 2**24
 
 
 @pytest.mark.parametrize("name", PREPROCESSINGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +15,10 @@ from zeromean.study.data.disk_images import DiskImages, Images, split
 from zeromean.study.spec.validation import SettingError
 
 Preprocess = Callable[[Tensor], Tensor]
-# Images per step of fitting.
+# Largest numbers of images and of their values per step, which takes several times 4 bytes per
+# value.
 CHUNK = 1000
+CHUNK_VALUES = CHUNK * 64 * 64 * 3
 # The usual number for CIFAR, which is added to each variance before whitening divides by it.
 ZCA_RIDGE = 0.1
 
@@ -67,10 +69,16 @@ def to_gray(images: Images) -> Tensor:
         76
     """
     weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(3, 1, 1)
-    made = torch.empty(len(images), 1, *images.shape[2:], dtype=torch.uint8)
-    for out, part in zip(torch.split(made, CHUNK), split(images, CHUNK), strict=True):
-        out[:] = ((part * weights).sum(1, keepdim=True) + 2**15) >> 16
-    return made
+    return torch.cat(
+        [
+            (((part * weights).sum(1, keepdim=True) + 2**15) >> 16).to(torch.uint8)
+            for part in _chunks(images)
+        ]
+    )
+
+
+def _chunks(images: Images) -> Iterable[Tensor]:
+    return split(images, max(1, min(CHUNK, CHUNK_VALUES // math.prod(images.shape[1:]))))
 
 
 def channel_moments(images: Images) -> tuple[Tensor, Tensor]:
@@ -97,7 +105,7 @@ def pixel_moments(images: Images) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each pixel of each channel over the images."""
     total = torch.zeros(images.shape[1:], dtype=torch.int64, device=images.device)
     squares = total.clone()
-    for part in split(images, CHUNK):  # whole numbers: exact in any order
+    for part in _chunks(images):  # whole numbers: exact in any order
         total += part.sum(0, dtype=torch.int64)
         squares += part.int().square().sum(0, dtype=torch.int64)
     return _moments(total.double() / len(images), squares.double() / len(images))
@@ -130,7 +138,8 @@ def contrast_normalized(images: Tensor) -> Tensor:
     values = images.float()
     values = values - values.mean((1, 2, 3), keepdim=True)
     deviation = values.square().mean((1, 2, 3), keepdim=True).sqrt()
-    return values / torch.where(deviation < 1e-8, 1.0, deviation)
+    # Rounding may separate a constant image from its mean; bytes that differ deviate by much more.
+    return values / torch.where(deviation < 1e-3, 1.0, deviation)
 
 
 def fit_whitening(images: Images) -> Preprocess:
@@ -149,7 +158,7 @@ def fit_whitening(images: Images) -> Preprocess:
     total = torch.zeros(size, dtype=torch.float64, device=images.device)
     products = torch.zeros(size, size, dtype=torch.float64, device=images.device)
     with _one_thread():
-        for part in split(images, CHUNK):
+        for part in _chunks(images):
             values = contrast_normalized(part).flatten(1)
             total += values.double().sum(0)
             products += values.T @ values
