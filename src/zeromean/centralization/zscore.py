@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from zeromean.centralization.at_gradient import Arguments, Closure, wrap_closure
 from zeromean.centralization.explain import explain
 from zeromean.fan_in import FanIn
 
@@ -25,11 +27,27 @@ def standardize_gradients(optimizer: Optimizer, network: nn.Module) -> None:
     fan_ins = {row.parameter: row.fan_in for row in explain(network).centered if row.fan_in}
 
     @torch.no_grad()
-    def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def standardize(optimizer: Optimizer) -> None:
+        scale = getattr(optimizer, "grad_scale", None)  # a fused step divides by it
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter in fan_ins:
                     standardize_(parameter.grad, fan_ins[parameter])
+                    if scale is not None:
+                        parameter.grad.mul_(scale)
+
+    def run(optimizer: Optimizer, closure: Closure) -> Any:
+        loss = closure()
+        standardize(optimizer)
+        return loss
+
+    def hook(
+        optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Arguments | None:
+        wrapped = wrap_closure(args, kwargs, partial(run, optimizer))
+        if wrapped is None:
+            standardize(optimizer)
+        return wrapped
 
     optimizer.register_step_pre_hook(hook)
 
@@ -41,5 +59,6 @@ def standardize_(gradient: Tensor, fan_in: FanIn) -> None:
     if fan_in.groups > 1:  # axis 0 holds blocks of vectors, each with its own input channels
         vectors = gradient.view(fan_in.groups, -1, *gradient.shape[1:])
         axes = tuple(axis + 1 for axis in axes)
-    deviation, mean = torch.std_mean(vectors, axes, correction=0, keepdim=True)
-    vectors.sub_(mean).div_(deviation + EPSILON)
+    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    deviation, mean = torch.std_mean(wide, axes, correction=0, keepdim=True)
+    vectors.copy_((wide - mean) / (deviation + EPSILON))

@@ -10,7 +10,7 @@ from study_helpers import with_task
 from torch import Tensor, nn
 
 from zeromean.centralization.centralize import handle_of
-from zeromean.centralization.zscore import standardize_
+from zeromean.centralization.zscore import standardize_, standardize_gradients
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.reparam import NaturalLinear
@@ -109,6 +109,38 @@ def test_standardizing_knows_groups_and_constants() -> None:
     assert deviations[0, 1] == 0
     deviations[0, 1] = 1
     torch.testing.assert_close(deviations, torch.ones(2, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_standardizing_half_precision(dtype: torch.dtype) -> None:
+    gradient = 1e-3 * torch.randn(2, 512).to(dtype)
+    gradient[0] = 0.1
+    standardize_(gradient, FanIn(axes=(1,)))
+    assert not gradient[0].any()
+    assert gradient[1].float().std(correction=0) == pytest.approx(1, abs=1e-2)
+    assert gradient[1].float().mean().abs() < 1e-3
+
+
+@pytest.mark.parametrize("way", ["closure", "fused step with a gradient scaler"])
+def test_standardizing_gradients_that_the_step_computes_or_unscales(way: str) -> None:
+    network = nn.Linear(8, 3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0, fused=way != "closure")
+    standardize_gradients(optimizer, network)
+    before = network.weight.detach().clone()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=way != "closure")
+
+    def closure() -> Tensor:
+        loss = network(torch.randn(4, 8)).square().sum()
+        scaler.scale(loss).backward()
+        return loss
+
+    if way == "closure":
+        assert optimizer.step(closure) > 0
+    else:
+        closure()
+        scaler.step(optimizer)
+    deviations = (network.weight.detach() - before).std(1, correction=0)
+    torch.testing.assert_close(deviations, torch.ones(3))
 
 
 @pytest.mark.parametrize("name", ["batch", "group", "none"])
