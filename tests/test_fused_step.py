@@ -339,6 +339,19 @@ def test_required_fused_step_raises_later_too() -> None:
         zeromean.centralize(optimizer, model, at="backward", fused=True)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_param_groups_may_hold_options_of_other_optimizers(kind: Any) -> None:
+    """torch allows any key, so one list of groups can serve several optimizers."""
+    model = network()
+    groups = [{"params": model.parameters(), "momentum": 0.9, "betas": (0.9, 0.99)}]
+    optimizer = kind(groups, lr=0.1)
+    zeromean.centralize(optimizer, model, fused=True)
+    before = model[0].weight.detach().clone()
+    backward(model, 0)
+    optimizer.step()
+    assert not torch.equal(before, model[0].weight)
+
+
 @pytest.mark.parametrize("given", ["coupled", "decoupled"])
 def test_redefined_decay_takes_two_passes(given: Any) -> None:
     model = network()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from zeromean.centralization.at_gradient import Arguments
 from zeromean.centralization.centering import Centering
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
@@ -23,7 +24,6 @@ from zeromean.kernels.residuals import Residuals
 from zeromean.kernels.step_spec import At, Kind, Rule
 from zeromean.sharded import gradient_of
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 RuleOf = Callable[[dict[str, Any]], Rule]
 
 
@@ -130,7 +130,8 @@ class FusedStep:
         for number, group in enumerate(optimizer.param_groups):
             self._refuse(optimizer, group)
             # torch's own class makes its state at the first step.
-            lists: list[list[Tensor]] = [[] for _ in range(3 if "momentum" in group else 6)]
+            is_sgd = isinstance(optimizer, torch.optim.SGD)
+            lists: list[list[Tensor]] = [[] for _ in range(3 if is_sgd else 6)]
             optimizer._init_group(group, *lists)  # type: ignore[attr-defined]
             groups.update(dict.fromkeys(group["params"], number))
         without = {id(p) for p in waiting}
