@@ -443,6 +443,14 @@ def test_parameters_of_another_optimizer_are_left_alone() -> None:
     assert "not a parameter of this optimizer" in str(handle.plan)
 
 
+def test_status_counts_parameters_that_were_added() -> None:
+    model = network()
+    optimizer = SGD(model[0].parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model)
+    optimizer.add_param_group({"params": model[4].parameters()})
+    assert zeromean.status(optimizer).centered == 2
+
+
 def test_parameters_without_a_gradient_are_skipped() -> None:
     model = network()
     model[0].weight.requires_grad_(False)

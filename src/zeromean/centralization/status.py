@@ -109,16 +109,13 @@ def status(optimizer: Optimizer) -> Status:
         )
     kind = type(optimizer).__name__
     optimizer = check_optimizer(optimizer)
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     centering, handle = centering_of(optimizer), handle_of(optimizer)
     return Status(
         optimizer=kind,
         attached=centering.how if centering else None,
         remembered=read(optimizer),
-        centered=sum(id(row.parameter) in held for row in centering.plan.centered)
-        if centering
-        else 0,
-        parameters=len(held),
+        centered=len(centering.parameters(optimizer)) if centering else 0,
+        parameters=len({id(p) for group in optimizer.param_groups for p in group["params"]}),
         way=str(handle.way) if handle else "",
         centers_itself=traits_of(optimizer).centers_itself(optimizer),
     )
