@@ -220,10 +220,11 @@ def test_explain_needs_torch_alone(tmp_path: Path) -> None:
 
 
 def test_escape_sequences_are_not_printed() -> None:
-    torch.save({"a\x1b[2J": torch.zeros(3, 2)}, "evil.pt")
-    _, stdout, _ = invoke("evil.pt")
-    assert "\x1b" not in stdout
+    torch.save({"a\x1b[2J": torch.zeros(3, 2)}, "evil\x1b[2J.pt")
+    _, stdout, stderr = invoke("evil\x1b[2J.pt")
+    assert "\x1b" not in stdout + stderr
     assert r"a\x1b[2J" in stdout
+    assert r"evil\x1b[2J.pt contains" in stderr
 
 
 def test_networks_need_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from zeromean.cli.output import Parser, echo, one_line_errors
+from zeromean.cli.output import Parser, echo, one_line_errors, printable
 
 HELP = "Show for every parameter of a model whether GC centers it, over which axes, and why."
 
@@ -42,7 +42,7 @@ def _explain(options: argparse.Namespace) -> None:
 
     plan, warning = plan_of(options.model, options.layers, options.embeddings)
     if warning:
-        print(f"zeromean: {warning}", file=sys.stderr)
+        print(f"zeromean: {printable(warning)}", file=sys.stderr)
     if not options.json:
         echo(str(plan))
         return
