@@ -67,6 +67,20 @@ def compare(*words: str) -> tuple[int, str]:
         ([*METRIC, "--methods", "plain,gc@x", "--", "true"], "there is no variant 'x'"),
         ([*METRIC, "--variant", "x", "--", "true"], "not of the form NAME=WORDS"),
         ([*METRIC, "--variant", "x='a", "--", "true"], "has an open quotation"),
+        ([*METRIC, "--variant", "gc=--gc", "--", "true"], "--variant gc has the name of a method"),
+        (
+            [*METRIC, "--variant", "x=a", "--variant", "x=b", "--", "true"],
+            "--variant x is given twice",
+        ),
+        (
+            [*METRIC, "--methods", "plain,gc", "--variant", "x=a", "--", "true"],
+            "--variant x is in none of the methods plain,gc. Add x or METHOD@x to --methods",
+        ),
+        (
+            [*METRIC, "--grid", "lr=1", "--grid", "lr=2", "--", "true", "{lr}"],
+            "--grid lr is given twice",
+        ),
+        ([*METRIC, "--devices", "0,,1", "--", "true"], "devices has an empty entry"),
         ([*METRIC, "--grid", "lr=a", "--", "true", "{lr}"], "not of the form NAME=VALUE,VALUE"),
         ([*METRIC, "--grid", "lr=1", "--", "true"], "no command contains {lr}"),
         ([*METRIC, "--grid", "seed=1,2", "--", "true", "{seed}"], "zeromean's own"),

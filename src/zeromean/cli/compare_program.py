@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -22,6 +22,7 @@ from zeromean.tables import amount
 
 PANEL = "Programs: zeromean compare --metric ... -- COMMAND"
 DRY_RUN_SECONDS = 60.0
+_Value = TypeVar("_Value")
 # The options of the form for built-in tasks.
 BUILT_IN = (
     "data", "model", "task", "optimizer", "lr", "epochs", "batch_size", "tune", "device",
@@ -154,9 +155,14 @@ def program_study(
         raise ZeromeanError(
             "a program needs --metric", "Add, for example, --metric 'accuracy=test acc NUMBER'"
         )
-    words = dict(_variant(one) for one in variants)
+    words = _table("--variant", map(_variant, variants))
     names = ["plain", *(words or ["gc"])] if methods is None else split_names(methods)
-    values = dict(_values(one) for one in grid)
+    for variant in words.keys() - {name.rpartition("@")[2] for name in names}:
+        raise ZeromeanError(
+            f"--variant {variant} is in none of the methods {methods}",
+            f"Add {variant} or METHOD@{variant} to --methods, or remove --variant {variant}",
+        )
+    values = _table("--grid", map(_values, grid))
     return Study(
         tasks=(ProgramTask(**{k: v for k, v in task.items() if v is not None}),),  # type: ignore[arg-type]
         methods=tuple(_method(name, words) for name in names),
@@ -196,6 +202,16 @@ def dry_run(study: Study, timeout: float | None) -> None:
         echo(f"The run did not end by itself: {run.failure}")
 
 
+def _table(option: str, pairs: Iterable[tuple[str, _Value]]) -> dict[str, _Value]:
+    """Return the pairs as a dictionary, and raise if a name is repeated."""
+    table: dict[str, _Value] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ZeromeanError(f"{option} {name} is given twice", "Keep one")
+        table[name] = value
+    return table
+
+
 def _method(name: str, words: dict[str, tuple[str, ...]]) -> Method:
     base, at, variant = name.rpartition("@")
     if at and variant not in words:
@@ -221,12 +237,15 @@ def _variant(text: str) -> tuple[str, tuple[str, ...]]:
         raise ZeromeanError(
             f"--variant {text!r} has an open quotation ({error})", "Close it"
         ) from error
-    if not (name.strip() and equals and found) or "@" in name or "," in name:
+    name = name.strip()
+    if not (name and equals and found) or "@" in name or "," in name:
         raise ZeromeanError(
             f"--variant {text!r} is not of the form NAME=WORDS",
             "Write it as, for example, --variant 'warmup=--warmup 500'",
         )
-    return name.strip(), found
+    if name in presets.METHOD_NAMES:
+        raise ZeromeanError(f"--variant {name} has the name of a method", "Use another name")
+    return name, found
 
 
 def _values(text: str) -> tuple[str, tuple[float, ...]]:

@@ -192,6 +192,10 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
                 )
         if self.timeout is not None:
             check_range("timeout", self.timeout, 0, 1e9, exclusive=True)
+        if not all(self.devices):
+            raise SettingError(
+                "devices", "devices has an empty entry, which hides every GPU", "Remove the entry"
+            )
         if self.shift_seeds and self.has("seed"):
             raise SettingError(
                 "shift_seeds",
