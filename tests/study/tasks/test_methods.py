@@ -16,6 +16,7 @@ from zeromean.fan_in import FanIn
 from zeromean.reparam import NaturalLinear
 from zeromean.study import Method, Study
 from zeromean.study.networks.build import build
+from zeromean.study.networks.language_models import Transformer
 from zeromean.study.spec import presets
 from zeromean.study.tasks.apply_method import attach, prepare_network
 from zeromean.study.tasks.load import load
@@ -169,6 +170,29 @@ def test_normalization_is_added_after_all_layers_but_the_last(
     assert sum(isinstance(module, nn.GroupNorm) for module in mlp.modules()) == 2
 
 
+def test_normalization_follows_convolutions_of_every_dimension() -> None:
+    network = nn.Sequential(
+        nn.Conv1d(2, 4, 3), nn.Unflatten(1, (4, 1)), nn.Conv2d(4, 6, 1), nn.Unflatten(1, (6, 1)),
+        nn.ConvTranspose3d(6, 8, 1), nn.Flatten(), nn.LazyLinear(4), nn.Linear(4, 2),
+    ).double()  # fmt: skip
+    prepare_network(network, presets.method("norm=batch"))
+    norms = [type(one) for one in network.modules() if hasattr(one, "running_mean")]
+    assert norms == [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.BatchNorm1d]
+    assert network(torch.rand(5, 2, 9).double()).shape == (5, 2)
+
+
+def test_modules_with_two_names_are_changed_at_both() -> None:
+    layer, norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+    normalized = nn.Sequential(nn.Linear(4, 4), norm, nn.ReLU(), norm, nn.Linear(4, 2))
+    prepare_network(normalized, presets.method("norm=none"))
+    assert type(normalized[1]) is type(normalized[3]) is nn.Identity
+    plain = nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(4, 2))
+    prepare_network(plain, presets.method("norm=group"))
+    assert plain[0] is plain[2]
+    assert plain[0][0] is layer
+    assert isinstance(plain[0][1], nn.GroupNorm)
+
+
 def test_there_must_be_a_normalization_to_take_out(network: nn.Module) -> None:
     with pytest.raises(ZeromeanError, match="changes nothing"):
         prepare_network(network, presets.method("norm=none"))
@@ -189,6 +213,13 @@ def test_a_normalization_that_may_do_more_is_refused() -> None:
         ZeromeanError, match="cannot replace WithActivation, which may do more than"
     ):
         prepare_network(network, presets.method("norm=group"))
+
+
+@pytest.mark.parametrize("name", ["batch", "group"])
+def test_networks_with_another_normalization_are_refused(name: str) -> None:
+    for network in (Transformer(7), nn.Sequential(nn.Linear(2, 3), nn.RMSNorm(3), nn.Linear(3, 2))):
+        with pytest.raises(ZeromeanError, match=r"cannot replace (LayerNorm|RMSNorm)"):
+            prepare_network(network, presets.method(f"norm={name}"))
 
 
 @pytest.mark.parametrize("width", [2, 5, 8, 48])

@@ -107,7 +107,7 @@ class TrainingTask:
                     f" ({warning})",
                     "Leave that part out",
                 ) from warning
-        norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
         if self.spec.batch_size == 1 and any(isinstance(one, norms) for one in network.modules()):
             raise SettingError(
                 "batch_size",
