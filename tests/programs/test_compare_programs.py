@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fast_programs import run_here
 from zeromean.errors import ZeromeanError
@@ -251,6 +252,30 @@ def test_runs_with_folders_of_their_own(
     found = run(Study(tasks=(spec,), seeds=1), folder / "out")
     assert [one.test_score for one in found.runs] == [1, 1]
     assert (folder / "counter").read_text() == ""
+
+
+def test_copied_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links lead to where they led, an old metric file is not the run's, and ``{out}`` is read."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "images").write_text("5")
+    (folder / "data").symlink_to("../data")
+    (folder / "old.csv").write_text("loss\n1\n")
+    (folder / "train.py").write_text(
+        PROGRAM
+        + "open(sys.argv[3] + '/new.csv', 'w').write('loss\\n' + open('data/images').read())"
+    )
+    (folder / "runs").mkdir()
+    (tmp_path / "link").symlink_to(folder / "runs")  # the folder of the study is not copied
+    monkeypatch.chdir(folder)
+    command = ("train.py", "{seed}", "0.1", "{out}")
+    task = ProgramTask(command=command, metric="loss=csv:new.csv:loss", own_folder=True)
+    found = run(Study(tasks=(task,), seeds=1), tmp_path / "link" / "new")
+    assert [one.test_score for one in found.runs] == [5, 5]
+    task = replace(task, metric="loss=csv:old.csv:loss")
+    with pytest.raises(ZeromeanError, match=r"the program wrote no file old\.csv"):
+        run(Study(tasks=(task,), seeds=1), tmp_path / "old")
 
 
 BUILT_IN = """

@@ -178,12 +178,15 @@ def test_metric_files(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "log.csv").write_text("epoch,acc\n0,0.5\n1,0.75\n2,\n")
     (tmp_path / "r.json").write_text('{"test": {"acc": 0.5, "all": [1, null]}}')
-    (tmp_path / "r.jsonl").write_text('{"loss": 2}\n\n{"other": 1}\n{"loss": 1e-3}\n')
+    (tmp_path / "b.csv").write_text("acc,epoch\n0.5,0\n", encoding="utf-8-sig")
+    lines = '{"loss": 2, "text": "a\u2028b"}\n\n{"other": 1}\n{"loss": 1e-3}\n'
+    (tmp_path / "r.jsonl").write_text(lines, encoding="utf-8")
 
     def values(kind: str, file: str, key: str) -> list[float]:
-        return [p.value for p in read_points(MetricSource("x", kind, "", file, key), tmp_path)]
+        return [p.value for p in read_points(MetricSource("x", kind, "", file, key), [tmp_path])]
 
     assert values("csv", "*/log.csv", "acc") == [0.5, 0.75]
+    assert values("csv", "b.csv", "acc") == [0.5]
     assert values("json", "r.json", "test.acc") == [0.5]
     assert values("json", "r.json", "test.all") == pytest.approx([1, math.nan], nan_ok=True)
     assert values("jsonl", "r.jsonl", "loss") == [2, 0.001]
@@ -202,17 +205,32 @@ def job(study: Study, out: Path, method: str = "plain", seed: int = 3, **values:
 
 
 def test_placeholders_are_filled_in_and_other_braces_stay(tmp_path: Path) -> None:
-    spec = task("train.py", "{seed}x{seed}", "{out}/log", "{port}", '{"a": 1}', "{lr}", "{steps}")
-    variant = Method("gc@warm", gradient="gc", arguments=("--warmup", "{seed}"))
+    spec = task("train.py", "{seed}x{seed}", "{out}/log", '{"a": 1}', "{lr}", "{steps}")
+    variant = Method("gc@warm", gradient="gc", arguments=("--warmup", "{seed}", "{port}"))
     tuning = Tuning(values={"lr": (0.1, 0.01), "steps": (64.0,)})
     study = Study(tasks=(spec,), methods=("plain", variant), tuning=tuning)
     words = ProgramRunner(study, spec).fill(
         job(study, tmp_path, "gc@warm", lr=0.03, steps=64.0), tmp_path / "out"
     )
     assert words[:3] == ["train.py", "3x3", f"{tmp_path}/out/log"]
-    assert 0 < int(words[3]) < 65536
-    assert words[4:] == ['{"a": 1}', "0.03", "64", "--warmup", "3"]
+    assert words[3:-1] == ['{"a": 1}', "0.03", "64", "--warmup", "3"]
+    assert 0 < int(words[-1]) < 65536
     assert from_table(to_table(study)) == study
+
+
+def test_fingerprint_is_that_of_the_files_that_a_program_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = task("./train.sh", "--save", "model.pt", "{" + "a" * 300 + "}")
+    (tmp_path / "train.sh").write_text("")
+    (tmp_path / "train.sh").chmod(0o755)
+    runner = ProgramRunner(Study(tasks=(spec,)), spec)
+    before = runner.info.fingerprint
+    (tmp_path / "model.pt").write_text("saved by the first run")
+    assert runner.info.fingerprint == before
+    (tmp_path / "train.sh").write_text("python train.py")
+    assert runner.info.fingerprint != before
 
 
 @pytest.mark.parametrize("name", ["ws", "cwn+gc", "init=he", "norm=group"])

@@ -44,6 +44,8 @@ POLL_SECONDS = 0.2
 # Time for output that is still on its way when the program has ended.
 DRAIN_SECONDS = 1.0
 LAST_LINES = 3
+# Files that a program reads; others that its command names may be its outputs.
+SOURCES = (".py", ".sh", ".yaml", ".yml", ".toml", ".json", ".cfg", ".ini")
 _NUMBER = re.compile(NUMBER)
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
 
@@ -163,10 +165,10 @@ class ProgramRunner:
         records, out, work = folder / "records", folder / "out", folder / "work"
         try:
             records.mkdir(parents=True)
-            if spec.has("out"):
-                out.mkdir()
+            out.mkdir()
+            begin = out.stat().st_mtime_ns
             if spec.own_folder:
-                _copy_folder(Path.cwd(), work, without=folder.parent.parent)
+                _copy_folder(Path.cwd(), work, without=folder.parent.parent.resolve())
         except (OSError, shutil.Error) as error:
             raise ZeromeanError(
                 f"the folder {folder} cannot be made ({error})", "Make room, or pass another folder"
@@ -186,14 +188,14 @@ class ProgramRunner:
         (folder / "record.json").write_text(record.dumps())
         shutil.rmtree(records, ignore_errors=True)
         _check_record(record, job.method, ended)
-        place = work if spec.own_folder else out
+        places = [out, work] if spec.own_folder else [out]
         found, failure = {source.name: output.points}, ended.reason
         others = self._others if job.key.trial == FINAL else []
         for one in (source, *others):
             if one.kind != "output" and not failure:
                 try:
-                    found[one.name] = read_points(one, place)
-                except (OSError, ValueError) as error:
+                    found[one.name] = read_points(one, places, begin)
+                except (OSError, ValueError, OverflowError, csv.Error) as error:
                     failure = f"{one.name} cannot be read: {error}"
             if not failure and not found[one.name]:
                 failure = f"it reported no {one.name} ({one.describe()})"
@@ -212,9 +214,7 @@ class ProgramRunner:
             out: Folder for ``{out}``.
         """
         values = {name: number_text(value) for name, value in job.candidate.values}
-        values |= {"seed": str(job.key.seed), "out": str(out)}
-        if self._spec.has("port"):
-            values["port"] = str(_free_port())
+        values |= {"seed": str(job.key.seed), "out": str(out), "port": str(_free_port())}
         words = [*self._spec.command, *job.method.arguments]
         names = "|".join(map(re.escape, values))
         return [re.sub(rf"\{{({names})\}}", lambda m: values[m[1]], word) for word in words]
@@ -301,10 +301,10 @@ class ProgramRunner:
             time.sleep(POLL_SECONDS)
 
     def _fingerprint(self) -> str:
-        """Digest of the command and of the files that it names."""
+        """Digest of the command and of the scripts and settings that it names."""
         digest = hashlib.sha256(json.dumps(self._spec.command).encode())
         for word in self._spec.command:
-            if Path(word).is_file() and shutil.which(word) is None:
+            if word.endswith(SOURCES) and os.path.isfile(word):
                 digest.update(Path(word).read_bytes())
         return digest.hexdigest()[:16]
 
@@ -459,21 +459,24 @@ def _ended_in_time(process: subprocess.Popen[bytes], timeout: float | None, begi
     return True
 
 
-def read_points(source: MetricSource, folder: Path) -> list[Point]:
+def read_points(source: MetricSource, folders: Sequence[Path], begin: int = 0) -> list[Point]:
     """Read the values of a metric from the newest file that its pattern matches.
 
     Args:
         source: The metric.
-        folder: The folder that the file is below.
+        folders: The folders that the file may be below.
+        begin: Time in nanoseconds; older files, which are copies, do not count.
 
     Raises:
-        ValueError: There is no such file, or it has no such values.
+        ValueError, OverflowError, csv.Error: There is no such file, or it has no such values.
         OSError: It cannot be read.
     """
-    files = [path for path in folder.glob(source.file) if path.is_file()]
-    if not files:
-        raise ValueError(f"there is no file {source.file} below {folder}")
-    text = max(files, key=lambda path: path.stat().st_mtime).read_text(errors="replace")
+    paths = [path for folder in folders for path in folder.glob(source.file) if path.is_file()]
+    newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
+    if newest is None or newest.stat().st_mtime_ns < begin:
+        places = " or ".join(map(str, folders))
+        raise ValueError(f"the program wrote no file {source.file} below {places}")
+    text = newest.read_text(encoding="utf-8-sig", errors="replace")
     if source.kind == "csv":
         rows = list(csv.DictReader(text.splitlines()))
         if rows and source.key not in rows[0]:
@@ -487,7 +490,8 @@ def read_points(source: MetricSource, folder: Path) -> list[Point]:
             value = value[part]
         values = value if isinstance(value, list) else [value]
         return [Point(_number(one)) for one in values]
-    lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+    # Not splitlines: the texts in JSON may contain other line separators.
+    lines = [json.loads(line) for line in text.split("\n") if line.strip()]
     return [
         Point(_number(line[source.key]))
         for line in lines
@@ -551,9 +555,15 @@ def _copy_folder(source: Path, target: Path, without: Path) -> None:
     """Copy a folder, without the folder of the study if that is inside."""
 
     def ignore(folder: str, names: list[str]) -> list[str]:
-        return [name for name in names if Path(folder, name).absolute() == without.absolute()]
+        return [name for name in names if Path(folder, name) == without]
 
     shutil.copytree(source, target, symlinks=True, ignore=ignore)
+    for copy in target.rglob("*"):
+        if copy.is_symlink():
+            original = Path(os.path.realpath(source / copy.relative_to(target)))
+            if not original.is_relative_to(source):  # a relative link would lead elsewhere
+                copy.unlink()
+                copy.symlink_to(original)
 
 
 def _free_port() -> int:
