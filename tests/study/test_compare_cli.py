@@ -236,6 +236,7 @@ def test_tuned_comparison_states_what_it_leaves_out(archive: Path, tmp_path: Pat
         (("--batch-size", "1", "--model", "resnet20"), "normalizes over the batch"),
         (("--device", "abacus"), 'torch cannot use the device "abacus"'),
         (("--device", "meta"), 'torch cannot use the device "meta"'),
+        (("--device", "hpu"), 'torch cannot use the device "hpu"'),
         (("--out", os.devnull), f"out {os.devnull} is a file"),
         (("--out", f"{os.devnull}/x"), "cannot be used (Not a directory)"),
         (("--out", "x" * 300), "cannot be used"),

@@ -35,8 +35,8 @@ def load(study: Study, spec: TaskSpec) -> Task:
 def load_problem(study: Study, spec: TrainedTask) -> Problem:
     """Load a task that zeromean trains itself on the study's device.
 
-    If something is tuned, a share of the training examples is held out for validation: it is scored
-    after each epoch, and the test examples only at the end.
+    If something is tuned, a share of the training examples is held out for validation. It is scored
+    after each epoch, and the test examples are scored only at the end.
 
     Raises:
         ZeromeanError: Its data cannot be read, or does not fit the settings.
@@ -64,15 +64,15 @@ def _with_validation(problem: Problem, fraction: float) -> Problem:
 
 
 def check_device(name: str) -> None:
-    """Raise if torch cannot use a device on this machine.
+    """Check that torch can use a device on this machine.
 
     Raises:
         ZeromeanError: It cannot.
     """
     try:
         torch.zeros(1, device=torch.device(name)).item()
-    # Torch raises AssertionError if it was built without the device.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    # Torch raises AssertionError or ImportError if it was built without the device.
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ZeromeanError(
             f'torch cannot use the device "{name}" on this machine', "Use the device cpu"
         ) from error
