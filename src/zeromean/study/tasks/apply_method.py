@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 from torch import nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from zeromean.centralization.centralize import centralize
@@ -15,8 +16,7 @@ from zeromean.reparam import reparametrize
 from zeromean.study.networks.initialization import initialize
 from zeromean.study.spec.method import Method
 from zeromean.study.spec.validation import SettingError
-from zeromean.study.tasks.interventions.clipping import clip_norm, clip_value
-from zeromean.study.tasks.interventions.normalization import normalize_by
+from zeromean.study.tasks.normalization import normalize_by
 
 
 def prepare_network(network: nn.Module, method: Method) -> None:
@@ -45,16 +45,21 @@ def attach(optimizer: Optimizer, network: nn.Module, method: Method) -> None:
     Methods without centering get an empty plan. Then the same kernels make their steps, and a
     difference in time is the cost of centering.
     """
-    if method.clip_value is not None:
-        clip_value(optimizer, network, bound=method.clip_value)
-    if method.clip_norm is not None:
-        clip_norm(optimizer, network, bound=method.clip_norm)
+
+    def clip(*arguments: object) -> None:
+        if method.clip_value is not None:
+            clip_grad_value_(network.parameters(), method.clip_value)
+        if method.clip_norm is not None:
+            clip_grad_norm_(network.parameters(), method.clip_norm)
+
+    if method.clip_value is not None or method.clip_norm is not None:
+        optimizer.register_step_pre_hook(clip)
     if method.gradient == "zscore":
         standardize_gradients(optimizer, network)
     if method.gradient in (None, "zscore"):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Nothing is centered", ZeromeanWarning)
-            centralize(optimizer, network, layers=_no_layer)
+            centralize(optimizer, network, layers=lambda name, module: False)
     else:
         centralize(
             optimizer,
@@ -63,10 +68,6 @@ def attach(optimizer: Optimizer, network: nn.Module, method: Method) -> None:
             layers="conv" if method.gradient == "gc-conv" else "all",
             scope="tensor" if method.gradient == "gc-tensor" else "vector",
         )
-
-
-def _no_layer(name: str, module: nn.Module) -> bool:
-    return False
 
 
 def check_layers(network: nn.Module, method: Method, task: str) -> None:

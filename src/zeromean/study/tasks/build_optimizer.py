@@ -43,13 +43,12 @@ def build_optimizer(
     """
     groups: list[dict[str, Any]] = [{"params": [*network.parameters()]}]
     if spec.head_lr_multiplier != 1:
-        in_head = {id(one) for one in _last_linear(spec, network).parameters()}
-        body = [one for one in network.parameters() if id(one) not in in_head]
-        head = [one for one in network.parameters() if id(one) in in_head]
+        head = dict.fromkeys(_last_linear(spec, network).parameters())
+        body = [one for one in network.parameters() if one not in head]
         # A single linear layer has no body.
         groups = [{"params": body}] if body else []
         rate = min(spec.head_lr_multiplier * candidate.lr, LARGEST_FLOAT32)
-        groups.append({"params": head, "lr": rate})
+        groups.append({"params": [*head], "lr": rate})
     decay = spec.decay if candidate.weight_decay is None else candidate.weight_decay
     return OPTIMIZERS[spec.name](groups, lr=candidate.lr, weight_decay=decay, **spec.settings)
 
@@ -72,8 +71,8 @@ def build_scheduler(
     """Make the scheduler of a run, which takes one step after each optimizer step.
 
     Args:
-        schedule: Its description.
-        optimizer: The optimizer whose rates it sets.
+        schedule: The schedule.
+        optimizer: Optimizer whose learning rates the scheduler sets.
         steps: Number of steps per epoch.
         epochs: Number of epochs of the run.
     """

@@ -1,4 +1,4 @@
-"""A task of the user: a function that returns model, data and loss."""
+"""Tasks from a user's function, which returns model, data and loss."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONTRACT = (
 def function_problem(task: FunctionTask, device: torch.device) -> Problem:
     """Load the task of ``module:function`` or ``file.py:function``.
 
-    Modules are looked for in the current folder too. If targets are class indices and the outputs
+    Modules are also looked for in the current folder. If targets are class indices and the outputs
     have one number per class along axis 1, the score is the accuracy; otherwise it is the loss.
 
     Raises:
@@ -76,7 +76,7 @@ def function_problem(task: FunctionTask, device: torch.device) -> Problem:
 
 @contextmanager
 def guard(function: str, when: str = "") -> Iterator[None]:
-    """Turn whatever the user's code raises into one line; the exception stays its cause."""
+    """Turn any exception of the user's code into an error of one line, and keep it as the cause."""
     try:
         yield
     except ZeromeanError:

@@ -28,7 +28,7 @@ CACHED_SPLITS = 8
 
 
 def image_problem(task: ImageTask, device: torch.device) -> Problem:
-    """Load an image task; images stay bytes, and each batch is preprocessed at its use."""
+    """Load an image task; images stay bytes, and each batch is preprocessed when it is used."""
     crop = None if AUGMENTATIONS[task.augment].cuts else task.crop
     data = read_dataset(
         task.data, ImageTransform(task.resize, crop, task.gray and reads_image_files(task.data))

@@ -31,7 +31,7 @@ class Preprocessing:
         note: A few words for reports.
         fit: Function from the training images to the preprocessing of a batch.
         before_augmentation: Whether it comes before augmentation, because it needs whole images.
-        max_size: The most numbers per image that it can be fitted to.
+        max_size: Largest number of values per image that it can be fitted to.
     """
 
     note: str
@@ -174,7 +174,7 @@ def _whiten(images: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Make the fit the same bit for bit in every process of a study."""
+    """Use one thread, so that the fit is the same bit for bit in every process of a study."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

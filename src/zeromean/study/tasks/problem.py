@@ -61,7 +61,7 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything that training needs of a task, without its source.
+    """Everything that training needs from a task, without its source.
 
     Args:
         device: Device of networks and batches, and of the examples unless they are on disk.
@@ -76,8 +76,8 @@ class Problem:
         preprocessing: One line on preprocessing and augmentation.
         fit: Function from the training inputs to the preprocessing of a batch.
         fit_augment: Function from the training inputs to a random change of a batch; None for none.
-        of_seed: The problem with a seed's own split into training and test examples; None if all
-            seeds have the same.
+        of_seed: Function that returns the problem with a seed's own split into training and test
+            examples; None if all seeds have the same split.
         ordered: Whether neighboring examples belong together, as pieces of a text do.
         augment_preprocessed: Whether augmentation comes after preprocessing.
         view: The part of preprocessed inputs that is scored, if augmentation cuts parts out; None
@@ -134,7 +134,7 @@ class Problem:
         return tuple((first if self.view is None else self.view(first)).shape[1:])
 
     def for_seed(self, seed: int) -> Problem:
-        """Return the problem that runs of a seed have."""
+        """Return the problem of the runs of a seed."""
         return self if self.of_seed is None else self.of_seed(seed)
 
     def network(self, method: Method, seed: int) -> nn.Module:
@@ -152,8 +152,8 @@ class Problem:
     def fingerprint(self) -> str:
         """Return a digest of all examples.
 
-        Each image has a digest, which images on disk carry along. So the result is the same
-        wherever they are, and computing it reads no file.
+        Each image has its own digest, which is stored with images on disk. So the result does not
+        depend on where the images are, and computing it reads no file.
         """
         digest = hashlib.sha256()
         for examples in (self.train, self.watched, self.test):

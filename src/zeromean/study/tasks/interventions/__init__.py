@@ -1,1 +1,0 @@
-"""Changes to networks and optimizers of methods, other than those of zeromean itself."""
