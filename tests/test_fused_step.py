@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import pickle
 import threading
 from collections.abc import Callable
@@ -381,24 +382,35 @@ def test_a_subclass_without_its_own_step(first: bool) -> None:
     assert_same(optimizer, twin, model, other)
 
 
-def test_hooks_that_run_twice_in_one_step_make_one_step() -> None:
-    class Wrapped(SGD):
-        @functools.wraps(SGD.step)
-        def step(self, closure: Any = None) -> Any:
-            return super().step(closure)
+@pytest.mark.parametrize("at", ["gradient", "update"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_step_that_does_more_than_torchs_takes_two_passes(
+    at: Any, replaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some programs wrap ``step`` by functools.wraps, or replace it in torch's class."""
+    plain = inspect.unwrap(SGD.step)
 
+    @torch.no_grad()
+    def step(optimizer: Any, closure: Any = None) -> Any:
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad.mul_(0.5)
+        return plain(optimizer, closure)
+
+    kind: Any = type("Wrapped", (SGD,), {"step": functools.wraps(plain)(step)})
+    if replaced:
+        monkeypatch.setattr(SGD, "step", step)
+        kind = SGD
     model = network()
-    SGD(model.parameters())
     other = copy.deepcopy(model)
-    optimizer, twin = Wrapped(model.parameters(), lr=0.1), SGD(other.parameters(), lr=0.1)
-    zeromean.centralize(optimizer, model, fused=True)
-    zeromean.centralize(twin, other)
-    for step in range(2):
-        backward(model, step)
-        backward(other, step)
+    optimizer, twin = kind(model.parameters(), lr=0.1), optim.SGD(other, lr=0.05, at=at)
+    handle = zeromean.centralize(optimizer, model, at=at)
+    assert handle.way.name == "two passes"
+    for number in range(2):
+        backward(model, number)
+        backward(other, number)
         optimizer.step()
         twin.step()
-        assert all(p.grad is not None for p in model.parameters())
     assert_same(optimizer, twin, model, other)
 
 

@@ -453,11 +453,24 @@ def _has_torch_step(kind: Any, step: Callable[..., Any]) -> bool:
     """Return whether a class steps as torch's SGD, Adam or AdamW.
 
     torch wraps ``step`` in whichever class is instantiated first, so unwrapped functions are
-    compared.
+    compared. A wrapper of anyone else may do more than torch's step.
     """
     return any(
         issubclass(kind, base)
         and unwrap(step) is unwrap(base.step)
         and unwrap(kind._init_group) is unwrap(base._init_group)
+        and _is_torch_code(step)
+        and _is_torch_code(kind._init_group)
         for base in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
     )
+
+
+def _is_torch_code(function: Any) -> bool:
+    """Return whether a function, and each one that it wraps, is of torch's optimizers."""
+    while function is not None:
+        module = getattr(function, "__globals__", {}).get("__name__", "")
+        # torch.compile wraps _init_group.
+        if not module.startswith(("torch.optim.", "torch._dynamo.")):
+            return False
+        function = getattr(function, "__wrapped__", None)
+    return True
