@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,16 @@ def test_validation_examples_come_from_training_examples(study: Study) -> None:
         assert (len(own.train.targets), len(own.watched.targets)) == (38, 10)
         assert len({*images(own.train.inputs, own.watched.inputs, own.test.inputs)}) == 60
     assert load(study, study.tasks[0]).info.watched == "validation"
+
+
+@pytest.mark.parametrize("tuning", [None, Tuning(rates=(0.1, 0.2), seeds=3)])
+def test_only_the_splits_in_use_are_kept(study: Study, tuning: Tuning | None) -> None:
+    problem = loaded(replace(with_task(study, split="seed"), tuning=tuning))
+    seen = [weakref.ref(problem.for_seed(seed)) for seed in range(12)]
+    gc.collect()
+    kept = 1 if tuning is None else tuning.seeds
+    assert [one() is not None for one in seen] == [False] * (12 - kept) + [True] * kept
+    assert problem.for_seed(11) is seen[11]()
 
 
 def test_study_with_a_split_per_seed_is_trained(study: Study, tmp_path: Path) -> None:

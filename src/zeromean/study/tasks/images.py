@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -23,9 +23,6 @@ from zeromean.study.tasks.preprocessing import Preprocessing, channel_moments, t
 from zeromean.study.tasks.problem import Examples, Problem
 from zeromean.study.tasks.subset import take_subset
 
-# Splits that are kept in memory, about as many as are in use at once.
-CACHED_SPLITS = 8
-
 
 def image_problem(task: ImageTask, device: torch.device) -> Problem:
     """Load an image task; images stay bytes, and each batch is preprocessed when it is used."""
@@ -33,14 +30,11 @@ def image_problem(task: ImageTask, device: torch.device) -> Problem:
     data = read_dataset(
         task.data, ImageTransform(task.resize, crop, task.gray and reads_image_files(task.data))
     )
-    if task.split == "fixed":
-        return _problem(task, device, split_dataset(data, SplitSpec(task.test_per_class)))
 
-    @lru_cache(maxsize=CACHED_SPLITS)
-    def of_seed(seed: int) -> Problem:
+    def of_seed(seed: int | None) -> Problem:
         return _problem(task, device, split_dataset(data, SplitSpec(task.test_per_class, seed)))
 
-    return replace(of_seed(0), of_seed=of_seed)
+    return of_seed(None) if task.split == "fixed" else replace(of_seed(0), of_seed=of_seed)
 
 
 def _problem(task: ImageTask, device: torch.device, data: Dataset) -> Problem:

@@ -12,7 +12,7 @@ from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.task import FunctionTask, TaskSpec, TextTask, TrainedTask
 from zeromean.study.tasks.function import function_problem
-from zeromean.study.tasks.images import CACHED_SPLITS, image_problem
+from zeromean.study.tasks.images import image_problem
 from zeromean.study.tasks.interface import Task
 from zeromean.study.tasks.next_character import text_problem
 from zeromean.study.tasks.problem import Problem
@@ -50,17 +50,22 @@ def load_problem(study: Study, spec: TrainedTask) -> Problem:
         problem = image_problem(spec, device)  # type: ignore[arg-type]
     if study.tuning is not None:
         problem = _with_validation(problem, study.tuning.validation)
+    if problem.of_seed is not None:
+        # Each split is a copy of the images, and only the seeds of a trial are trained in turns.
+        splits = 1 if study.tuning is None else study.tuning.seeds
+        problem = replace(problem, of_seed=lru_cache(maxsize=splits)(problem.of_seed))
     return problem
 
 
 def _with_validation(problem: Problem, fraction: float) -> Problem:
     train, validation = hold_out(problem, fraction)
     of_seed = problem.of_seed
-    if of_seed is not None:
-        of_seed = lru_cache(maxsize=CACHED_SPLITS)(
-            lambda seed: _with_validation(replace(problem.for_seed(seed), of_seed=None), fraction)
-        )
-    return replace(problem, train=train, watched=validation, of_seed=of_seed)
+    return replace(
+        problem,
+        train=train,
+        watched=validation,
+        of_seed=of_seed and (lambda seed: _with_validation(of_seed(seed), fraction)),
+    )
 
 
 def check_device(name: str) -> None:
