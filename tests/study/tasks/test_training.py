@@ -205,6 +205,17 @@ def test_large_images_are_scored_in_small_batches(
     assert sum(Witness.sizes) == len(problem.test.targets)
 
 
+def test_evaluation_does_not_depend_on_random_numbers_drawn_before(problem: Problem) -> None:
+    class Sampling(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(nn.functional.dropout(x.flatten(1), 0.5))
+
+    network = Sampling(problem.test.inputs[0].numel(), 3)
+    first = evaluate(problem, network, problem.test)
+    torch.rand(7)
+    assert evaluate(problem, network, problem.test) == first
+
+
 def test_run_records_final_scores(problem: Problem, study: Study) -> None:
     training = start(study)
     while not training.ended:

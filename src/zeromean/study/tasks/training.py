@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -186,8 +186,7 @@ class Training:
         seed = self.job.key.seed * EPOCHS_PER_SEED + number
         rate = self.optimizer.param_groups[0]["lr"]
         try:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(seed)
+            with _random_state(device, seed):
                 started = time.perf_counter()
                 train_loss, right = self._train(seed)
                 # The only wait for the device in an epoch, so that the clock is right.
@@ -296,19 +295,21 @@ def evaluate(
         half: Whether to compute in bfloat16.
     """
     network.eval()
+    device = problem.device
     size = min(EVALUATION_BATCH, max(1, EVALUATION_NUMBERS // math.prod(examples.inputs.shape[1:])))
-    total = torch.zeros((), device=problem.device)
-    right = torch.zeros(2, dtype=torch.int64, device=problem.device)
+    total = torch.zeros((), device=device)
+    right = torch.zeros(2, dtype=torch.int64, device=device)
     classes = 0
-    for batch in examples.split(size):
-        outputs, loss = _score(problem, network, batch, half)
-        total += loss * len(batch.targets)
-        if problem.metric == ACCURACY:
-            classes = outputs.shape[1]
-            right[0] += (outputs.argmax(1) == batch.targets).sum()
-            if classes > TOP:
-                best = outputs.topk(TOP, dim=1).indices
-                right[1] += (best == batch.targets.unsqueeze(1)).sum()
+    with _random_state(device, seed=0):  # some networks and losses draw numbers here too
+        for batch in examples.split(size):
+            outputs, loss = _score(problem, network, batch, half)
+            total += loss * len(batch.targets)
+            if problem.metric == ACCURACY:
+                classes = outputs.shape[1]
+                right[0] += (outputs.argmax(1) == batch.targets).sum()
+                if classes > TOP:
+                    best = outputs.topk(TOP, dim=1).indices
+                    right[1] += (best == batch.targets.unsqueeze(1)).sum()
     mean = total.item() / len(examples.targets)
     if problem.metric != ACCURACY:
         return {"loss": mean, "score": mean}
@@ -322,6 +323,14 @@ def _score(problem: Problem, network: nn.Module, batch: Batch, half: bool) -> tu
     with _precision(problem, half):
         outputs = network(_channels_last(inputs))
         return outputs, problem.loss(outputs, batch.targets)
+
+
+@contextmanager
+def _random_state(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed torch within the block."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _precision(problem: Problem, half: bool) -> torch.autocast:
