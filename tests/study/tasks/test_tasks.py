@@ -147,6 +147,8 @@ def examples(*counts: int) -> Examples:
     [
         (None, 1.0, [40, 40, 40]),
         (30, 1.0, [10, 10, 10]),
+        (4, 1.0, [2, 1, 1]),
+        (32, 1.0, [11, 11, 10]),
         (None, 4.0, [40, 20, 10]),
         (35, 4.0, [20, 10, 5]),
     ],
@@ -166,7 +168,7 @@ def test_subsets_are_drawn_per_class(
 @pytest.mark.parametrize(
     ("size", "imbalance", "message"),
     [
-        (1000, 1.0, "take 333 of the 40 training examples of class"),
+        (1000, 1.0, "take 334 of the 40 training examples of class"),
         (None, 1000.0, "take 0 of the 40 training examples of class 2"),
         (2, 4.0, "take 0 of"),
     ],
@@ -198,6 +200,14 @@ def test_validation_examples_are_held_out(study: Study) -> None:
     assert torch.bincount(parts.watched.targets).tolist() == [4, 4, 4]
     both = torch.cat([parts.train.inputs, parts.watched.inputs]).flatten(1)
     assert sorted(both.tolist()) == sorted(whole.train.inputs.flatten(1).tolist())
+
+
+def test_validation_of_a_short_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("to be or not " * 110)
+    task = TextTask(data=f"text:{tmp_path / 'text'}", batch_size=1)
+    study = Study(tasks=(task,), tuning=Tuning(rates=(0.1,), validation=0.01))
+    with pytest.raises(ZeromeanError, match="training examples cannot be held out"):
+        load_problem(study, task)
 
 
 BORDERS = {

@@ -37,9 +37,13 @@ def take_subset(train: Examples, task: TrainedTask) -> Examples:
     share = float(task.imbalance) ** -torch.linspace(0, 1, len(available), dtype=torch.float64)
     if task.train_size is None:
         wanted = share * (available / share).min()
+        sizes = wanted.round().long()
     else:
         wanted = share * task.train_size / share.sum()
-    sizes = wanted.round().long()
+        sizes = wanted.long()
+        # The largest remainders are rounded up, so that the sum is train_size.
+        largest = (wanted - sizes).argsort(descending=True, stable=True)
+        sizes[largest[: task.train_size - int(sizes.sum())]] += 1
     if (sizes > available).any() or (sizes < 1).any():
         worst = int((wanted / available).argmax() if (sizes >= 1).all() else sizes.argmin())
         raise SettingError(
@@ -65,10 +69,10 @@ def _are_classes(targets: Tensor) -> bool:
 
 
 def hold_out(problem: Problem, fraction: float) -> tuple[Examples, Examples]:
-    """Return the training examples without a share of them, and that share, for validation.
+    """Split the training examples into those to train on and a share for validation.
 
-    It is drawn at random, within each class if there are classes; of ordered examples it is the
-    end.
+    The share is drawn at random, within each class if there are classes. If the examples are
+    ordered, it is the last ones.
 
     Raises:
         ZeromeanError: There are too few.
@@ -76,25 +80,21 @@ def hold_out(problem: Problem, fraction: float) -> tuple[Examples, Examples]:
     from sklearn.model_selection import train_test_split  # slow to import
 
     inputs, targets = problem.train
-    everything = np.arange(len(targets))
-    if problem.ordered:
-        count = round(len(targets) * (1 - fraction))
-        learned, held = everything[:count], everything[count:]
-    else:
-        classes = _are_classes(targets)
-        try:
-            learned, held = train_test_split(
-                everything,
-                test_size=fraction,
-                random_state=SUBSET_SEED,
-                stratify=targets.cpu().numpy() if classes else None,
-            )
-        except ValueError as error:
-            raise SettingError(
-                "validation",
-                f"{fraction:.0%} of {len(targets)} training examples cannot be held out ({error})",
-                "Change validation",
-                instead="Use more training examples, at least two per class",
-            ) from error
+    count, ordered = len(targets), problem.ordered
+    try:
+        learned, held = train_test_split(
+            np.arange(count),
+            test_size=count - round(count * (1 - fraction)) if ordered else fraction,
+            random_state=SUBSET_SEED,
+            shuffle=not ordered,
+            stratify=targets.cpu().numpy() if not ordered and _are_classes(targets) else None,
+        )
+    except ValueError as error:
+        raise SettingError(
+            "validation",
+            f"{fraction:.0%} of {count} training examples cannot be held out ({error})",
+            "Change validation",
+            instead="Use more training examples, at least two per class",
+        ) from error
     parts = [Examples(inputs[part], targets[part]) for part in map(np.sort, (learned, held))]
     return parts[0], parts[1]
