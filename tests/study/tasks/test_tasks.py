@@ -81,6 +81,12 @@ def test_a_function_is_found_by_module_or_file(tmp_path: Path, place: str) -> No
 
 
 @pytest.mark.usefixtures("here")
+def test_computed_features_are_constants(tmp_path: Path) -> None:
+    task = FunctionTask(function="user_tasks:computed_features", epochs=1, batch_size=8)
+    assert run(Study(tasks=(task,), lr=0.2, seeds=1), tmp_path).runs[0].test_score is not None
+
+
+@pytest.mark.usefixtures("here")
 def test_real_targets_are_scored_by_the_loss(tmp_path: Path) -> None:
     task = FunctionTask(function="user_tasks:sums", epochs=4, batch_size=8)
     results = run(Study(tasks=(task,), seeds=1, lr=0.02), tmp_path)

@@ -105,7 +105,8 @@ def _examples(function: str, part: Any) -> Examples:
         and all(isinstance(one, Tensor) and one.ndim > 0 for one in part)
     ):
         raise _broken(function, "returned data that is not a pair of tensors")
-    inputs, targets = part
+    # Inputs that were computed may carry an autograd graph, which the first step would free.
+    inputs, targets = (one.detach().resolve_conj().resolve_neg() for one in part)
     if len(inputs) != len(targets) or len(inputs) == 0:
         raise _broken(function, f"returned {len(inputs)} inputs and {len(targets)} targets")
     return Examples(inputs, targets)

@@ -162,6 +162,5 @@ class Problem:
                 if isinstance(one, DiskImages) or one.dtype == torch.uint8:
                     digest.update(digests(one).data)
                 else:
-                    whole = one.detach().cpu().resolve_conj().resolve_neg().contiguous()
-                    digest.update(whole.view(torch.uint8).numpy().data)
+                    digest.update(one.cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
