@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +15,14 @@ from typing import Any
 
 from zeromean.errors import ZeromeanError
 
+# Folders of the files that were loaded.
+_folders: set[Path] = set()
+
 
 def load_function(text: str) -> Callable[[], Any]:
     """Return the function without arguments that a text names.
 
-    The current folder and the file's own can hold its imports.
+    Its imports may be in the current folder or next to the file.
 
     Args:
         text: ``module:function`` or ``file.py:function``.
@@ -63,44 +68,57 @@ def accepts(function: Callable[..., Any], *arguments: object) -> bool:
 
 
 def _module(place: str) -> ModuleType:
-    _search(Path.cwd())
-    if place.endswith(".py"):
-        return _module_of_file(place)
+    _search_first(Path.cwd())
+    file = place.endswith(".py")
+    if place.startswith(".") and not file:
+        raise _no_module(place)
     try:
-        return importlib.import_module(place)
+        return _module_of_file(place) if file else importlib.import_module(place)
     except ModuleNotFoundError as error:
-        if not f"{place}.".startswith(f"{error.name}."):
-            raise _not_installed(place, error) from error
+        if error.name is None:  # raised by the user's code, with a text of its own
+            raise
+        if not file and f"{place}.".startswith(f"{error.name}."):
+            raise _no_module(error.name) from error
         raise ZeromeanError(
-            f"there is no module {error.name}",
-            "Start in the folder that holds it, or pass file.py:function",
+            f"{place} imports {error.name}, which is not installed",
+            "Install it, or start in the folder that holds it",
         ) from error
 
 
+def _no_module(name: str) -> ZeromeanError:
+    return ZeromeanError(
+        f"there is no module {name}", "Start in the folder that holds it, or pass file.py:function"
+    )
+
+
 def _module_of_file(place: str) -> ModuleType:
-    path = Path(place).resolve()
-    if not path.is_file():
+    if not os.path.isfile(place):  # False, unlike Path.is_file, if the name is too long
         raise ZeromeanError(f"there is no file {place}", "Check the path")
-    _search(path.parent)
-    name = f"zeromean_file_{path.stem}"
+    path = Path(place).resolve()
+    _forget_modules_of_other_folders(path.parent)
+    _search_first(path.parent)
+    name = f"zeromean_file_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # it ends in .py
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except ModuleNotFoundError as error:
-        raise _not_installed(place, error) from error
+    spec.loader.exec_module(module)
     return module
 
 
-def _not_installed(place: str, error: ModuleNotFoundError) -> ZeromeanError:
-    return ZeromeanError(
-        f"{place} imports {error.name}, which is not installed",
-        "Install it, or start in the folder that holds it",
-    )
+def _forget_modules_of_other_folders(folder: Path) -> None:
+    """Let a file import ``model`` from its folder, even if another file has imported its own."""
+    own = {path.stem for path in folder.iterdir()}
+    for name, module in [*sys.modules.items()]:
+        origin = getattr(module, "__file__", None)
+        if name.partition(".")[0] in own and origin is not None:
+            above = Path(origin).parents
+            if folder not in above and not _folders.isdisjoint(above):
+                del sys.modules[name]
+    _folders.add(folder)
 
 
-def _search(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+def _search_first(folder: Path) -> None:
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))
