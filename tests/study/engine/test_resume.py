@@ -13,7 +13,6 @@ from zeromean.errors import ZeromeanError
 from zeromean.study import Study, Tuning, read, run
 from zeromean.study.engine import results
 from zeromean.study.engine.results import Results
-from zeromean.study.engine.store import Store
 from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.records import Run
 from zeromean.study.spec.toml import to_toml
@@ -146,10 +145,45 @@ def test_other_study_is_refused_by_setting(study: Study, tmp_path: Path) -> None
             replace(study, optimizers=({"name": "sgd", "weight_decay": 0.1},)),  # type: ignore[arg-type]
             tmp_path,
         )
+
+
+@pytest.mark.parametrize("owner", ["zeromean", "user"])
+def test_another_note_replaces_the_first(study: Study, tmp_path: Path, owner: str) -> None:
+    file = tmp_path / "study.toml"
+    if owner == "user":
+        file.write_text(f"# mine\n{to_toml(study)}")
+    first = run(study, tmp_path, command="the first one")
+    text = file.read_text()
     noted = replace(study, note="A note.")
-    assert run(noted, tmp_path).runs == results.read(tmp_path).runs
-    with Store(tmp_path / results.DATABASE) as store:
-        assert len(store.keys()) == 4
+    found = run(noted, tmp_path)
+    assert (found.study, found.command) == (noted, "the first one")
+    assert (found.runs, found.begun) == (first.runs, ())
+    assert file.read_text() == (text if owner == "user" else to_toml(noted))
+
+
+@pytest.mark.parametrize("content", ["seeds = '", "\xff"])
+def test_broken_study_file_is_named_and_the_study_stays(
+    study: Study, tmp_path: Path, content: str
+) -> None:
+    one = with_seeds(study, 1)
+    first = run(one, tmp_path)
+    file = tmp_path / "study.toml"
+    file.write_text(content, encoding="latin-1")
+    with pytest.raises(ZeromeanError, match=r"study\.toml'? (is not valid TOML|cannot be read)"):
+        run(with_seeds(study, 2), tmp_path)
+    assert results.read(tmp_path) == first
+    file.unlink()
+    assert run(with_seeds(study, 2), tmp_path).study.seeds == 2
+
+
+def test_line_ends_and_forms_of_numbers_stay_valid(study: Study, tmp_path: Path) -> None:
+    one = with_seeds(study, 1)
+    file = tmp_path / "study.toml"
+    text = "# mine\r\n" + to_toml(one).replace("seeds = 1", "seeds = 0x1").replace("\n", "\r\n")
+    file.write_bytes(text.encode())
+    run(one, tmp_path)
+    run(with_seeds(one, 2), tmp_path)
+    assert file.read_bytes() == text.replace("0x1", "2").encode()
 
 
 def test_other_data_is_refused(study: Study, archive: Path, tmp_path: Path) -> None:

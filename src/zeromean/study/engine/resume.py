@@ -22,7 +22,7 @@ from zeromean.study.tasks.interface import TaskInfo
 from zeromean.tables import amount
 
 # Matches the number of seeds in a study file.
-SEEDS = re.compile(r"""^(\s*["']?seeds["']?\s*=\s*)[\d_]+""", re.MULTILINE)
+SEEDS = re.compile(r"""^(\s*["']?seeds["']?\s*=\s*)[^\s#]+""", re.MULTILINE)
 
 
 def check_folder(study: Study, out: Path) -> None:
@@ -78,20 +78,18 @@ def begin_or_resume(
         with results.open_store(out) as (store, held, known):
             _check_study(study, held, out, store)
             results.check_same_data(infos, known)
-            if study.seeds != held.seeds:
-                begun = [one for one in results.begun(store) if one < study.seeds]
-                begun += [held.seeds] if study.seeds > held.seeds else []
-                store.revise(
-                    {
-                        "study": facts["study"],
-                        "command": command,
-                        results.BEGUN: json.dumps(begun),
-                    }
-                )
-                _write_file(study, file)
+            if study != held:
+                revised = {"study": facts["study"]}
+                if study.seeds != held.seeds:
+                    begun = [one for one in results.begun(store) if one < study.seeds]
+                    begun += [held.seeds] if study.seeds > held.seeds else []
+                    revised |= {"command": command, results.BEGUN: json.dumps(begun)}
+                # First, so that the same command continues after an error.
+                _write_file(study, held, file)
+                store.revise(revised)
     store = Store.create(out / results.DATABASE, facts)
     if not file.exists():
-        _write_file(study, file)
+        _write_file(study, study, file)
     return store
 
 
@@ -124,18 +122,21 @@ def _check_study(study: Study, held: Study, out: Path, store: Store) -> None:
         )
 
 
-def _write_file(study: Study, file: Path) -> None:
-    """Replace the study file in one step; of a file that exists, only the seeds change."""
+def _write_file(study: Study, held: Study, file: Path) -> None:
+    """Replace the study file in one step; of a file of the user, only the seeds change."""
     new = file.with_name(f"{file.name}.{os.getpid()}")
     try:
-        if file.exists():  # it may be the user's own, with comments
-            text = file.read_text(encoding="utf-8")
-            changed, count = SEEDS.subn(rf"\g<1>{study.seeds}", text, count=1)
-            text = changed if count else f"seeds = {study.seeds}\n{text}"
-            new.write_text(text, encoding="utf-8")
-            _check_file(study, new, file)
+        text = file.read_bytes().decode("utf-8-sig", "replace") if file.exists() else None
+        if text in (None, to_toml(held)):
+            text = to_toml(study)
+        elif study.seeds != held.seeds:
+            read(file)  # an error names the file itself
+            text, count = SEEDS.subn(rf"\g<1>{study.seeds}", text, count=1)
+            text = text if count else f"seeds = {study.seeds}\n{text}"
         else:
-            new.write_text(to_toml(study), encoding="utf-8")
+            return
+        new.write_bytes(text.encode())
+        _check_file(study, new, file)
         os.replace(new, file)
     except OSError as error:
         raise ZeromeanError(
