@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from study_helpers import PowerCut, records
 
-from zeromean.study import Study, Tuning, run
+from zeromean.study import ProgramTask, Study, Tuning, run
 from zeromean.study.engine.search import Outcome, budget, choice, plan
 from zeromean.study.engine.tensorboard import TensorBoard
 from zeromean.study.engine.watcher import Watcher
@@ -166,6 +166,17 @@ def test_the_best_trial_is_the_one_with_the_best_score() -> None:
     assert choice([failed, Outcome(Candidate(0.3), None)], LOSS) == Candidate(0.05)
 
 
+def test_budget_shows_numbers_as_they_are_given(study: Study) -> None:
+    one = replace(study, tuning=Tuning(rates=(0.1,), validation=0.125))
+    found = budget(one, {study.tasks[0].label: 3})
+    assert "optimizer: 1 trial, a grid" in found
+    assert "on 12.5% of" in found
+    program = ProgramTask(command=("train.py", "{width}"), metric="loss=NUMBER")
+    values = {"width": (1048576, 0.5)}
+    grid = Study(tasks=(program,), tuning=Tuning(values=values))  # type: ignore[arg-type]
+    assert "a grid of width 1048576, 0.5, 2 seeds" in budget(grid, {})
+
+
 @pytest.mark.parametrize(("epochs", "short"), [(8, True), (9, False)])
 def test_budget_names_short_trials(study: Study, epochs: int, short: bool) -> None:
     schedule = {"kind": "multistep", "milestones": [4, 8]}
@@ -174,10 +185,11 @@ def test_budget_names_short_trials(study: Study, epochs: int, short: bool) -> No
     assert ("before all of the schedule acts" in budget(tuned, {task.label: 3})) == short
 
 
-def test_each_seed_of_a_trial_has_its_own_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["digits/mlp", f"imagefolder:{'/äöü' * 100}/mlp"])
+def test_each_seed_of_a_trial_has_its_own_log(tmp_path: Path, task: str) -> None:
     board = TensorBoard(tmp_path, Watcher())
     for seed in (5, 6):
-        key = Key("digits/mlp", "sgd", "gc", seed, trial=0)
+        key = Key(task, "sgd", "gc", seed, trial=0)
         epoch = Epoch(1, {"loss": 0.5, "score": 0.5}, 1.0)
         board.on_epoch(key, epoch)
         board.on_run(Run(key, Candidate(0.1), (epoch,)))

@@ -116,6 +116,11 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
         Store.create(tmp_path / "file" / "study.sqlite", {})
 
 
+def test_a_path_that_the_system_refuses_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ZeromeanError, match=r"cannot be read now .*name too long"):
+        results.read(tmp_path / ("x" * 300))
+
+
 def test_locked_database_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create(path).__exit__()
     monkeypatch.setattr(store, "WAIT_SECONDS", 0.1)

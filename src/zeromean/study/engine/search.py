@@ -16,6 +16,7 @@ from zeromean.study.spec.records import Candidate, Run
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.tuning import Tuning
 from zeromean.study.spec.validation import LARGEST_FLOAT32
+from zeromean.study.tasks.program import number_text
 from zeromean.tables import amount
 
 
@@ -167,14 +168,14 @@ def budget(study: Study, steps: Mapping[str, int]) -> str:
     tuning = study.tuning
     if tuning is None:
         return "nothing was tuned: each optimizer's learning rate is the same for all methods"
-    seeds = amount(tuning.seeds, "seed")
+    trials, seeds = amount(tuning.trial_count, "trial"), amount(tuning.seeds, "seed")
     if tuning.values:
         spans = [
-            f"{name} {', '.join(f'{one:g}' for one in values)}"
+            f"{name} {', '.join(map(number_text, values))}"
             for name, values in tuning.values.items()
         ]
         return (
-            f"the same for each method: {tuning.trial_count} trials, a grid of"
+            f"the same for each method: {trials}, a grid of"
             f" {' and '.join(spans)}, {seeds} per trial that the comparison does not"
             " use; chosen by the mean of the tuning metric; a trial with a failed or diverged run"
             " is a failure"
@@ -199,8 +200,8 @@ def budget(study: Study, steps: Mapping[str, int]) -> str:
         early = ", which end before all of the schedule acts" if short else ""
         epochs = f"{amount(tuning.epochs, 'epoch')}{early}"
     return (
-        f"the same for each method on each task with each optimizer: {tuning.trial_count} trials,"
+        f"the same for each method on each task with each optimizer: {trials},"
         f" {how} {' and '.join(spans)}{more}, {seeds} per trial that the comparison"
-        f" does not use, {epochs}; chosen by the mean score on {tuning.validation:.0%} of the"
+        f" does not use, {epochs}; chosen by the mean score on {100 * tuning.validation:g}% of the"
         " training examples, which no run is trained on; a trial with a diverged run is a failure"
     )

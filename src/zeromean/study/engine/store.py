@@ -82,9 +82,9 @@ class Store:
         self.path = path
         self._session: int | None = None
         self._sessions: dict[str, int | None] = {}
-        if not path.is_file():
-            raise ZeromeanError(f"{path} does not exist", "Pass the folder of a study")
         with self.reading():
+            if not path.is_file():
+                raise ZeromeanError(f"{path} does not exist", "Pass the folder of a study")
             self._database = sqlite3.connect(path, timeout=WAIT_SECONDS)
         try:
             with self.reading():

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 from zeromean.errors import needs_extra
 from zeromean.study.engine.watcher import Watcher
 from zeromean.study.spec.records import FINAL, Epoch, Key, Run
+
+# File systems allow 255 bytes.
+MAX_NAME_BYTES = 200
 
 
 class TensorBoard(Watcher):
@@ -29,10 +34,7 @@ class TensorBoard(Watcher):
     def on_epoch(self, key: Key, epoch: Epoch) -> None:
         self._other.on_epoch(key, epoch)
         if key not in self._writers:
-            trial = () if key.trial == FINAL else (f"trial {key.trial}",)
-            words = (key.task, key.optimizer, key.method, *trial, f"seed {key.seed}")
-            name = "-".join(words).replace("/", "_")
-            self._writers[key] = self._make(str(self._folder / name))
+            self._writers[key] = self._make(str(self._folder / _folder_name(key)))
         for name, value in {**epoch.metrics, "seconds": epoch.seconds}.items():
             self._writers[key].add_scalar(name, value, epoch.number)
         self._writers[key].flush()
@@ -42,3 +44,14 @@ class TensorBoard(Watcher):
         writer = self._writers.pop(run.key, None)
         if writer is not None:
             writer.close()
+
+
+def _folder_name(key: Key) -> str:
+    """Return the name of a run's log; labels can contain paths of any length."""
+    trial = () if key.trial == FINAL else (f"trial {key.trial}",)
+    text = "-".join((key.task, key.optimizer, key.method, *trial, f"seed {key.seed}"))
+    name = re.sub(r'[<>:"/\\|?*]', "_", text).encode()
+    if len(name) > MAX_NAME_BYTES:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        name = f"{digest}-".encode() + name[-MAX_NAME_BYTES:]
+    return name.decode(errors="ignore")

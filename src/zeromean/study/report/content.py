@@ -17,6 +17,7 @@ from zeromean.study.report.table import tabulate
 from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.records import Candidate
 from zeromean.study.spec.task import TrainedTask
+from zeromean.study.tasks.program import number_text
 from zeromean.tables import Table, amount
 
 # A title with more methods gives their number instead.
@@ -189,4 +190,6 @@ def _in_words(candidate: Candidate) -> str:
     parts = [] if math.isnan(candidate.lr) else [f"learning rate {candidate.lr:.3g}"]
     if candidate.weight_decay is not None:
         parts.append(f"weight decay {candidate.weight_decay:.3g}")
-    return ", ".join([*parts, *(f"{name} {value:g}" for name, value in candidate.values)])
+    return ", ".join(
+        [*parts, *(f"{name} {number_text(value)}" for name, value in candidate.values)]
+    )

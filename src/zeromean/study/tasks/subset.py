@@ -92,7 +92,7 @@ def hold_out(problem: Problem, fraction: float) -> tuple[Examples, Examples]:
     except ValueError as error:
         raise SettingError(
             "validation",
-            f"{fraction:.0%} of {count} training examples cannot be held out ({error})",
+            f"{100 * fraction:g}% of {count} training examples cannot be held out ({error})",
             "Change validation",
             instead="Use more training examples, at least two per class",
         ) from error
