@@ -6,10 +6,12 @@ import gc
 import os
 import shutil
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -30,6 +32,9 @@ os.environ.setdefault(
 from zeromean import kernels
 from zeromean.kernels import shared_library, triton_backend
 
+# TensorBoard would import TensorFlow if it is installed, which takes seconds and aborts because
+# Triton has loaded another LLVM.
+sys.modules["tensorboard.compat.notf"] = ModuleType("tensorboard.compat.notf")
 # A shared machine is slow at times; no test asserts a time.
 settings.register_profile("zeromean", deadline=None)
 settings.load_profile("zeromean")
