@@ -443,6 +443,24 @@ def test_parameters_of_another_optimizer_are_left_alone() -> None:
     assert "not a parameter of this optimizer" in str(handle.plan)
 
 
+@pytest.mark.parametrize("collect", [list, lambda parts: dict(enumerate(parts))])
+def test_optimizer_that_steps_through_several_is_refused(collect: Any) -> None:
+    """Around its step, the weight decay inside them would stay outside the projection."""
+
+    class Chained(torch.optim.Optimizer):
+        def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+            super().__init__(
+                [group["params"][0] for part in parts for group in part.param_groups], {}
+            )
+            self._parts = collect(parts)
+
+    model = network()
+    parts = [SGD([model[n].weight], lr=0.1, weight_decay=0.1) for n in (0, 4)]
+    message = r"through its ._parts \(SGD\). Centralize each optimizer in optimizer._parts"
+    with pytest.raises(zeromean.ZeromeanError, match=message):
+        zeromean.centralize(Chained(parts), model)
+
+
 def test_status_counts_parameters_that_were_added() -> None:
     model = network()
     optimizer = SGD(model[0].parameters(), lr=0.1)

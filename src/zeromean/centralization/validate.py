@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,23 +45,23 @@ def check_optimizer(optimizer: object) -> Optimizer:
         raise ZeromeanError(
             f"the optimizer is a {kind}, which is a model", "Pass the optimizer first"
         )
-    for name, inner in getattr(optimizer, "__dict__", {}).items():
-        if not isinstance(inner, Optimizer) or not _share_parameters(optimizer, inner):
-            continue
+    for name, inner in inner_optimizers(optimizer):
         if not isinstance(optimizer, Optimizer) or inner is not unwrap(optimizer):
             public = name.lstrip("_")
-            attribute = public if getattr(optimizer, public, None) is inner else name
+            held = getattr(optimizer, name)
+            attribute = public if getattr(optimizer, public, None) is held else name
             option = nearest(_ADDS_UPDATE, type(optimizer))
             also = (
                 f", and adds an update of its own because {option}=True"
                 if option and getattr(optimizer, option)
                 else ""
             )
+            passing = "pass " if inner is held else "centralize each optimizer in "
             raise ZeromeanError(
                 f"{kind} steps through its .{name} ({type(inner).__name__}){also}",
-                f"Create it with {option}=False and pass optimizer.{attribute}"
+                f"Create it with {option}=False and {passing}optimizer.{attribute}"
                 if also
-                else f"Pass optimizer.{attribute}",
+                else f"{passing.capitalize()}optimizer.{attribute}",
             )
     if not isinstance(optimizer, Optimizer):
         raise ZeromeanError(
@@ -68,6 +69,25 @@ def check_optimizer(optimizer: object) -> Optimizer:
             "Pass the optimizer first",
         )
     return optimizer
+
+
+def inner_optimizers(outer: Any) -> Iterator[tuple[str, Optimizer]]:
+    """Yield the optimizers inside an object that hold some of its parameters.
+
+    Args:
+        outer: An object with ``param_groups``, such as an optimizer; else it holds none.
+
+    Yields:
+        The attribute and the optimizer. A list, tuple or dictionary may hold several.
+    """
+    ids = {id(p) for group in getattr(outer, "param_groups", ()) for p in group["params"]}
+    for name, value in getattr(outer, "__dict__", {}).items():
+        values = value.values() if isinstance(value, dict) else value
+        for inner in values if isinstance(value, dict | list | tuple) else [value]:
+            if isinstance(inner, Optimizer) and any(
+                id(p) in ids for group in inner.param_groups for p in group["params"]
+            ):
+                yield name, inner
 
 
 def refuse_loss(value: object) -> None:
@@ -158,11 +178,6 @@ def _flat_partitions(what: str) -> ZeromeanError:
         f"{what} gives the optimizer flat partitions, which have no rows",
         "Shard with fully_shard (FSDP2) instead",
     )
-
-
-def _share_parameters(outer: Any, inner: Optimizer) -> bool:
-    held = {id(p) for group in getattr(outer, "param_groups", ()) for p in group["params"]}
-    return any(id(p) in held for group in inner.param_groups for p in group["params"])
 
 
 def _holds_all(optimizer: Optimizer, model: nn.Module) -> bool:

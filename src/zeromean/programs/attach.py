@@ -129,14 +129,16 @@ class Attachment:
         from zeromean.centralization.centralize import handle_of
         from zeromean.centralization.explain import explain
         from zeromean.centralization.optimizer_traits import traits_of, unwrap
+        from zeromean.centralization.validate import inner_optimizers
         from zeromean.centralization.zscore import standardize_gradients
         from zeromean.class_lookup import is_a
         from zeromean.programs.find_model import find_model
 
+        inner = next((found for _, found in inner_optimizers(optimizer)), None)
         if (
             handle_of(optimizer) is not None
             or is_a(type(optimizer), _DROP_IN)
-            or (inner_of(optimizer) and handle_of(unwrap(optimizer)) is not None)
+            or (inner is not None and handle_of(unwrap(optimizer)) is not None)
         ):
             entry.state = "already centralized"
             return Observed(entry)
@@ -148,7 +150,6 @@ class Attachment:
                 ]
             if not self._options.rehearse:
                 return Observed(entry)
-        inner = inner_of(optimizer)
         if inner is not None and inner is not unwrap(optimizer):
             entry.state = "left alone"
             entry.reason = f"it steps through {type(inner).__name__}, which is reached itself"
@@ -363,17 +364,6 @@ def _size(x: Tensor) -> tuple[float, float]:
 
     local = local_part(x.detach())
     return _largest(local), torch.finfo(local.dtype).eps
-
-
-def inner_of(optimizer: Optimizer) -> Optimizer | None:
-    """Return the optimizer that a wrapper steps through, on some of the same parameters."""
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for value in vars(optimizer).values():
-        if isinstance(value, Optimizer) and any(
-            id(p) in held for group in value.param_groups for p in group["params"]
-        ):
-            return value
-    return None
 
 
 @torch.no_grad()
