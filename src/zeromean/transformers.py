@@ -31,7 +31,7 @@ def __dir__() -> list[str]:
 
 
 class Centralize(TrainerCallback):  # type: ignore[misc] # mypy skips transformers
-    r"""Centralize the optimizer of a Hugging Face ``Trainer`` in each training, resumed or not.
+    r"""Centralize the optimizer of a Hugging Face ``Trainer`` whenever it trains, resumed or not.
 
     :math:`P g = g - \operatorname{mean}(g)` at the place that ``at`` names: see
     :func:`zeromean.centralize`. The callback attaches when training begins, after the Trainer has

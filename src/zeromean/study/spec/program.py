@@ -12,8 +12,9 @@ from zeromean.study.spec.validation import SettingError, Spec, check_distinct, c
 # The placeholders that every command can have; tuned values have names of their own.
 PLACEHOLDERS = ("seed", "out", "port")
 FILE_KINDS = ("csv", "json", "jsonl")
-# Any float as programs print it, one group. It does not begin within a number, so that ``.*NUMBER``
-# reads all of it: not behind digits, their point, their exponent, a sign or a leading point.
+# Any float as programs print it, one group. The look-behinds let it begin only where a number
+# begins, so that ``.*NUMBER`` reads whole numbers: not after a digit, a decimal point, an exponent
+# or a sign.
 NUMBER = (
     r"(?<!\d)(?<!\d\.)(?<![\d.][eE])(?<![\d.][eE][-+])(?<!(?<![\w+-])[-+])(?<!(?<![\w.])\.)"
     r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?i:nan|inf(?:inity)?)\b)"

@@ -41,7 +41,7 @@ TAKEN_OVER = "taken_over"
 LOG_BYTES = 10_000_000
 LINE_BYTES = 65_536
 POLL_SECONDS = 0.2
-# Time for output that is still on its way when the program has ended.
+# Time to wait for the remaining output after the program has ended.
 DRAIN_SECONDS = 1.0
 LAST_LINES = 3
 # Files that a program reads; others that its command names may be its outputs.

@@ -44,8 +44,6 @@ class SGDW(torch.optim.SGD):
         nesterov: bool = False,
     ) -> None:
         super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
-        for group in self.param_groups:
-            group["decoupled_weight_decay"] = True  # the key of torch's Adam
 
     @torch.no_grad()
     def step(  # type: ignore[override]

@@ -26,7 +26,7 @@ from zeromean.study.tasks.apply_method import attach, check_layers
 from zeromean.study.tasks.build_optimizer import build_optimizer, build_scheduler
 from zeromean.study.tasks.function import guard
 from zeromean.study.tasks.interface import Job, Progress, TaskInfo
-from zeromean.study.tasks.problem import Batch, Examples, Problem
+from zeromean.study.tasks.problem import Examples, Problem
 
 EVALUATION_BATCH = 1000
 EVALUATION_NUMBERS = 2**22
@@ -142,11 +142,11 @@ class TrainingTask:
 
 
 class Training:
-    """A run under way.
+    """A run in progress.
 
-    All random numbers of an epoch come from the seed and the number of the epoch. So a run that was
-    continued is the run that was never interrupted. Initial weights and batches depend on the seed
-    alone, so every method sees the same.
+    The seed and the number of an epoch determine all its random numbers, so a resumed run equals
+    one that was never interrupted. Initial weights and batches depend on the seed alone, so all
+    methods share them.
 
     Args:
         task: The loaded task.
@@ -157,10 +157,10 @@ class Training:
         self.job, self.half = job, task.half
         self.problem = problem = task.problem.for_seed(job.key.seed)
         self.epochs: list[Epoch] = []
-        # Both are fitted here, before any clock runs.
+        # Fit both now, so that the time of no epoch includes it.
         _ = problem.preprocess, problem.augment
         self.network = problem.network(job.method, job.key.seed)
-        # Convolutions on a CPU are faster in this layout; other layers do not mind.
+        # Convolutions on a CPU are faster in this layout; other layers are unaffected.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(job.optimizer, self.network, job.candidate)
         attach(self.optimizer, self.network, job.method)
@@ -189,7 +189,7 @@ class Training:
             with _random_state(device, seed):
                 started = time.perf_counter()
                 train_loss, right = self._train(seed)
-                # The only wait for the device in an epoch, so that the clock is right.
+                # Wait for the device, the only time in an epoch, before reading the clock.
                 metrics = {"train_loss": train_loss.item() / self.steps}
                 seconds = time.perf_counter() - started
             metrics["train_score"] = metrics["train_loss"]
@@ -302,7 +302,10 @@ def evaluate(
     classes = 0
     with _random_state(device, seed=0):  # some networks and losses draw numbers here too
         for batch in examples.split(size):
-            outputs, loss = _score(problem, network, batch, half)
+            inputs = problem.scored_inputs(batch.inputs)
+            with _precision(problem, half):
+                outputs = network(_channels_last(inputs))
+                loss = problem.loss(outputs, batch.targets)
             total += loss * len(batch.targets)
             if problem.metric == ACCURACY:
                 classes = outputs.shape[1]
@@ -316,13 +319,6 @@ def evaluate(
     scores = [count / examples.targets.numel() for count in right.tolist()]
     found = {"loss": mean, "score": scores[0]}
     return {**found, "top5_accuracy": scores[1]} if classes > TOP else found
-
-
-def _score(problem: Problem, network: nn.Module, batch: Batch, half: bool) -> tuple[Tensor, Tensor]:
-    inputs = problem.scored_inputs(batch.inputs)
-    with _precision(problem, half):
-        outputs = network(_channels_last(inputs))
-        return outputs, problem.loss(outputs, batch.targets)
 
 
 @contextmanager
