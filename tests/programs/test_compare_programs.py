@@ -186,7 +186,9 @@ def test_missing_other_metric_is_a_failure(program, tmp_path: Path) -> None:
     [
         (("top5=top5 NUMBER",), "top5 is read from the output, which only the metric can be"),
         (("loss=jsonl:{out}.jsonl:loss",), "loss appears 2 times in other_metrics"),
-        (("score=jsonl:a.jsonl:s",), "score appears 2 times in other_metrics"),
+        (("score=jsonl:a.jsonl:s",), "score is a name under which runs record something else"),
+        (("seconds=jsonl:a.jsonl:s",), "seconds is a name under which runs record something else"),
+        (("taken_over=jsonl:a.jsonl:s",), "taken_over is a name under which runs record"),
         (("top5=jsonl:a.jsonl:top5",), "but the command has no {out}"),
     ],
 )

@@ -29,6 +29,8 @@ _LOWER = (
 )  # fmt: skip
 # The name under which runs record the metric.
 SCORE = "score"
+# Names of what runs record at each point besides the metrics of the program.
+RECORDED = (SCORE, "seconds", "taken_over")
 FIELDS_OF_METHODS = ("label", "gradient", "at", "arguments")
 
 
@@ -175,8 +177,14 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
             sources.append(parse_metric(self.tune_metric, "tune_metric"))
         others = [parse_metric(one, "other_metrics") for one in self.other_metrics]
         if others:
-            check_distinct("other_metrics", [SCORE, sources[0].name, *(one.name for one in others)])
+            check_distinct("other_metrics", [sources[0].name, *(one.name for one in others)])
         for source in others:
+            if source.name in RECORDED:
+                raise SettingError(
+                    "other_metrics",
+                    f"{source.name} is a name under which runs record something else",
+                    "Use another name",
+                )
             if source.kind == "output":
                 raise SettingError(
                     "other_metrics",
