@@ -86,7 +86,7 @@ class Scheduler:
             self._trials.setdefault(run.key[:3], {}).setdefault(run.key.trial, []).append(run)
 
     def _trial_groups(self) -> list[tuple[str, dict[Key, Candidate | None]]]:
-        """Return name and values of each known trial of pairs whose tuning has not ended."""
+        """Return the name and values of each known trial, for pairs whose tuning has not ended."""
         tuning = self.study.tuning
         if tuning is None:
             return []

@@ -53,7 +53,7 @@ def _outcome(runs: Sequence[Run]) -> Outcome:
 def plan(
     tuning: Tuning, done: Mapping[int, Outcome], metric: Metric
 ) -> tuple[list[Candidate], bool]:
-    """Return the candidates of all trials that are known by now, and whether there are no more.
+    """Return the candidates of all trials known so far, and whether there will be no more.
 
     A grid grows while its best rate is the lowest or the highest: by one rate, in the ratio of the
     two outer ones, at most ``tuning.extensions`` times on each side. The plan depends on the
@@ -130,7 +130,8 @@ def _suggested(tuning: Tuning, trial: int, done: Sequence[Outcome], metric: Metr
     """Return the suggestion of Optuna's tree-structured Parzen estimator from earlier trials.
 
     The sampler is new for each trial and seeded by its number. So an interrupted study continues
-    the same, and all methods try the same points until there is something to learn from.
+    with the same trials, and all methods try the same points until there is something to learn
+    from.
     """
     optuna = _import_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -144,7 +145,7 @@ def _suggested(tuning: Tuning, trial: int, done: Sequence[Outcome], metric: Metr
         direction="maximize", sampler=optuna.samplers.TPESampler(seed=trial)
     )
     gains = [metric.gain(one.score) for one in done if one.score is not None]
-    # If failures were left out, they would be tried again; as the worst, they are learned from.
+    # The sampler learns from failures as the worst trials; without them it would try them again.
     worst = min(gains, default=0.0) - 1.0
     for one in done:
         study.add_trial(

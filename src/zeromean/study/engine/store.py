@@ -133,7 +133,7 @@ class Store:
         self.facts.update(facts)
 
     def begin_session(self, environment: Mapping[str, str]) -> None:
-        """Record where the runs are made that are added from now on."""
+        """Record the environment of the runs that are added from now on."""
         text = json.dumps(dict(environment))
         if text not in self._sessions:
             started = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
@@ -175,7 +175,7 @@ class Store:
     def runs(self) -> list[Run]:
         """Return the stored runs, in the order in which they were stored."""
         with self.reading():
-            # Runs first: a run that another process adds in between then has no epochs to miss.
+            # Runs first, so that one that another process adds in between is left out as a whole.
             runs = self._database.execute(
                 f"SELECT id, {RUN_COLUMNS} FROM runs ORDER BY id"
             ).fetchall()
@@ -191,7 +191,7 @@ class Store:
             ]
 
     def sessions(self) -> list[dict[str, str]]:
-        """Return the environments in which runs were made, each once, with its start first."""
+        """Return each environment in which runs were made, with the start of its first session."""
         with self.reading():
             rows = self._database.execute(
                 "SELECT started, environment FROM sessions"
@@ -205,9 +205,9 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turn errors of what the block reads into one that says what is wrong with the file.
+        """Convert errors of the block into one that says what is wrong with the file.
 
-        Results may be in it, so no message suggests that it be removed.
+        The file may hold results, so no message suggests removing it.
         """
         try:
             yield

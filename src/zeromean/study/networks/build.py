@@ -13,8 +13,14 @@ from zeromean.study.networks.densenet import densenet121
 from zeromean.study.networks.googlenet import googlenet, googlenet_imagenet
 from zeromean.study.networks.horses import horses
 from zeromean.study.networks.mlp import mlp, mlp_svhn, mlp_yaleb
-from zeromean.study.networks.resnet import resnet18, resnet20, resnet50, resnet56, resnet101
-from zeromean.study.networks.resnext import resnext29
+from zeromean.study.networks.resnet import (
+    resnet18,
+    resnet20,
+    resnet50,
+    resnet56,
+    resnet101,
+    resnext29,
+)
 from zeromean.study.networks.timm_networks import timm_network
 from zeromean.study.networks.vgg import vgg11, vgga
 from zeromean.study.spec.task import TIMM_NAME, TIMM_PREFIX, model_family
@@ -52,7 +58,7 @@ def maker(name: str) -> MakeNetwork:
 def build(name: str, channels: int, side: int, classes: int, seed: int) -> nn.Module:
     """Make a network on the CPU whose initial weights depend on the seed alone.
 
-    The global random state stays as it is.
+    The global random state of the CPU stays as it is.
 
     Args:
         name: A key of ``NETWORKS``, or ``timm:NAME``.

@@ -50,10 +50,10 @@ STAGES = (
 )
 
 
-def _linear_map(
+def _convolution(
     inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0
 ) -> list[nn.Module]:
-    """Return a convolution, batch normalization and ReLU."""
+    """Return the layers of a convolution with batch normalization and ReLU."""
     return [
         nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
         nn.BatchNorm2d(outputs),
@@ -70,21 +70,21 @@ class Inception(nn.Module):
         pool = nn.AvgPool2d if paths.pool == "average" else nn.MaxPool2d
         self.paths = nn.ModuleList()
         if paths.one:
-            self.paths.append(nn.Sequential(*_linear_map(inputs, paths.one, 1)))
+            self.paths.append(nn.Sequential(*_convolution(inputs, paths.one, 1)))
         self.paths.append(
             nn.Sequential(
-                *_linear_map(inputs, three[0], 1),
-                *_linear_map(three[0], three[1], 3, stride, padding=1),
+                *_convolution(inputs, three[0], 1),
+                *_convolution(three[0], three[1], 3, stride, padding=1),
             )
         )
         self.paths.append(
             nn.Sequential(
-                *_linear_map(inputs, double[0], 1),
-                *_linear_map(double[0], double[1], 3, padding=1),
-                *_linear_map(double[1], double[1], 3, stride, padding=1),
+                *_convolution(inputs, double[0], 1),
+                *_convolution(double[0], double[1], 3, padding=1),
+                *_convolution(double[1], double[1], 3, stride, padding=1),
             )
         )
-        pooled = _linear_map(inputs, paths.pooled, 1) if paths.pooled else []
+        pooled = _convolution(inputs, paths.pooled, 1) if paths.pooled else []
         self.paths.append(nn.Sequential(pool(3, stride=stride, padding=1), *pooled))
         self.outputs = paths.one + three[1] + double[1] + (paths.pooled or inputs)
 
@@ -93,7 +93,7 @@ class Inception(nn.Module):
 
 
 def googlenet(channels: int, side: int, classes: int) -> nn.Module:
-    """Make GoogLeNet as in the CWN paper for CIFAR (section 4.2), normalized after linear maps.
+    """Make GoogLeNet as in the CWN paper for CIFAR (section 4.2), normalized after convolutions.
 
     The stem is two unpadded 3x3 convolutions, and 2x2 convolutions with stride 2 halve the size, as
     in the authors' code. That code also has a ReLU before each normalization of an inception
@@ -103,11 +103,11 @@ def googlenet(channels: int, side: int, classes: int) -> nn.Module:
         ZeromeanError: The images are smaller than 8x8 pixels, which leaves nothing to halve.
     """
     check_size("googlenet", side, 8)
-    layers = [*_linear_map(channels, 64, 3), *_linear_map(64, 192, 3)]
+    layers = [*_convolution(channels, 64, 3), *_convolution(64, 192, 3)]
     inputs = 192
     for number, stage in enumerate(STAGES):
         if number > 0:
-            layers += _linear_map(inputs, inputs, 2, stride=2)
+            layers += _convolution(inputs, inputs, 2, stride=2)
         for paths in stage:
             inception = Inception(inputs, paths)
             layers.append(inception)
@@ -124,10 +124,10 @@ def googlenet_imagenet(channels: int, side: int, classes: int) -> nn.Module:
     """
     check_size("googlenet-imagenet", side, 32)
     layers: list[nn.Module] = [
-        *_linear_map(channels, 64, 7, stride=2, padding=3),
+        *_convolution(channels, 64, 7, stride=2, padding=3),
         nn.MaxPool2d(3, stride=2, padding=1),
-        *_linear_map(64, 64, 1),
-        *_linear_map(64, 192, 3, padding=1),
+        *_convolution(64, 64, 1),
+        *_convolution(64, 192, 3, padding=1),
         nn.MaxPool2d(3, stride=2, padding=1),
     ]
     inputs = 192

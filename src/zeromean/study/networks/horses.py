@@ -31,13 +31,5 @@ def horses(channels: int, side: int, classes: int) -> nn.Module:
         layers.append(nn.MaxPool2d(2))
         channels = width
         side = (side - 2) // 2
-    network = nn.Sequential(
-        *layers,
-        nn.Flatten(),
-        nn.Dropout(0.5),
-        nn.Linear(channels * side**2, 512),
-        nn.ReLU(),
-        nn.Linear(512, classes),
-    )
-    initialize(network, name="xavier")
-    return network
+    layers += [nn.Flatten(), nn.Dropout(0.5), nn.Linear(channels * side**2, 512), nn.ReLU()]
+    return initialize(nn.Sequential(*layers, nn.Linear(512, classes)), name="xavier")

@@ -12,8 +12,8 @@ from zeromean.model import owners
 
 
 @torch.no_grad()
-def initialize(network: nn.Module, *, name: Literal["torch", "lecun", "xavier", "he"]) -> None:
-    """Draw every weight with a known fan-in again, in place.
+def initialize(network: nn.Module, *, name: Literal["torch", "lecun", "xavier", "he"]) -> nn.Module:
+    """Draw every weight with a known fan-in again.
 
     ====== =================================== =======
     name   distribution                        biases
@@ -31,13 +31,16 @@ def initialize(network: nn.Module, *, name: Literal["torch", "lecun", "xavier", 
     Args:
         network: Network to initialize.
         name: One of the names above.
+
+    Returns:
+        The network itself, changed in place.
     """
     if name == "torch":
         for module in network.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
-        return
+        return network
     for owner in owners(network):
         if owner.fan_in is None or owner.fan_in.role == "embedding":
             continue
@@ -54,6 +57,7 @@ def initialize(network: nn.Module, *, name: Literal["torch", "lecun", "xavier", 
             # Recurrent layers have several biases; bias_k of attention is not one, but a token.
             if "bias" in parameter_name and parameter.ndim == 1:
                 parameter.zero_()
+    return network
 
 
 def he_convolutions(network: nn.Module) -> nn.Module:

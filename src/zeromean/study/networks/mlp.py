@@ -30,8 +30,11 @@ def mlp(channels: int, side: int, classes: int) -> nn.Module:
 
 
 def mlp_yaleb(channels: int, side: int, classes: int) -> nn.Module:
-    """Make hidden layers of 128, 64, 48 and 48 units, the CWN paper's for Yale-B (section 4.1)."""
-    return _from_lecun(perceptron(channels * side**2, (128, 64, 48, 48), classes))
+    """Make hidden layers of 128, 64, 48 and 48 units, the CWN paper's for Yale-B (section 4.1).
+
+    Initial weights are LeCun's, the paper's default.
+    """
+    return initialize(perceptron(channels * side**2, (128, 64, 48, 48), classes), name="lecun")
 
 
 def mlp_svhn(channels: int, side: int, classes: int) -> nn.Module:
@@ -39,10 +42,4 @@ def mlp_svhn(channels: int, side: int, classes: int) -> nn.Module:
 
     The method ``norm=batch`` adds batch normalization before each nonlinearity (its Figure 4a).
     """
-    return _from_lecun(perceptron(channels * side**2, (128,) * 5, classes))
-
-
-def _from_lecun(network: nn.Module) -> nn.Module:
-    """Draw weights as LeCun et al. do, the CWN paper's default."""
-    initialize(network, name="lecun")
-    return network
+    return initialize(perceptron(channels * side**2, (128,) * 5, classes), name="lecun")

@@ -179,3 +179,16 @@ def resnet50(channels: int, _side: int, classes: int) -> nn.Module:
 def resnet101(channels: int, _side: int, classes: int) -> nn.Module:
     """Make ResNet-101 with the stem for small images: 42.5 million parameters."""
     return _wide(channels, classes, Bottleneck, depths=(3, 4, 23, 3), expansion=4)
+
+
+def resnext29(channels: int, _side: int, classes: int) -> nn.Module:
+    """Make ResNeXt-29, 4x64d (Xie et al., CVPR 2017), as the GC authors trained it.
+
+    It has 27.1 million parameters and takes images of any size. The authors' stem is a 1x1
+    convolution, and a block has twice as many output channels as its grouped convolution. The
+    ResNeXt paper has a 3x3 stem, and 256, 512 and 1024 output channels.
+    """
+    return residual_network(
+        channels, classes, partial(Bottleneck, expansion=2, groups=4),
+        stem=64, kernel=1, widths=(256, 512, 1024), depths=(3, 3, 3), expansion=2,
+    )  # fmt: skip
