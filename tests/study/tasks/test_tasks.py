@@ -186,9 +186,16 @@ def test_impossible_subsets_are_refused(size: int | None, imbalance: float, mess
 
 def test_only_classes_can_be_imbalanced() -> None:
     numbers = Examples(torch.arange(9), torch.rand(9))
-    assert len(take_subset(numbers, ImageTask(train_size=5)).inputs) == 5
+    for one in (numbers, Examples(numbers.inputs, numbers.targets.to(torch.complex64))):
+        assert len(take_subset(one, ImageTask(train_size=5)).inputs) == 5
     with pytest.raises(ZeromeanError, match="the targets are not classes"):
         take_subset(numbers, ImageTask(imbalance=2.0))
+
+
+def test_classes_that_do_not_occur_get_no_examples() -> None:
+    targets = torch.arange(60) % 2 * (2**40) + 1
+    kept = take_subset(Examples(targets, targets), ImageTask(train_size=30, imbalance=2.0))
+    assert [int((kept.targets == one).sum()) for one in (1, 2**40 + 1)] == [20, 10]
 
 
 def test_train_size_keeps_the_test_set(study: Study) -> None:

@@ -17,8 +17,8 @@ SUBSET_SEED = 0
 def take_subset(train: Examples, task: TrainedTask) -> Examples:
     """Return the training examples that a task keeps, drawn at random within each class.
 
-    With an imbalance of r, class c of C gets r^(-c / (C - 1)) times as many as class 0 (the
-    long-tailed sets of Cao et al., NeurIPS 2019).
+    With an imbalance of r, class c of the C classes that occur gets r^(-c / (C - 1)) times as many
+    as class 0 (the long-tailed sets of Cao et al., NeurIPS 2019).
 
     Raises:
         ZeromeanError: There are too few, or no classes to imbalance.
@@ -26,14 +26,15 @@ def take_subset(train: Examples, task: TrainedTask) -> Examples:
     if task.train_size is None and task.imbalance == 1:
         return train
     classes = _are_classes(train.targets)
-    labels = train.targets.long().cpu() if classes else torch.zeros(len(train.targets)).long()
     if not classes and task.imbalance != 1:
         raise SettingError(
             "imbalance",
             f"imbalance is {task.imbalance:g}, but the targets are not classes",
             "Remove imbalance",
         )
-    available = torch.bincount(labels).double()
+    targets = train.targets.cpu() if classes else torch.zeros(len(train.targets))
+    values, labels, counts = torch.unique(targets, return_inverse=True, return_counts=True)
+    available = counts.double()
     share = float(task.imbalance) ** -torch.linspace(0, 1, len(available), dtype=torch.float64)
     if task.train_size is None:
         wanted = share * (available / share).min()
@@ -50,7 +51,7 @@ def take_subset(train: Examples, task: TrainedTask) -> Examples:
             "imbalance" if task.train_size is None else "train_size",
             f"train_size = {task.train_size} and imbalance = {task.imbalance:g} take"
             f" {int(sizes[worst])} of the {int(available[worst])} training examples of class"
-            f" {worst}",
+            f" {values[worst].item()}",
             "Change them so that each class keeps at least one",
         )
     generator = torch.Generator().manual_seed(SUBSET_SEED)
@@ -65,7 +66,8 @@ def take_subset(train: Examples, task: TrainedTask) -> Examples:
 
 
 def _are_classes(targets: Tensor) -> bool:
-    return targets.ndim == 1 and not targets.is_floating_point() and bool((targets >= 0).all())
+    whole = not (targets.is_floating_point() or targets.is_complex())
+    return targets.ndim == 1 and whole and bool((targets >= 0).all())
 
 
 def hold_out(problem: Problem, fraction: float) -> tuple[Examples, Examples]:
