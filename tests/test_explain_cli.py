@@ -170,7 +170,7 @@ def test_missing_timm_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
         (("nowhere.safetensors",), "nowhere.safetensors cannot be read"),
         (("my_models.py",), "Pass my_models.py:NAME, with a function in it that returns the model"),
         (("my_models:small", "--layers", "some"), "some"),
-        (("saved.pt", "--embeddings"), "do not show what is an embedding"),
+        (("saved.pt", "--embeddings"), "do not show which parameters are embeddings"),
         (("my_models:small", "--yaml"), "unrecognized arguments: --yaml"),
     ],
 )

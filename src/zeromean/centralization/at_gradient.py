@@ -119,7 +119,6 @@ def refuse_shared(centering: Centering, pairs: Sequence[tuple[Tensor, Tensor]]) 
     Raises:
         ZeromeanError: A gradient is expanded, or is the gradient of two parameters.
     """
-    """Raise if two entries of a gradient, or two gradients, share memory."""
     first: dict[int, Tensor] = {}
     for parameter, gradient in pairs:
         other = first.setdefault(id(gradient), parameter)

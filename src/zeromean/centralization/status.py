@@ -88,7 +88,7 @@ def status(optimizer: Optimizer) -> Status:
         A :class:`Status`, which prints as a sentence.
 
     Raises:
-        ZeromeanError: ``optimizer`` is not a ``torch.optim.Optimizer`` that steps itself.
+        ZeromeanError: ``optimizer`` is no ``torch.optim.Optimizer``, or steps through another.
 
     Example:
         >>> import copy, torch, zeromean

@@ -148,7 +148,7 @@ def refuse_model(optimizer: Optimizer, model: nn.Module | None, options: GCOptio
         check_without_model(options.layers, options.embeddings)
     held = [p for group in optimizer.param_groups for p in group["params"]]
     owned = held if model is None else [*held, *model.parameters()]
-    if any(hasattr(parameter, "ds_id") for parameter in owned):  # taken apart by stage 3
+    if any(hasattr(parameter, "ds_id") for parameter in owned):  # ZeRO stage 3 splits parameters
         raise _flat_partitions("DeepSpeed ZeRO")
     at = options.at
     if any(map(fsdp1.is_flat, held)) and (

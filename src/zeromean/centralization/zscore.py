@@ -1,4 +1,4 @@
-"""Gradients standardized per weight vector: the Z-score ablation of the GC paper."""
+"""Standardize gradients per weight vector: the Z-score ablation of the GC paper."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def compare(
     tune: Annotated[
         str | None,
         typer.Option(
-            help="Learning rates that each method tries on a validation split, with commas."
+            help="Learning rates that each method tries on a validation split, separated by commas."
         ),
     ] = None,
     seeds: Annotated[
@@ -92,7 +92,7 @@ def compare(
     Runs of a pair share initial weights and batches. The results are a table, OUT/report.html and
     OUT/study.sqlite. The same command continues an interrupted comparison.
 
-    All other settings (schedule, augmentation, initial weights, clipping, ...) belong into a study
+    All other settings (schedule, augmentation, initial weights, clipping, ...) belong in a study
     file: change OUT/study.toml, then run zeromean study FILE.
 
     With -- COMMAND, the runs are those of any training program, unmodified.

@@ -142,7 +142,7 @@ def program_study(
 
     Args:
         task: Fields of the :class:`ProgramTask`; None for the default.
-        methods: The methods with commas, or None for plain and gc, or plain and the variants.
+        methods: The methods, separated by commas; None for plain and gc, or plain and the variants.
         seeds: Number of seeds.
         grid: Texts of the form ``NAME=VALUE,VALUE``.
         variants: Texts of the form ``NAME=WORDS``.

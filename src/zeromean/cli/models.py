@@ -1,4 +1,4 @@
-"""From a model's name on the command line to the model or to its plan."""
+"""Turn the name of a model on the command line into the model or its plan."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _call_factory(text: str) -> nn.Module:
 def _plan_of_checkpoint(path: Path, layers: Any, embeddings: bool) -> tuple[Plan, str]:
     if embeddings:
         raise ZeromeanError(
-            f"--embeddings has no effect on {path}: shapes do not show what is an embedding",
+            f"--embeddings has no effect on {path}: shapes do not show which parameters are embeddings",
             "Leave --embeddings out, or pass module:factory",
         )
     if path.suffix == ".safetensors":
