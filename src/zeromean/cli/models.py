@@ -131,7 +131,8 @@ def _call_factory(text: str) -> nn.Module:
 def _plan_of_checkpoint(path: Path, layers: Any, embeddings: bool) -> tuple[Plan, str]:
     if embeddings:
         raise ZeromeanError(
-            f"--embeddings has no effect on {path}: shapes do not show which parameters are embeddings",
+            f"--embeddings has no effect on {path}: shapes do not show which parameters are"
+            " embeddings",
             "Leave --embeddings out, or pass module:factory",
         )
     if path.suffix == ".safetensors":
