@@ -193,3 +193,18 @@ def test_other_data_is_refused(study: Study, archive: Path, tmp_path: Path) -> N
     write_npz(archive, seed=1)
     with pytest.raises(ZeromeanError, match="does not have the data that the study began with"):
         run(study, tmp_path / "out")
+
+
+def test_removed_database_leaves_no_checkpoints_to_another_study(
+    study: Study, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(study, out, watcher=PowerCut(1))
+    own = out / "work" / "model.pt"
+    own.touch()
+    (out / results.DATABASE).unlink()
+    (out / "study.toml").unlink()
+    other = replace(study, lr=0.3)
+    assert scores(run(other, out)) == scores(run(other, tmp_path / "fresh"))
+    assert [*own.parent.iterdir()] == [own]

@@ -245,10 +245,10 @@ def count_runs(study: Study, out: Path) -> tuple[int, int]:
 
 
 def remove_checkpoints(out: Path) -> None:
-    """Remove the checkpoints of a study that is finished or whose seeds change."""
+    """Remove the checkpoints of a study that is finished or whose database was removed."""
     work = out / "work"
-    if work.is_dir():
-        for file in work.iterdir():
+    for suffix in ("pt", "new"):
+        for file in work.glob(f"[0-9]*-[0-9]*-[0-9]*-*.{suffix}"):
             file.unlink(missing_ok=True)
-        with suppress(OSError):
-            work.rmdir()
+    with suppress(OSError):
+        work.rmdir()

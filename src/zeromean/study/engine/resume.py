@@ -87,6 +87,8 @@ def begin_or_resume(
                 # First, so that the same command continues after an error.
                 _write_file(study, held, file)
                 store.revise(revised)
+    else:
+        results.remove_checkpoints(out)  # of a study whose database was removed
     store = Store.create(out / results.DATABASE, facts)
     if not file.exists():
         _write_file(study, study, file)
