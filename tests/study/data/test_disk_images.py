@@ -424,6 +424,22 @@ def test_cache_that_cannot_be_written_to_is_refused(
     assert len(load_dataset(text, ImageTransform(12)).train_labels) == 48
 
 
+def test_cache_that_cannot_be_read_is_not_needed_in_memory(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = folder(tmp_path)
+    load_dataset(text, ImageTransform(12))
+    with monkeypatch.context() as context:
+        context.setitem(sys.modules, "datasets", None)
+        refused(text, r"needs the package datasets, .*zeromean\[hub\]")
+        context.setenv(MEMORY_VARIABLE, UNLIMITED)
+        assert isinstance(load_dataset(text, ImageTransform(12)).train_images, torch.Tensor)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / ("x" * 300)))
+    refused(text, "exceed the memory limit, but .* cannot be written to .*File name too long")
+    monkeypatch.setenv(MEMORY_VARIABLE, UNLIMITED)
+    assert isinstance(load_dataset(text, ImageTransform(12)).train_images, torch.Tensor)
+
+
 def test_cache_of_an_unknown_user_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -199,10 +199,7 @@ class ImageCache:
 
     def find(self) -> Found | None:
         """Return the cached images; None if there are none, or files changed, or it is damaged."""
-        if not (self._folder / INDEX).is_file():
-            return None
-        datasets = self._datasets()
-        # Damaged files raise errors of many types.
+        # Missing and damaged files raise errors of many types.
         with suppress(Exception):
             index = json.loads((self._folder / INDEX).read_bytes())
             checksum = index.pop("checksum")
@@ -210,7 +207,7 @@ class ImageCache:
             expected = [self._fingerprint, file.stat().st_size]
             if [index["fingerprint"], index["size"]] != expected:
                 return None
-            table = datasets.Dataset.from_file(str(file))
+            table = self._datasets().Dataset.from_file(str(file))
             shape = tuple(index["shape"])
             column = table.data.column("record").combine_chunks()
             kind = _record_type(shape[0])
