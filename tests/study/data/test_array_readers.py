@@ -331,6 +331,7 @@ def npy_with_header(header: str) -> bytes:
             "cannot be read as an .npz archive",
         ),
         (with_member(npy_with_header("[" * 9000)), "cannot be read as an .npz archive"),
+        (with_member(npy_with_header(" " * 20000)), "cannot be read as an .npz archive"),
     ],
 )
 def test_invalid_npz_is_refused(

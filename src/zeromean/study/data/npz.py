@@ -63,9 +63,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             names = ", ".join(sorted(archive.files))
     # Broken archives and headers make NumPy and zipfile raise errors of many types.
     except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ZeromeanError(
-            f"{path} cannot be read as an .npz archive of plain arrays"
-            f" ({type(error).__name__}: {error})",
+            f"{path} cannot be read as an .npz archive of plain arrays ({reason})",
             "Write it with numpy.savez_compressed",
         ) from error
     raise ZeromeanError(
