@@ -536,6 +536,11 @@ def test_tables_for_few_shot_learning_are_split_within_classes(tmp_path: Path) -
     np.testing.assert_array_equal(data.test_images[1].permute(1, 2, 0), last)  # type: ignore[index,union-attr]
 
 
+def test_classes_with_too_few_images_to_split_are_refused(tmp_path: Path) -> None:
+    write_miniimagenet(tmp_path, {"train": ("a",), "val": ("b",), "test": ("c",)}, each=5, side=8)
+    refused(f"miniimagenet:{tmp_path}", "has 0 test images and 0 test labels. Add test images")
+
+
 def test_tables_that_share_classes_are_the_split(tmp_path: Path) -> None:
     write_miniimagenet(tmp_path, {"train": ("n01", "n02"), "test": ("n01", "n02")}, each=4)
     table = tmp_path / "train.csv"
@@ -558,7 +563,9 @@ def test_tables_that_share_classes_are_the_split(tmp_path: Path) -> None:
         (lambda path: (path / "test.csv").write_text(""), "columns none"),
         (lambda path: (path / "test.csv").write_bytes(b"\xff\xfe\x00"), "test.csv is not a table"),
         (lambda path: (path / "test.csv").write_text("filename,label\n"), "has no rows"),
-        (lambda path: (path / "test.csv").write_text("filename,label\nx\n"), "has no images/x"),
+        (lambda path: (path / "test.csv").write_text("filename,label\nx,\n"), "line 2 lacks one"),
+        (lambda path: (path / "test.csv").write_text("label,filename\nx\n"), "line 2 lacks one"),
+        (lambda path: (path / "test.csv").write_text("filename,label\nx,y\n"), "has no images/x"),
         (
             lambda path: (path / "test.csv").write_text("filename,label\na\0b,x\n"),
             "has no images/a|is not a table",

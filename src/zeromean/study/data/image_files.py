@@ -212,9 +212,9 @@ class LabeledImages(NamedTuple):
         of_group = np.array([index[label] if own == part else -1 for own, label in self.groups])
         labels = of_group[self.group]
         rows = np.flatnonzero(labels >= 0)
-        first, last = rows[0], rows[-1]
         # Contiguous rows, the usual case, need no copy.
-        own = slice(first, last + 1) if last - first + 1 == len(rows) else rows
+        contiguous = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+        own = slice(rows[0], rows[-1] + 1) if contiguous else rows
         return self.images[own], torch.from_numpy(labels[rows])
 
 

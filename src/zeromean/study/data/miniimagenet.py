@@ -74,7 +74,11 @@ def _table(folder: Path, part: str) -> Rows:
             reader = csv.DictReader(file)
             if not {*COLUMNS} <= {*(reader.fieldnames or ())}:
                 raise csv.Error(f"columns {', '.join(reader.fieldnames or ()) or 'none'}")
-            rows = [(row["filename"] or "", row["label"] or "") for row in reader]
+            rows = []
+            for row in reader:
+                if not (row["filename"] and row["label"]):
+                    raise csv.Error(f"line {reader.line_num} lacks one of them")
+                rows.append((row["filename"], row["label"]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ZeromeanError(
             f"{path} is not a table with the columns {' and '.join(COLUMNS)} ({error})",
@@ -87,7 +91,7 @@ def _table(folder: Path, part: str) -> Rows:
 
 def _find(folder: Path, file: str) -> Path:
     for path in (folder / "images" / file, folder / file):
-        if file and path.is_file():
+        if path.is_file():
             return path
     raise _missing(folder, f"images/{file}")
 
