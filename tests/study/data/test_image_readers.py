@@ -7,7 +7,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import datasets
 import numpy as np
@@ -18,6 +18,7 @@ from study_files import patterns, write_imagefolder, write_miniimagenet, write_t
 
 from zeromean.errors import ZeromeanError, ZeromeanWarning
 from zeromean.study.data.disk_images import split
+from zeromean.study.data.huggingface import read_huggingface
 from zeromean.study.data.image_files import MAX_FILE_BYTES, SUFFIXES, ImageTransform
 from zeromean.study.data.load import load_dataset
 
@@ -497,10 +498,21 @@ def test_hub_set_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     refused(f"hf:{tmp_path}/nowhere", r"cannot be loaded.*save_to_disk\(DIR\).*then use hf:DIR")
     text = save_hub(tmp_path / "half", {"train": arrays()})
     refused(text, "has the parts train; train and one of test")
+    refused(f"{text}/train", "has the parts train; train and one of test")
     text = save_hub(
         tmp_path / "real", {"train": arrays(), "test": arrays()}, datasets.Value("float32")
     )
     refused(text, "has the columns image, label, not one of images and one of labels")
+
+
+def test_hub_name_keeps_its_slash_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing(PureWindowsPath):
+        def is_file(self) -> bool:
+            return False
+
+    monkeypatch.setattr(datasets, "load_dataset", {}.__getitem__)
+    with pytest.raises(ZeromeanError, match=r"hf:owner/name cannot be .*KeyError: 'owner/name'"):
+        read_huggingface(Missing("owner/name"), ImageTransform())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("unknown", [-1, None])

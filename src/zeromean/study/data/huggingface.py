@@ -32,8 +32,8 @@ def read_huggingface(path: Path, transform: ImageTransform) -> Dataset:
     Raises:
         ZeromeanError: The set cannot be loaded or has another form.
     """
-    name = f"hf:{path}"
-    parts = _load(path)
+    name = f"hf:{path.as_posix()}"
+    parts = _load(name, path)
     image, label = _columns(name, next(iter(parts.values())).features)
     # The test part of ImageNet, for example, has no labels.
     names = {part: _class_names(data, image, label) for part, data in parts.items()}
@@ -62,21 +62,24 @@ def read_huggingface(path: Path, transform: ImageTransform) -> Dataset:
     return images.dataset(name, test, f"the data set's own {test} part", classes)
 
 
-def _load(path: Path) -> Any:
-    with needs_extra("hub", f"hf:{path}"):
+def _load(name: str, path: Path) -> Any:
+    with needs_extra("hub", name):
         import datasets
 
     datasets.disable_progress_bars()
+    where = path.as_posix()  # Names of the hub have slashes on Windows, too.
     try:
         if (path / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(str(path))
-        return datasets.load_dataset(str(path))
+            return datasets.load_from_disk(where)
+        if (path / "state.json").is_file():
+            return {"train": datasets.load_from_disk(where)}
+        return datasets.load_dataset(where)
     # The type of error for a missing or unreachable set differs between versions.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ZeromeanError(
-            f"hf:{path} cannot be loaded ({reason})",
-            f"Run datasets.load_dataset({str(path)!r}).save_to_disk(DIR) on a machine with network"
+            f"{name} cannot be loaded ({reason})",
+            f"Run datasets.load_dataset({where!r}).save_to_disk(DIR) on a machine with network"
             " access, then use hf:DIR",
         ) from error
 
