@@ -288,6 +288,10 @@ def deep_image(path: Path) -> None:
     Image.fromarray(gray16).save(path / "train/dog/0001.png")
 
 
+def too_many_pixels(path: Path) -> None:
+    Image.new("1", (14000, 14000)).save(path / "train/dog/0001.png")
+
+
 def truncated_image(path: Path) -> None:
     file = path / "train/dog/0001.png"
     Image.open(file).save(path / "train/dog/0002.jpg")
@@ -328,6 +332,7 @@ def no_images(path: Path) -> None:
         (empty_image, r"Image .*dog/0001\.png cannot be decoded"),
         (postscript, r"Image .*dog/0001\.png cannot be decoded"),
         (deep_image, r"dog/0001\.png has more than 8 bits per channel"),
+        (too_many_pixels, r"dog/0001\.png cannot be decoded .*WEBP \(DecompressionBombError\)"),
         (truncated_image, r"Image .*dog/0002\.jpg cannot be decoded"),
         (gigantic_image, r"Image .*dog/0001\.png has 1,073,741,825 bytes; at most"),
         (varying_size, r"dog/0001\.png has 9x9 pixels, unlike the first image with 8x8"),

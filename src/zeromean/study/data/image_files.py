@@ -313,7 +313,8 @@ def _decode(
     # Broken files make the decoders raise errors of many types.
     except Exception as error:
         raise ZeromeanError(
-            f"Image {file.name} cannot be decoded as one of {', '.join(FORMATS)}",
+            f"Image {file.name} cannot be decoded as one of {', '.join(FORMATS)}"
+            f" ({type(error).__name__})",
             "Replace or remove the file",
         ) from error
     if image is None:
