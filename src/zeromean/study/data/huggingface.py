@@ -33,6 +33,9 @@ def read_huggingface(path: Path, transform: ImageTransform) -> Dataset:
         ZeromeanError: The set cannot be loaded or has another form.
     """
     name = f"hf:{path.as_posix()}"
+    with needs_extra("hub", name):
+        import datasets
+
     parts = _load(name, path)
     image, label = _columns(name, next(iter(parts.values())).features)
     # The test part of ImageNet, for example, has no labels.
@@ -45,7 +48,11 @@ def read_huggingface(path: Path, transform: ImageTransform) -> Dataset:
             " are needed",
             "Choose another set, or save one with these parts",
         )
-    used = {part: _encoded(parts[part], image, label) for part in ("train", test)}
+    undecoded = datasets.Image(decode=False)
+    used = {
+        part: parts[part].select_columns([image, label]).cast_column(image, undecoded)
+        for part in ("train", test)
+    }
 
     def files() -> Generator[ImageFile, None, None]:
         for part, data in used.items():
@@ -63,8 +70,7 @@ def read_huggingface(path: Path, transform: ImageTransform) -> Dataset:
 
 
 def _load(name: str, path: Path) -> Any:
-    with needs_extra("hub", name):
-        import datasets
+    import datasets
 
     datasets.disable_progress_bars()
     where = path.as_posix()  # Names of the hub have slashes on Windows, too.
@@ -116,13 +122,6 @@ def _class_names(part: Any, image: str, label: str) -> dict[Any, str]:
     if declared is not None:
         return dict(enumerate(declared))
     return {one: str(one) for one in sorted(values)}
-
-
-def _encoded(part: Any, image: str, label: str) -> Any:
-    """Return the two columns, with undecoded images."""
-    import datasets
-
-    return part.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
 
 
 def _content(name: str, image: dict[str, Any] | None) -> bytes:

@@ -76,21 +76,22 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _images(path: Path, key: str, array: np.ndarray) -> Tensor:
     """Return unsigned bytes of shape (N, channels, height, width)."""
-    gray = _is_array(array) and array.ndim == 3
-    color = _is_array(array) and array.ndim == 4 and array.shape[3] in (1, 3)
-    if not (gray or color) or array.dtype != np.uint8:
+    shape = np.shape(array)
+    if not (len(shape) == 3 or shape[3:] in ((1,), (3,))) or array.dtype != np.uint8:
         raise ZeromeanError(
             f"Array {key} of {path} is {_describe(array)}, not uint8 of shape (N, height, width) or"
             " (N, height, width, 1 or 3)",
             "Convert the images to bytes with channels last",
         )
-    moved = array[:, None] if gray else np.ascontiguousarray(array.transpose(0, 3, 1, 2))
-    return torch.from_numpy(moved)
+    if len(shape) == 3:
+        return torch.from_numpy(array[:, None])
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 
 def _labels(path: Path, key: str, array: np.ndarray) -> Tensor:
     """Return int64 of shape (N,)."""
-    flat = _is_array(array) and array.size and array.shape in ((len(array),), (len(array), 1))
+    shape = np.shape(array)
+    flat = shape and shape[0] and shape[1:] in ((), (1,))
     if not flat or array.dtype.kind not in "iu" or array.max() > np.iinfo(np.int64).max:
         raise ZeromeanError(
             f"Array {key} of {path} is {_describe(array)}, not integers of shape (N,) or (N, 1)",
@@ -99,12 +100,7 @@ def _labels(path: Path, key: str, array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.reshape(-1).astype(np.int64))
 
 
-def _is_array(array: object) -> bool:
-    """Return whether a member of the archive is an array; NumPy gives bytes for others."""
-    return isinstance(array, np.ndarray) and array.ndim > 0
-
-
 def _describe(array: object) -> str:
     if isinstance(array, np.ndarray):
         return f"{array.dtype} of shape {array.shape}"
-    return "not an array"
+    return "not an array"  # NumPy returns other members of the archive as bytes.

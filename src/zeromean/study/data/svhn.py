@@ -15,7 +15,7 @@ from torch import Tensor
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.dataset import Dataset
 
-FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
+FILES = ("train_32x32.mat", "test_32x32.mat")
 SOURCE = "http://ufldl.stanford.edu/housenumbers/"
 HEADER_BYTES = 128
 # Element types of MATLAB's format 5.
@@ -32,9 +32,9 @@ def read_svhn(folder: Path) -> Dataset:
     """Read ``train_32x32.mat`` and ``test_32x32.mat``; the files store the digit 0 as 10.
 
     Raises:
-        ZeromeanError: A file is missing or not of the published form.
+        ZeromeanError: A file is missing or not in the published format.
     """
-    train, test = (_read(folder / name) for name in FILES.values())
+    train, test = (_read(folder / name) for name in FILES)
     return Dataset(
         name=f"svhn:{folder}",
         train_images=train[0],
@@ -50,7 +50,7 @@ def _read(path: Path) -> tuple[Tensor, Tensor]:
     if not path.is_file():
         raise ZeromeanError(
             f"{path} does not exist",
-            f"Put {' and '.join(FILES.values())} (format 2, cropped digits) from {SOURCE} into"
+            f"Put {' and '.join(FILES)} (format 2, cropped digits) from {SOURCE} into"
             f" {path.parent}",
         )
     try:
@@ -101,7 +101,7 @@ def _matrices(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _matrix(data: bytes, order: str) -> tuple[str, np.ndarray]:
-    """Return name and value of an array; a value of another kind is empty."""
+    """Return name and value of an array; the value is empty if it is not numeric."""
     elements = _elements(data, order)
     (_, flags), (_, shape), (_, name), (stored, values) = (
         next(elements, (0, b"")) for _ in range(4)

@@ -47,7 +47,7 @@ def windows(text: str) -> tuple[Tensor, int]:
     """Cut a text into pieces of character indices.
 
     Each piece starts with the last character of the previous one, so that every character except
-    the first is predicted once.
+    the first is predicted once. Characters at the end that fill no piece are left out.
 
     Returns:
         Indices of shape (pieces, ``LENGTH`` + 1), and the number of different indices.
@@ -55,15 +55,15 @@ def windows(text: str) -> tuple[Tensor, int]:
     Raises:
         ZeromeanError: The text is too short to train and test on.
     """
-    counts = Counter(text)
-    ranked = sorted(counts, key=lambda one: (-counts[one], one))
-    index = {one: number for number, one in enumerate(ranked[:MAX_CHARACTERS])}
-    indices = torch.tensor([index.get(one, MAX_CHARACTERS) for one in text])
-    pieces = indices.unfold(0, LENGTH + 1, LENGTH) if len(text) > LENGTH else indices[:0]
-    if len(pieces) < MIN_PIECES:
+    if len(text) <= MIN_PIECES * LENGTH:
         raise ZeromeanError(
             f"The text has {len(text):,} characters; at least {MIN_PIECES * LENGTH + 1:,} are"
             " needed",
             "Use a longer text",
         )
-    return pieces.clone(), min(len(ranked), MAX_CHARACTERS + 1)
+    counts = Counter(text)
+    ranked = sorted(counts, key=lambda one: (-counts[one], one))
+    index = {one: number for number, one in enumerate(ranked[:MAX_CHARACTERS])}
+    indices = torch.tensor([index.get(one, MAX_CHARACTERS) for one in text])
+    pieces = indices.unfold(0, LENGTH + 1, LENGTH).clone()
+    return pieces, min(len(ranked), MAX_CHARACTERS + 1)
