@@ -446,15 +446,15 @@ def test_cifar_pickled_by_python_3_is_read(tmp_path: Path, protocol: int) -> Non
     [
         ("batches.meta", None, r"has no batches\.meta or meta\. .*https://.*unpack it"),
         ("data_batch_4", None, "has no data_batch_4. Download cifar-10-python.tar.gz"),
-        ("batches.meta", {"label_names": 3}, "batches.meta has no list of texts"),
+        ("batches.meta", {"label_names": 3}, "batches.meta has no list of strings"),
         ("test_batch", [1], "test_batch holds a list"),
         ("test_batch", {"data": "x", "labels": [1]}, "has no rows of 3,072 bytes"),
         ("test_batch", {"data": np.zeros((1, 3), np.uint8)}, "has no rows of 3,072 bytes"),
-        ("test_batch", {"data": np.zeros((1, 3072), np.uint8)}, "no class per row in labels"),
+        ("test_batch", {"data": np.zeros((1, 3072), np.uint8)}, "no valid class per row in labels"),
         (
             "test_batch",
             {"data": np.zeros((1, 3072), np.uint8), "labels": [10]},
-            "no class per row in labels",
+            "no valid class per row in labels",
         ),
         (
             "test_batch",

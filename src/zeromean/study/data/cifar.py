@@ -55,7 +55,7 @@ def read_cifar(folder: Path) -> Dataset:
     Nothing that the pickles name is executed: see ``plain_pickle``.
 
     Raises:
-        ZeromeanError: A file is missing or not of the published form.
+        ZeromeanError: A file is missing or not in the published format.
     """
     layout = next((one for one in LAYOUTS if (folder / one.names).is_file()), None)
     if layout is None:
@@ -66,7 +66,7 @@ def read_cifar(folder: Path) -> Dataset:
             raise _missing(folder, file, layout.archive)
     names = _content(folder / layout.names).get(layout.names_key)
     if not (isinstance(names, list) and all(isinstance(one, bytes | str) for one in names)):
-        raise _invalid(folder / layout.names, f"has no list of texts {layout.names_key}")
+        raise _invalid(folder / layout.names, f"has no list of strings {layout.names_key}")
     parts = [_read(folder / name, layout.labels_key, len(names)) for name in layout.train]
     test_images, test_labels = _read(folder / layout.test, layout.labels_key, len(names))
     return Dataset(
@@ -90,7 +90,7 @@ def _read(path: Path, labels_key: str, classes: int) -> tuple[torch.Tensor, torc
         and len(labels) == len(data.array)
         and all(type(one) is int and 0 <= one < classes for one in labels)
     ):
-        raise _invalid(path, f"has no class per row in {labels_key}")
+        raise _invalid(path, f"has no valid class per row in {labels_key}")
     images = torch.from_numpy(data.array.reshape(-1, *SHAPE).copy())
     return images, torch.tensor(labels, dtype=torch.int64)
 
@@ -102,7 +102,7 @@ def _content(path: Path) -> dict[str, object]:
         raise _invalid(path, f"cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise _invalid(path, f"holds a {type(content).__name__} instead of a dict")
-    # Python 2, which wrote the published files, has bytes for texts.
+    # Python 2, which wrote the published files, stored strings as bytes.
     return {_text(key): value for key, value in content.items() if isinstance(key, bytes | str)}
 
 

@@ -57,7 +57,7 @@ def images_in_memory() -> float:
 
 
 def _record_type(channels: int) -> np.dtype[Any]:
-    """Return the type of what is stored per image, so that a start reads no pixels."""
+    """Return the type of an image's record, with which later runs need not read the pixels."""
     sums = (np.int64, channels)
     return np.dtype([("digest", np.uint8, 32), ("sum", *sums), ("squares", *sums), ("group", "i4")])
 
@@ -198,7 +198,7 @@ class ImageCache:
         self._folder = self._root / f"{kind}-{readable}-{hashlib.sha256(identity).hexdigest()[:12]}"
 
     def find(self) -> Found | None:
-        """Return the cached images; None if there are none, or files changed, or it is damaged."""
+        """Return the cached images; None if they are missing, outdated or damaged."""
         # Missing and damaged files raise errors of many types.
         with suppress(Exception):
             index = json.loads((self._folder / INDEX).read_bytes())
@@ -273,7 +273,7 @@ class ImageCache:
 
     @contextmanager
     def _new_folder(self) -> Iterator[Path]:
-        """Replace the folder by a new one once that is complete."""
+        """Yield a new folder, which replaces the current one once it is complete."""
         partial = self._folder.with_name(f"{self._folder.name}.partial")
         # Outdated, or left by a process that was killed.
         for old in (self._folder, partial):

@@ -1,7 +1,7 @@
 """Read image files: which files are images, how they are decoded, and to which size.
 
-Folders, tar archives and Hugging Face data sets all come through here, so that the same files give
-the same pixels.
+Folders, tar archives and Hugging Face data sets share this code, so that the same files give the
+same pixels.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def is_image(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder of that name belongs to a system, not to the data."""
+    """Return whether a file or folder of that name is hidden or made by an operating system."""
     return name.startswith(".") or name in ("@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini")
 
 
@@ -193,8 +193,8 @@ class LabeledImages(NamedTuple):
             name: Data set as the user named it.
             test: Name of the test part.
             split: One sentence on the origin of the test set.
-            classes: Labels in the order of their indices, of which those without an image are
-                left out; None for alphabetical order.
+            classes: Labels in the order of their indices; None for alphabetical order. Labels
+                without an image are left out.
         """
         used = {label for part, label in self.groups if part in ("train", test)}
         classes = tuple(one for one in classes or sorted(used) if one in used)
