@@ -78,6 +78,39 @@ def test_reset_parameters_with_arguments() -> None:
     torch.testing.assert_close(layer.weight[:, 0], torch.full((2,), 5.0))
 
 
+def test_reset_parameters_that_writes_to_data() -> None:
+    class Old(nn.Linear):
+        def reset_parameters(self) -> None:
+            self.weight.data.uniform_(5, 6)
+
+    layer = Old(3, 2)
+    zeromean.reparametrize(layer, "wn")
+    layer.weight = torch.ones(2, 3)
+    layer.reset_parameters()
+    assert layer.weight.min() > 4.99
+
+
+@pytest.mark.parametrize("make", [nn.Linear, nn.LSTM])
+def test_reset_parameters_keeps_weights_that_it_does_not_write(make: Any) -> None:
+    class BiasOnly(make):  # type: ignore[misc]
+        def reset_parameters(self) -> None:
+            for name, p in self.named_parameters():
+                if name.startswith("bias"):
+                    nn.init.zeros_(p)
+
+    layer = BiasOnly(3, 2)
+    for p in layer.parameters():
+        nn.init.normal_(p)
+    zeromean.reparametrize(layer, "wn")
+    with torch.no_grad():
+        for lists in layer.parametrizations.values():
+            lists.original0.mul_(3)
+    before = copy.deepcopy(layer.state_dict())
+    layer.reset_parameters()
+    for key, value in layer.state_dict().items():
+        assert torch.equal(value, torch.zeros_like(value) if "bias" in key else before[key])
+
+
 def test_reset_parameters_of_a_copy_and_after_fold() -> None:
     layer = nn.Linear(6, 4)
     zeromean.reparametrize(layer, "cwn")
@@ -177,6 +210,28 @@ def test_plain_checkpoint_of_a_whole_network_loads() -> None:
     x = torch.randn(5, 3, 6, 6)
     torch.testing.assert_close(model(x), plain(x))
     assert plain.state_dict().keys() != model.state_dict().keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_plain_checkpoint_of_another_type_loads_in_the_layer_s_type(dtype: torch.dtype) -> None:
+    state = nn.Linear(64, 10).to(dtype).state_dict()
+    expected, layer = nn.Linear(64, 10), nn.Linear(64, 10)
+    expected.load_state_dict(state)
+    zeromean.reparametrize(expected, "wn")
+    zeromean.reparametrize(layer, "wn")
+    layer.load_state_dict(state)
+    assert torch.equal(layer.weight, expected.weight)
+    layer.load_state_dict(state, assign=True)
+    assert layer.weight.dtype is dtype
+
+
+def test_plain_checkpoint_is_assigned_to_a_model_on_the_meta_device() -> None:
+    plain = nn.Linear(7, 5)
+    with torch.device("meta"):
+        layer = nn.Linear(7, 5)
+    zeromean.reparametrize(layer, "cwn", mean="keep")
+    layer.load_state_dict(plain.state_dict(), assign=True)
+    torch.testing.assert_close(layer.weight, plain.weight)
 
 
 def test_plain_checkpoint_loads_into_nnn() -> None:

@@ -179,7 +179,11 @@ def parametrized_by(module: nn.Module) -> dict[str, Normalized]:
 
 
 def load_other_forms(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_unused: object
+    module: nn.Module,
+    state_dict: dict[str, Any],
+    prefix: str,
+    local_metadata: dict[str, Any],
+    *_unused: object,
 ) -> None:
     """Convert entries of a checkpoint to the originals of a module's computed weights.
 
@@ -197,19 +201,22 @@ def load_other_forms(
             lists: Any = module.parametrizations
             if len(lists[name]) == 1 and not is_sharded(plain):  # others have other inverses
                 proxy = _proxy(module, name)
+                if not local_metadata.get("assign_to_params_buffers"):
+                    plain = plain.to(proxy.dtype)
                 del state_dict[f"{prefix}{name}"]
-                state_dict.update(_converted(parametrization, plain, proxy, home))
+                state_dict.update(_converted(parametrization, plain, proxy.shape, home))
 
 
 @torch.no_grad()
 def _converted(
-    parametrization: Normalized, weight: Tensor, proxy: Tensor, home: str
+    parametrization: Normalized, weight: Tensor, shape: torch.Size, home: str
 ) -> dict[str, Tensor]:
     """Return the state_dict entries whose weight is closest to a plain one."""
     names = ["original0", "original1"] if parametrization.scale is None else ["original"]
-    if weight.shape != proxy.shape:
+    if weight.shape != shape:
         return {home + names[-1]: weight}  # torch reports the size mismatch
-    twin = copy.deepcopy(parametrization).to(weight)
+    # Its buffer may be on the meta device, and right_inverse overwrites it.
+    twin = copy.deepcopy(parametrization).to_empty(device=weight.device).to(weight.dtype)
     inverse = twin.right_inverse(weight)
     originals = inverse if isinstance(inverse, tuple) else (inverse,)
     moved = (twin(*originals) - weight).float().norm() / weight.float().norm()
@@ -260,16 +267,17 @@ def _reset_parameters(module: nn.Module, *args: Any, **kwargs: Any) -> None:
     reset = getattr(plain, "reset_parameters", None) or plain._reset_parameters
     names = list(parametrized_by(module))
     with torch.no_grad(), parametrize.cached():
-        weights = {name: getattr(module, name) for name in names}
-        versions = {name: weight._version for name, weight in weights.items()}
+        before = {n: (getattr(module, n).clone(), _proxy(module, n).clone()) for n in names}
         # It writes into the cached weights or, in an RNN, into every parameter.
         reset(module, *args, **kwargs)
-        for name, weight in weights.items():
-            written = weight._version != versions[name]
-            weights[name] = (weight if written else _proxy(module, name)).detach().clone()
-    for name, weight in weights.items():
-        setattr(module, name, weight)
-        _start_gains(module, name)
+        after = {n: (getattr(module, n).clone(), _proxy(module, n).clone()) for n in names}
+    for name in names:
+        for old, new in zip(before[name], after[name], strict=True):
+            # Values are compared, because a write to ``weight.data`` leaves no other trace.
+            if new.is_meta or not torch.equal(old, new):
+                setattr(module, name, new)
+                _start_gains(module, name)
+                break
 
 
 def _proxy(module: nn.Module, name: str) -> Tensor:
