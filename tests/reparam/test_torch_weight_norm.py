@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations
 from torch.nn.utils import weight_norm as old_weight_norm
 
 import zeromean
 from zeromean.reparam import from_torch, old_names, to_torch
+from zeromean.reparam.parametrization import WeightNorm
 
 Say = Any
 FORMS = ("hook", "parametrization")
@@ -127,9 +128,10 @@ def test_fan_in_1_is_left_alone(form: str) -> None:
     assert len(list(layer.parameters())) == 3
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(4, 3), nn.ConvTranspose1d(4, 3, 2)], ids=str)
 @pytest.mark.parametrize("form", FORMS)
-def test_frozen_stays_frozen(form: str) -> None:
-    layer = normed(form, nn.Linear(4, 3))
+def test_frozen_stays_frozen(form: str, layer: nn.Module) -> None:
+    layer = normed(form, copy.deepcopy(layer))
     for p in layer.parameters():
         p.requires_grad_(False)
     from_torch(layer)
@@ -137,14 +139,34 @@ def test_frozen_stays_frozen(form: str) -> None:
     assert not any(p.requires_grad for p in layer.parameters())
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_meta_device(form: str) -> None:
+    with torch.device("meta"):
+        layer = normed(form, nn.Linear(4, 3))
+    (change,) = from_torch(layer)
+    assert change.done
+    assert layer.weight.is_meta
+
+
+class _Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 3, 4))
+
+
+zeromean.fan_in.register(_Experts)(lambda _: {"weight": zeromean.FanIn((1,))})
+
+
 def test_gains_that_torch_does_not_support_raise() -> None:
-    fixed, grouped = nn.Linear(4, 3), nn.ConvTranspose1d(4, 4, 2, groups=2)
+    fixed = nn.Linear(4, 3)
     zeromean.reparametrize(fixed, "wn", scale=2.0)
-    zeromean.reparametrize(grouped, "wn")
-    for layer in (fixed, grouped):
-        with pytest.raises(zeromean.ZeromeanError, match=r"weight \(axes=.*fold\(layer\)"):
-            to_torch(layer)
-        assert parametrize.is_parametrized(layer)
+    for layer in (fixed, nn.ConvTranspose1d(4, 4, 2, groups=2), _Experts()):
+        model = nn.Sequential(nn.Linear(4, 3), layer)
+        zeromean.reparametrize(model, "wn")
+        with pytest.raises(zeromean.ZeromeanError, match=r"1.weight \(axes=.*fold\(layer\)"):
+            to_torch(model)
+        for unchanged in model:
+            assert isinstance(unchanged.parametrizations.weight[0], WeightNorm)
 
 
 def test_weights_with_other_parametrizations_raise_or_stay() -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from zeromean.fan_in import FanIn
 from zeromean.plan import Row
+from zeromean.projection import center
 from zeromean.tables import Table, TabularSequence
 
 
@@ -93,6 +98,19 @@ class Report(TabularSequence[Change]):
         lost = max((change.mean_lost for change in self), default=0.0)
         note = f"; largest share of a norm lost with its means: {_percent(lost)}" if lost else ""
         return [f"{self.total()}{note}"]
+
+
+def compare(row: Row, before: Tensor, after: Tensor, lost_over: FanIn | None = None) -> Change:
+    """Return the change of a re-parametrized weight, whose means over some axes may be lost."""
+    dtype = torch.promote_types(before.dtype, torch.float32)
+    before, after = before.to(dtype), after.to(dtype)
+    if before.is_meta or not (norm := before.norm()):
+        return Change(row, done=True)
+    mean_lost = 0.0
+    if lost_over:
+        means = before - center(before, lost_over.axes, lost_over.groups)
+        mean_lost = float(means.norm() / norm)
+    return Change(row, True, float((after - before).norm() / norm), mean_lost)
 
 
 def _percent(share: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -13,8 +12,7 @@ from zeromean.errors import warn
 from zeromean.fan_in import FanIn
 from zeromean.model import owners
 from zeromean.plan import Layers, Owner, Row, make_plan
-from zeromean.projection import center
-from zeromean.reparam.changes import Change, Report
+from zeromean.reparam.changes import Change, Report, compare
 from zeromean.reparam.formulas import count_undirected
 from zeromean.reparam.nnn import NaturalLinear, leave_unwrappable, replace_module
 from zeromean.reparam.parametrization import KINDS, Normalized, formula_of, register
@@ -124,7 +122,8 @@ def reparametrize(
             if fixed is None and init == "preserve":
                 _warn_of_undirected(row, owner.module.parametrizations[name][0], before)
             after = getattr(owner.module, name).detach()
-            return _compare(row, before, after, fan_in, kind.formula.centers and mean == "drop")
+            drops_mean = kind.formula.centers and mean == "drop"
+            return compare(row, before, after, fan_in if drops_mean else None)
 
     changes = [
         convert(row, owners_of[id(row.parameter)][0], row.fan_in)
@@ -166,7 +165,7 @@ def _attribute(owner: Owner) -> str:
 
 
 def _warn_of_undirected(row: Row, parametrization: Normalized, weight: Tensor) -> None:
-    if weight.device.type == "meta":
+    if weight.is_meta:
         return
     count = count_undirected(weight, parametrization.formula, parametrization.fan_in)
     if count:
@@ -176,16 +175,3 @@ def _warn_of_undirected(row: Row, parametrization: Normalized, weight: Tensor) -
             " first step, however small, gives them the length g = 1. Leave layers that start from"
             " zero out with layers=."
         )
-
-
-def _compare(row: Row, before: Tensor, after: Tensor, fan_in: FanIn, drops_mean: bool) -> Change:
-    dtype = torch.promote_types(before.dtype, torch.float32)
-    before, after = before.to(dtype), after.to(dtype)
-    norm = before.norm()
-    if before.device.type == "meta" or not norm:
-        return Change(row, done=True)
-    moved = float((after - before).norm() / norm)
-    lost = 0.0
-    if drops_mean:
-        lost = float((before - center(before, fan_in.axes, fan_in.groups)).norm() / norm)
-    return Change(row, done=True, moved=moved, mean_lost=lost)

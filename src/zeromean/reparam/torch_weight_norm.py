@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, remove_weight_norm
 from torch.nn.utils import weight_norm as old_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm as Hook
 
@@ -16,7 +17,7 @@ from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.model import owners
 from zeromean.plan import Row, make_plan
-from zeromean.reparam.changes import Change, Report
+from zeromean.reparam.changes import Change, Report, compare
 from zeromean.reparam.parametrization import (
     WeightNorm,
     parametrized_by,
@@ -40,7 +41,7 @@ class _Normed(NamedTuple):
     dim: int
     g: Tensor
     v: Tensor
-    hook: Hook | None
+    hook: bool
 
 
 def from_torch(model: nn.Module) -> Report:
@@ -88,8 +89,7 @@ def from_torch(model: nn.Module) -> Report:
             lists = normed.module.parametrizations
             _put(lists[normed.name], {"original0": normed.g, "original1": normed.v})
         after = getattr(normed.module, normed.name).detach()
-        moved = float((after - weight).norm() / weight.norm()) if weight.any() else 0.0
-        changes.append(Change(row, done=True, moved=moved))
+        changes.append(compare(row, weight, after))
     report = Report("wn", tuple(changes))
     if not report.done:
         warn("No weight of torch's weight_norm is converted. Print the report to see why.")
@@ -123,25 +123,23 @@ def to_torch(model: nn.Module, *, hook: bool = False) -> nn.Module:
     """
     check_module(model)
     check_undistributed(model, "to_torch")
-    found = [
-        (f"{module_name}.{name}" if module_name else name, module, name, parametrization)
-        for module_name, module in model.named_modules()
-        for name, parametrization in parametrized_by(module).items()
-        if isinstance(parametrization, WeightNorm)
-    ]
-    for full_name, module, _, parametrization in found:
-        check_only_parametrization(full_name.rpartition(".")[0], module)
-        if parametrization.scale is not None or parametrization.fan_in.groups > 1:
-            raise ZeromeanError(
-                f"{full_name} ({parametrization.extra_repr()}) does not have one learned gain per"
-                " index of one axis, as torch's weight_norm requires",
-                "Turn it into a plain weight first with zeromean.fold(layer)",
-            )
-    for _, module, name, parametrization in found:
-        lists: Any = module.parametrizations
-        g, v = lists[name].original0, lists[name].original1
-        dim = _dim(parametrization.fan_in, v.ndim)
-        assert dim is not None
+    found: list[_Normed] = []
+    for module_name, module in model.named_modules():
+        for name, parametrization in parametrized_by(module).items():
+            if not isinstance(parametrization, WeightNorm):
+                continue
+            check_only_parametrization(module_name, module)
+            lists: Any = module.parametrizations
+            dim = _dim(parametrization.fan_in, getattr(module, name).ndim)
+            if parametrization.scale is not None or dim is None:
+                raise ZeromeanError(
+                    f"{_full_name(module_name, name)} ({parametrization.extra_repr()}) does not"
+                    " have one learned gain per index of one axis, as torch's weight_norm requires",
+                    "Turn it into a plain weight first with zeromean.fold(layer)",
+                )
+            g, v = lists[name].original0, lists[name].original1
+            found.append(_Normed(module_name, module, name, dim, g, v, hook))
+    for _, module, name, dim, g, v, _ in found:
         unregister(module, name)
         if hook:
             with warnings.catch_warnings():  # torch deprecates its older form
@@ -195,13 +193,12 @@ def _normed(model: nn.Module) -> Iterator[_Normed]:
             for name, found in lists.items():
                 if isinstance(found[0], parametrizations._WeightNorm):
                     dim = found[0].dim
-                    yield _Normed(
-                        module_name, module, name, dim, found.original0, found.original1, None
-                    )
-        for hook in list(module._forward_pre_hooks.values()):
+                    g, v = found.original0, found.original1
+                    yield _Normed(module_name, module, name, dim, g, v, hook=False)
+        for hook in module._forward_pre_hooks.values():
             if isinstance(hook, Hook):
                 g, v = (getattr(module, f"{hook.name}_{letter}") for letter in "gv")
-                yield _Normed(module_name, module, hook.name, hook.dim, g, v, hook)
+                yield _Normed(module_name, module, hook.name, hook.dim, g, v, hook=True)
 
 
 def _plan(normed: _Normed) -> Row:
@@ -213,26 +210,27 @@ def _plan(normed: _Normed) -> Row:
     weight = nn.Parameter(normed.v.detach(), requires_grad=False)
     alone.register_parameter(normed.name, weight)
     (row,) = make_plan(owners(alone))
-    name = f"{normed.module_name}.{normed.name}" if normed.module_name else normed.name
-    return Row(name, row.shape, row.fan_in, row.centered, row.reason, normed.v)
+    return replace(row, name=_full_name(normed.module_name, normed.name), parameter=normed.v)
+
+
+def _full_name(module_name: str, name: str) -> str:
+    return f"{module_name}.{name}" if module_name else name
 
 
 def _dim(fan_in: FanIn, ndim: int) -> int | None:
-    """Return torch's ``dim`` for these axes: the only other axis, or None if there is no such."""
+    """Return torch's ``dim`` for these axes: the only other axis, or None if no dim fits."""
     left = [axis for axis in range(ndim) if axis not in fan_in.axes]
     return left[0] if len(left) == 1 and fan_in.groups == 1 else None
 
 
 def _remove(normed: _Normed) -> None:
     """Replace torch's weight_norm by a plain weight."""
-    if normed.hook is None:
-        trained = normed.v.requires_grad or normed.g.requires_grad
-        remove_parametrizations(normed.module, normed.name, trained)
+    trained = normed.v.requires_grad or normed.g.requires_grad
+    if normed.hook:
+        remove_weight_norm(normed.module, normed.name)
+        getattr(normed.module, normed.name).requires_grad_(trained)
     else:
-        for key, hook in list(normed.module._forward_pre_hooks.items()):
-            if hook is normed.hook:
-                del normed.module._forward_pre_hooks[key]
-        normed.hook.remove(normed.module)
+        remove_parametrizations(normed.module, normed.name, trained)
 
 
 def _put(module: nn.Module, parameters: dict[str, Tensor]) -> None:
