@@ -687,6 +687,40 @@ def test_shared_gradient_raises(decay: float) -> None:
     optimizer.step()
 
 
+class SumOfExperts(nn.Module):
+    """Adds two weights, so that autograd gives both gradients the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(4, 3, bias=False) for _ in range(2))
+        self.together = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = [expert.weight for expert in self.experts]
+        return x @ (torch.stack(weights).sum(0) if self.together else weights[0] + weights[1]).mT
+
+
+def only_the_second(name: str, module: nn.Module) -> bool:
+    return name == "experts.1"
+
+
+@pytest.mark.parametrize(("layers", "steps_before"), [("all", 0), ("all", 1), (only_the_second, 0)])
+def test_gradients_that_share_memory_raise(layers: Any, steps_before: int) -> None:
+    model = SumOfExperts()
+    optimizer = SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    zeromean.centralize(optimizer, model, layers=layers, fused=False)
+    for _ in range(steps_before):
+        model(torch.randn(2, 4)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.together = True
+    model(torch.randn(2, 4)).square().sum().backward()
+    with pytest.raises(
+        zeromean.ZeromeanError, match=r"experts\.0\.weight and experts\.1\.weight.*clone"
+    ):
+        optimizer.step()
+
+
 def test_expanded_gradient_raises() -> None:
     model = nn.Linear(3, 2)
     optimizer = SGD(model.parameters(), lr=0.1)

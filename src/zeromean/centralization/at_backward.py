@@ -52,15 +52,15 @@ class AtBackward:
         # A gradient may precede its hook if the parameter is new, or if a hook that steps was
         # registered earlier. For all others P P = P. FSDP1's shards have no rows left to center.
         found = [
-            (parameter, gradient, fan_in)
+            (gradient, fan_in)
             for _, parameter, fan_in in self._centering.parameters(optimizer)
             if parameter not in self._origins
             and (gradient := gradient_of(parameter, fan_in)) is not None
         ]
-        gradients = [gradient for _, gradient, _ in found]
+        gradients = [gradient for gradient, _ in found]
         refuse_graph(gradients)
-        refuse_shared(self._centering, [(parameter, gradient) for parameter, gradient, _ in found])
-        center_(gradients, [fan_in for _, _, fan_in in found])
+        refuse_shared(optimizer, self._centering)
+        center_(gradients, [fan_in for _, fan_in in found])
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Do nothing."""

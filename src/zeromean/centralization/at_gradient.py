@@ -94,7 +94,7 @@ class AtGradient:
         if ready is not None and ready.fits(centered, present, decayed, gradients):
             calls = ready.bind(gradients)
         if calls is None:
-            refuse_shared(self._centering, [(centered[n].parameter, gradients[n]) for n in present])
+            refuse_shared(optimizer, self._centering)
             entries = [
                 Entry(centered[n].parameter, centered[n].fan_in, {}, centered[n].group)
                 for n in present
@@ -109,24 +109,30 @@ class AtGradient:
             call(factors)
 
 
-def refuse_shared(centering: Centering, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Raise if centering in place would write to memory more than once.
-
-    Args:
-        centering: Plan that names the parameters.
-        pairs: Parameters with their gradients.
+def refuse_shared(optimizer: Optimizer, centering: Centering) -> None:
+    """Raise if centering in place would write to memory repeatedly, or change another gradient.
 
     Raises:
-        ZeromeanError: A gradient is expanded, or is the gradient of two parameters.
+        ZeromeanError: The gradient of a centered parameter is expanded, or shares its memory with
+            the gradient of another parameter.
     """
+    centered = {id(entry.parameter) for entry in centering.parameters(optimizer)}
     first: dict[int, Tensor] = {}
-    for parameter, gradient in pairs:
-        other = first.setdefault(id(gradient), parameter)
-        shared = gradient.layout is torch.strided and any(
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        gradient = parameter.grad
+        if gradient is None or not gradient.numel():
+            continue
+        dense = gradient.layout is torch.strided
+        # autograd may give views of one tensor to the weights of torch.stack(weights).sum(0).
+        address = local_part(gradient).data_ptr() if dense else 0
+        other = first.setdefault(address or id(gradient), parameter)
+        if id(parameter) not in centered and id(other) not in centered:
+            continue
+        expanded = dense and any(
             stride == 0 and size > 1
             for stride, size in zip(gradient.stride(), gradient.shape, strict=True)
         )
-        if other is parameter and not shared:
+        if other is parameter and not expanded:
             continue
         name, name_of_other = (
             next(row.name for row in centering.plan if row.parameter is p)
@@ -136,8 +142,8 @@ def refuse_shared(centering: Centering, pairs: Sequence[tuple[Tensor, Tensor]]) 
             f"the gradient of {name} is expanded, so its entries share memory, and centering"
             " in place would write to them repeatedly"
             if other is parameter
-            else f"one tensor is the gradient of both {name_of_other} and {name}, and centering"
-            " in place would write to it twice",
+            else f"the gradients of {name_of_other} and {name} share memory, and centering one in"
+            " place would change the other",
             "Assign a clone, or use zeromean.optim, which never writes to gradients",
         )
 
