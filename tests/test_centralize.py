@@ -461,12 +461,20 @@ def test_optimizer_that_steps_through_several_is_refused(collect: Any) -> None:
         zeromean.centralize(Chained(parts), model)
 
 
-def test_status_counts_parameters_that_were_added() -> None:
+@pytest.mark.parametrize("kind", [SGD, zeromean.optim.SGD])
+def test_plan_and_status_follow_the_param_groups(kind: Any) -> None:
     model = network()
-    optimizer = SGD(model[0].parameters(), lr=0.1)
-    zeromean.centralize(optimizer, model)
+    if kind is SGD:
+        optimizer = SGD(model[0].parameters(), lr=0.1)
+        zeromean.centralize(optimizer, model)
+    else:
+        optimizer = kind(model[0].parameters(), lr=0.1, model=model)
     optimizer.add_param_group({"params": model[4].parameters()})
+    assert [row.name for row in zeromean.explain(optimizer).centered] == ["0.weight", "4.weight"]
     assert zeromean.status(optimizer).centered == 2
+    optimizer.param_groups[0]["params"].clear()
+    assert [row.name for row in zeromean.explain(optimizer).centered] == ["4.weight"]
+    assert zeromean.status(optimizer).centered == 1
 
 
 def test_parameters_without_a_gradient_are_skipped() -> None:

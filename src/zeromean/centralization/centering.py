@@ -105,6 +105,13 @@ class Centering:
             found = self._found = _Found(lengths, parameters, [*centered.values()])
         return found.centered
 
+    def current_plan(self, optimizer: Optimizer) -> Plan:
+        """Return the plan for the parameters that the optimizer holds now."""
+        held = {p for group in optimizer.param_groups for p in group["params"]}
+        if held != self._fan_ins.keys():
+            self.plan = self._make_plan(optimizer)
+        return self.plan
+
     def fan_ins(self, optimizer: Optimizer) -> Mapping[Tensor, FanIn | None]:
         """Return the fan-in axes of each of the optimizer's parameters; None if not centered."""
         if any(p not in self._fan_ins for group in optimizer.param_groups for p in group["params"]):

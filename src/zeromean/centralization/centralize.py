@@ -179,8 +179,9 @@ class Handle:
 
     @property
     def plan(self) -> Plan:
-        """Every parameter of the model and of the optimizer, and whether it is centered."""
-        return self.centering.plan
+        """Every parameter of the model and of the optimizer, and whether it is centered now."""
+        optimizer = self._optimizer()
+        return self.centering.plan if optimizer is None else self.centering.current_plan(optimizer)
 
     @property
     def options(self) -> GCOptions:

@@ -67,8 +67,8 @@ class Centered(Optimizer):
 
     @property
     def plan(self) -> Plan:
-        """Every parameter, and whether it is centered."""
-        return Plan(()) if self.centering is None else self.centering.plan
+        """Every parameter, and whether it is centered now."""
+        return Plan(()) if self.centering is None else self.centering.current_plan(self)
 
     def __repr__(self) -> str:
         text = super().__repr__()
