@@ -107,6 +107,16 @@ def test_parameters_added_later_are_centered_from_their_first_step() -> None:
     torch.testing.assert_close([layer.weight.detach().mean(1) for layer in model], before)
 
 
+@pytest.mark.filterwarnings("error")
+def test_warning_as_error_leaves_no_hooks() -> None:
+    model = nn.Linear(4, 4)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["zeromean"] = "at=gradient"
+    with pytest.raises(zeromean.ZeromeanWarning, match="centralized with at=gradient"):
+        zeromean.centralize(optimizer, model, at="backward")
+    assert not model.weight._post_accumulate_grad_hooks
+
+
 def test_removed_parameter_loses_its_hook() -> None:
     model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
     optimizer = torch.optim.AdamW([{"params": layer.parameters()} for layer in model])

@@ -318,9 +318,14 @@ def test_it_says_why_it_centers_in_two_passes(make: Any, reason: str) -> None:
     handle.remove()
     assert handle.way.name == "not centered"
     if "compiled" not in reason:
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()  # its momentum is not zero-mean
+        state = copy.deepcopy(optimizer.state_dict())
         with pytest.raises(zeromean.ZeromeanError, match=reason):
-            zeromean.centralize(optimizer, model, fused=True)
+            zeromean.centralize(optimizer, model, fused=True, project_state=True)
         assert zeromean.status(optimizer).attached is None
+        torch.testing.assert_close(optimizer.state_dict(), state, rtol=0, atol=0)
 
 
 def test_required_fused_step_raises_later_too() -> None:

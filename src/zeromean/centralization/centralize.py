@@ -118,19 +118,23 @@ def attach(optimizer: Optimizer, model: nn.Module | None, options: GCOptions) ->
     refuse_model(optimizer, model, options)
     centering = Centering(optimizer, model, options)
     centering.warn_of_doubt()
-    if options.project_state:
-        project_momentum(optimizer, centering)
-    elif options.at != "update":
+    warn_of_other_options(optimizer, centering.how)
+    if options.at != "update" and not options.project_state:
         warn_of_momentum(optimizer, centering)
+    # Warnings come first: as errors, they must leave nothing behind.
+    place: Place
     if options.at == "backward":
-        return Handle(optimizer, centering, AtBackward(centering, optimizer))
-    place: Place = AtUpdate(centering) if options.at == "update" else AtGradient(centering)
-    if options.fused is False:
-        return Handle(optimizer, centering, place)
-    taken_over = TakenOver(centering, place)
-    handle = Handle(optimizer, centering, taken_over)
+        place = AtBackward(centering, optimizer)
+    else:
+        place = AtUpdate(centering) if options.at == "update" else AtGradient(centering)
+        if options.fused is not False:
+            place = TakenOver(centering, place)
+    handle = Handle(optimizer, centering, place)
     try:
-        taken_over.check_required(optimizer)
+        if isinstance(place, TakenOver):
+            place.check_required(optimizer)
+        if options.project_state:
+            project_momentum(optimizer, centering)
     except ZeromeanError:
         handle.remove()
         raise
@@ -156,7 +160,6 @@ class Handle:
         self._place = place
         self._optimizer = ref(optimizer)
         self._kind = type(optimizer).__name__
-        warn_of_other_options(optimizer, self.how)
         stamp(optimizer, self.how)
         self._hooks: tuple[RemovableHandle, ...] = (
             optimizer.register_step_pre_hook(self._before_step),
