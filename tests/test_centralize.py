@@ -171,6 +171,17 @@ def test_attaching_in_mid_training() -> None:
     torch.testing.assert_close(all_means(model), before)
 
 
+@pytest.mark.parametrize(
+    "buffer", [torch.zeros(3, 4, dtype=torch.uint8), torch.ones(12)], ids=["quantized", "flat"]
+)
+def test_momentum_that_is_stored_differently_is_not_examined(buffer: torch.Tensor) -> None:
+    model = nn.Linear(4, 3, bias=False)
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer.state[model.weight]["momentum_buffer"] = buffer
+    zeromean.centralize(optimizer, model, fused=False)
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
 def test_reattaching_in_centered_training_does_not_warn() -> None:
     model = network(torch.float32)
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)

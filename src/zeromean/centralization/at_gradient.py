@@ -206,14 +206,22 @@ def project_momentum(optimizer: Optimizer, centering: Centering) -> None:
             " this optimizer",
             "Project those buffers with zeromean.center, or start with a new optimizer",
         )
-    center_(*_momentum(optimizer, centering))
+    found = _momentum(optimizer, centering)
+    center_([buffer for buffer, _ in found], [fan_in for _, fan_in in found])
 
 
 @torch.no_grad()
 def warn_of_momentum(optimizer: Optimizer, centering: Centering) -> None:
     """Warn if momentum buffers of earlier steps are not zero-mean."""
-    buffers, fan_ins = _momentum(optimizer, centering)
-    for buffer, means in zip(buffers, vector_means(buffers, fan_ins), strict=True):
+    found = [
+        (buffer, fan_in)
+        for buffer, fan_in in _momentum(optimizer, centering)
+        # A subclass may store its momentum quantized or with another shape.
+        if (buffer.is_floating_point() or buffer.is_complex()) and fan_in.fits(buffer.shape)
+    ]
+    buffers = [buffer for buffer, _ in found]
+    means_of = vector_means(buffers, [fan_in for _, fan_in in found])
+    for buffer, means in zip(buffers, means_of, strict=True):
         # Rounding leaves about eps of the largest entry; the mean of earlier steps is far above.
         here = local_part(buffer)
         if here.numel() and means.abs().max() > 16 * torch.finfo(here.dtype).eps * here.abs().max():
@@ -225,12 +233,11 @@ def warn_of_momentum(optimizer: Optimizer, centering: Centering) -> None:
             return
 
 
-def _momentum(optimizer: Optimizer, centering: Centering) -> tuple[list[Tensor], list[FanIn]]:
+def _momentum(optimizer: Optimizer, centering: Centering) -> list[tuple[Tensor, FanIn]]:
     state_of = unwrap(optimizer).state
-    found = [
+    return [
         (buffer, fan_in)
         for _, parameter, fan_in in centering.parameters(optimizer)
         for key in centering.traits.momentum
         if (buffer := state_of.get(parameter, {}).get(key)) is not None
     ]
-    return [buffer for buffer, _ in found], [fan_in for _, fan_in in found]
