@@ -127,6 +127,46 @@ def test_checkpoint_and_copy_continue_training() -> None:
     ]
 
 
+def test_reset_parameters_starts_from_the_plain_initialization() -> None:
+    plain, model = nn.Sequential(nn.Linear(6, 5)).double(), nn.Sequential(nn.Linear(6, 5)).double()
+    zeromean.reparametrize(model, "nnn")
+    model(inputs())
+    for module in (plain, model):
+        torch.manual_seed(3)
+        module[0].reset_parameters()
+    x = inputs()
+    torch.testing.assert_close(model.eval()(x), plain(x))
+    model.train()(x)
+    covariance = x.T.cov(correction=0) + 0.1 * torch.eye(6).double()  # of the new inputs alone
+    whitening = model[0].U
+    torch.testing.assert_close(whitening @ covariance @ whitening, torch.eye(6).double())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"every": 0}, "every=0 is not a positive whole number"),
+        ({"eps": 0.0}, r"eps=0\.0 is not a positive number"),
+        ({"samples": 1.5}, r"samples=1\.5 is not a positive whole number"),
+    ],
+    ids=str,
+)
+def test_invalid_layers_and_options_raise(options: Any, words: str) -> None:
+    with pytest.raises(zeromean.ZeromeanError, match=words):
+        NaturalLinear(nn.Linear(4, 3), **options)
+    with pytest.raises(zeromean.ZeromeanError, match="no bias"):
+        NaturalLinear(nn.Linear(4, 3, bias=False))
+
+
+def test_empty_batch_postpones_the_first_estimate() -> None:
+    model = network()
+    zeromean.reparametrize(model, "nnn")
+    model(inputs(0))
+    assert torch.equal(model[0].U, torch.eye(6).double())
+    model(inputs())
+    assert not torch.equal(model[0].U, torch.eye(6).double())
+
+
 def test_nonfinite_batch_is_not_estimated_from() -> None:
     model = network()
     zeromean.reparametrize(model, "nnn")

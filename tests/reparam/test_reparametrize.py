@@ -6,6 +6,7 @@ import copy
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from reparam_layers import LAYERS, METHODS, vectors_of
@@ -229,6 +230,8 @@ def test_assigned_tensor_is_not_trained(scale: Any) -> None:
         ({"method": "cwn", "scale": 0.0}, "positive number"),
         ({"method": "cwn", "scale": True}, "positive number"),
         ({"method": "cwn", "scale": float("nan")}, "positive number"),
+        ({"method": "cwn", "scale": 10**400}, "positive number"),
+        ({"method": "cwn", "scale": np.ones(2)}, "positive number"),
         ({"method": "cwn", "eps": 1e-5}, "Leave eps out"),
         ({"method": "ws", "eps": -1.0}, "positive number"),
         ({"method": "wn", "mean": "keep"}, "Leave mean out"),
@@ -304,6 +307,15 @@ def test_zero_initialized_layer_warns(method: Any, fill: float, warns: bool) -> 
     moved = (layer.weight - before + (0 if method == "wn" else before.mean(1, keepdim=True))).norm()
     assert (moved > 1) == warns
     zeromean.reparametrize(nn.Linear(4, 3, device="meta"), method)  # has no values to look at
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn], ids=str)
+def test_unsupported_types_are_left_alone(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    model[0].weight = nn.Parameter(model[0].weight.detach().to(dtype), requires_grad=False)
+    report = zeromean.reparametrize(model, "cwn")
+    assert [change.row.name for change in report.done] == ["1.weight"]
+    assert f"type {dtype} are not supported" in report[0].row.reason
 
 
 def test_parameter_with_padding_row_is_left_alone() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zeromean.eager import eager
 from zeromean.errors import ZeromeanError
 from zeromean.plan import Owner, Row
+from zeromean.reparam.preconditions import check_positive
 
 
 class NaturalLinear(nn.Module):
@@ -33,7 +34,8 @@ class NaturalLinear(nn.Module):
         samples: Number of the latest inputs to estimate from (default 1000).
 
     Raises:
-        ZeromeanError: An input has another number of features, or v is sharded or replaced.
+        ZeromeanError: The layer has no bias, an option is not positive, an input has another number
+            of features, or v is sharded or replaced.
 
     Reference:
         Desjardins et al., Natural Neural Networks, NeurIPS 2015, Algorithm 1.
@@ -47,6 +49,14 @@ class NaturalLinear(nn.Module):
         self, linear: nn.Linear, *, every: int = 100, eps: float = 0.1, samples: int = 1000
     ) -> None:
         super().__init__()
+        if linear.bias is None:
+            raise ZeromeanError(
+                "the linear layer has no bias, which absorbs the mean of the inputs",
+                "Pass a layer with bias=True",
+            )
+        check_positive("eps", eps)
+        check_positive("every", every, whole=True)
+        check_positive("samples", samples, whole=True)
         weight = linear.weight.detach()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.v = nn.Parameter(weight.clone(), linear.weight.requires_grad)
@@ -83,6 +93,12 @@ class NaturalLinear(nn.Module):
             self._observe(x.detach())
         return F.linear(F.linear(x - self.c, self.U), self.v, self.d)
 
+    def reset_parameters(self) -> None:
+        """Start again from the plain layer's own initialization."""
+        plain = self.linear()
+        plain.reset_parameters()
+        self.load_state_dict(plain.state_dict())
+
     def linear(self) -> nn.Linear:
         """Return the plain layer with the same function."""
         plain = nn.Linear(self.in_features, self.out_features, device="meta")
@@ -106,7 +122,9 @@ class NaturalLinear(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         if f"{prefix}weight" in state_dict and f"{prefix}v" not in state_dict:
-            # A plain layer's checkpoint: nothing is whitened yet, and an estimate is due.
+            # A plain layer's checkpoint: nothing is whitened yet, and an estimate is due, from new
+            # inputs, because those of a deeper layer depend on the weights.
+            self._inputs.clear()
             weight = state_dict[f"{prefix}v"] = state_dict.pop(f"{prefix}weight")
             if f"{prefix}bias" in state_dict:
                 state_dict[f"{prefix}d"] = state_dict.pop(f"{prefix}bias")
@@ -133,13 +151,9 @@ class NaturalLinear(nn.Module):
         if self.v._version != self._seen:
             self.updates += 1
             self._seen = self.v._version
-        elif self.updates != self.every:
-            return
         if self.updates >= self.every:
             # Inputs from before the model moved may be on another device.
             self._estimate(torch.cat([kept.to(x) for kept in self._inputs])[-self.samples :])
-            self.updates.zero_()
-            self._seen = self.v._version
 
     def _estimate(self, x: Tensor) -> None:
         """Whiten these inputs from now on without changing the function; computed in float64."""
@@ -154,7 +168,7 @@ class NaturalLinear(nn.Module):
         mean = moments[1 : 1 + size] / count
         covariance = moments[1 + size :].view(size, size) / count - mean.outer(mean)
         if not covariance.isfinite().all():
-            return  # training has diverged
+            return  # training has diverged, or there are no inputs: try again at the next pass
         variances, axes = torch.linalg.eigh(covariance)
         if many:  # the same bits on every rank
             dist.broadcast(axes, 0)
@@ -164,6 +178,8 @@ class NaturalLinear(nn.Module):
         self.c.copy_(mean)
         self.v.copy_(weight @ (axes * deviations @ axes.mT))
         self.d.copy_(bias + weight @ mean)
+        self.updates.zero_()
+        self._seen = self.v._version
 
 
 def leave_unwrappable(model: nn.Module, row: Row, owner: Owner) -> Row:
@@ -172,7 +188,7 @@ def leave_unwrappable(model: nn.Module, row: Row, owner: Owner) -> Row:
     if type(module) is not nn.Linear:
         return row.left_alone(f"nnn whitens the inputs of torch.nn.Linear, not of {row.reason}")
     if module.bias is None:
-        return row.left_alone("nnn needs a bias, which takes up the inputs' mean")
+        return row.left_alone("nnn needs a bias, which absorbs the mean of the inputs")
     if module is model:
         return row.left_alone("nnn replaces layers of a model, and this layer is the model itself")
     if has_hooks(module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any
 
 import torch
@@ -32,14 +32,10 @@ def check_options(
     check_option("init", init, ("preserve", "unit"))
     check_option("mean", mean, ("drop", "keep"))
     check_scale(scale)
-    if eps is not None and not _is_positive(eps):
-        raise ZeromeanError(
-            f"eps={eps!r} is not a positive number", "Pass eps=1e-5 or leave it out"
-        )
-    if every is not None and not (type(every) is int and every > 0):
-        raise ZeromeanError(
-            f"every={every!r} is not a positive whole number", "Pass the number of updates"
-        )
+    if eps is not None:
+        check_positive("eps", eps)
+    if every is not None:
+        check_positive("every", every, whole=True)
     without_effect = {
         "every": (every is not None and method != "nnn", "it estimates nothing"),
         "eps": (eps is not None and method in ("wn", "cwn"), "its formula has no eps"),
@@ -63,9 +59,19 @@ def check_options(
         )
 
 
+def check_positive(name: str, value: object, *, whole: bool = False) -> None:
+    """Raise unless an option is a positive number, or with ``whole`` a positive integer."""
+    if not _is_positive(value) or (whole and not isinstance(value, int)):
+        raise ZeromeanError(
+            f"{name}={value!r} is not a positive {'whole ' if whole else ''}number",
+            f"Pass a positive one, or leave {name} out",
+        )
+
+
 def check_scale(scale: object) -> None:
     """Raise unless this is "learned", a positive number or None."""
-    if scale is not None and scale != "learned" and not _is_positive(scale):
+    learned = isinstance(scale, str) and scale == "learned"  # an array has no single truth value
+    if scale is not None and not learned and not _is_positive(scale):
         raise ZeromeanError(
             f'scale={scale!r} is neither "learned" nor a positive number',
             'Pass scale="learned" or a number such as scale=1.0',
@@ -121,10 +127,7 @@ def check_only_parametrization(name: str, module: nn.Module) -> None:
             )
 
 
-def _is_positive(value: Any) -> bool:
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value > 0
-    )
+def _is_positive(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 < value <= sys.float_info.max
