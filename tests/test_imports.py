@@ -124,6 +124,20 @@ for name in {list(MODULES_OF_EXTRAS)}:
             assert line.endswith(f"Run pip install 'zeromean[{extra}]'.")
 
 
+def test_a_missing_extra_of_a_report_is_named() -> None:
+    code = """
+import sys
+sys.modules["matplotlib"] = None
+try:
+    from zeromean.study import write_report
+except ImportError as error:
+    print(error)
+"""
+    found = run(code)
+    assert found.startswith("zeromean.study.write_report needs the package matplotlib")
+    assert found.endswith("Run pip install 'zeromean[study]'.")
+
+
 def test_other_import_errors_name_no_extra() -> None:
     with pytest.raises(ModuleNotFoundError), needs_extra("study", "a study"):
         importlib.import_module("zeromean.no_such_module")

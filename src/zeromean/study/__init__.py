@@ -36,14 +36,15 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # A declaration needs neither torch nor matplotlib.
-    if name == "run":
-        from zeromean.study.engine.run import run
+    with needs_extra("study", f"zeromean.study.{name}"):
+        if name == "run":
+            from zeromean.study.engine.run import run
 
-        return run
-    if name == "write_report":
-        from zeromean.study.report import write
+            return run
+        if name == "write_report":
+            from zeromean.study.report import write
 
-        return write
+            return write
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
