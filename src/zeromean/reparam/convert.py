@@ -88,12 +88,12 @@ def reparametrize(
     check_options(model, method, scale, init, mean, eps, every)
     check_undistributed(model, "reparametrize")
     owners_of: dict[int, list[Owner]] = {}
-    for owner in owners(model):
+    found = list(owners(model))
+    for owner in found:
         owners_of.setdefault(id(owner.parameter), []).append(owner)
-    plan = make_plan((owner for tied in owners_of.values() for owner in tied), layers=layers)
     rows = [
         _leave_unsuitable(model, row, owners_of[id(row.parameter)], method) if row.centered else row
-        for row in plan
+        for row in make_plan(found, layers=layers)
     ]
 
     convert: Callable[[Row, Owner, FanIn], Change]

@@ -46,7 +46,7 @@ def take_apart(v: Tensor, formula: Formula, fan_in: FanIn) -> Parts:
     are 0 and its gradient is that of ``g x``, both finite.
     """
     axes, size = split_axes(fan_in), fan_in.size(v.shape)
-    x = by_group(v, fan_in).to(torch.promote_types(v.dtype, torch.float32))
+    x = _by_group(v, fan_in).to(torch.promote_types(v.dtype, torch.float32))
     if formula.centers:
         mean = x.mean(axes, keepdim=True)
         x = x - mean
@@ -77,9 +77,9 @@ def _is_rounding(length: Tensor, mean: Tensor, size: int) -> Tensor:
 
 def weight_of(v: Tensor, g: Tensor | float, offset: Tensor | None, parts: Parts) -> Tensor:
     """Return the weight ``g x / n + offset`` in the shape and type of ``v``, differentiably."""
-    w = parts.x * (wide(g, parts) / parts.norm)
+    w = parts.x * (_wide(g, parts) / parts.norm)
     if offset is not None:
-        w = w + wide(offset, parts)
+        w = w + _wide(offset, parts)
     return w.reshape(v.shape).to(v.dtype)
 
 
@@ -97,20 +97,20 @@ def gradients(
     """
     x, _, norm = parts
     axes = split_axes(fan_in)
-    grad = by_group(grad, fan_in).to(x.dtype)
+    grad = _by_group(grad, fan_in).to(x.dtype)
     dot = (grad * x).sum(axes, keepdim=True)
     size = 1 if formula.eps is None else math.prod([x.shape[axis] for axis in axes])
     grad_v = grad - dot / (size * norm.square()) * x
     if formula.centers:
         grad_v = grad_v - grad.mean(axes, keepdim=True)
-    return wide(g, parts) / norm * grad_v, dot / norm
+    return _wide(g, parts) / norm * grad_v, dot / norm
 
 
-def by_group(x: Tensor, fan_in: FanIn) -> Tensor:
+def _by_group(x: Tensor, fan_in: FanIn) -> Tensor:
     """Split the first axis of ``x`` if there are groups."""
     return x if fan_in.groups == 1 else split(x, fan_in.groups)
 
 
-def wide(values: Tensor | float, parts: Parts) -> Tensor | float:
+def _wide(values: Tensor | float, parts: Parts) -> Tensor | float:
     """Convert gains or offsets to the type of the computation."""
     return values.to(parts.x.dtype) if isinstance(values, Tensor) else values

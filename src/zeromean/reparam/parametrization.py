@@ -154,8 +154,8 @@ def register(
         fan_in, getattr(module, name), formula_of(kind, eps),
         scale=scale, init=init, keep_mean=keep_mean,
     )  # fmt: skip
-    others = parametrized_by(module).values()
-    parametrization.order = next((p.order for p in others), tuple(module._parameters))
+    others = list(parametrized_by(module).values())
+    parametrization.order = others[0].order if others else tuple(module._parameters)
     parametrize.register_parametrization(module, name, parametrization, unsafe=True)
     # torch gives each parametrized module a class of its own, which can hold methods.
     own_class: Any = type(module)
@@ -166,7 +166,7 @@ def register(
     elif hasattr(own_class, "_reset_parameters"):  # torch.nn.MultiheadAttention
         own_class._reset_parameters = _reset_parameters
     _start_gains(module, name)
-    if load_other_forms not in _state_dict_hooks(module):
+    if not others:
         module.register_load_state_dict_pre_hook(load_other_forms)  # type: ignore[no-untyped-call]
 
 
@@ -293,11 +293,6 @@ def _deepcopy_rnn(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     replica = memo[id(module)] = module.__new__(type(module))
     vars(replica).update(copy.deepcopy(vars(module), memo))
     return replica
-
-
-def _state_dict_hooks(module: nn.Module) -> list[object]:
-    hooks = module._load_state_dict_pre_hooks.values()
-    return [getattr(hook, "hook", None) for hook in hooks]
 
 
 def _start_gains(module: nn.Module, name: str) -> None:
