@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -82,6 +84,15 @@ def test_missing_package_is_unavailable(module: str, monkeypatch: pytest.MonkeyP
     name = "pytorch_optimizer" if module == "pytorch_optimizer" else "optax, jitted"
     with pytest.raises(Unavailable, match=r"^not installed$"):
         BY_NAME[name].start(work("adamw"))
+
+
+def test_damaged_package_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "optax.py").write_text("raise RuntimeError('jaxlib is older than jax')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "optax", raising=False)
+    monkeypatch.setitem(sys.modules, "jax", ModuleType("jax"))
+    with pytest.raises(Unavailable, match=r"^cannot be imported$"):
+        BY_NAME["optax, jitted"].start(work("adamw"))
 
 
 @pytest.mark.parametrize("baseline", BASELINES[:11], ids=lambda one: one.name)

@@ -117,9 +117,13 @@ class Hoarder(torch.optim.SGD):
         if place == "attribute":
             self.more = {"list": [(more, more[:3])]}  # one storage, reached twice
         elif place == "closure":
-            self.more = lambda: more
+            self.more = lambda: more or unassigned
+        elif place == "default":
+            self.more = lambda held=more, *, also=more: (held, also)
         else:
             self.register_step_post_hook(Keeper(more).hook)
+        if place is None:
+            unassigned = more
 
 
 class Keeper:
@@ -130,7 +134,7 @@ class Keeper:
         """Do nothing."""
 
 
-@pytest.mark.parametrize("place", ["attribute", "closure", "hook"])
+@pytest.mark.parametrize("place", ["attribute", "closure", "default", "hook"])
 def test_retained_tensors_are_found_everywhere(place: str) -> None:
     hoarder = from_optimizer("hoarder", lambda hyper, ps, model: Hoarder(ps, place))
     work = Work(OPTIMIZERS["sgd"], [(5, 3)], CPU)

@@ -255,7 +255,7 @@ def _optional(module: str) -> Any:
     except ModuleNotFoundError as error:
         reason = "not installed" if error.name == module else f"{error.name} is not installed"
         raise Unavailable(reason) from error
-    except ImportError as error:
+    except Exception as error:  # jax raises a RuntimeError if its parts do not match
         raise Unavailable("cannot be imported") from error
 
 
