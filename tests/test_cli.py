@@ -23,9 +23,10 @@ def test_version_is_printed() -> None:
     assert (done.exit_code, done.output) == (0, f"zeromean {metadata.version('zeromean')}\n")
 
 
-def test_version_needs_no_extra() -> None:
+def test_version_needs_no_extra_and_no_installation() -> None:
     program = (
-        "import sys\n"
+        "import importlib.metadata, sys\n"
+        "importlib.metadata.version = None\n"
         "for name in ('typer', 'rich', 'msgspec'): sys.modules[name] = None\n"
         "sys.argv[1:] = ['--version']\n"
         "from zeromean.__main__ import main; main()"

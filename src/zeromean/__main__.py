@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import io
 import sys
-from importlib import metadata
 
+from zeromean import __version__
 from zeromean.cli.standalone import STANDALONE
 
 
@@ -21,7 +21,7 @@ def main() -> None:
         importlib.import_module(STANDALONE[command]).main(words)
         return
     if command == "--version":
-        print(f"zeromean {metadata.version('zeromean')}")
+        print(f"zeromean {__version__}")
         return
     try:
         from zeromean.cli.main import app

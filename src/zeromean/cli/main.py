@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from importlib import metadata
 from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
+from zeromean import __version__
 from zeromean.cli.output import echo, one_line_errors, refuse
 from zeromean.cli.standalone import STANDALONE
 from zeromean.cli.typed import WORDS
@@ -68,7 +68,7 @@ app = typer.Typer(cls=OneLineErrors, pretty_exceptions_enable=False)
 
 def _print_version(asked: bool) -> None:
     if asked:
-        echo(f"zeromean {metadata.version('zeromean')}")
+        echo(f"zeromean {__version__}")
         raise typer.Exit
 
 
