@@ -15,15 +15,12 @@ from zeromean.centralization.at_update import AtUpdate
 from zeromean.centralization.centering import Centering
 from zeromean.centralization.fingerprint import erase, stamp, warn_of_other_options
 from zeromean.centralization.fused_step import Place, TakenOver, Way
-from zeromean.centralization.optimizer_traits import unwrap
+from zeromean.centralization.optimizer_traits import is_drop_in, unwrap
 from zeromean.centralization.validate import check_subjects, refuse_model, refuse_optimizer
-from zeromean.class_lookup import is_a
 from zeromean.eager import eager
 from zeromean.errors import ZeromeanError
 from zeromean.gc_options import GCOptions, WeightDecay
 from zeromean.plan import Layers, Plan, Scope
-
-_DROP_IN = "zeromean.optim.centered.Centered"
 
 
 def centralize(
@@ -256,7 +253,7 @@ def centering_of(optimizer: Optimizer) -> Centering | None:
     handle = handle_of(optimizer)
     if handle is not None:
         return handle.centering
-    if is_a(type(optimizer), _DROP_IN):
+    if is_drop_in(optimizer):
         drop_in: Any = optimizer
         found: Centering | None = drop_in.centering
         return found

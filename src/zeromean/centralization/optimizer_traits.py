@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch.optim import Optimizer
 
-from zeromean.class_lookup import nearest
+from zeromean.class_lookup import is_a, nearest
 from zeromean.errors import ZeromeanError
 from zeromean.gc_options import WeightDecay
 
@@ -221,6 +221,11 @@ _WRAPS: dict[type | str, str] = {
     "pytorch_lightning.core.optimizer.LightningOptimizer": "optimizer",
     "zeromean.optim.lookahead.Lookahead": "optimizer",
 }
+
+
+def is_drop_in(optimizer: object) -> bool:
+    """Return whether an optimizer is one of ``zeromean.optim``, which centers inside its step."""
+    return is_a(type(optimizer), "zeromean.optim.centered.Centered")
 
 
 def unwrap(optimizer: Optimizer) -> Optimizer:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from zeromean import fsdp1
 from zeromean.centralization.at_backward import refuse_coupled_decay
-from zeromean.centralization.optimizer_traits import strip_wrapper, traits_of, unwrap
+from zeromean.centralization.optimizer_traits import is_drop_in, strip_wrapper, traits_of, unwrap
 from zeromean.class_lookup import is_a, nearest
 from zeromean.errors import ZeromeanError, warn
 from zeromean.gc_options import GCOptions
@@ -18,7 +18,6 @@ from zeromean.plan import check_without_model
 
 _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
 _DEEPSPEED = "deepspeed.runtime.base_optimizer.DeepSpeedOptimizer"
-_DROP_IN = "zeromean.optim.centered.Centered"
 
 # Wrappers that add an update to the step of the optimizer inside if this option is true.
 _ADDS_UPDATE: dict[type | str, str] = {"pytorch_optimizer.optimizer.sam.WSAM": "decouple"}
@@ -107,7 +106,7 @@ def refuse_loss(value: object) -> None:
 def refuse_optimizer(optimizer: Optimizer, options: GCOptions) -> None:
     """Raise if hooks around the step cannot be correct, or if the kind of decay is unknown."""
     kind = type(optimizer).__name__
-    if is_a(type(optimizer), _DROP_IN):
+    if is_drop_in(optimizer):
         raise ZeromeanError(
             f"zeromean's {kind} centers inside its step already",
             "Leave centralize out, or use an optimizer of torch",

@@ -43,7 +43,6 @@ WEIGHT_ROUNDING_STEPS = 4
 # The mean of a gradient may be this many rounding steps of its largest entry.
 GRADIENT_ROUNDING_STEPS = 16
 _SGD = "torch.optim.sgd.SGD"
-_DROP_IN = "zeromean.optim.centered.Centered"
 
 
 def install(options: str) -> None:
@@ -128,7 +127,7 @@ class Attachment:
     ) -> Observed:
         from zeromean.centralization.centralize import handle_of
         from zeromean.centralization.explain import explain
-        from zeromean.centralization.optimizer_traits import traits_of, unwrap
+        from zeromean.centralization.optimizer_traits import is_drop_in, traits_of, unwrap
         from zeromean.centralization.validate import inner_optimizers
         from zeromean.centralization.zscore import standardize_gradients
         from zeromean.class_lookup import is_a
@@ -137,7 +136,7 @@ class Attachment:
         inner = next((found for _, found in inner_optimizers(optimizer)), None)
         if (
             handle_of(optimizer) is not None
-            or is_a(type(optimizer), _DROP_IN)
+            or is_drop_in(optimizer)
             or (inner is not None and handle_of(unwrap(optimizer)) is not None)
         ):
             entry.state = "already centralized"
