@@ -272,6 +272,20 @@ def test_function_transforms(method: str, supports: Say) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_batched_gradients(method: str, backend: str) -> None:
+    v = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    weight = Normalization(FORMULAS[method], FanIn((1,)))(v, 1.5)
+    grads = torch.randn(3, 4, 5, dtype=torch.float64)
+
+    def backward(grad: Tensor, **options: bool) -> Tensor:
+        return torch.autograd.grad(weight, v, grad, retain_graph=True, **options)[0]
+
+    expected = torch.stack([backward(grad) for grad in grads])
+    torch.testing.assert_close(backward(grads, is_grads_batched=True), expected)
+    torch.testing.assert_close(torch.func.vmap(backward)(grads), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_default_device_does_not_matter(method: str, backend: str) -> None:
     """Kernels write to memory on the weight's device."""
     layer = nn.Linear(6, 4)

@@ -148,6 +148,28 @@ def test_meta_device(form: str) -> None:
     assert layer.weight.is_meta
 
 
+class _Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+        self.other = nn.Parameter(torch.randn(2, 3))
+        self.last = nn.Linear(2, 2)
+
+
+zeromean.fan_in.register(_Pair)(
+    lambda _: dict.fromkeys(("weight", "other", "last.weight"), zeromean.FanIn((1,)))
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("names", [["weight"], ["weight", "other"]], ids=str)
+def test_rule_that_names_several_parameters(form: str, names: list[str]) -> None:
+    model = _Pair()
+    for name in names:
+        normed(form, model, name=name)
+    assert [change.row.name for change in from_torch(model).done] == names
+
+
 class _Experts(nn.Module):
     def __init__(self) -> None:
         super().__init__()

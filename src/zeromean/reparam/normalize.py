@@ -76,6 +76,12 @@ def _needs_plain_operations(v: Tensor) -> bool:
     )
 
 
+def _is_batched(grad: Tensor) -> bool:
+    """Return whether vmap of ``torch.func`` or of ``is_grads_batched`` hides several gradients."""
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(grad) or functorch.is_legacy_batchedtensor(grad)
+
+
 class _Normalize(torch.autograd.Function):
     """Stores v and g, which exist anyway, and a mean and a divisor per vector."""
 
@@ -102,6 +108,7 @@ class _Normalize(torch.autograd.Function):
         if (
             kernels is not None
             and not torch.is_grad_enabled()
+            and not _is_batched(grad)
             and kernels.is_valid_backward(grad, v, g, saved)
         ):
             grad_v, grad_g = kernels.backward(grad, v, g, saved, ctx.needs_input_grad)

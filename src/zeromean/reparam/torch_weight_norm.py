@@ -205,11 +205,18 @@ def _plan(normed: _Normed) -> Row:
     """Return the plan's row for the weight as if it were plain."""
     kind: Any = parametrize.type_before_parametrizations(normed.module)
     alone: nn.Module = kind.__new__(kind)
-    alone.__dict__.update(normed.module.__dict__, _parameters={}, _modules={})
+    modules = normed.module._modules
+    alone.__dict__.update(
+        normed.module.__dict__,
+        _parameters=dict(normed.module._parameters),
+        _modules={name: module for name, module in modules.items() if name != "parametrizations"},
+        # Only the names, so that the rule finds the weights that other parametrizations compute.
+        parametrizations=list(getattr(normed.module, "parametrizations", ())),
+    )
     alone.__dict__.pop(normed.name, None)  # a hook leaves the weight there
     weight = nn.Parameter(normed.v.detach(), requires_grad=False)
     alone.register_parameter(normed.name, weight)
-    (row,) = make_plan(owners(alone))
+    row = next(row for row in make_plan(owners(alone)) if row.parameter is weight)
     return replace(row, name=_full_name(normed.module_name, normed.name), parameter=normed.v)
 
 
