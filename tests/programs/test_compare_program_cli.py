@@ -60,6 +60,8 @@ def compare(*words: str) -> tuple[int, str]:
         (["--", "true"], "a program needs --metric"),
         (METRIC, "--metric is not an option of a built-in task"),
         (["--dry-run"], "--dry-run is not an option of a built-in task"),
+        (["--lower"], "--lower is not an option of a built-in task"),
+        (["--higher"], "--higher is not an option of a built-in task"),
         ([*METRIC, "--lr", "0.1", "--", "true"], "--lr is not an option of a program"),
         ([*METRIC, "--model", "cnn", "--", "true"], "--model is not an option of a program"),
         ([*METRIC, "true", "{seed}"], "without a -- before it"),

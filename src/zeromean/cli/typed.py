@@ -19,12 +19,14 @@ def typed_words(context: typer.Context) -> list[str]:
 
 def typed_options(context: typer.Context, names: Sequence[str]) -> list[str]:
     """Return those of the parameters that were typed, as options."""
-    sources = {name: context.get_parameter_source(name) for name in names}
-    return [
-        f"--{name.replace('_', '-')}"
-        for name, source in sources.items()
-        if source is not None and source.name == "COMMANDLINE"
-    ]
+    found = []
+    for parameter in context.command.params:
+        name = parameter.name
+        source = context.get_parameter_source(name) if name in names else None
+        if source is not None and source.name == "COMMANDLINE":
+            off = context.params[name] is False  # such as --lower, the opposite of --higher
+            found.append((parameter.secondary_opts if off else parameter.opts)[0])
+    return found
 
 
 def typed_command(context: typer.Context) -> str:
