@@ -71,7 +71,8 @@ class Diagnostic(Tabular):
                 text.set_fontsize(FONT_SIZE)
             if label is not None or one.get_legend() is not None:
                 one.legend(frameon=False, fontsize=FONT_SIZE)
-        return axes[0].get_figure(root=True)  # type: ignore[return-value]
+        # The root of a subfigure too; get_figure(root=True) needs matplotlib 3.10.
+        return axes[0].figure.figure
 
     def _conclusions(self) -> list[str]:
         return [self.answer]
