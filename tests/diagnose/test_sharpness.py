@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from zeromean import ZeromeanError, center
 from zeromean.diagnose import sharpness
@@ -153,6 +154,24 @@ def test_network_in_training_mode_equals_its_dense_hessian() -> None:
     )
 
 
+def test_checkpointed_network_stays_unchanged() -> None:
+    class Checkpointed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    layers = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)
+    batch = torch.randn(5, 4), torch.arange(5) % 3
+    before = [value.clone() for value in nn.Sequential(*layers).buffers()]
+    assert sharpness(Checkpointed(*layers), batch) == sharpness(nn.Sequential(*layers), batch)
+    assert all(map(torch.equal, nn.Sequential(*layers).buffers(), before))
+
+
+def test_projected_norm_is_at_most_the_norm() -> None:
+    x = center(torch.randn(200, 40, generator=torch.Generator().manual_seed(0)), axes=1)
+    found = sharpness(nn.Linear(40, 1), (x, None), loss=lambda z, _: z.square().mean())
+    assert found.projected_norm <= found.hessian_norm
+
+
 def test_dropout_is_the_same_in_every_product() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
     batch = torch.randn(5, 8), torch.arange(5) % 3
@@ -177,6 +196,12 @@ def test_invalid_arguments_raise(model: nn.Module, loss: object, words: str) -> 
     options = {} if loss is None else {"loss": loss}
     with pytest.raises(ZeromeanError, match=words):
         sharpness(model, (torch.ones(4, 3), torch.zeros(4, dtype=torch.long)), **options)
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, 0.0, 1.0, float("nan")])
+def test_invalid_tolerance_raises(tolerance: float) -> None:
+    with pytest.raises(ZeromeanError, match="is not between 0 and 1"):
+        sharpness(nn.Linear(3, 2), (torch.ones(4, 3), None), tolerance=tolerance)
 
 
 def test_linear_loss_has_zero_curvature() -> None:

@@ -122,6 +122,8 @@ def sharpness(
     Reference:
         Yong et al., Gradient Centralization, ECCV 2020, Proposition 4.2.
     """
+    if not 0 < tolerance < 1:
+        raise ZeromeanError(f"tolerance={tolerance} is not between 0 and 1", "Leave tolerance out")
     check_model(model, precise=True)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
@@ -142,9 +144,12 @@ def sharpness(
     squared = extreme_eigenvalue(  # (PH)^T (PH) = H P H
         lambda vector: hessian(project(hessian(vector))), size, "magnitude", tolerance
     )
+    projected_norm = max(squared, 0.0) ** 0.5
+    norm = abs(extreme_eigenvalue(hessian, size, "magnitude", tolerance))
     return Sharpness(
-        hessian_norm=abs(extreme_eigenvalue(hessian, size, "magnitude", tolerance)),
-        projected_norm=max(squared, 0.0) ** 0.5,
+        # Both estimates are lower bounds, and ||PH|| is one of ||H||.
+        hessian_norm=max(norm, projected_norm),
+        projected_norm=projected_norm,
         restricted_max=extreme_eigenvalue(
             lambda vector: project(hessian(project(vector))), size, "largest", tolerance
         ),
@@ -175,13 +180,14 @@ def _hessian(
             curved = [(gradient, v) for gradient, v in columns if gradient.requires_grad]
             if not curved:
                 continue
-            found = torch.autograd.grad(
-                [gradient for gradient, _ in curved],
-                parameters,
-                grad_outputs=[v for _, v in curved],
-                retain_graph=True,
-                materialize_grads=True,
-            )
+            with differentiable(model):  # checkpointing repeats the forward pass here
+                found = torch.autograd.grad(
+                    [gradient for gradient, _ in curved],
+                    parameters,
+                    grad_outputs=[v for _, v in curved],
+                    retain_graph=True,
+                    materialize_grads=True,
+                )
             total += flat(found) * (count(inputs) / samples)
         return total
 
