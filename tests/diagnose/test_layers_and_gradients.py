@@ -192,6 +192,10 @@ def test_optimizer_without_model_warns() -> None:
         (("model", [torch.ones(2, 3)]), {}, "a batch is Tensor"),
         (("model", []), {}, "there is no batch"),
         (("model", (torch.ones(0, 3), None)), {}, "a batch is empty"),
+        (("model", [(np.ones((2, 3)), None)]), {}, "the input of a batch is ndarray, not a tensor"),
+        (("model", [({"input": torch.tensor(1.0)}, None)]), {}, "the input of a batch is dict"),
+        (("optimizer",), {"embeddings": True}, "embeddings=True needs the model"),
+        (("optimizer",), {"layers": lambda module: True}, "there is no model"),
         (("nothing",), {}, "str is not a torch.nn.Module"),
     ],
 )
@@ -203,6 +207,25 @@ def test_invalid_arguments_raise(
     subject, *rest = arguments
     with pytest.raises(ZeromeanError, match=words):
         gradient_norms(named.get(str(subject), subject), *rest, **options)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e30])
+def test_vanishing_and_exploding_gradients_are_measured(factor: float) -> None:
+    model, batch = nn.Linear(4, 3), (torch.randn(5, 4), None)
+    usual = gradient_norms(model, batch, loss=lambda z, _: z.mean())
+    found = gradient_norms(model, batch, loss=lambda z, _: z.mean() * factor)
+    assert found.norm == pytest.approx(factor * usual.norm, rel=1e-4, abs=0)
+    assert found.removed == pytest.approx(usual.removed, rel=1e-4)
+
+
+def test_keyword_inputs_may_be_numbers() -> None:
+    class Scaled(nn.Linear):
+        def forward(self, scale: Tensor, input: Tensor) -> Tensor:
+            return super().forward(input * scale)
+
+    model = Scaled(4, 3)
+    batch = {"scale": torch.tensor(2.0), "input": torch.randn(5, 4)}, torch.arange(5) % 3
+    assert gradient_norms(model, batch).norm[0, 0] > 0
 
 
 # --- Pre-activations ------------------------------------------------------------------------------
@@ -243,6 +266,16 @@ def test_moments_go_over_samples_and_pixels_batch_by_batch(supports: Supports) -
             units.var(1, correction=0).numpy(), rel=1e-5
         )
     assert found.layers[2] == "7.weight"
+
+
+def test_batch_without_an_input_for_a_layer_is_left_out() -> None:
+    class Expert(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x[x[:, 0] > 0])
+
+    model, x = Expert(4, 3), torch.randn(6, 4).abs()
+    found = preactivations(model, [(x, None), (-x, None)])
+    assert found.unit_means[0].tolist() == preactivations(model, (x, None)).unit_means[0].tolist()
 
 
 def test_running_statistics_stay_unchanged() -> None:
@@ -497,10 +530,11 @@ def test_nested_step_counts_once() -> None:
         (3, torch.ones(16)),
         (3, torch.zeros(16, 1, dtype=torch.long)),
         (3, torch.zeros(16, dtype=torch.bool)),
+        (3, torch.zeros(16, dtype=torch.complex64)),
         (3, [0] * 16),
     ],
     ids=["one column", "one class", "regression", "no probabilities", "floats", "shape", "bool",
-         "list"],
+         "complex", "list"],
 )  # fmt: skip
 def test_default_loss_of_other_targets_raises(
     measure: Callable[..., object], outputs: int, target: object
@@ -512,8 +546,12 @@ def test_default_loss_of_other_targets_raises(
 @pytest.mark.parametrize("measure", [gradient_norms, sharpness, fisher_condition])
 @pytest.mark.parametrize(
     "target",
-    [torch.arange(16) % 3, torch.softmax(torch.randn(16, 3), 1)],
-    ids=["indices", "probabilities"],
+    [
+        torch.arange(16) % 3,
+        (torch.arange(16) % 3).int(),
+        torch.softmax(torch.randn(16, 3), 1),
+    ],
+    ids=["indices", "short indices", "probabilities"],
 )
 def test_default_loss_of_classes_is_cross_entropy(
     measure: Callable[..., object], target: Tensor
@@ -521,7 +559,8 @@ def test_default_loss_of_classes_is_cross_entropy(
     model, x = nn.Linear(4, 3), torch.randn(16, 4)
     found = measure(model, (x, target))
     if isinstance(found, zeromean.diagnose.GradientNorms):
-        F.cross_entropy(model(x), target).backward()
+        wanted = target if target.is_floating_point() else target.long()
+        F.cross_entropy(model(x), wanted).backward()
         assert found.norm[0, 0] == pytest.approx(float(model.weight.grad.norm()), rel=1e-4)
 
 

@@ -118,6 +118,13 @@ def overlapping_zero() -> None:
     refuses(partial(zeromean.centralize, optimizer, model), "overlap_with_ddp=False")
 
 
+def gradient_norms() -> None:
+    model = shard(Network())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    refuses(partial(zeromean.diagnose.gradient_norms, optimizer, model=model), "zeromean.monitor")
+    assert not optimizer._optimizer_step_pre_hooks
+
+
 def flat_partitions() -> None:
     """What DeepSpeed ZeRO does to an optimizer: one flat tensor, cut, in place of the weights."""
     model = Network()
@@ -145,6 +152,7 @@ case(
 case(2, "optimizer made before fully_shard of a layer", made_before_sharding_a_layer)
 case(2, "after a forward pass alone", after_a_forward_pass_alone)
 case(2, "parameters put in place", parameters_put_in_place)
+case(2, "gradient norms", gradient_norms)
 case(
     2,
     "ZeroRedundancyOptimizer(overlap_with_ddp=True)",

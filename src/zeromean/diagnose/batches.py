@@ -33,9 +33,15 @@ def pairs(batches: Batches, model: nn.Module) -> list[Pair]:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     kept = []
     for pair in batches:
-        if not (isinstance(pair, tuple | list) and len(pair) == 2 and _is_input(pair[0])):
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
             raise ZeromeanError(
                 f"a batch is {type(pair).__name__}, not an (input, target) pair", _FIX
+            )
+        if not _is_input(pair[0]):
+            raise ZeromeanError(
+                f"the input of a batch is {type(pair[0]).__name__}, not a tensor with a dimension"
+                " of samples, or a mapping of tensors",
+                "Convert it, for example by torch.as_tensor",
             )
         if not count(pair[0]):
             raise ZeromeanError("a batch is empty", "Leave it out")
@@ -52,8 +58,8 @@ def run(model: Callable[..., Any], inputs: Any) -> Any:
 
 def count(inputs: Any) -> int:
     """Return the number of samples in a batch's input."""
-    first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
-    return len(first)
+    values = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    return next(len(value) for value in values if value.ndim)
 
 
 def cross_entropy(output: Any, target: Any) -> Tensor:
@@ -63,7 +69,7 @@ def cross_entropy(output: Any, target: Any) -> Tensor:
         ZeromeanError: The output or the target is something else, such as a regression target.
     """
     check_classes(output, target, axis=1, option="loss", example="torch.nn.functional.mse_loss")
-    return F.cross_entropy(output, target)
+    return F.cross_entropy(output, target if target.is_floating_point() else target.long())
 
 
 def check_classes(output: Any, target: Any, *, axis: int, option: str, example: str) -> None:
@@ -98,7 +104,8 @@ def _are_classes(target: Tensor, output: Tensor, axis: int) -> bool:
     if not target.is_floating_point():
         shape = list(output.shape)
         del shape[axis]
-        return target.dtype != torch.bool and list(target.shape) == shape
+        indices = target.dtype != torch.bool and not target.is_complex()
+        return indices and list(target.shape) == shape
     if target.shape != output.shape or bool((target < 0).any()):
         return False
     totals = target.sum(axis)
@@ -107,7 +114,8 @@ def _are_classes(target: Tensor, output: Tensor, axis: int) -> bool:
 
 def _is_input(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
+        entries = list(value.values())
+        return all(isinstance(x, Tensor) for x in entries) and any(x.ndim for x in entries)
     return isinstance(value, Tensor) and value.ndim > 0
 
 

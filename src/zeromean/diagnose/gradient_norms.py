@@ -18,11 +18,10 @@ from zeromean.diagnose.batches import Batches, Loss, cross_entropy, pairs, run
 from zeromean.diagnose.layers import check_model, unchanged, weights_of
 from zeromean.diagnose.result import Diagnostic, layer_axis, number, percent
 from zeromean.errors import ZeromeanError
-from zeromean.fan_in import FanIn
 from zeromean.gc_options import GCOptions
 from zeromean.measurement.observer import StepObserver
 from zeromean.measurement.statistics import gradient_statistics
-from zeromean.plan import Layers, Row
+from zeromean.plan import Layers, Row, check_without_model
 from zeromean.sharded import is_sharded
 from zeromean.tables import Table
 
@@ -160,23 +159,19 @@ class GradientNorms(Diagnostic):
         self, rows: Sequence[Row], gradients: Sequence[Tensor | None], scale: Tensor | None = None
     ) -> None:
         """Measure one step; the numbers stay on the device, so that the step need not wait."""
-        present = [n for n, gradient in enumerate(gradients) if gradient is not None]
-        found = [gradient for gradient in gradients if gradient is not None]
-        if any(map(is_sharded, found)):
-            raise ZeromeanError(
-                "a gradient is sharded over processes",
-                "Use zeromean.monitor, which measures shards",
-            )
-        if scale is not None:
-            found = [gradient / scale for gradient in found]
-        device = found[0].device if found else None
+        device = rows[0].parameter.device
         measured = torch.full((len(rows), 4), torch.nan, device=device, dtype=torch.float64)
-        if found:
-            numbers = gradient_statistics(found, [_fan_in(rows[n]) for n in present])
-            norms = numbers.sums[:, [1, 3]].sqrt()
-            values = torch.cat([norms, numbers.maxima], 1).double()
-            # nan marks a missing gradient.
-            measured[present] = values.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        for n, (row, gradient) in enumerate(zip(rows, gradients, strict=True)):
+            if gradient is None:
+                continue  # nan marks a missing gradient
+            # In float32, squares of vanishing gradients would be 0, those of exploding ones inf.
+            g = gradient.to(torch.promote_types(gradient.dtype, torch.float64))
+            if scale is not None:
+                g = g / scale.to(g.device)
+            assert row.fan_in is not None
+            found = gradient_statistics([g], [row.fan_in])
+            numbers = torch.cat([found.sums[0, [1, 3]].sqrt(), found.maxima[0]])
+            measured[n] = numbers.nan_to_num(nan=torch.inf, posinf=torch.inf)
         self._steps.append(measured)
 
 
@@ -278,6 +273,11 @@ def _follow(
             "the optimizer holds no parameter that can be centered",
             "Pass the model whose parameters it updates",
         )
+    if any(is_sharded(row.parameter) for row in rows):
+        raise ZeromeanError(
+            "the optimizer's parameters are sharded over processes",
+            "Use zeromean.monitor, which measures shards",
+        )
     norms = GradientNorms([row.name for row in rows])
 
     def see_gradients(optimizer: Optimizer) -> None:
@@ -298,17 +298,13 @@ def _rows(
     if model is not None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         return [row for row in weights_of(model, layers, embeddings) if id(row.parameter) in held]
+    check_without_model(layers, embeddings)
     centering = centering_of(optimizer)
-    if centering is not None and layers == "all" and not embeddings:
+    if centering is not None and layers == "all":
         return centering.plan.centered
-    centering = Centering(optimizer, None, GCOptions(layers=layers, embeddings=embeddings))
+    centering = Centering(optimizer, None, GCOptions(layers=layers))
     centering.warn_of_doubt()
     return centering.plan.centered
-
-
-def _fan_in(row: Row) -> FanIn:
-    assert row.fan_in is not None
-    return row.fan_in
 
 
 def _medians(values: Array) -> Array:

@@ -131,7 +131,7 @@ def preactivations(model: nn.Module, batches: Batches, *, layers: Layers = "all"
 
     def on_call(layer: Layer, _inputs: object, output: object) -> None:
         units = layer.units(output)
-        if units is not None:
+        if units is not None and len(units):  # an expert may receive no token
             moments.setdefault(layer.name, _Moments()).add(units)
 
     with unchanged(model), forward_hooks(found, on_call):
