@@ -82,7 +82,10 @@ def test_empty_pythonpath_does_not_add_the_working_folder() -> None:
         (["-m"], "-m needs the name of a module"),
         (["--at", "forward", "train.py"], "invalid choice: 'forward'"),
         (["--fused", "train.py"], "unrecognized arguments: --fused"),
-        (["--record", "/no/such/folder/r.json", "true"], "does not exist"),
+        (["--record", "/no/such/folder/r.json", "true"], "/r.json cannot be written"),
+        (["--record", "/", "true"], "--record / cannot be written"),
+        (["--plain", "--at", "update", "true"], "--at has no effect with --plain"),
+        (["--skip-refused", "--plain", "true"], "--skip-refused has no effect with --plain"),
     ],
 )
 def test_bad_command_is_one_line(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from zeromean.cli.output import Parser, refuse
 from zeromean.errors import ZeromeanError
 from zeromean.programs.command import NOT_REACHED, exit_as, run
 from zeromean.programs.options import Options
+
+# Options of how to center.
+CENTERING = ("at", "layers", "embeddings", "scope", "weight_decay", "skip_refused")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -22,22 +27,14 @@ def main(arguments: Sequence[str]) -> None:
     parser = make_parser()
     own, command = split(parser, arguments)
     given = parser.parse_args(own)
-    options = Options(
-        records="",
-        method="plain" if given.plain else "gc",
-        at=given.at,
-        layers=given.layers,
-        embeddings=given.embeddings,
-        scope=given.scope,
-        weight_decay=given.weight_decay,
-        skip_refused=given.skip_refused,
-    )
+    centering = {name: getattr(given, name) for name in CENTERING}
     try:
-        if given.record is not None and not given.record.absolute().parent.is_dir():
-            raise ZeromeanError(
-                f"the folder of --record {given.record} does not exist", "Create it first"
-            )
-        code, record = run(command, options)
+        if given.plain:
+            _refuse_options(parser, centering)
+        if given.record is not None:
+            _check_record(given.record)
+        method: Literal["plain", "gc"] = "plain" if given.plain else "gc"
+        code, record = run(command, Options("", method, **centering))
     except ZeromeanError as error:
         refuse(str(error))
     if given.record is not None:
@@ -53,6 +50,26 @@ def main(arguments: Sequence[str]) -> None:
     if code == 0 and (record.faults or not record.acted):
         code = NOT_REACHED
     exit_as(code)
+
+
+def _refuse_options(parser: argparse.ArgumentParser, centering: Mapping[str, object]) -> None:
+    for name, value in centering.items():
+        if value != parser.get_default(name):
+            option = f"--{name.replace('_', '-')}"
+            raise ZeromeanError(
+                f"{option} has no effect with --plain, which centers nothing",
+                f"Remove --plain or {option}",
+            )
+
+
+def _check_record(file: Path) -> None:
+    """Raise before the program runs, and not only after it, if the file cannot be written."""
+    place = file if file.exists() else file.absolute().parent
+    if file.is_dir() or not os.access(place, os.W_OK):
+        raise ZeromeanError(
+            f"--record {file} cannot be written",
+            "Pass a file in a folder that exists and can be written to",
+        )
 
 
 def make_parser() -> argparse.ArgumentParser:
