@@ -549,6 +549,23 @@ def test_deleted_optimizer_is_freed() -> None:
     handle.remove()
 
 
+def test_deleted_training_is_freed_without_the_garbage_collector() -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters())
+    zeromean.centralize(optimizer, model)
+    backward(model, optimizer)
+    optimizer.step()
+    weight = model[0].weight
+    gone = [weakref.ref(weight), weakref.ref(optimizer.state[weight]["exp_avg"])]
+    gc.collect()
+    gc.disable()
+    try:
+        del weight, model, optimizer
+        assert [one() for one in gone] == [None, None]
+    finally:
+        gc.enable()
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 

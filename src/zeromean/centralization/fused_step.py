@@ -326,6 +326,10 @@ class TakenOver:
             ],
             "_optimizer_step_pre_hooks": {},
             "_optimizer_step_post_hooks": {},
+            # These would hold the handle, which holds this: only the garbage collector would free
+            # the weights and the state.
+            "_optimizer_state_dict_pre_hooks": {},
+            "_optimizer_load_state_dict_post_hooks": {},
             "_warned_capturable_if_run_uncaptured": True,  # no groups would pass for capturable
         }
         return self._rest
