@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ from zeromean.bench.baselines import (
     TORCH,
     ZEROMEAN,
     Baseline,
+    Running,
     Unavailable,
     Work,
     drop_in,
@@ -207,6 +209,27 @@ def test_base_is_the_first_available_baseline(monkeypatch: pytest.MonkeyPatch) -
     comparison = run.run(Settings(("tiny",), ("sgd",), repeats=1)).comparisons[0]
     assert comparison.base.name == "torch foreach"
     assert comparison.results[fused] == "not supported on mps"
+
+
+@pytest.mark.usefixtures("_fast")
+def test_at_most_two_baselines_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: weakref.WeakSet[object] = weakref.WeakSet()
+    counts = []
+
+    class Held:
+        def __call__(self) -> None:
+            """Do nothing."""
+
+    def start(work: Work) -> Running:
+        step = Held()
+        alive.add(step)
+        counts.append(len(alive))
+        return Running(step, list)
+
+    monkeypatch.setattr(run, "retained_bytes", lambda *args: 0)
+    monkeypatch.setattr(run, "BASELINES", [Baseline(name, None, start) for name in "abcd"])
+    run.run(Settings(("tiny",), ("adamw",), repeats=1))
+    assert max(counts) == 2
 
 
 def out_of_device_memory(*args: object, **options: object) -> None:

@@ -247,13 +247,7 @@ def _compare(
         if baseline is base:
             continue
         on_progress(f"{title}: {baseline.name}")
-        try:  # at most two baselines are in memory
-            other = baseline.start(work).step
-        except Unavailable as reason:
-            times[baseline] = str(reason)
-            continue
-        steps = {base.name: base.start(work).step, baseline.name: other}
-        times[baseline] = _time(steps, settings, work)
+        times[baseline] = _time_with_base(base, baseline, settings, work)
     results.comparisons.append(Comparison(tensors, optimizer, base, times))
     if tensor_set.parameters() > MIN_PARAMETERS_FOR_BANDWIDTH:
         on_progress(f"{title}: memory bandwidth")
@@ -267,6 +261,17 @@ def _compare(
             for baseline in ZEROMEAN:
                 with suppress(Unavailable):
                     results.retained[baseline, dtype] = retained_bytes(baseline, typed) - plain
+
+
+def _time_with_base(
+    base: Baseline, baseline: Baseline, settings: Settings, work: Work
+) -> Times | str:
+    """Return the times of both, or why the baseline is unavailable; frees both afterwards."""
+    try:
+        other = baseline.start(work).step
+    except Unavailable as reason:
+        return str(reason)
+    return _time({base.name: base.start(work).step, baseline.name: other}, settings, work)
 
 
 def _time(steps: dict[str, Step], settings: Settings, work: Work) -> Times:
