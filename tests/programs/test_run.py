@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 
@@ -98,6 +99,17 @@ def test_bad_command_is_one_line(
     assert message in error
     assert error.startswith("zeromean: ")
     assert error.count("\n") == 1
+
+
+def test_missing_temporary_folder_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(SystemExit) as ended:
+        main(["true"])
+    error = capsys.readouterr().err
+    assert (ended.value.code, error.count("\n")) == (2, 1)
+    assert "No such file or directory" in error
 
 
 def test_file_that_cannot_be_executed(tmp_path: Path) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 
-from zeromean.cli.output import Parser, echo, one_line_errors, printable
+from zeromean.cli.output import Parser, echo, note, one_line_errors
 
 HELP = "Show for every parameter of a model whether GC centers it, over which axes, and why."
 
@@ -42,7 +41,7 @@ def _explain(options: argparse.Namespace) -> None:
 
     plan, warning = plan_of(options.model, options.layers, options.embeddings)
     if warning:
-        print(f"zeromean: {printable(warning)}", file=sys.stderr)
+        note(warning)
     if not options.json:
         echo(str(plan))
         return

@@ -44,9 +44,14 @@ def fill(text: str, indent: str = "", hanging: str = "") -> str:
     )
 
 
+def note(text: str) -> None:
+    """Print text as one line to standard error, without control characters."""
+    print(f"zeromean: {printable(' '.join(text.split()))}", file=sys.stderr)
+
+
 def refuse(reason: str, code: int = BAD_INPUT) -> NoReturn:
     """Print the reason as one line to standard error, and exit."""
-    print(f"zeromean: {printable(' '.join(reason.split()))}", file=sys.stderr)
+    note(reason)
     sys.exit(code)
 
 

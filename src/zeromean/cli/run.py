@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from zeromean.cli.output import Parser, refuse
+from zeromean.cli.output import Parser, note, one_line_errors
 from zeromean.errors import ZeromeanError
 from zeromean.programs.command import NOT_REACHED, exit_as, run
 from zeromean.programs.options import Options
@@ -24,32 +23,28 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The words after ``zeromean run``.
     """
-    parser = make_parser()
-    own, command = split(parser, arguments)
-    given = parser.parse_args(own)
-    centering = {name: getattr(given, name) for name in CENTERING}
-    try:
+    with one_line_errors():
+        parser = make_parser()
+        own, command = split(parser, arguments)
+        given = parser.parse_args(own)
+        centering = {name: getattr(given, name) for name in CENTERING}
         if given.plain:
             _refuse_options(parser, centering)
         if given.record is not None:
             _check_record(given.record)
         method: Literal["plain", "gc"] = "plain" if given.plain else "gc"
         code, record = run(command, Options("", method, **centering))
-    except ZeromeanError as error:
-        refuse(str(error))
-    if given.record is not None:
-        try:
-            given.record.write_text(record.dumps())
-        except OSError as error:
-            print(f"zeromean: cannot write {given.record} ({error.strerror})", file=sys.stderr)
-    if not given.quiet or not record.acted or record.faults:
-        summary = " ".join(record.summary().split())
-        if record.refused:
-            summary += ". Use --skip-refused to leave this optimizer alone."
-        print(f"zeromean: {summary}", file=sys.stderr)
-    if code == 0 and (record.faults or not record.acted):
-        code = NOT_REACHED
-    exit_as(code)
+        if given.record is not None:
+            try:
+                given.record.write_text(record.dumps())
+            except OSError as error:
+                note(f"cannot write {given.record} ({error.strerror})")
+        if not given.quiet or not record.acted or record.faults:
+            advice = ". Use --skip-refused to leave this optimizer alone."
+            note(record.summary() + (advice if record.refused else ""))
+        if code == 0 and (record.faults or not record.acted):
+            code = NOT_REACHED
+        exit_as(code)
 
 
 def _refuse_options(parser: argparse.ArgumentParser, centering: Mapping[str, object]) -> None:
