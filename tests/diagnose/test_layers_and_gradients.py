@@ -314,6 +314,18 @@ def test_recurrent_layers_are_left_out() -> None:
         preactivations(nn.Sequential(nn.LSTM(3, 4)), batch)
 
 
+@pytest.mark.parametrize(
+    "measure",
+    [gradient_norms, preactivations, intensity_response, fisher_condition, sharpness],
+)
+def test_shuffled_batches_leave_random_numbers_alone(measure: Callable[..., object]) -> None:
+    data = torch.utils.data.TensorDataset(torch.randn(6, 4), torch.arange(6) % 3)
+    model = nn.Linear(4, 3)
+    before = torch.get_rng_state()
+    measure(model, torch.utils.data.DataLoader(data, batch_size=2, shuffle=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # --- Intensity response ---------------------------------------------------------------------------
 
 

@@ -32,7 +32,9 @@ def pairs(batches: Batches, model: nn.Module) -> list[Pair]:
         raise ZeromeanError(f"batches is {type(batches).__name__}, not (input, target) pairs", _FIX)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     kept = []
-    for pair in batches:
+    with torch.random.fork_rng(devices=[]):  # iterating over a DataLoader draws from it
+        drawn = list(batches)
+    for pair in drawn:
         if not (isinstance(pair, tuple | list) and len(pair) == 2):
             raise ZeromeanError(
                 f"a batch is {type(pair).__name__}, not an (input, target) pair", _FIX

@@ -23,7 +23,7 @@ from zeromean.measurement.observer import StepObserver
 from zeromean.measurement.statistics import gradient_statistics
 from zeromean.plan import Layers, Row, check_without_model
 from zeromean.sharded import is_sharded
-from zeromean.tables import Table
+from zeromean.tables import Table, amount
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,9 +94,9 @@ class GradientNorms(Diagnostic):
     def answer(self) -> str:
         if not self._steps:
             return "No step has been measured yet."
-        steps = f"{len(self._steps)} {'batch' if self._by_layer else 'step'}"
-        if len(self._steps) != 1:
-            steps += "es" if self._by_layer else "s"
+        count = len(self._steps)
+        batches = f"{count:,} batch{'' if count == 1 else 'es'}"
+        steps = batches if self._by_layer else amount(count, "step")
         bad = np.isinf(self.norm)
         if bad.any():
             first = self.layers[int(bad.any(0).argmax())]

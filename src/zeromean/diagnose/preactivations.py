@@ -15,6 +15,7 @@ from zeromean.diagnose.batches import Batches, pairs, run
 from zeromean.diagnose.layers import Layer, forward_hooks, layers_of, unchanged
 from zeromean.diagnose.result import Diagnostic, layer_axis, number
 from zeromean.errors import ZeromeanError
+from zeromean.measurement.sample import share
 from zeromean.plan import Layers
 from zeromean.tables import Table
 
@@ -53,7 +54,7 @@ class Preactivations(Diagnostic):
     def answer(self) -> str:
         low, high = int(self.variance.argmin()), int(self.variance.argmax())
         shift = [
-            _ratio(float(np.median(np.abs(means))), float(np.median(variances)) ** 0.5)
+            share(float(np.median(np.abs(means))), float(np.median(variances)) ** 0.5)
             for means, variances in zip(self.unit_means, self.unit_variances, strict=True)
         ]
         most = int(np.argmax(shift))
@@ -157,12 +158,6 @@ def preactivations(model: nn.Module, batches: Batches, *, layers: Layers = "all"
         unit_means=means,
         unit_variances=variances,
     )
-
-
-def _ratio(part: float, whole: float) -> float:
-    if whole == 0:  # a single sample, or units with a constant output
-        return np.inf if part else 0.0
-    return part / whole
 
 
 class _Moments:

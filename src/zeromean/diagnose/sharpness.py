@@ -99,15 +99,15 @@ def sharpness(
         loss: Function of output and target, the mean over the batch. The default is cross-entropy,
             which needs class indices or probabilities as targets.
         layers, embeddings: Selection of centered layers, as in :func:`zeromean.centralize`.
-        tolerance: Relative accuracy of the eigenvalues (default 1e-3).
+        tolerance: Relative accuracy of the eigenvalues, between 0 and 1 (default 1e-3).
 
     Returns:
         A :class:`Sharpness`.
 
     Raises:
         ZeromeanError: Nothing requires a gradient; the model is complex or in half precision; the
-            loss is not a single finite number; cross-entropy does not apply to the targets; or the
-            iteration does not converge.
+            loss is not a single finite number; cross-entropy does not apply to the targets;
+            ``tolerance`` is out of range; or the iteration does not converge.
 
     Example:
         >>> import torch, zeromean
