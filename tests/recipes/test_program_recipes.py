@@ -260,7 +260,7 @@ def write_market(folder: Path) -> None:
 
 def write_folders(folder: Path) -> None:
     write_files(folder, "train/a/1.png", "train/b/1.png", "train/b/2.png", "val/a/1.png")
-    write_files(folder, "val/b/1.png", "train/a/notes.txt")
+    write_files(folder, "val/b/1.png", "train/a/notes.txt", "train/.ipynb_checkpoints/1.png")
 
 
 WRITERS: dict[str, tuple[Callable[[Path], None], tuple[int, int, int]]] = {

@@ -15,12 +15,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
 import zeromean
-from zeromean.recipes.programs import classification, detection, reid
+from zeromean.recipes.programs import classification, detection, reid, reinforce
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +48,14 @@ def run(program: str, *arguments: object) -> Done:
             module.main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
+            if code != end.code:
+                stderr.write(f"{end.code}\n")  # as Python does
     return Done(code, stdout.getvalue(), stderr.getvalue())
+
+
+def curve(out: Path) -> list[dict[str, float]]:
+    """Return the records of a program's metrics file."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def write_images(folder: Path, names: list[str], size: tuple[int, int] = (24, 16)) -> None:
@@ -235,6 +243,19 @@ def test_last_stride_is_one_and_the_neck_has_no_bias(name: str) -> None:
 # --- classification
 
 
+def test_classifier_starts_fresh_even_if_the_checkpoint_has_as_many_classes(tmp_path: Path) -> None:
+    saved, model = (timm.create_model("resnet18", num_classes=3) for _ in range(2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.save({"state_dict": saved.state_dict()}, tmp_path / "w.pth")
+    classification.load_checkpoint(model, tmp_path / "w.pth")
+    for name, value in model.state_dict().items():
+        expected = before if name.startswith("fc.") else saved.state_dict()
+        assert torch.equal(value, expected[name]), name
+    torch.save({}, tmp_path / "w.pth")
+    with pytest.raises(SystemExit, match="lacks 120 of 120 tensors, conv1"):
+        classification.load_checkpoint(model, tmp_path / "w.pth")
+
+
 def test_top5_accuracy_counts_the_five_best() -> None:
     outputs = torch.eye(7)[[0, 1, 2]] * 2 - torch.arange(7) / 10
     labels = torch.tensor([0, 6, 4])
@@ -269,10 +290,151 @@ def test_missing_data_ends_in_one_line_and_makes_no_folder(
     assert not any(tmp_path.iterdir())
 
 
-def test_unknown_environment_ends_in_one_line() -> None:
-    done = run("reinforce", "--env", "Nothing-v0")
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("--env Nothing-v0", "Nothing"),
+        ("--env Pendulum-v1", "Pendulum-v1 has no discrete actions"),
+        ("--env FrozenLake-v1", "the observations of FrozenLake-v1 are not vectors"),
+        ("--env Blackjack-v1", "the observations of Blackjack-v1 are not vectors"),
+    ],
+)
+def test_unsuitable_environment_ends_in_one_line(words: str, error: str) -> None:
+    done = run("reinforce", *words.split())
     assert done.code == 2
-    assert "Nothing" in done.stderr.splitlines()[-1]
+    assert error in done.stderr.splitlines()[-1]
+
+
+def test_reinforce_evaluates_other_episodes_than_it_trains_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: dict[bool, list[int]] = {False: [], True: []}
+    play = reinforce.play
+
+    def spy(envs: list, policy: torch.nn.Module, some: range, greedy: bool) -> list:
+        seeds[greedy] += some
+        return play(envs, policy, some, greedy)
+
+    monkeypatch.setattr(reinforce, "play", spy)
+    words = ["--seed", 10, "--episodes", 12, "--evaluations", 2, "--hidden", 8]
+    done = run("reinforce", *words, "--out", tmp_path)
+    assert done.stdout.startswith("episode 12 return")
+    assert len(seeds[False]) == 12
+    assert not {*seeds[False]} & {*seeds[True]}
+
+
+def write_photos(folder: Path) -> Path:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            write_images(folder / split / name, [f"{n}.png" for n in range(4)])
+    return folder
+
+
+def write_people(folder: Path, cameras: tuple[int, ...] = (1, 2), each: int = 2) -> Path:
+    names = [
+        f"{i:04d}_c{c}s1_000001_0{n}.png" for i in range(1, 5) for c in cameras for n in range(each)
+    ]
+    for part in ("bounding_box_train", "query", "bounding_box_test"):
+        write_images(folder / part, names)
+    return folder
+
+
+PHOTOS = [
+    "--model", "resnet18", "--size", 32, "--resize", 36, "--batch-size", 4, "--epochs", 1,
+    "--drops",
+]  # fmt: skip
+PEOPLE = [
+    "--model", "resnet18", "--height", 32, "--width", 16, "--identities", 2, "--images", 2,
+    "--epochs", 1, "--warmup", 0, "--drops",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "error"),
+    [
+        ("classification", "--batch-size 9", "8 training images are fewer than --batch-size 9"),
+        ("classification", "--model nothing", "timm has no model nothing"),
+        ("reid", "--identities 5 --images 1", "5 images of 5 identities or more"),
+        ("reid", "--identities 2 --images 9", "has 16 of 4 in all"),
+    ],
+)
+def test_unsuitable_options_end_in_one_line(
+    program: str, words: str, error: str, tmp_path: Path
+) -> None:
+    write, common = {
+        "classification": (write_photos, PHOTOS),
+        "reid": (write_people, PEOPLE),
+    }[program]
+    done = run(program, write(tmp_path / "data"), *common, *words.split(), "--out", tmp_path / "o")
+    assert done.code == 2
+    assert error in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "o").exists()
+
+
+def test_batch_that_processes_cannot_share_ends_in_one_line(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for program, data in (("classification", write_photos(tmp_path)), ("detection", scenes)):
+        done = run(program, data, "--batch-size", 4)
+        assert done.code == 2
+        assert done.stderr.endswith("--batch-size 4 cannot be split over 3 processes\n")
+
+
+def test_one_camera_cannot_be_evaluated(tmp_path: Path) -> None:
+    done = run("reid", write_people(tmp_path, cameras=(1,)), *PEOPLE, "--images", 1)
+    assert done.code == 2
+    assert "has a gallery image from another camera" in done.stderr.splitlines()[-1]
+
+
+def test_class_without_images_ends_in_one_line(tmp_path: Path) -> None:
+    write_photos(tmp_path)
+    (tmp_path / "train" / "c").mkdir()
+    done = run("classification", tmp_path, *PHOTOS)
+    assert done.code == 2
+    assert "Found no valid file for the classes c" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["classification", "reid"])
+def test_diverged_run_fails(program: str, tmp_path: Path) -> None:
+    write, common = {
+        "classification": (write_photos, PHOTOS),
+        "reid": (write_people, [*PEOPLE, "--optimizer", "sgd"]),
+    }[program]
+    done = run(program, write(tmp_path / "data"), *common, "--lr", 1e30, "--out", tmp_path / "out")
+    assert done.code == 1
+    assert done.stderr.splitlines()[-1].startswith("epoch 1: the loss is ")
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+def test_classifier_with_rate_zero_keeps_its_weights(tmp_path: Path) -> None:
+    states = []
+    for epochs in (1, 2):
+        out = tmp_path / f"{epochs}"
+        data = write_photos(tmp_path / f"data{epochs}")
+        words = ["--head-lr", 0, "--lr", 0.01, "--weight-decay", 0, "--out", out]
+        assert run("classification", data, *PHOTOS, *words, "--epochs", epochs).code == 0
+        states.append(torch.load(out / "last.pt")["model"])
+    assert torch.equal(states[0]["fc.weight"], states[1]["fc.weight"])
+    assert not torch.equal(states[0]["conv1.weight"], states[1]["conv1.weight"])
+
+
+def test_centers_follow_the_features_without_weight_in_the_loss(tmp_path: Path) -> None:
+    words = [*PEOPLE, "--center-weight", 0, "--epochs", 2, "--out", tmp_path / "out"]
+    done = run("reid", write_people(tmp_path / "data"), *words)
+    assert done.code == 0, done.stderr
+    assert torch.load(tmp_path / "out" / "last.pt")["centers"].isfinite().all()
+
+
+@pytest.mark.slow
+def test_centers_are_those_of_all_processes(tmp_path: Path) -> None:
+    """In the only step each process draws two identities, together they draw three."""
+    data, out = write_people(tmp_path / "data", each=1), tmp_path / "out"
+    program = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    program += ["zeromean.recipes.programs.reid", str(data), *map(str, PEOPLE), "--out", str(out)]
+    subprocess.run([*program, "--center-lr", "1e6", "--device", "cpu"], check=True)
+    centers = torch.load(out / "last.pt")["centers"]
+    assert (centers.abs().amax(1) > 1e3).sum() == 3
 
 
 def test_reinforce_resumes_to_the_same_policy(tmp_path: Path) -> None:
@@ -285,20 +447,23 @@ def test_reinforce_resumes_to_the_same_policy(tmp_path: Path) -> None:
     policies = [torch.load(tmp_path / name / "last.pt")["policy"] for name in ("whole", "half")]
     for name, value in policies[0].items():
         assert torch.equal(value, policies[1][name])
+    assert [one["episode"] for one in curve(tmp_path / "half")] == [10, 20]
+    assert run("reinforce", *half).code == 0
+    assert [one["episode"] for one in curve(tmp_path / "half")] == [10]
 
 
 def test_classification_trains_and_resumes(tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        for name in ("a", "b"):
-            write_images(tmp_path / split / name, [f"{n}.png" for n in range(4)])
-    common = [tmp_path, "--model", "resnet18", "--size", 32, "--resize", 36, "--batch-size", 4]
-    common += ["--drops", 1, "--lr", 0.01, "--head-lr", 0.1, "--out"]
+    (write_photos(tmp_path) / "train" / ".ipynb_checkpoints").mkdir()
+    common = [tmp_path, *PHOTOS, "--drops", 1, "--lr", 0.01, "--head-lr", 0.1, "--out"]
     done = run("classification", *common, tmp_path / "whole", "--epochs", 2)
     assert done.code == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("epoch 2 ")
     assert run("classification", *common, tmp_path / "half", "--epochs", 1).code == 0
     resumed = run("classification", *common, tmp_path / "half", "--epochs", 2, "--resume")
     assert resumed.stdout == done.stdout.splitlines(keepends=True)[-1]
+    assert [one["epoch"] for one in curve(tmp_path / "half")] == [1, 2]
+    assert run("classification", *common, tmp_path / "half", "--epochs", 1).code == 0
+    assert [one["epoch"] for one in curve(tmp_path / "half")] == [1]
 
 
 def test_classification_trains_with_group_normalization(tmp_path: Path) -> None:
@@ -316,18 +481,11 @@ def test_classification_trains_with_group_normalization(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_reid_trains(tmp_path: Path) -> None:
-    names = [
-        f"{i:04d}_c{c}s1_000001_0{n}.png" for i in range(1, 5) for c in (1, 2) for n in range(2)
-    ]
-    for folder in ("bounding_box_train", "query", "bounding_box_test"):
-        write_images(tmp_path / folder, names)
-    done = run(
-        "reid", tmp_path, "--model", "resnet18", "--height", 32, "--width", 16, "--epochs", 2,
-        "--identities", 2, "--images", 2, "--evaluate-every", 1, "--out", tmp_path / "out",
-    )  # fmt: skip
-    assert done.code == 0, done.stderr
-    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    words = [write_people(tmp_path), *PEOPLE, "--epochs", 2, "--evaluate-every", 1]
+    for _ in range(2):
+        done = run("reid", *words, "--out", tmp_path / "out")
+        assert done.code == 0, done.stderr
+        assert [one["epoch"] for one in curve(tmp_path / "out")] == [1, 2]
 
 
 @pytest.mark.slow
@@ -339,9 +497,11 @@ def test_detection_trains_and_resumes(scenes: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     done = run("detection", *common, tmp_path / "whole", "--epochs", 2)
     assert done.code == 0, done.stderr
-    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
-    assert {"AP", "mask_AP50", "loss"} <= json.loads(lines[1]).keys()
-    assert run("detection", *common, tmp_path / "half", "--epochs", 1).code == 0
+    first, last = curve(tmp_path / "whole")
+    assert (first["epoch"], last["epoch"]) == (1, 2)
+    assert {"AP", "mask_AP50", "loss"} <= last.keys()
+    for _ in range(2):
+        assert run("detection", *common, tmp_path / "half", "--epochs", 1).code == 0
+        assert len(curve(tmp_path / "half")) == 1
     resumed = run("detection", *common, tmp_path / "half", "--epochs", 2, "--resume")
     assert resumed.stdout == done.stdout.splitlines(keepends=True)[-1]

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import timm
 import torch
-from cases_programs import scenes, write_images
+from cases_programs import scenes, write_images, write_people
 from typer.testing import CliRunner
 
 from zeromean.cli.main import app
@@ -46,11 +46,7 @@ def write_data(recipe: Recipe, folder: Path, request: pytest.FixtureRequest) -> 
     if form == "coco":
         return ["--data", f"coco:{request.getfixturevalue('scenes')}"]
     if form == "market1501":
-        names = [
-            f"{i:04d}_c{c}s1_000001_0{n}.png" for i in range(1, 5) for c in (1, 2) for n in (0, 1)
-        ]
-        for part in ("bounding_box_train", "query", "bounding_box_test"):
-            write_images(folder / part, names)
+        write_people(folder)
     else:
         test = "test" if "test/" in recipe.data.note else "val"
         for place in [f"{part}/{name}" for part in ("train", test) for name in "abcdef"]:

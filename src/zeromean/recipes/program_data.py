@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zeromean.errors import ZeromeanError
 from zeromean.recipes.recipe import DataSet, Recipe
-from zeromean.study.data.image_files import is_image
+from zeromean.study.data.image_files import is_hidden, is_image
 
 # Identity and camera in a file name of Market-1501; identity -1 is junk.
 MARKET_NAME = re.compile(r"(\d+)_c\d+")
@@ -139,7 +139,11 @@ def _folders(folder: Path, data: DataSet) -> tuple[int, int, int]:
     test = folder / ("test" if (folder / "test").is_dir() else "val")
     counts = []
     for part in (folder / "train", test):
-        classes = [one for one in _require(part, data).iterdir() if one.is_dir()]
+        classes = [
+            one
+            for one in _require(part, data).iterdir()
+            if one.is_dir() and not is_hidden(one.name)
+        ]
         if not classes:
             raise ZeromeanError(
                 f"{part} has no folders of classes", f"Put into {data.form}: {data.note}"

@@ -25,8 +25,25 @@ from torchvision import datasets, transforms
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+class Photos(datasets.ImageFolder):
+    """Images in one folder per class; hidden folders are not classes."""
+
+    def find_classes(self, directory: Path) -> tuple[list[str], dict[str, int]]:
+        found, _ = super().find_classes(directory)
+        classes = [name for name in found if not name.startswith((".", "@eaDir", "__MACOSX"))]
+        return classes, {name: number for number, name in enumerate(classes)}
+
+
+def draw(images: Photos, count: int | None, seed: int) -> torch.utils.data.Dataset:
+    """Return a number of images, drawn at random; all of them if the number is None."""
+    if count is None:
+        return images
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return torch.utils.data.Subset(images, order[:count].tolist())
+
+
 def load_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple:
-    """Training and test images, augmented and standardized."""
+    """Return the training and test images, augmented and standardized, and the class names."""
     test = next((args.data / name for name in ("test", "val") if (args.data / name).is_dir()), None)
     if not (args.data / "train").is_dir() or test is None:
         parser.error(
@@ -41,37 +58,27 @@ def load_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tupl
         "crop": [scale, transforms.RandomCrop(args.size), flip],
         "resized-crop": [transforms.RandomResizedCrop(args.size), flip],
     }[args.augment]
-    train = datasets.ImageFolder(args.data / "train", transforms.Compose([*change, *finish]))
-    tested = datasets.ImageFolder(test, transforms.Compose([*center, *finish]))
+    try:
+        train = Photos(args.data / "train", transforms.Compose([*change, *finish]))
+        tested = Photos(test, transforms.Compose([*center, *finish]))
+    except FileNotFoundError as error:  # a folder without classes, or a class without images
+        parser.error(str(error))
     if train.classes != tested.classes:
         parser.error(f"{test} has other class folders than {args.data / 'train'}")
-    if args.train_size:
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(args.split_seed))
-        train = torch.utils.data.Subset(train, order[: args.train_size].tolist())
-    if args.test_size:
-        order = torch.randperm(len(tested), generator=torch.Generator().manual_seed(0))
-        tested = torch.utils.data.Subset(tested, order[: args.test_size].tolist())
-    return train, tested
+    drawn = draw(train, args.train_size, args.split_seed), draw(tested, args.test_size, 0)
+    return *drawn, train.classes
 
 
 def load_checkpoint(model: nn.Module, path: str) -> None:
-    """Load all weights but those of the classifier."""
+    """Load all weights except for those of the classifier."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state)
-    head = model.get_classifier().weight
-    own = model.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    needed = [
-        k
-        for k, v in own.items()
-        if not (v is head or k.startswith(model.pretrained_cfg["classifier"]))
-    ]
-    missing = [name for name in needed if name not in fitting]
+    classifier = model.pretrained_cfg["classifier"]
+    own = {k: v for k, v in model.state_dict().items() if not k.startswith(classifier)}
+    missing = [k for k, v in own.items() if k not in state or state[k].shape != v.shape]
     if missing:
-        raise SystemExit(
-            f"{path} lacks {len(missing)} of {len(needed)} tensors, {missing[0]} first"
-        )
-    model.load_state_dict(fitting, strict=False)
+        raise SystemExit(f"{path} lacks {len(missing)} of {len(own)} tensors, {missing[0]} first")
+    model.load_state_dict({k: state[k] for k in own}, strict=False)
 
 
 def evaluate(model: nn.Module, loader, device: torch.device) -> dict[str, float]:
@@ -83,14 +90,8 @@ def evaluate(model: nn.Module, loader, device: torch.device) -> dict[str, float]
             outputs, labels = model(images.to(device)), labels.to(device)
             ranked = outputs.topk(min(5, outputs.shape[1]), 1).indices == labels[:, None]
             loss = nn.functional.cross_entropy(outputs, labels, reduction="sum")
-            sums += torch.stack(
-                [
-                    loss,
-                    ranked[:, 0].sum(),
-                    ranked.sum(),
-                    ranked.new_tensor(len(labels), dtype=torch.int64),
-                ]
-            )
+            count = torch.ones_like(labels).sum()
+            sums += torch.stack([loss, ranked[:, 0].sum(), ranked.sum(), count])
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(sums)
     loss, top1, top5, count = sums.tolist()
@@ -154,6 +155,8 @@ def main() -> None:
     args = parser.parse_args()
 
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    if args.batch_size % world:
+        parser.error(f"--batch-size {args.batch_size} cannot be split over {world} processes")
     device = torch.device(args.device)
     if world > 1:
         torch.distributed.init_process_group()
@@ -161,19 +164,23 @@ def main() -> None:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
     torch.manual_seed(args.seed)
-    train, test = load_data(args, parser)
-    classes = len(getattr(train, "dataset", train).classes)
-    if args.model not in timm.list_models():
+    train, test, classes = load_data(args, parser)
+    if len(train) < args.batch_size:
+        parser.error(f"{len(train)} training images are fewer than --batch-size {args.batch_size}")
+    if not timm.is_model(args.model):
         parser.error(f"timm has no model {args.model}")
     norm = {"norm_layer": "groupnorm"} if args.norm == "group" else {}
-    model = timm.create_model(args.model, num_classes=classes, **norm)
+    model = timm.create_model(args.model, num_classes=len(classes), **norm)
     if args.checkpoint:
         load_checkpoint(model, args.checkpoint)
     model.to(device)
     head = {id(p) for p in model.get_classifier().parameters()}
     groups = [
         {"params": [p for p in model.parameters() if id(p) not in head], "lr": args.lr},
-        {"params": [p for p in model.parameters() if id(p) in head], "lr": args.head_lr or args.lr},
+        {
+            "params": [p for p in model.parameters() if id(p) in head],
+            "lr": args.lr if args.head_lr is None else args.head_lr,
+        },
     ]
     if args.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, momentum=args.momentum, weight_decay=args.weight_decay)
@@ -198,11 +205,14 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     args.out.mkdir(parents=True, exist_ok=True)
     begun, last = 0, args.out / "last.pt"
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     if args.resume and last.exists():
         state = torch.load(last, map_location=device, weights_only=True)
-        for name, part in (("model", model), ("optimizer", optimizer), ("schedule", schedule)):
+        for name, part in parts.items():
             part.load_state_dict(state[name])
         begun = state["epoch"]
+    else:
+        (args.out / "metrics.jsonl").unlink(missing_ok=True)
     wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
 
     for epoch in range(begun, args.epochs):
@@ -224,6 +234,8 @@ def main() -> None:
         schedule.step()
         metrics = {"train_loss": float(total) / count, "train_top1": 100 * float(right) / count}
         seconds = time.perf_counter() - started
+        if not math.isfinite(metrics["train_loss"]):
+            raise SystemExit(f"epoch {epoch + 1}: the loss is {metrics['train_loss']}")
         metrics |= evaluate(model, test_loader, device)
         if rank == 0:
             print(
@@ -232,12 +244,8 @@ def main() -> None:
             )
             with (args.out / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"epoch": epoch + 1, "seconds": seconds, **metrics}) + "\n")
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "epoch": epoch + 1,
-            }
-            torch.save({**state, "schedule": schedule.state_dict()}, last.with_suffix(".tmp"))
+            state = {name: part.state_dict() for name, part in parts.items()}
+            torch.save({**state, "epoch": epoch + 1}, last.with_suffix(".tmp"))
             last.with_suffix(".tmp").replace(last)
         if world > 1:
             torch.distributed.barrier()

@@ -72,7 +72,7 @@ class CocoImages(CocoDetection):
 
 
 def usable(annotations: list[dict]) -> list[dict]:
-    """Leave out crowds and boxes without area."""
+    """Return the annotations without crowds and boxes without area."""
     return [a for a in annotations if not a.get("iscrowd") and min(a["bbox"][2:]) >= 1]
 
 
@@ -151,7 +151,7 @@ def evaluate(model: nn.Module, loader, dataset: CocoImages, device: torch.device
 
 
 def score(truth: COCO, found: list[dict], masks: bool) -> dict[str, float]:
-    """COCO's AP, AP50 and AP75 in percent, of boxes and of masks."""
+    """Return COCO's AP, AP50 and AP75 in percent, of boxes and of masks."""
     metrics = {}
     for kind, prefix in [("bbox", ""), ("segm", "mask_")][: 1 + masks]:
         with contextlib.redirect_stdout(None):
@@ -169,19 +169,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--backbone", choices=BACKBONES, default="resnet50")
-    parser.add_argument("--weights", help="of the backbone; freezes its stem and first stage")
+    parser.add_argument("--weights", help="backbone weights; stem and first stage freeze")
     parser.add_argument("--norm", choices=["frozen", "batch", "group"], default="frozen")
     parser.add_argument("--ws", action="store_true", help="weight standardization of convolutions")
     parser.add_argument("--box-head", choices=["2fc", "4c1f"], default="2fc")
     parser.add_argument("--masks", action="store_true", help="Mask R-CNN instead of Faster R-CNN")
     parser.add_argument("--anchors", type=int, nargs="+", default=[32, 64, 128, 256, 512])
     parser.add_argument("--channels", type=int, default=256, help="width of FPN and heads")
-    parser.add_argument("--proposals", type=int, default=2000, help="of the RPN; half in tests")
+    parser.add_argument(
+        "--proposals", type=int, default=2000, help="of the RPN; half in evaluation"
+    )
     parser.add_argument("--rois", type=int, default=512, help="regions per image in training")
     parser.add_argument("--min-size", type=int, default=800)
     parser.add_argument("--max-size", type=int, default=1333)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--evaluate-every", type=int, default=1, help="epochs; also when to save")
+    parser.add_argument("--evaluate-every", type=int, default=1, help="epochs; each saves, too")
     parser.add_argument("--drops", type=int, nargs="*", default=[8, 11])
     parser.add_argument("--batch-size", type=int, default=16, help="images over all processes")
     parser.add_argument("--lr", type=float, default=0.02)
@@ -193,7 +195,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
-    parser.add_argument("--resume", action="store_true", help="from OUT/last.pt if it exists")
+    parser.add_argument("--resume", action="store_true", help="continue from OUT/last.pt")
     parser.add_argument("--out", type=Path, default=Path("detection"))
     args = parser.parse_args()
     for name in ("annotations/instances_{}2017.json", "{}2017"):
@@ -202,6 +204,8 @@ def main() -> None:
                 parser.error(f"{path} is missing; DATA holds COCO 2017 of cocodataset.org")
 
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    if args.batch_size % world:
+        parser.error(f"--batch-size {args.batch_size} cannot be split over {world} processes")
     device = torch.device(args.device)
     if world > 1:
         torch.distributed.init_process_group()
@@ -233,6 +237,8 @@ def main() -> None:
         for name, part in parts.items():
             part.load_state_dict(state[name])
         begun = state["epoch"]
+    else:
+        (args.out / "metrics.jsonl").unlink(missing_ok=True)
     wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
 
     for epoch in range(begun, args.epochs):

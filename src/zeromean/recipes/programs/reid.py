@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import time
@@ -32,7 +33,7 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class People(torch.utils.data.Dataset):
-    """Images of a folder with identity and camera from the file name."""
+    """The images of a folder, with identity and camera from the file name."""
 
     def __init__(self, folder: Path, transform, relabel: bool) -> None:
         files = sorted(f for f in folder.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png"))
@@ -80,14 +81,14 @@ class BNNeck(nn.Module):
 
 
 def retrieval(query, gallery) -> dict[str, float]:
-    """Mean average precision and rank 1 in percent, by the protocol of Market-1501.
+    """Return mean average precision and rank 1 in percent, by the protocol of Market-1501.
 
     Images of the query's identity from the query's camera are removed from the gallery. The order
     of the gallery breaks ties.
 
     Args:
         query: Features (queries, dim), identities and cameras.
-        gallery: The same of the gallery.
+        gallery: Features, identities and cameras of the gallery.
     """
     features, identities, cameras = query
     others, other_identities, other_cameras = gallery
@@ -132,10 +133,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--drops", type=int, nargs="*", default=[40, 70])
     parser.add_argument(
-        "--warmup", type=int, default=10, help="epochs; from 0.01 of the learning rate"
+        "--warmup", type=int, default=10, help="epochs of warm-up from 0.01 of the learning rate"
     )
-    parser.add_argument("--identities", type=int, default=16, help="per batch")
-    parser.add_argument("--images", type=int, default=4, help="per identity in a batch")
+    parser.add_argument("--identities", type=int, default=16, help="identities per batch")
+    parser.add_argument("--images", type=int, default=4, help="images of each identity in a batch")
     parser.add_argument("--optimizer", choices=["adam", "sgd"], default="adam")
     parser.add_argument("--lr", type=float, default=3.5e-4)
     parser.add_argument("--momentum", type=float, default=0.9)
@@ -179,7 +180,19 @@ def main() -> None:
     still = transforms.Compose([resize, *finish])
     query = People(args.data / "query", still, relabel=False)
     gallery = People(args.data / "bounding_box_test", still, relabel=False)
-    identities = len(set(train.labels))
+    identities, batch = len(set(train.labels)), args.identities * args.images
+    if len(train) // world < batch or identities < args.identities:
+        parser.error(
+            f"each process needs {batch} images of {args.identities} identities or more;"
+            f" {args.data / 'bounding_box_train'} has {len(train)} of {identities} in all"
+        )
+    places = set(zip(gallery.identities, gallery.cameras, strict=True))
+    if not any(
+        identity == other and camera != other_camera
+        for identity, camera in zip(query.identities, query.cameras, strict=True)
+        for other, other_camera in places
+    ):
+        parser.error(f"no query of {args.data} has a gallery image from another camera")
     model = BNNeck(args.model, identities)
     if args.checkpoint:
         state = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
@@ -201,25 +214,24 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     args.out.mkdir(parents=True, exist_ok=True)
     begun, last = 0, args.out / "last.pt"
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     if args.resume and last.exists():
         state = torch.load(last, map_location=device, weights_only=True)
-        for name, part in (("model", model), ("optimizer", optimizer), ("schedule", schedule)):
+        for name, part in parts.items():
             part.load_state_dict(state[name])
         centers.data, begun = state["centers"], state["epoch"]
+    else:
+        (args.out / "metrics.jsonl").unlink(missing_ok=True)
     wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
 
     for epoch in range(begun, args.epochs):
         started, total, steps = time.perf_counter(), 0.0, 0
         torch.manual_seed((args.seed * 1000 + epoch) * world + rank + 1)
-        batch = args.identities * args.images
-        length = len(train) // world // batch * batch
         # The sampler draws from the random state of numpy.
         np.random.seed(torch.randint(2**31, ()).item())
-        sampler = MPerClassSampler(train.labels, args.images, batch, length)
+        sampler = MPerClassSampler(train.labels, args.images, batch, len(train) // world)
         model.train()
-        for images, labels in torch.utils.data.DataLoader(
-            train, batch, sampler=sampler, drop_last=True
-        ):
+        for images, labels in torch.utils.data.DataLoader(train, batch, sampler=sampler):
             images, labels = images.to(device), labels.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
                 feature, _, logits = wrapped(images)
@@ -228,16 +240,22 @@ def main() -> None:
                 logits.float(), labels, label_smoothing=args.smoothing
             )
             loss = loss + triplet(feature, labels, hardest(feature.detach(), labels))
-            distance = (feature - centers[labels]).square().sum(1).mean()
+            distance = (feature - centers.detach()[labels]).square().sum(1).mean()
             optimizer.zero_grad()
-            center_optimizer.zero_grad()
             (loss + args.center_weight * distance).backward()
-            centers.grad /= args.center_weight
+            # The centers follow the features whatever the weight of their distance in the loss.
+            center_optimizer.zero_grad()
+            (feature.detach() - centers[labels]).square().sum(1).mean().backward()
+            if world > 1:
+                torch.distributed.all_reduce(centers.grad)
+                centers.grad /= world
             optimizer.step()
             center_optimizer.step()
             total, steps = total + loss.item(), steps + 1
         schedule.step()
         seconds = time.perf_counter() - started
+        if not math.isfinite(total):
+            raise SystemExit(f"epoch {epoch + 1}: the loss is {total / steps}")
         if rank == 0 and ((epoch + 1) % args.evaluate_every == 0 or epoch + 1 == args.epochs):
             metrics = {"loss": total / steps}
             metrics |= retrieval(*(describe(model, p, device, batch) for p in (query, gallery)))
@@ -248,12 +266,8 @@ def main() -> None:
             with (args.out / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"epoch": epoch + 1, "seconds": seconds, **metrics}) + "\n")
         if rank == 0:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "epoch": epoch + 1,
-            }
-            state |= {"schedule": schedule.state_dict(), "centers": centers.data}
+            state = {name: part.state_dict() for name, part in parts.items()}
+            state |= {"centers": centers.data, "epoch": epoch + 1}
             torch.save(state, last.with_suffix(".tmp"))
             last.with_suffix(".tmp").replace(last)
         if world > 1:

@@ -19,12 +19,15 @@ import torch
 from torch import nn
 from torch.distributions import Categorical
 
+# Larger than the seeds of the training episodes.
+EVALUATION_SEED = 10**9
+
 
 @torch.no_grad()
 def play(
     envs: list[gymnasium.Env], policy: nn.Module, seeds: Iterable[int], greedy: bool
 ) -> list[tuple[torch.Tensor, torch.Tensor, list[float]]]:
-    """Play one episode per seed, side by side; return the states, actions and rewards of each."""
+    """Play one episode per seed in parallel; return the states, actions and rewards of each."""
     playing = [
         (env, env.reset(seed=seed)[0], ([], [], [])) for env, seed in zip(envs, seeds, strict=False)
     ]
@@ -45,7 +48,7 @@ def play(
 
 
 def discounted(rewards: list[float], gamma: float) -> torch.Tensor:
-    """Return from each step to the end of the episode."""
+    """Compute the discounted return from each step to the end of the episode."""
     returns, total = [], 0.0
     for reward in reversed(rewards):
         total = reward + gamma * total
@@ -85,6 +88,8 @@ def main() -> None:
     env = envs[0]
     if not isinstance(env.action_space, gymnasium.spaces.Discrete):
         parser.error(f"{args.env} has no discrete actions")
+    if len(env.observation_space.shape or ()) != 1:
+        parser.error(f"the observations of {args.env} are not vectors")
     inputs, actions = env.observation_space.shape[0], int(env.action_space.n)
     policy = nn.Sequential(
         nn.Linear(inputs, args.hidden), nn.ReLU(), nn.Linear(args.hidden, actions)
@@ -99,9 +104,11 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
         begun = state["episode"]
+    else:
+        (args.out / "metrics.jsonl").unlink(missing_ok=True)
 
     for number in range(begun, args.episodes, args.batch_size):
-        done = number + args.batch_size
+        done = min(number + args.batch_size, args.episodes)
         loss = torch.zeros(())
         with torch.autocast("cpu", torch.bfloat16, enabled=args.amp):
             seeds = range(args.seed * 100_000 + number, args.seed * 100_000 + done)
@@ -109,12 +116,12 @@ def main() -> None:
                 returns = discounted(rewards, args.gamma)
                 advantage = (returns - returns.mean()) / (returns.std(correction=0) + 1e-6)
                 chosen = Categorical(logits=policy(states)).log_prob(actions)
-                loss = loss - (chosen * advantage).sum() / args.batch_size
+                loss = loss - (chosen * advantage).sum() / (done - number)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if done % args.evaluate_every < args.batch_size or done >= args.episodes:
-            seeds = range(1_000_000, 1_000_000 + args.evaluations)
+        if done % args.evaluate_every < args.batch_size or done == args.episodes:
+            seeds = range(EVALUATION_SEED, EVALUATION_SEED + args.evaluations)
             scores = [sum(rewards) for _, _, rewards in play(envs, policy, seeds, greedy=True)]
             value = sum(scores) / len(scores)
             print(f"episode {done} return {value:.1f}", flush=True)
