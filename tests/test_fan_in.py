@@ -156,6 +156,16 @@ def test_register_by_name_replaces_an_earlier_rule() -> None:
     assert zeromean.explain(Experts())[1].reason == "a scale"
     register(f"{__name__}.Experts")(lambda module: {"w": FanIn((1, 2))})
     assert zeromean.explain(Experts())[0].axes == (1, 2)
+    register(Experts)(lambda module: {"w": FanIn((1,))})
+    assert zeromean.explain(Experts())[0].axes == (1,)
+    register(f"{__name__}.Experts")(lambda module: {"w": FanIn((2,))})
+    assert zeromean.explain(Experts())[0].axes == (2,)
+
+
+@pytest.mark.usefixtures("rules")
+def test_register_by_a_name_that_a_package_exports() -> None:
+    register("torch.nn.Linear")(lambda module: {"weight": "not me"})
+    assert zeromean.explain(nn.Linear(3, 2))[0].reason == "not me"
 
 
 @pytest.mark.usefixtures("rules")
@@ -246,8 +256,23 @@ class Equalized(nn.Conv2d):
 def test_subclass_with_other_parameters() -> None:
     assert [row.name for row in zeromean.explain(Scaled()).centered] == ["weight"]
     assert not zeromean.explain(Equalized()).centered
-    pruned = prune.l1_unstructured(nn.Conv2d(3, 4, 3), "weight", amount=2)
-    assert [row.name for row in zeromean.explain(pruned).centered] == ["weight_orig"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.Conv2d(3, 4, 3), "weight"),
+        (nn.GRU(3, 4), "weight_hh_l0"),
+        (nn.MultiheadAttention(4, 2), "in_proj_weight"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_pruned_weights_are_centered_as_before(layer: nn.Module, name: str) -> None:
+    axes = {row.name: row.axes for row in zeromean.explain(layer)}
+    prune.l1_unstructured(layer, name, amount=2)
+    rows = {row.name: row for row in zeromean.explain(layer)}
+    assert rows[f"{name}_orig"].centered
+    assert rows[f"{name}_orig"].axes == axes[name]
 
 
 @pytest.mark.parametrize("subject", [Experts, 3, "Experts"], ids=str)

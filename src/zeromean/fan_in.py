@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
@@ -127,7 +128,8 @@ def register(module_class: type | str) -> Callable[[_AnyRule], _AnyRule]:
 
     Args:
         module_class: Module class, or its qualified name (``"package.module.Class"``) if it should
-            not be imported. A later registration replaces an earlier one.
+            not be imported. A shorter name under which a package exports the class works only if
+            the package is imported already. A later registration replaces an earlier one.
 
     Returns:
         A decorator for the rule, a function from a module of that class to a mapping
@@ -159,15 +161,24 @@ def register(module_class: type | str) -> Callable[[_AnyRule], _AnyRule]:
         )
 
     def add(rule: _AnyRule) -> _AnyRule:
-        _rules[module_class] = rule
+        key = module_class
+        if isinstance(key, str):
+            package, _, name = key.rpartition(".")
+            exported = vars(sys.modules[package]).get(name) if package in sys.modules else None
+            if isinstance(exported, type):
+                _rules.pop(exported, None)  # else it would precede its name
+                key = qualified_name(exported)
+        _rules[key] = rule
         return rule
 
     return add
 
 
-def rule_for(module_class: type) -> Rule | None:
-    """Return the rule of the nearest class in the MRO that has one."""
-    return nearest(_rules, module_class)
+def rule_for(module: Any) -> Rule | None:
+    """Return the rule of the nearest class in the module's MRO that has one."""
+    return nearest(_rules, type(module)) or (
+        _stacked_experts if _is_stacked_experts(module) else None
+    )
 
 
 def describe(module: Any, known: Collection[str]) -> Description | None:
@@ -180,9 +191,7 @@ def describe(module: Any, known: Collection[str]) -> Description | None:
     Raises:
         ZeromeanError: The rule returns something else, or names a parameter that does not exist.
     """
-    rule = rule_for(type(module))
-    if rule is None and _is_stacked_experts(module):
-        rule = _stacked_experts
+    rule = rule_for(module)
     if rule is None:
         return None
     description = rule(module)
@@ -225,39 +234,37 @@ def look_up(kind: str, name: str, description: Description | None) -> FanIn | st
 
 @register("torch.nn.modules.linear.Linear")  # (out, in)
 def _linear(module: Any) -> Description:
-    return _weight(module, FanIn(axes=(1,)))
+    return _weights(module, FanIn(axes=(1,)))
 
 
 @register("torch.nn.modules.linear.Bilinear")  # (out, in1, in2)
 def _bilinear(module: Any) -> Description:
-    return _weight(module, FanIn(axes=(1, 2)))
+    return _weights(module, FanIn(axes=(1, 2)))
 
 
 @register("torch.nn.modules.rnn.RNNCellBase")
 @register("torch.nn.modules.rnn.RNNBase")  # (gates * hidden, in): each matrix on its own
 def _recurrent(module: Any) -> Description:
-    matrix = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?")
-    return {name: FanIn(axes=(1,)) for name in _tensor_names(module) if matrix.fullmatch(name)}
+    return _weights(module, FanIn(axes=(1,)), r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?")
 
 
 @register("torch.nn.modules.activation.MultiheadAttention")  # in_proj (3E, E), or q, k, v apart
 def _attention(module: Any) -> Description:
-    matrix = re.compile(r"(in|q|k|v)_proj_weight")
-    return {name: FanIn(axes=(1,)) for name in _tensor_names(module) if matrix.fullmatch(name)}
+    return _weights(module, FanIn(axes=(1,)), r"(in|q|k|v)_proj_weight")
 
 
 @register("torch.nn.modules.conv._ConvNd")
 def _convolution(module: Any) -> Description:
     kernel = range(2, 2 + len(module.kernel_size))
     if module.transposed:  # (in, out / groups, k...): a group's inputs feed its own outputs only
-        return _weight(module, FanIn(axes=(0, *kernel), groups=module.groups, role="conv"))
-    return _weight(module, FanIn(axes=(1, *kernel), role="conv"))  # (out, in / groups, k...)
+        return _weights(module, FanIn(axes=(0, *kernel), groups=module.groups, role="conv"))
+    return _weights(module, FanIn(axes=(1, *kernel), role="conv"))  # (out, in / groups, k...)
 
 
 @register("torch.nn.modules.sparse.Embedding")  # (tokens, dim): a Linear of one-hot tokens
 @register("torch.nn.modules.sparse.EmbeddingBag")
 def _embedding(module: Any) -> Description:
-    return _weight(module, FanIn(axes=(0,), role="embedding", padding_idx=module.padding_idx))
+    return _weights(module, FanIn(axes=(0,), role="embedding", padding_idx=module.padding_idx))
 
 
 @register("torch.nn.modules.batchnorm._NormBase")
@@ -265,27 +272,24 @@ def _embedding(module: Any) -> Description:
 @register("torch.nn.modules.normalization.GroupNorm")
 @register("torch.nn.modules.normalization.RMSNorm")
 def _norm(module: Any) -> Description:
-    return _weight(module, "a norm's gain multiplies one input")
+    return _weights(module, "a norm's gain multiplies one input")
 
 
 @register("torch.nn.modules.activation.PReLU")
 def _prelu(module: Any) -> Description:
-    return _weight(module, "a slope multiplies one input")
+    return _weights(module, "a slope multiplies one input")
 
 
-def _weight(module: Any, entry: FanIn | str) -> Description:
-    """Describe ``weight``, also under the name that pruning gives to its original.
+def _weights(module: Any, entry: FanIn | str, pattern: str = "weight") -> Description:
+    """Describe the module's own tensors by their names, also by those that pruning gives them.
 
-    A subclass may have replaced the parameter by a buffer or a product of other parameters; then
-    the description is empty.
+    A subclass may have replaced a parameter by a buffer or a product of other parameters; then the
+    description leaves it out.
     """
-    return {name: entry for name in _tensor_names(module) if name in ("weight", "weight_orig")}
-
-
-def _tensor_names(module: Any) -> list[str]:
-    """Return the names of the module's own parameters, as they were before parametrization."""
+    matching = re.compile(f"{pattern}(_orig)?")
     names = [name for name, value in module._parameters.items() if value is not None]
-    return names + list(getattr(module, "parametrizations", ()))
+    names += getattr(module, "parametrizations", ())  # the names of the tensors they replaced
+    return {name: entry for name in names if matching.fullmatch(name)}
 
 
 # --- Re-parametrizations --------------------------------------------------------------------------
@@ -312,7 +316,7 @@ def _natural(module: Any) -> Description:
 
 @register("transformers.pytorch_utils.Conv1D")  # (in, out), GPT-2's linear layer
 def _hf_conv1d(module: Any) -> Description:
-    return {"weight": FanIn(axes=(0,))}
+    return _weights(module, FanIn(axes=(0,)))
 
 
 def _is_stacked_experts(module: Any) -> bool:
@@ -325,17 +329,13 @@ def _is_stacked_experts(module: Any) -> bool:
 
 def _stacked_experts(module: Any) -> Description:  # (experts, out, in), or (experts, in, out)
     axes = (1,) if module.is_transposed else (2,)
-    return {
-        name: FanIn(axes)
-        for name in _tensor_names(module)
-        if name in ("gate_up_proj", "up_proj", "down_proj")
-    }
+    return _weights(module, FanIn(axes), r"(gate_up|up|down)_proj")
 
 
 @register("peft.tuners.lora.layer.ParamWrapper")  # LoRA of a parameter, such as stacked experts
 def _lora_of_parameter(module: Any) -> Description:
     base = module.get_base_layer()
-    rule = _stacked_experts if _is_stacked_experts(base) else rule_for(type(base))
+    rule = rule_for(base)
     described = rule(base).get(module.parameter_name) if rule else None
     kind = f"{type(base).__name__}.{module.parameter_name}"
     left_alone = {}

@@ -41,7 +41,7 @@ class _CWN(nn.Module):
                 " gain",
                 "Leave init or scale out",
             )
-        rule = rule_for(type(self))
+        rule = rule_for(self)
         fan_in = rule(self)["weight"] if rule else None
         assert isinstance(fan_in, FanIn)
         shape = tuple(self.weight.shape)

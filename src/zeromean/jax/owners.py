@@ -105,7 +105,7 @@ def _in_tree(tree: Any) -> Iterator[tuple[Leaf, list[Holder]]]:
 
 def _is_layer(node: Any) -> bool:
     """Return whether a node of a tree has a rule, or is a module that should have one."""
-    return rule_for(type(node)) is not None or is_a(type(node), "equinox._module._module.Module")
+    return rule_for(node) is not None or is_a(type(node), "equinox._module._module.Module")
 
 
 def _equinox_ties(tree: Any) -> dict[int, list[Holder]]:
