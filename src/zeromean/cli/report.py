@@ -16,7 +16,7 @@ def report(
     out: Annotated[Path, typer.Argument(help="Folder of a finished study.")],
     csv: Annotated[bool, typer.Option("--csv", help="Also write runs.csv and epochs.csv.")] = False,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Also write report.md, the words and the tables.")
+        bool, typer.Option("--markdown", help="Also write report.md with conclusions and tables.")
     ] = False,
     min_effect: MinEffect = None,
 ) -> None:

@@ -13,7 +13,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.programs.command import NOT_REACHED, exit_as, run
 from zeromean.programs.options import Options
 
-# Options of how to center.
+# Options that control centering.
 CENTERING = ("at", "layers", "embeddings", "scope", "weight_decay", "skip_refused")
 
 
@@ -58,7 +58,7 @@ def _refuse_options(parser: argparse.ArgumentParser, centering: Mapping[str, obj
 
 
 def _check_record(file: Path) -> None:
-    """Raise before the program runs, and not only after it, if the file cannot be written."""
+    """Raise if the file cannot be written, before the program runs for hours."""
     place = file if file.exists() else file.absolute().parent
     if file.is_dir() or not os.access(place, os.W_OK):
         raise ZeromeanError(
@@ -68,7 +68,7 @@ def _check_record(file: Path) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The options of ``zeromean run``."""
+    """Return the parser of the options of ``zeromean run``."""
     parser = Parser(
         prog="zeromean run",
         allow_abbrev=False,

@@ -1,4 +1,4 @@
-"""What the commands that train a study share: progress, interruption, and the results."""
+"""Train a study with its progress on the terminal, and show its results."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def train_study(
         jobs: Number of runs that train at the same time.
         ray: Address of a Ray cluster, or None.
         tensorboard: Whether to write logs for TensorBoard.
-        command: Command for the report if it is more than the study.
+        command: Command that the report shows; None for the one that repeats the study.
     """
     from zeromean.cli.progress import LiveProgress
     from zeromean.study.engine.results import count_runs, missing_runs
     from zeromean.study.engine.resume import check_folder
     from zeromean.study.engine.run import run
 
-    check_folder(study, out)  # before reading what it holds
+    check_folder(study, out)  # before its runs are counted
     with ExitStack() as stack:
         progress = stack.enter_context(LiveProgress(study, missing_runs(study, out)))
         watcher: Watcher = progress

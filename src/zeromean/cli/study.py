@@ -1,4 +1,4 @@
-"""``zeromean study``: run what a file declares."""
+"""``zeromean study``: run the study that a file declares."""
 
 from __future__ import annotations
 

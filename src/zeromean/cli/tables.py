@@ -26,7 +26,7 @@ def tables(
 ) -> None:
     """List every published table and figure of results, and the recipe that repeats it.
 
-    The sources are both papers, the published code's README and the tutorial. With WORDS it shows
+    The sources are both papers, the published code's README and the tutorial. With WORDS, it shows
     data, cost, published numbers, and numbers measured here. zeromean reproduce runs a recipe.
     """
     from zeromean.recipes import published, registry
@@ -53,7 +53,7 @@ def tables(
 
 
 def summarize(result: Result) -> Iterator[tuple[str, str, str]]:
-    """Yield one row per recipe, or one on the script."""
+    """Yield one row per recipe, or one for the script."""
     from zeromean.recipes import published
     from zeromean.recipes.outcome import status
 
@@ -65,7 +65,7 @@ def summarize(result: Result) -> Iterator[tuple[str, str, str]]:
 
 
 def describe(result: Result) -> Iterator[Line]:
-    """Yield the heading and everything known of its recipes, or of its script."""
+    """Yield the heading of a result, and all facts about its recipes or its script."""
     from zeromean.recipes import published
     from zeromean.recipes.outcome import status
 

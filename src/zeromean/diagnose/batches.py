@@ -24,7 +24,7 @@ def pairs(batches: Batches, model: nn.Module) -> list[Pair]:
     An input is a tensor, or a mapping of keyword arguments.
 
     Raises:
-        ZeromeanError: It is something else, or holds no batch or an empty one.
+        ZeromeanError: ``batches`` has another form, or contains no batch or an empty one.
     """
     if isinstance(batches, tuple | list) and len(batches) == 2 and _is_input(batches[0]):
         batches = [(batches[0], batches[1])]
@@ -75,9 +75,9 @@ def cross_entropy(output: Any, target: Any) -> Tensor:
 
 
 def check_classes(output: Any, target: Any, *, axis: int, option: str, example: str) -> None:
-    """Raise unless an output holds the logits of classes, and the target, if any, such classes.
+    """Raise unless the output contains logits of classes, and the target, if any, classes.
 
-    The error advises to pass ``option``, which says what the output is otherwise.
+    The error recommends ``option``, which describes other outputs.
     """
     fix = f"Pass {option}=, such as {option}={example}"
     if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[axis] < 2:

@@ -1,4 +1,4 @@
-"""The size of the gradients, and what centering removes from them."""
+"""The size of gradients before and after centering."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ class Sharpness(Diagnostic):
 
     Args:
         hessian_norm: :math:`\|H\|_2`, the largest magnitude of its eigenvalues.
-        projected_norm: :math:`\|P H\|_2`, its largest singular value; at most the first.
+        projected_norm: :math:`\|P H\|_2`, its largest singular value; at most ``hessian_norm``.
         restricted_max: Largest eigenvalue of :math:`P H P`, the curvature along zero-mean
-            directions. It is 0 along the directions that P removes, so that it can exceed the
+            directions. P H P is 0 along the directions that P removes, so this can exceed the
             largest eigenvalue of an H with negative curvature.
     """
 
