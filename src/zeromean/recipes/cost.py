@@ -15,7 +15,6 @@ from zeromean.study.engine.executors import with_threads
 from zeromean.study.engine.results import missing_runs
 from zeromean.study.spec.records import FINAL, Candidate, Key
 from zeromean.study.spec.study import Study
-from zeromean.study.spec.task import TrainedTask
 from zeromean.study.tasks.interface import Job
 from zeromean.study.tasks.problem import Examples, Problem
 from zeromean.study.tasks.training import Training, TrainingTask
@@ -81,7 +80,7 @@ def estimate(study: Study, problem: Problem, out: Path, jobs: int = 1) -> Cost:
 
     Args:
         study: Study with one task and one optimizer.
-        problem: Its loaded task.
+        problem: The loaded task.
         out: Folder of the study, which need not exist.
         jobs: Number of processes that share the runs.
     """
@@ -92,14 +91,17 @@ def estimate(study: Study, problem: Problem, out: Path, jobs: int = 1) -> Cost:
         method: measure(study, few, method, jobs)
         for method in dict.fromkeys(key.method for key in left)
     }
-    seconds = 0.0
+    times = []
     for key in left:
         speed, epochs = speeds[key.method], study.epochs(key)
         scored = epochs * len(problem.watched.targets)
         if key.trial == FINAL:
-            scored += len(problem.train.targets) + len(problem.test.targets)
-        seconds += epochs * steps * speed.step + scored * speed.example
-    return Cost(len(left), sum(map(study.epochs, left)), steps, speeds, seconds / jobs)
+            scored += len(problem.train.targets)
+            if problem.watched is not problem.test:
+                scored += len(problem.test.targets)
+        times.append(epochs * steps * speed.step + scored * speed.example)
+    seconds = max(sum(times) / jobs, max(times, default=0.0))
+    return Cost(len(left), sum(map(study.epochs, left)), steps, speeds, seconds)
 
 
 def measure(study: Study, problem: Problem, method: str, jobs: int = 1) -> Speed:
@@ -107,7 +109,7 @@ def measure(study: Study, problem: Problem, method: str, jobs: int = 1) -> Speed
 
     Args:
         study: Study with one task and one optimizer.
-        problem: Its loaded task.
+        problem: The loaded task.
         method: Label of the method.
         jobs: Number of processes that share the processor.
     """
@@ -126,9 +128,8 @@ def measure(study: Study, problem: Problem, method: str, jobs: int = 1) -> Speed
 
 
 def _measurements(study: Study, problem: Problem, method: str, steps: int) -> Iterator[Speed]:
-    """Yield the speed of epochs of so many steps, each scored on one batch."""
-    (task,), (optimizer,) = study.tasks, study.optimizers
-    assert isinstance(task, TrainedTask)
+    """Yield the speed of epochs with a number of steps, each scored on one batch."""
+    (task,), (optimizer,) = study.trained_tasks, study.optimizers
     scored = _first(problem.watched, task.batch_size)
     train = _first(problem.train, steps * task.batch_size)
     part = replace(problem, train=train, watched=scored, test=scored, of_seed=None)
@@ -143,9 +144,9 @@ def _measurements(study: Study, problem: Problem, method: str, steps: int) -> It
 
 
 def _with_fast_fit(problem: Problem, count: int) -> Problem:
-    """Return the problem with a preprocessing that is fitted once, to the first few inputs.
+    """Return the problem with a preprocessing that is fitted once, to the first ``count`` inputs.
 
-    The inputs that it is fitted to do not change the time of a step.
+    The time of a step does not depend on the inputs to which it is fitted.
     """
     preprocess = problem.fit(problem.train.inputs[:count])
     return replace(problem, fit=lambda inputs: preprocess)
