@@ -30,6 +30,7 @@ from zeromean.recipes.scale import scaled
 from zeromean.study import ImageTask, Optimizer, Schedule, Study, Tuning
 from zeromean.study.report.table import MISSING
 from zeromean.study.spec.method import BASELINE
+from zeromean.study.spec.records import Candidate, Epoch, Key, Run
 from zeromean.study.tasks.build_optimizer import build_scheduler
 
 RECIPES = registry.recipes()
@@ -526,8 +527,8 @@ def test_tables_describes_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
     text = " ".join(result.stdout.split())
     assert "plain 7.34 ± 0.52, WN 7.58 ± 0.40, CWN 6.85 ± 0.26" in text
     assert (
-        "here: test error, %: plain 9.25 ± 0.50, wn-conv-unit 8.00 (2 of 3 diverged), old"
-        f" {MISSING} (3 of 3 diverged) (3 seeds; cpu; training shortened to 0.1;"
+        "here: test error, %: plain 9.25 ± 0.50, wn-conv-unit 8.00 (2 of 3 did not finish),"
+        f" old {MISSING} (3 of 3 did not finish) (3 seeds; cpu; training shortened to 0.1;"
         " computed in bfloat16; other data than published: 5 images; older)"
     ) in text
     assert "status: run on a stand-in" in text
@@ -546,6 +547,11 @@ def test_kept_outcomes_belong_to_recipes() -> None:
         others = {name for cells in one.measured.values() for name in cells}
         # An outcome of other methods than the recipe has now says so.
         assert one.note or others <= set(recipe.study.method_labels)
+
+
+def test_top5_error_of_few_classes_is_zero() -> None:
+    run = Run(Key("", "", "plain", 0), Candidate(0.1), (Epoch(1, {"score": 0.5}),), test_score=0.5)
+    assert METRICS["error_top5"].of(run) == 0
 
 
 def test_cost_is_one_line() -> None:

@@ -410,11 +410,12 @@ def test_diverged_run_is_counted(
     (optimizer,) = small.study.optimizers
     study = replace(small.study, tuning=None, optimizers=(replace(optimizer, lr=1e30),))
     alone(monkeypatch, dataclasses.replace(small, study=study))
-    code, stdout, _ = invoke(small.name, "--data", write_svhn(tmp_path), "--scale", "0.01")
-    assert code == 0
-    assert "1 of 1 diverged" in " ".join(stdout.split())
-    text = (tmp_path / f"{small.name}-scale-0.01" / "outcome.json").read_text(encoding="utf-8")
-    cells = f"plain {MISSING} (1 of 1 diverged), cwn-unit {MISSING} (1 of 1 diverged)"
+    out = tmp_path / "out"
+    words = (small.name, "--data", write_svhn(tmp_path), "--scale", "0.01", "--out", out)
+    assert invoke(*words)[0] == 0
+    assert f"{MISSING}, 1 of 1 did not finish" in (out / "published.md").read_text(encoding="utf-8")
+    text = (out / "outcome.json").read_text(encoding="utf-8")
+    cells = ", ".join(f"{one} {MISSING} (1 of 1 did not finish)" for one in ("plain", "cwn-unit"))
     assert outcome.read(text).lines(without=["wn-unit"]) == [f"test error, %: {cells}"]
 
 
@@ -630,6 +631,22 @@ def test_cost_counts_what_is_left(small: Recipe, tmp_path: Path) -> None:
     assert cost.estimate(study, problem, tmp_path / "out").runs == 0
 
 
+def test_cost_of_more_processes_than_runs_is_that_of_the_longest_run(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without tuning the test images are scored after each epoch and not again at the end."""
+    speeds = {"plain": cost.Speed(1.0, 0.1), "wn-unit": cost.Speed(2.0, 0.1)}
+    monkeypatch.setattr(cost, "measure", lambda study, problem, method, jobs: speeds[method])
+    methods = tuple(map(presets.method, speeds))
+    study = replace(small.on(write_svhn(tmp_path)), methods=methods, seeds=1, tuning=None)
+    study = replace(study, tasks=(replace(study.tasks[0], epochs=3),))
+    problem = load_problem(study, study.tasks[0])
+    times = [3 * (10 * speed.step + 40 * 0.1) + 40 * 0.1 for speed in speeds.values()]
+    for jobs, seconds in ((1, sum(times)), (2, times[1]), (8, times[1])):
+        found = cost.estimate(study, problem, tmp_path / "out", jobs)
+        assert math.isclose(found.seconds, seconds)
+
+
 def test_cost_fits_the_preprocessing_once(small: Recipe, tmp_path: Path) -> None:
     study = small.on(write_svhn(tmp_path), seeds=1)
     problem = load_problem(study, study.tasks[0])
@@ -649,6 +666,17 @@ def test_cost_restores_the_number_of_threads(small: Recipe, tmp_path: Path) -> N
     study = replace(small.on(write_svhn(tmp_path)), threads=2)
     cost.measure(study, load_problem(study, study.tasks[0]), "plain")
     assert torch.get_num_threads() == before
+
+
+def test_outcome_names_all_devices(small: Recipe, tmp_path: Path) -> None:
+    data = write_svhn(tmp_path)
+    assert invoke(small.name, "--data", data, "--scale", "0.01", "--out", "out")[0] == 0
+    found = results.read(tmp_path / "out")
+    sessions = tuple(found.sessions[0] | {"device": one} for one in ("cuda", "cpu", "cpu"))
+    study = replace(found.study, note=None)
+    conditions = RunConditions.of(small, study, load_problem(study, study.tasks[0]), 0.01)
+    moved = outcome.Outcome.of(conditions, dataclasses.replace(found, sessions=sessions))
+    assert moved.device == "cuda, cpu"
 
 
 def test_page_says_that_seeds_came_later(small: Recipe, tmp_path: Path) -> None:

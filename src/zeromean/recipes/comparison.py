@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from zeromean.recipes.agreement_test import agreement
-from zeromean.recipes.metrics import METRICS, RunMetric
+from zeromean.recipes.metrics import METRICS, RunMetric, unfinished
 from zeromean.recipes.published import Published
 from zeromean.recipes.recipe import Column, Recipe
 from zeromean.recipes.run_conditions import RunConditions
@@ -24,11 +24,7 @@ def measured(results: Results, metric: RunMetric) -> dict[str, dict[int, float]]
     """Return a metric of every run that finished, by method and seed."""
     (comparison,) = results.comparisons
     return {
-        method: {
-            seed: metric.of(run)
-            for seed, run in comparison.finished(method).items()
-            if run.test_score is not None
-        }
+        method: {seed: metric.of(run) for seed, run in comparison.finished(method).items()}
         for method in results.study.method_labels
     }
 
@@ -37,7 +33,7 @@ def tables(conditions: RunConditions, results: Results) -> list[tuple[str, Table
     """Build a table with its title for each published column and metric.
 
     Args:
-        conditions: Recipe that was run, and how.
+        conditions: Recipe that was run, and the conditions of the run.
         results: Results of its study.
     """
     recipe = conditions.recipe
@@ -52,7 +48,7 @@ def tables(conditions: RunConditions, results: Results) -> list[tuple[str, Table
 
 
 def numbers(recipe: Recipe, column: Column, metric: str) -> dict[str, Published | None]:
-    """Return the published number of each method; of tables with one metric, it is the first."""
+    """Return the published number of each method; a table with one metric has the first one."""
     name = None if metric == recipe.metrics[0] else metric
     return {method: column.number(recipe.paper, method, name) for method in column.rows}
 
@@ -71,8 +67,8 @@ def _table(
         if number is None or not own:
             return MISSING
         found = agreement([*own.values()], number, recipe.repeats)
-        cell = _with_interval(found.difference, found.interval, metric.difference)
-        return f"{cell} {found.verdict}".strip()
+        interval = _interval(found.interval, metric.difference)
+        return f"{metric.difference(found.difference)}{interval} {found.verdict}".strip()
 
     def published_difference(method: str) -> str:
         number, control = numbers[method], numbers[baseline]
@@ -105,15 +101,14 @@ def _table(
 
 
 def _measured(own: Mapping[int, float], results: Results, metric: RunMetric) -> str:
-    seeds = results.study.seeds
-    failed = f", {seeds - len(own)} of {seeds} diverged" if len(own) < seeds else ""
+    lost = unfinished(len(own), results.study.seeds)
+    lost = f", {lost}" if lost else ""
     if not own:
-        return f"{MISSING}{failed}"
+        return f"{MISSING}{lost}"
     numbers = [*own.values()]
     found = spread(numbers)
-    deviation = "" if found.deviation is None else f" ± {metric.number(found.deviation)}"
-    interval = _with_interval(None, interval_of_mean(numbers), metric.number)
-    return f"{metric.number(found.mean)}{deviation}{interval}{failed}"
+    interval = _interval(interval_of_mean(numbers), metric.number)
+    return f"{metric.average(found.mean, found.deviation)}{interval}{lost}"
 
 
 def _difference(own: Mapping[int, float], control: Mapping[int, float], metric: RunMetric) -> str:
@@ -121,21 +116,18 @@ def _difference(own: Mapping[int, float], control: Mapping[int, float], metric: 
     if not pairs:
         return MISSING
     found = paired(*zip(*pairs, strict=True))
-    return _with_interval(found.mean, found.interval, metric.difference)
+    return f"{metric.difference(found.mean)}{_interval(found.interval, metric.difference)}"
 
 
-def _with_interval(
-    value: float | None, interval: tuple[float, float] | None, form: Callable[[float], str]
-) -> str:
-    text = "" if value is None else form(value)
-    return text if interval is None else f"{text} ({form(interval[0])} to {form(interval[1])})"
+def _interval(interval: tuple[float, float] | None, form: Callable[[float], str]) -> str:
+    return "" if interval is None else f" ({form(interval[0])} to {form(interval[1])})"
 
 
 def explanation(comparable: bool) -> str:
     """Explain the numbers of the tables."""
     compared = (
-        " Measured minus published has Welch's interval, in which both sides have their noise; the"
-        " numbers agree if it includes 0."
+        " Measured minus published has Welch's interval, which includes the noise of both sides;"
+        " the numbers agree if it includes 0."
     )
     return (
         "Measured: mean ± standard deviation over the seeds, with the interval of the mean."
@@ -144,7 +136,7 @@ def explanation(comparable: bool) -> str:
 
 
 def page(conditions: RunConditions, results: Results, found: list[tuple[str, Table]]) -> str:
-    """Return a Markdown page with the tables, their conditions, and every departure."""
+    """Return a Markdown page with the tables, their conditions, and all known differences."""
     recipe, study = conditions.recipe, results.study
     (info,) = results.infos.values()
     (section,) = sections(results)

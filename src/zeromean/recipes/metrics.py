@@ -32,13 +32,24 @@ class RunMetric:
         """Format a difference with its sign."""
         return format_number(value, f"+.{self.digits}f")
 
+    def average(self, mean: float, deviation: float | None) -> str:
+        """Format a mean, with its standard deviation unless that is None."""
+        around = "" if deviation is None else f" ± {self.number(deviation)}"
+        return f"{self.number(mean)}{around}"
+
+
+def unfinished(runs: int, seeds: int) -> str:
+    """Return how many runs diverged or failed, in words; empty if all finished."""
+    return f"{seeds - runs} of {seeds} did not finish" if runs < seeds else ""
+
 
 def _known(value: float | None) -> float:
     return math.nan if value is None else value
 
 
 def _reported(name: str) -> Callable[[Run], float]:
-    """Return a function for what a program reported last, the study's own metric or another."""
+    """Return a function from a run to the last value of a metric that its program reported."""
+    # The study's own metric is not recorded by its name.
     return lambda run: run.epochs[-1].metrics.get(name, _known(run.test_score))
 
 
@@ -46,13 +57,16 @@ def _as_reported(name: str, label: str, digits: int = 1) -> RunMetric:
     return RunMetric(label, digits, _reported(name))
 
 
-# Networks that zeromean trains are scored from 0 to 1, programs report percent.
+# Networks that zeromean trains are scored from 0 to 1; programs report percent. Top-5 accuracy is
+# not recorded with up to five classes, where it is 1.
 METRICS = {
     "error": RunMetric("test error, %", 2, lambda run: 100 * (1 - _known(run.test_score))),
     "accuracy": RunMetric("test accuracy, %", 2, lambda run: 100 * _known(run.test_score)),
     "loss": RunMetric("test loss", 4, lambda run: _known(run.test_loss)),
     "error_top5": RunMetric(
-        "top-5 test error, %", 2, lambda run: 100 * (1 - run.epochs[-1].get("top5_accuracy"))
+        "top-5 test error, %",
+        2,
+        lambda run: 100 * (1 - run.epochs[-1].metrics.get("top5_accuracy", 1.0)),
     ),
     "time": RunMetric("training time, s", 2, lambda run: sum(one.seconds for one in run.epochs)),
     "top1": _as_reported("top1", "top-1 test accuracy, %", 2),

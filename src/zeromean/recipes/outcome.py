@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from zeromean.recipes.comparison import measured
-from zeromean.recipes.metrics import METRICS, RunMetric
+from zeromean.recipes.metrics import METRICS, RunMetric, unfinished
 from zeromean.recipes.recipe import Recipe
 from zeromean.recipes.run_conditions import RunConditions
 from zeromean.study.engine.results import Results
@@ -32,7 +32,7 @@ class Outcome:
         published_data: Whether the data are those of the published numbers.
         data: One line on the data.
         seeds: Number of seeds.
-        device: Device and machine.
+        device: Devices and machines.
         precision: Precision of the computation.
         measured: Numbers by metric and method.
         page: Path of a page with the details; may be empty.
@@ -59,7 +59,7 @@ class Outcome:
             conditions.published_data,
             conditions.data,
             results.study.seeds,
-            results.sessions[-1]["device"],
+            ", ".join(dict.fromkeys(session["device"] for session in results.sessions)),
             results.study.precision,
             {
                 name: {
@@ -89,14 +89,13 @@ class Outcome:
     def _cell(
         self, metric: RunMetric, mean: float | None, deviation: float | None, runs: int
     ) -> str:
-        number = MISSING if mean is None else metric.number(mean)
-        around = "" if deviation is None else f" ± {metric.number(deviation)}"
-        diverged = f" ({self.seeds - runs} of {self.seeds} diverged)" if runs < self.seeds else ""
-        return f"{number}{around}{diverged}"
+        number = MISSING if mean is None else metric.average(mean, deviation)
+        lost = unfinished(runs, self.seeds)
+        return f"{number} ({lost})" if lost else number
 
     @property
     def conditions(self) -> str:
-        """What readers of the numbers have to know."""
+        """The conditions that readers of the numbers have to know."""
         parts = [amount(self.seeds, "seed"), self.device]
         if self.scale != 1:
             parts.append(f"training shortened to {self.scale:g}")
@@ -145,8 +144,6 @@ def write(outcome: Outcome, out: Path) -> Path:
 def kept() -> tuple[Outcome, ...]:
     """Return the outcomes that the package contains."""
     folder = files("zeromean.recipes") / "results"
-    if not folder.is_dir():
-        return ()
     found = sorted(folder.iterdir(), key=lambda file: file.name)
     return tuple(
         read(file.read_text(encoding="utf-8")) for file in found if file.name.endswith(".json")

@@ -1,4 +1,4 @@
-"""What the papers, the published code's README and the tutorial report: numbers and settings."""
+"""The numbers and settings that the papers, the published code's README and a tutorial report."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Published:
 
 @cache
 def read(paper: str) -> Mapping[str, Any]:
-    """Return everything known of a paper (a key of ``PAPERS``), by table or figure."""
+    """Return the numbers and settings of a paper (a key of ``PAPERS``), by table or figure."""
     text = (files("zeromean.recipes") / "published" / f"{paper}.json").read_text(encoding="utf-8")
     content: dict[str, Any] = json.loads(text)
     return content
@@ -82,7 +82,7 @@ def _order(place: str) -> tuple[int, str]:
 
 
 def name(place: str) -> str:
-    """Return the name of a place as readers know it; a part of a table has the table's name.
+    """Return the name of a place for readers; a part of a table has the table's name.
 
     Example:
         >>> name("table2.Xavier"), name("figures.5c"), name("figure4.a")
@@ -112,7 +112,7 @@ def description(paper: str, place: str) -> str:
 
 
 def columns(paper: str, place: str) -> list[str]:
-    """Return the headings of a table's columns, possibly those of the table it is like."""
+    """Return the headings of a table's columns, or of the table whose columns it shares."""
     table = _table(paper, place)
     like = re.match(r"as table (\d)", table.get("what", ""))
     if like is not None:

@@ -1,4 +1,4 @@
-"""Every published result: the recipes that repeat it, or the script that does."""
+"""The published results, each with the recipes or the script that repeat it."""
 
 from __future__ import annotations
 
@@ -46,14 +46,11 @@ class Result:
 @cache
 def recipes() -> tuple[Recipe, ...]:
     """Return all recipes, sorted by the names of their files."""
-    found = [
-        file
-        for file in (files("zeromean.recipes") / "declared").iterdir()
-        if file.name.endswith(".toml")
-    ]
+    folder = files("zeromean.recipes") / "declared"
     return tuple(
         recipe
-        for file in sorted(found, key=lambda file: file.name)
+        for file in sorted(folder.iterdir(), key=lambda file: file.name)
+        if file.name.endswith(".toml")
         for recipe in parse(file.read_text(encoding="utf-8"))
     )
 
@@ -64,14 +61,15 @@ def results() -> list[Result]:
     rows = tomllib.loads(text)["results"]
     scripts = {(row.pop("paper"), row.pop("place")): row for row in rows}
     return [
-        Result(paper, place, _of(paper, place), **scripts.get((paper, place), {}))
+        Result(
+            paper,
+            place,
+            tuple(one for one in recipes() if one.paper == paper and place in one.places),
+            **scripts.get((paper, place), {}),
+        )
         for paper in published.PAPERS
         for place in published.places(paper)
     ]
-
-
-def _of(paper: str, place: str) -> tuple[Recipe, ...]:
-    return tuple(one for one in recipes() if one.paper == paper and place in one.places)
 
 
 def find(name: str) -> Recipe:
