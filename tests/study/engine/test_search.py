@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -194,3 +196,16 @@ def test_each_seed_of_a_trial_has_its_own_log(tmp_path: Path, task: str) -> None
         board.on_epoch(key, epoch)
         board.on_run(Run(key, Candidate(0.1), (epoch,)))
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_logs_are_written_without_tensorflow(tmp_path: Path) -> None:
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')")
+    program = (
+        "from pathlib import Path\n"
+        "from zeromean.study.engine.tensorboard import TensorBoard\n"
+        "from zeromean.study.engine.watcher import Watcher\n"
+        "from zeromean.study.spec.records import Epoch, Key\n"
+        "board = TensorBoard(Path('logs'), Watcher())\n"
+        "board.on_epoch(Key('a', 'sgd', 'gc', 0), Epoch(1, {'loss': 0.5}, 1.0))\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)

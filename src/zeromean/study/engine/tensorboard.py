@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from zeromean.errors import needs_extra
@@ -24,6 +26,9 @@ class TensorBoard(Watcher):
     """
 
     def __init__(self, folder: Path, other: Watcher) -> None:
+        # TensorBoard would import TensorFlow if it is installed. That takes seconds, and the process
+        # aborts when torch then loads Triton, which has another LLVM.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         with needs_extra("tensorboard", "logs for TensorBoard"):
             from torch.utils.tensorboard import SummaryWriter
         self._make = SummaryWriter
