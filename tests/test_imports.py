@@ -88,10 +88,6 @@ def test_modules_show_public_names_only(name: str) -> None:
         getattr(module, public)
 
 
-def test_gctf_loads_at_its_first_use() -> None:
-    assert zeromean.keras.__getattr__("gctf").optimizers.adam
-
-
 def test_the_package_works_with_torch_alone() -> None:
     code = """
 import inspect, pydoc
