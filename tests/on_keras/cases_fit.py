@@ -261,8 +261,13 @@ class Signs(O.Optimizer):
         self.assign_sub(variable, keras.ops.sign(gradient) * learning_rate)
 
 
+@keras.saving.register_keras_serializable("test")
+class Adam(O.Adam):
+    """A custom optimizer with a name that Keras uses."""
+
+
 @once
-@pytest.mark.parametrize("make", [Signs, O.Lamb], ids=["own", "Lamb"])
+@pytest.mark.parametrize("make", [Signs, Adam, O.Lamb], ids=["own", "own Adam", "Lamb"])
 def test_config_of_any_optimizer(make: Any) -> None:
     model = convnet()
     with pytest.warns(ZeromeanWarning, match="without a model"):
@@ -357,8 +362,15 @@ def test_invalid_calls_on_a_built_optimizer_raise() -> None:
     with pytest.raises(ZeromeanError, match="layers cannot be combined with an optimizer"):
         zeromean.keras.explain(optimizer, layers="conv")
     stranger = zeromean.keras.centralize(O.SGD(), other)
+    for _ in range(2):
+        with pytest.raises(ZeromeanError, match="share no variable"):
+            stranger.build(model.trainable_variables)
+    stranger.build(other.trainable_variables)
+    built = O.SGD()
+    built.build(model.trainable_variables)
     with pytest.raises(ZeromeanError, match="share no variable"):
-        stranger.build(model.trainable_variables)
+        zeromean.keras.centralize(built, other)
+    assert len(zeromean.keras.centralize(built, model).plan.centered) == 4
     half = zeromean.keras.centralize(O.SGD(), model.layers[0])
     with pytest.warns(ZeromeanWarning, match="4 of the optimizer's variables"):
         half.build(model.trainable_variables)

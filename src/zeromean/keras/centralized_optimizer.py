@@ -50,9 +50,11 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is
         return self._plan
 
     def build(self, variables: Sequence[Any]) -> None:
+        # Planning may raise, so it comes first.
+        plan = _plan(self._planner, variables) if self._plan is None else None
         super().build(variables)
-        if self._plan is None:
-            plan_variables(self)
+        if plan is not None:
+            _adopt(self, plan)
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         if self._at == "gradient":  # decoupled, so it stays outside
@@ -117,22 +119,27 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is
 
 
 def install(optimizer: Any, at: At, planner: Planner) -> Centralized:
-    """Centralize an optimizer in place, and plan it if it is built."""
+    """Centralize an optimizer in place; if this raises, the optimizer is unchanged."""
+    plan = _plan(planner, optimizer._trainable_variables) if optimizer.built else None
     plain: Any = type(optimizer)
     object.__setattr__(optimizer, "__class__", centralized_class(plain))
     optimizer._at, optimizer._planner, optimizer._plan = at, planner, None
     centralized: Centralized = optimizer
-    if centralized.built:
-        plan_variables(centralized)
+    if plan is not None:
+        _adopt(centralized, plan)
     return centralized
 
 
-def plan_variables(optimizer: Centralized) -> None:
-    """Plan the variables of a built optimizer."""
-    variables = optimizer._trainable_variables
-    plan = optimizer._planner.plan(variables)
+def _plan(planner: Planner, variables: Sequence[Any]) -> Plan:
+    plan = planner.plan(variables)
     if not plan.centered:
         warn("nothing is centered; print the plan, which shows why for each variable")
+    return plan
+
+
+def _adopt(optimizer: Centralized, plan: Plan) -> None:
+    """Let a built optimizer follow this plan of its variables."""
+    variables = optimizer._trainable_variables
     centered = {id(row.parameter): row.fan_in for row in plan.centered}
     optimizer._plan = plan
     optimizer._fan_ins = [centered.get(id(variable)) for variable in variables]
@@ -160,8 +167,10 @@ def centralized_class(plain: Any) -> type:
 def public_class(centralized: type) -> type:
     """Return the class before centralization, or Keras' public class for a backend's variant."""
     plain = centralized.__bases__[1]
-    public: type = getattr(keras.optimizers, plain.__name__, plain)
-    return public if issubclass(plain, public) else plain
+    if plain.__module__.startswith("keras.src.backend."):
+        public: type = getattr(keras.optimizers, plain.__name__)
+        return public
+    return plain
 
 
 def _value(variable: Any) -> Any:
