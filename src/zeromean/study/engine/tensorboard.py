@@ -26,8 +26,8 @@ class TensorBoard(Watcher):
     """
 
     def __init__(self, folder: Path, other: Watcher) -> None:
-        # TensorBoard would import TensorFlow if it is installed. That takes seconds, and the process
-        # aborts when torch then loads Triton, which has another LLVM.
+        # TensorBoard would import TensorFlow if it is installed. That takes seconds, and the
+        # process aborts when torch then loads Triton, which has another LLVM.
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         with needs_extra("tensorboard", "logs for TensorBoard"):
             from torch.utils.tensorboard import SummaryWriter
