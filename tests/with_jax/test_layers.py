@@ -441,15 +441,61 @@ def test_tied_equinox_owners_must_agree(where: str) -> None:
     assert "disagree" in row.reason
 
 
-def test_equinox_tie_through_a_function_is_left_alone() -> None:
+def shared_transpose() -> eqx.Module:
     pair = (eqx.nn.Linear(4, 5, key=KEY), eqx.nn.Linear(5, 4, key=KEY))
-    shared = eqx.nn.Shared(
-        pair, where=lambda pair: pair[1].weight, get=lambda pair: pair[0].weight.T
-    )
-    plan = zeromean.jax.explain(shared)
+    return eqx.nn.Shared(pair, where=lambda pair: pair[1].weight, get=lambda pair: pair[0].weight.T)
+
+
+@pytest.mark.parametrize(
+    "make", [shared_transpose, lambda: eqx.filter_eval_shape(shared_transpose)]
+)
+def test_equinox_tie_through_a_function_is_left_alone(make: Callable[[], eqx.Module]) -> None:
+    plan = zeromean.jax.explain(make())
     assert [row.shape for row in plan] == [(5, 4), (5,), (4,)]
     assert not plan.centered
     assert "disagree" in plan[0].reason
+
+
+class Wrapped(linen.Module):
+    """A wrapper that owns the parameters of the layer inside."""
+
+    def setup(self) -> None:
+        self.inner = linen.Dense(3)
+        linen.share_scope(self, self.inner)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.inner(x)
+
+
+def test_linen_scope_shared_with_a_wrapper() -> None:
+    assert axes_by_name(zeromean.jax.explain(Wrapped(), KEY, jnp.ones((1, 4)))) == {"kernel": (0,)}
+
+
+class LinenTemperature(linen.Module):
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return linen.Dense(3, name="dense")(x) / self.param("temperature", lambda key: 2.0)
+
+
+class NnxTemperature(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.dense = nnx.Linear(4, 3, rngs=rngs)
+        self.temperature = nnx.Param(2.0)
+
+
+class EquinoxOfType(eqx.Module):
+    dense: eqx.nn.Linear
+    dtype: Any = np.float32
+
+
+def test_parameters_and_types_that_are_not_arrays() -> None:
+    plan = zeromean.jax.explain(LinenTemperature(), KEY, jnp.ones((1, 4)))
+    assert axes_by_name(plan) == {"dense.kernel": (0,)}
+    model = NnxTemperature(nnx.Rngs(0))
+    assert axes_by_name(zeromean.jax.explain(model)) == {"dense.kernel": (0,)}
+    assert jax.tree.leaves(zeromean.jax.fan_in(model))[-1] == "not an array"
+    model = EquinoxOfType(eqx.nn.Linear(4, 3, key=KEY))
+    assert axes_by_name(zeromean.jax.explain(model)) == {"dense.weight": (1,)}
 
 
 class Experts(eqx.Module):

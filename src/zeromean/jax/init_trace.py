@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from zeromean.class_lookup import nearest
+from zeromean.fan_in import rule_for
 from zeromean.jax.trees import Leaf, is_array, leaves
 
 Shape = tuple[int, ...]
@@ -49,11 +50,13 @@ def _linen(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[
         return result
 
     with linen.intercept_methods(record):
-        variables = _abstractly(model.init, args, kwargs)
+        variables = abstractly(model.init, args, kwargs)
 
     def makers(leaf: Leaf) -> list[Maker]:
         name = leaf.path[-1]
-        return _distinct([one for one in seen[leaf.path[:-1]] if name in one.shapes], name)
+        made = [one for one in seen[leaf.path[:-1]] if name in one.shapes]
+        # linen.share_scope lets a layer and its wrapper own the same parameters.
+        return _distinct([one for one in made if rule_for(one.module)] or made, name)
 
     return variables.get("params", {}), makers
 
@@ -77,7 +80,7 @@ def _haiku(transform: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tu
         return result
 
     with haiku.intercept_methods(record):
-        made = _abstractly(transform.init, args, kwargs)
+        made = abstractly(transform.init, args, kwargs)
     tree = made[0] if isinstance(made, tuple) else made  # with state: (params, state)
 
     def makers(leaf: Leaf) -> list[Maker]:
@@ -106,8 +109,8 @@ _RECORDERS: dict[type | str, Recorder] = {
 }
 
 
-def _abstractly(init: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Return the shapes of the result of ``init``; arguments that are not arrays stay concrete."""
+def abstractly(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return the shapes of the result of a call; arguments that are not arrays stay concrete."""
     values, structure = jax.tree.flatten((tuple(args), dict(kwargs)))
     arrays = [value for value in values if is_array(value)]
 
@@ -115,7 +118,7 @@ def _abstractly(init: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
         rest = iter(given)
         filled = [next(rest) if is_array(value) else value for value in values]
         run_args, run_kwargs = jax.tree.unflatten(structure, filled)
-        return init(*run_args, **run_kwargs)
+        return function(*run_args, **run_kwargs)
 
     return jax.eval_shape(run, *arrays)
 
@@ -125,7 +128,7 @@ def _arrays(own: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
     for name, value in own.items():
         inside = leaves(value)
         if not isinstance(value, Mapping) and len(inside) == 1:
-            yield name, tuple(inside[0].value.shape)
+            yield name, jax.numpy.shape(inside[0].value)
 
 
 def _ends_in(shape: Shape, own: Shape, *, exactly: bool) -> bool:

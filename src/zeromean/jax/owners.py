@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -112,20 +113,26 @@ def _equinox_ties(tree: Any) -> dict[int, list[Holder]]:
     """Return the layers that ``equinox.nn.Shared`` ties each array to, by the id of the array."""
     ties: dict[int, list[Holder]] = defaultdict(list)
     for node in subtrees(tree):
-        if not is_a(type(node), "equinox.nn._shared.Shared"):
-            continue
-        own = {id(value) for value in jax.tree.leaves(node.pytree) if is_array(value)}
-        tied = node()
-        for leaf in leaves(tied):
-            if is_array(leaf.value):
-                holder = _holder(leaf.name, container(tied, leaf.keys), leaf.path[-1])
-                if id(leaf.value) in own:
-                    ties[id(leaf.value)].append(holder)
-                    continue
-                # A computed array, a transpose for example, may depend on any of the arrays.
-                for key in own:
-                    ties[key].append(holder._replace(axes="computed by equinox.nn.Shared"))
+        if is_a(type(node), "equinox.nn._shared.Shared"):
+            own = [id(value) for value in jax.tree.leaves(node) if is_array(value)]
+            init_trace.abstractly(partial(_record_ties, ties, own), (node,), {})
     return ties
+
+
+def _record_ties(ties: dict[int, list[Holder]], own: Sequence[int], shared: Any) -> None:
+    """Add the ties of a traced ``Shared``; ``own`` are the ids of its arrays before tracing."""
+    traced = filter(is_array, jax.tree.leaves(shared))
+    key_of = dict(zip(map(id, traced), own, strict=True))
+    tied = shared()
+    for leaf in leaves(tied):
+        if is_array(leaf.value):
+            holder = _holder(leaf.name, container(tied, leaf.keys), leaf.path[-1])
+            if id(leaf.value) in key_of:
+                ties[key_of[id(leaf.value)]].append(holder)
+                continue
+            # A computed array, a transpose for example, may depend on any of the arrays.
+            for key in own:
+                ties[key].append(holder._replace(axes="computed by equinox.nn.Shared"))
 
 
 # --- Flax NNX -------------------------------------------------------------------------------------
@@ -144,7 +151,7 @@ def _nnx(model: Any) -> tuple[Any, list[tuple[Leaf, list[Holder]]]]:
                 variables[name] = variable
                 holders[id(variable)].append(_holder(name, module, attribute))
     found = []
-    for leaf in leaves(tree):
+    for leaf in filter(lambda leaf: is_array(leaf.value), leaves(tree)):
         # One variable may have several holders; the one with the name in the tree comes first.
         held = holders[id(variables.get(leaf.name))]
         held = sorted(held, key=lambda holder: holder.name != leaf.name)

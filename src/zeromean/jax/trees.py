@@ -59,7 +59,8 @@ def container(tree: Any, keys: Sequence[Any]) -> Any:
 
 def is_array(value: Any) -> bool:
     """Return whether a leaf is an array or an abstract array."""
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    # numpy.float32 itself, a common value of dtype=, has these attributes too.
+    return not isinstance(value, type) and hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def subtrees(tree: Any) -> Iterator[Any]:
