@@ -62,6 +62,12 @@ def test_target_is_best_mean_of_baseline(tmp_path: Path) -> None:
     assert cells(never, "Epochs to")[1] == "never (1/3)"
 
 
+def test_runs_with_equal_scores_reach_their_mean(tmp_path: Path) -> None:
+    equal = [(0.7,)] * 3
+    results = make_results(tmp_path, {"plain": equal, "gc": equal}, metric=LOSS)
+    assert cells(results, "Epochs to 0.7000") == ["1 (3/3)", "1 (3/3)"]
+
+
 def test_differences_are_taken_within_each_seed(tmp_path: Path) -> None:
     # The same accuracies in another order of seeds: equal means, unequal pairs.
     _, gc = summarize(make(tmp_path, gc=PLAIN[::-1]))

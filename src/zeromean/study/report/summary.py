@@ -75,8 +75,9 @@ class Summary:
 def target_score(comparison: Comparison) -> float | None:
     """Return the best mean score of the baseline after any epoch; None if all its runs diverged."""
     runs = comparison.finished(BASELINE).values()
+    # The mean of equal scores is that score, which fmean may miss by a rounding error.
     means = [
-        order.fmean(run.epochs[index].score for run in runs)
+        order.mean(run.epochs[index].score for run in runs)
         for index in range(comparison.epochs if runs else 0)
     ]
     if not means:
