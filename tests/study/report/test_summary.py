@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 from synthetic import Curves, make_results
 
+from zeromean.study import report
 from zeromean.study.engine.results import Results
 from zeromean.study.report import headline, sections
 from zeromean.study.report.conclusion import Conclusion, conclude
@@ -66,6 +68,19 @@ def test_runs_with_equal_scores_reach_their_mean(tmp_path: Path) -> None:
     equal = [(0.7,)] * 3
     results = make_results(tmp_path, {"plain": equal, "gc": equal}, metric=LOSS)
     assert cells(results, "Epochs to 0.7000") == ["1 (3/3)", "1 (3/3)"]
+
+
+@pytest.mark.parametrize("unusable", [math.nan, math.inf])
+def test_points_without_a_finite_score_are_left_out(tmp_path: Path, unusable: float) -> None:
+    """Programs report nan, for example, before their first evaluation."""
+    curves = {"plain": [(unusable, 0.8, 0.7)] * 3, "gc": [(unusable, 0.8, 0.6)] * 3}
+    results = make_results(tmp_path, curves, metric=LOSS)
+    assert target(results) == pytest.approx(0.7)
+    assert cells(results, "Epochs to 0.7000") == ["3 (3/3)", "3 (3/3)"]
+    assert cells(results, "Loss at epoch 1") == [MISSING, MISSING]
+    assert "third of the way" not in conclusion(results).text
+    text = report.write(results).read_text(encoding="utf-8")
+    assert not re.search(r"\b(nan|inf)\b", text)
 
 
 def test_differences_are_taken_within_each_seed(tmp_path: Path) -> None:

@@ -73,31 +73,31 @@ def draw_training(comparison: Comparison) -> Figure | None:
 
 def _curves(comparison: Comparison, name: str, scale: float) -> dict[str, np.ndarray]:
     """Collect a recorded quantity of the runs that finished, by method; {} if it is missing."""
-    count = comparison.epochs
     found = {
-        method: scale
-        * np.array([[epoch.get(name) for epoch in run.epochs[:count]] for run in runs.values()])
+        method: scale * np.array([_values(run, name, comparison.epochs) for run in runs.values()])
         for method in comparison.methods
-        if (runs := comparison.finished(method)) and count
+        if (runs := comparison.finished(method))
     }
     return {method: values for method, values in found.items() if np.isfinite(values).any()}
 
 
 def _differences(comparison: Comparison) -> dict[str, np.ndarray]:
     baseline, count, found = comparison.finished(BASELINE), comparison.epochs, {}
-
-    def scores(run: Run) -> np.ndarray:
-        return np.array([epoch.score for epoch in run.epochs[:count]])
-
     for method in comparison.methods:
         pairs = [
-            scores(run) - scores(baseline[seed])
+            _values(run, "score", count) - _values(baseline[seed], "score", count)
             for seed, run in comparison.finished(method).items()
             if seed in baseline
         ]
-        if pairs and count and method != BASELINE:
+        if pairs and method != BASELINE:
             found[method] = comparison.metric.scale * np.array(pairs)
     return found
+
+
+def _values(run: Run, name: str, count: int) -> np.ndarray:
+    """Return a recorded quantity by epoch, with nan for what is infinite or missing."""
+    values = np.array([epoch.get(name) for epoch in run.epochs[:count]])
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _draw(axes: Axes, curves: Curves, look: Mapping[str, Style]) -> None:

@@ -21,9 +21,10 @@ class Stage:
     """Scores of a method at one point of training.
 
     Args:
-        score: Mean and deviation over the runs that finished; None if none did.
-        difference: Paired difference to the baseline over the seeds on which both finished; None
-            for the baseline or without such a seed.
+        score: Mean and deviation over the runs that finished with a finite score here; None if
+            none did.
+        difference: Paired difference to the baseline over the seeds on which both did; None for
+            the baseline or without such a seed.
     """
 
     score: Spread | None
@@ -80,9 +81,9 @@ def target_score(comparison: Comparison) -> float | None:
         order.mean(run.epochs[index].score for run in runs)
         for index in range(comparison.epochs if runs else 0)
     ]
-    if not means:
-        return None
-    return max(means) if comparison.metric.higher_is_better else min(means)
+    finite = filter(math.isfinite, means)
+    best = max if comparison.metric.higher_is_better else min
+    return best(finite, default=None)
 
 
 def summarize(results: Results) -> list[list[Summary]]:
@@ -137,13 +138,14 @@ def _summarize(comparison: Comparison) -> list[Summary]:
 
 
 def _scores(runs: dict[int, Run], epoch: int | None = None) -> dict[int, float]:
-    """Return the scores of runs by seed: after an epoch, or on the test set at the end."""
+    """Return the finite scores of runs by seed: after an epoch, or on the test set at the end."""
     scores = {
         seed: run.test_score if epoch is None else run.epochs[epoch - 1].score
         for seed, run in runs.items()
-        if epoch != 0
     }
-    return {seed: score for seed, score in scores.items() if score is not None}
+    return {
+        seed: score for seed, score in scores.items() if score is not None and math.isfinite(score)
+    }
 
 
 def _stage(scores: dict[int, float], baseline: dict[int, float]) -> Stage:
