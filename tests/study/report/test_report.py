@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -57,20 +58,8 @@ def make_tuned(out: Path, **methods: list[float]) -> Results:
     best = {
         method: (0.01, 0.1, 1.0)[int(np.nanargmax(scores))] for method, scores in methods.items()
     }
-    runs = tuple(
-        msgspec.structs.replace(run, candidate=Candidate(best[run.key.method]))
-        if isinstance(run, msgspec.Struct)
-        else type(run)(
-            run.key,
-            Candidate(best[run.key.method]),
-            run.epochs,
-            run.train_score,
-            run.test_loss,
-            run.test_score,
-        )
-        for run in found.runs
-    )
-    return Results(**{**vars(found), "runs": (*runs, *trials)})
+    runs = tuple(replace(run, candidate=Candidate(best[run.key.method])) for run in found.runs)
+    return replace(found, runs=(*runs, *trials))
 
 
 class Page(HTMLParser):
@@ -210,15 +199,13 @@ def test_training_is_drawn_with_its_learning_rate(results: Results) -> None:
 
 def test_curves_without_training_records_have_no_training_chart(results: Results) -> None:
     runs = tuple(
-        type(run)(
-            run.key,
-            run.candidate,
-            tuple(Epoch(one.number, {"score": one.score}, one.seconds) for one in run.epochs),
-            test_score=run.test_score,
+        replace(
+            run,
+            epochs=tuple(Epoch(one.number, {"score": one.score}, one.seconds) for one in run.epochs),
         )
         for run in results.runs
     )
-    bare = Results(**{**vars(results), "runs": runs})
+    bare = replace(results, runs=runs)
     assert curves.draw_training(bare.comparisons[0]) is None
     assert Page(report.write(bare)).charts == 2
 
@@ -268,7 +255,7 @@ def test_forest_plot_comes_first_with_more_than_two_comparisons(tmp_path: Path) 
 def test_forest_plot_has_a_panel_per_metric(tmp_path: Path) -> None:
     results = make_results(tmp_path, CURVES, CURVES)
     other = msgspec.structs.replace(results.infos["digits1/cnn"], metric=LOSS)
-    mixed = Results(**{**vars(results), "infos": {**results.infos, "digits1/cnn": other}})
+    mixed = replace(results, infos={**results.infos, "digits1/cnn": other})
     chart = forest.draw(mixed, summarize(mixed))
     assert [axes.get_xlabel() for axes in chart.axes] == [
         "Difference, points (higher is better)",
@@ -301,7 +288,7 @@ def test_browser_shows_page_within_its_width(
 def test_note_of_a_study_comes_first(results: Results) -> None:
     note = "Training is shortened: <3 of 30 epochs."
     study = msgspec.structs.replace(results.study, note=note)
-    noted = Results(**{**vars(results), "study": study})
+    noted = replace(results, study=study)
     assert note in Page(report.write(noted)).text.partition("gc: ")[0]
     assert report.write_markdown(noted).read_text(encoding="utf-8").splitlines()[2] == note
     assert note not in report.write_markdown(results).read_text(encoding="utf-8")
@@ -311,15 +298,44 @@ def test_names_from_outside_are_escaped(results: Results) -> None:
     (task,) = results.study.tasks
     named = msgspec.structs.replace(task, data="npz:<script>alert(1)</script>.npz")
     study = msgspec.structs.replace(results.study, tasks=(named,))
-    runs = tuple(
-        type(run)(**{**vars(run), "key": run.key._replace(task=named.label)})
-        for run in results.runs
-    )
+    runs = tuple(replace(run, key=run.key._replace(task=named.label)) for run in results.runs)
     info = {named.label: results.infos[task.label]}
-    changed = Results(**{**vars(results), "study": study, "runs": runs, "infos": info})
+    changed = replace(results, study=study, runs=runs, infos=info)
     path = report.write(changed)
     assert "<script>" not in path.read_text(encoding="utf-8")
     assert "<script>alert(1)</script>.npz" in Page(path).text
+
+
+@pytest.mark.filterwarnings("error")
+def test_charts_show_any_name_as_it_is(tmp_path: Path) -> None:
+    label, name = r"$\frac$", "\u51c6$\\x$"  # no formulas, and a glyph that matplotlib lacks
+    tuned = make_tuned(tmp_path, plain=[0.5, 0.8, 0.6], gc=[0.5, 0.7, 0.9])
+    methods = tuple(
+        msgspec.structs.replace(one, label=label) if one.label == "gc" else one
+        for one in tuned.study.methods
+    )
+    results = replace(
+        tuned,
+        study=msgspec.structs.replace(tuned.study, methods=methods),
+        runs=tuple(
+            replace(run, key=run.key._replace(method=label)) if run.key.method == "gc" else run
+            for run in tuned.runs
+        ),
+        infos={
+            task: msgspec.structs.replace(info, metric=msgspec.structs.replace(LOSS, name=name))
+            for task, info in tuned.infos.items()
+        },
+    )
+    (comparison,) = results.comparisons
+    for chart, shown in (
+        (forest.draw(results, summarize(results)), label),
+        (rates.draw(results, comparison), label),
+        (rates.draw(results, comparison), name),
+        (curves.draw_scores(comparison), name),
+        (curves.draw_training(comparison), name),
+        (profile.draw(results, summarize(results)), label),
+    ):
+        assert shown in drawing.svg(chart, "chart")
 
 
 def test_every_method_has_a_look_of_its_own() -> None:
@@ -381,7 +397,7 @@ def test_failed_runs_without_epochs_make_a_page(results: Results) -> None:
         Run(run.key, run.candidate, (), failure="exit code 1") if run.key.method == "gc" else run
         for run in results.runs
     )
-    failed = Results(**{**vars(results), "runs": runs})
+    failed = replace(results, runs=runs)
     text = Page(report.write(failed)).text
     assert "gc: nothing to compare." in text
     assert not re.search(r"\bnan\b|\binf\b|None", text)
@@ -430,9 +446,9 @@ def test_tuned_values_of_a_program_are_drawn_and_described(tmp_path: Path) -> No
 
     def renamed(run: Run) -> Run:
         values = (("width", run.candidate.lr),)
-        return type(run)(**{**vars(run), "candidate": Candidate(float("nan"), None, values)})
+        return replace(run, candidate=Candidate(float("nan"), None, values))
 
-    program = Results(**{**vars(results), "runs": tuple(map(renamed, results.runs))})
+    program = replace(results, runs=tuple(map(renamed, results.runs)))
     chart = rates.draw(program, program.comparisons[0])
     assert chart.axes[0].get_xlabel() == "width"
     assert (0.01, 0.1, 1.0) in {tuple(line.get_xdata()) for line in chart.axes[0].lines}

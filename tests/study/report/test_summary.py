@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,18 +131,16 @@ def test_overhead_ignores_an_epoch_on_a_busy_machine(tmp_path: Path) -> None:
         tmp_path, {"plain": PLAIN, "gc": PLAIN}, seconds={"plain": (2.0,) * 3, "gc": (2.5,) * 3}
     )
     runs = [
-        type(run)(
-            **{
-                **vars(run),
-                "epochs": tuple(
-                    Epoch(epoch.number, epoch.metrics, epoch.seconds * slowdown)
-                    for epoch, slowdown in zip(run.epochs, (1, 9, 30), strict=True)
-                ),
-            }
+        replace(
+            run,
+            epochs=tuple(
+                Epoch(epoch.number, epoch.metrics, epoch.seconds * slowdown)
+                for epoch, slowdown in zip(run.epochs, (1, 9, 30), strict=True)
+            ),
         )
         for run in calm.runs
     ]
-    _, gc = summarize(Results(**{**vars(calm), "runs": tuple(runs)}))
+    _, gc = summarize(replace(calm, runs=tuple(runs)))
     assert gc.overhead == pytest.approx(0.25)
 
 

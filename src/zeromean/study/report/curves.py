@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from zeromean.study.engine.results import Comparison
-from zeromean.study.report.drawing import Style, figure, styles, tidy
+from zeromean.study.report.drawing import Style, figure, literal, styles, tidy
 from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.metric import with_unit
 from zeromean.study.spec.records import Run
@@ -40,7 +40,7 @@ def draw_scores(comparison: Comparison) -> Figure:
     lower.axhline(0, color=look[BASELINE].color, linewidth=1.5)
     _draw(lower, _differences(comparison), look)
     score = f"{comparison.info.watched.capitalize()} {metric.name}"
-    upper.set_ylabel(with_unit(score, metric.unit))
+    upper.set_ylabel(literal(with_unit(score, metric.unit)))
     lower.set_ylabel(with_unit("Difference", metric.difference_unit))
     _finish(chart, [upper, lower], comparison)
     return chart
@@ -66,7 +66,7 @@ def draw_training(comparison: Comparison) -> Figure | None:
     axes = list(np.atleast_1d(chart.subplots(len(panels), 1, sharex=True)))
     for one, (label, curves) in zip(axes, panels.items(), strict=True):
         _draw(one, curves, look)
-        one.set_ylabel(label)
+        one.set_ylabel(literal(label))
     _finish(chart, axes, comparison)
     return chart
 
@@ -137,8 +137,8 @@ def _finish(chart: Figure, panels: list[Axes], comparison: Comparison) -> None:
     entries = _legend(comparison)
     chart.set_figheight(chart.get_figheight() + 0.22 * -(-len(entries) // 2))
     chart.legend(
-        [*entries.values()], [*entries], loc="outside lower left", ncols=2, frameon=False,
-        fontsize="small",
+        [*entries.values()], [*map(literal, entries)], loc="outside lower left", ncols=2,
+        frameon=False, fontsize="small",
     )  # fmt: skip
 
 

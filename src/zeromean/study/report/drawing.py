@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -68,6 +69,11 @@ def tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     axes.set_axisbelow(True)
 
 
+def literal(text: str) -> str:
+    """Return text that matplotlib shows as it is: it reads formulas between dollar signs."""
+    return text.replace("$", r"\$")
+
+
 def svg(chart: Figure, name: str) -> str:
     """Render a figure as an SVG element for an HTML page.
 
@@ -77,7 +83,12 @@ def svg(chart: Figure, name: str) -> str:
     """
     buffer = io.BytesIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # None leaves them out
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with (
+        rc_context({"svg.fonttype": "none", "svg.hashsalt": name}),
+        warnings.catch_warnings(),
+    ):
+        # The page has its own fonts; matplotlib's only measure the text.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         chart.savefig(buffer, format="svg", metadata=metadata)
     text = buffer.getvalue().decode()
     # Drop the XML header, and the ids of groups: several charts have the same, and none is used.

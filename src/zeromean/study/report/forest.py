@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from zeromean.study.engine.results import Comparison, Results
-from zeromean.study.report.drawing import figure, styles, tidy
+from zeromean.study.report.drawing import figure, literal, styles, tidy
 from zeromean.study.report.statistics import CONFIDENCE
 from zeromean.study.report.summary import Summary
 from zeromean.study.spec.method import BASELINE
@@ -66,6 +66,7 @@ def draw(results: Results, tables: list[list[Summary]]) -> Figure:
 
 def _label(comparison: Comparison, summary: Summary, several: bool) -> str:
     if not several:
-        return summary.method
+        return literal(summary.method)
     words = f"{comparison.task.label}\n{comparison.optimizer}: {summary.method}"
-    return "\n".join(line if len(line) <= 32 else f"{line[:31]}…" for line in words.split("\n"))
+    lines = (line if len(line) <= 32 else f"{line[:31]}…" for line in words.split("\n"))
+    return literal("\n".join(lines))

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from zeromean.study.engine.results import Results
-from zeromean.study.report.drawing import figure, styles, tidy
+from zeromean.study.report.drawing import figure, literal, styles, tidy
 from zeromean.study.report.summary import Summary
 
 CAPTION = (
@@ -75,7 +75,7 @@ def draw(results: Results, tables: list[list[Summary]]) -> Figure:
             color=look[method].color,
             linestyle=look[method].line,
             linewidth=1.8,
-            label=method,
+            label=literal(method),
         )
     axes.set_xlim(1, end)
     axes.set_ylim(-2, 102)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from zeromean.study.engine.results import Comparison, Results
-from zeromean.study.report.drawing import figure, styles, tidy
+from zeromean.study.report.drawing import figure, literal, styles, tidy
 from zeromean.study.spec.metric import with_unit
 from zeromean.study.spec.records import FINAL, Candidate, Run
 
@@ -78,7 +78,7 @@ def draw(results: Results, comparison: Comparison) -> Figure:
             markersize=4,
             capsize=2,
             linewidth=1.5,
-            label=method,
+            label=literal(method),
         )
         chosen = {_position(run.candidate) for run in comparison.of(method).values()}
         rings = [(rate, best[rate].mean()) for rate in chosen if rate in best]
@@ -89,7 +89,7 @@ def draw(results: Results, comparison: Comparison) -> Figure:
     if positions and min(positions) > 0:
         axes.set_xscale("log")
     axes.set_xlabel("Learning rate" if math.isfinite(first.lr) else first.values[0][0])
-    axes.set_ylabel(with_unit(f"Validation {metric.name}", metric.unit))
+    axes.set_ylabel(literal(with_unit(f"Validation {metric.name}", metric.unit)))
     chart.legend(loc="outside lower left", ncols=3, frameon=False, fontsize="small")
     tidy(axes)
     return chart
