@@ -355,6 +355,15 @@ def test_invalid_calls_raise(call: Callable[[Any], Any], message: str) -> None:
 
 
 @once
+def test_keras_without_multi_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(O, "MultiOptimizer")  # Keras 3.6 to 3.10 have none
+    model = convnet()
+    optimizer = zeromean.keras.centralize(O.SGD(), model)
+    optimizer.build(model.trainable_variables)
+    assert len(optimizer.plan.centered) == 4
+
+
+@once
 def test_invalid_calls_on_a_built_optimizer_raise() -> None:
     model, other = convnet(), convnet()
     optimizer = zeromean.keras.centralize(O.SGD(), model)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from zeromean.class_lookup import nearest
+from zeromean.class_lookup import is_a, nearest
 from zeromean.errors import ZeromeanError, warn
 from zeromean.gc_options import GCOptions
 from zeromean.keras.centralized_optimizer import Centralized, install
@@ -14,7 +14,7 @@ from zeromean.keras.model import unwrap
 from zeromean.keras.planners import At, ByModel, ByShape
 from zeromean.plan import Layers, Scope, check_option, check_without_model
 
-# Optimizers that recompute the weights from their state in each step.
+# Optimizers that recompute the weights from their state in each step, and the reason to refuse.
 _REFUSES_UPDATE: dict[type | str, str] = {
     "keras.src.optimizers.schedule_free_adamw.ScheduleFreeAdamW": "the iterate z in its state keeps"
     " its own mean",
@@ -104,7 +104,7 @@ def centralize(
 
 
 def attach(optimizer: Any, at: At, planner: ByModel | ByShape) -> Any:
-    """Centralize an optimizer by this planner."""
+    """Centralize an optimizer with this planner."""
     inner = unwrap(optimizer)
     if inner.built and int(inner.iterations) > 0:
         warn(
@@ -133,7 +133,7 @@ def refuse_optimizer(optimizer: Any, at: At) -> None:
         raise ZeromeanError(
             f"This {type(inner).__name__} is already centralized", "Create a new optimizer"
         )
-    if isinstance(inner, keras.optimizers.MultiOptimizer):
+    if is_a(type(inner), "keras.src.optimizers.multi_optimizer.MultiOptimizer"):
         raise ZeromeanError(
             f"A {type(inner).__name__} passes each variable to another optimizer",
             "Centralize the optimizers of its map",
