@@ -90,8 +90,9 @@ class FanIn:
         if self.padding_idx is not None and (0 not in self.axes or self.groups > 1):
             raise ZeromeanError(
                 f"FanIn(axes={self.axes!r}, groups={self.groups!r},"
-                f" padding_idx={self.padding_idx!r}) has no single axis 0 to leave an index out of",
-                "Leave padding_idx out unless axis 0 is the input",
+                f" padding_idx={self.padding_idx!r}) leaves out an index of axis 0, which is not"
+                " among the axes or splits into groups",
+                "Omit padding_idx unless axis 0 is the input",
             )
 
     def fits(self, shape: Sequence[int]) -> bool:

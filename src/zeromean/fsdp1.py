@@ -42,10 +42,11 @@ def is_flat(parameter: Tensor) -> bool:
 def origins(model: nn.Module) -> dict[Tensor, Origin]:
     """Return the origin of each of the optimizer's shards; empty for a model without FSDP1.
 
-    This reads what FSDP1 records when it wraps a model, and communicates nothing.
+    This reads what FSDP1 records when it wraps a model; ranks do not communicate.
     """
     found = {}
-    for unit in _units(model):
+    units: Any = (module for module in model.modules() if is_a(type(module), _FSDP1))
+    for unit in units:
         flat = unit._flat_param
         if flat is None or flat._params is None:
             continue
@@ -54,7 +55,3 @@ def origins(model: nn.Module) -> dict[Tensor, Origin]:
         ):
             found[parameter] = Origin(unit.module, info.module, info.param_name, tuple(shape))
     return found
-
-
-def _units(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if is_a(type(module), _FSDP1)]

@@ -174,7 +174,7 @@ def _haiku_conv_transpose(module: Any) -> Description:
     return {"w": FanIn(axes=_transposed(len(module.kernel_shape) + 2, True), role="conv")}
 
 
-# --- Norms of Flax and Haiku, and layers that differ in nothing but their sizes -------------------
+# --- Norms of Flax and Haiku, and layers whose options do not change the axes ---------------------
 
 
 @register("flax.linen.normalization.BatchNorm")

@@ -25,7 +25,7 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is
     On every backend Keras averages accumulated gradients, clips them, decays the weights, then
     calls ``_backend_update_step``. There,
 
-    - ``at="gradient"`` passes P(g) on, with g clipped;
+    - ``at="gradient"`` makes the step with P(g) instead of the clipped g;
     - ``at="update"`` decays the weights, makes the step and restores each vector's mean.
     """
 
@@ -138,7 +138,7 @@ def _plan(planner: Planner, variables: Sequence[Any]) -> Plan:
 
 
 def _adopt(optimizer: Centralized, plan: Plan) -> None:
-    """Let a built optimizer follow this plan of its variables."""
+    """Store the plan of a built optimizer, and create the state that it needs."""
     variables = optimizer._trainable_variables
     centered = {id(row.parameter): row.fan_in for row in plan.centered}
     optimizer._plan = plan
