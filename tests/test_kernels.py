@@ -323,6 +323,47 @@ def test_bfloat16_means_keep_their_rounding_error(backend: str, name: str) -> No
     torch.testing.assert_close(-drift, entry.residual.double(), rtol=0, atol=1e-5)
 
 
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.parametrize("at", ["gradient", "update"])
+@pytest.mark.parametrize("first", [0, 60])
+def test_weights_that_share_memory_are_stepped_in_turn(backend: str, at: str, first: int) -> None:
+    """As after ``decoder.weight.data = encoder.weight.data``; each has its own momentum."""
+    rule = RULES["momentum"][0]
+    weight = torch.randn(120, 10 if interpreted() else 100)
+    exact = weight.clone()
+    pairs = [(weight, exact), (weight[first:], exact[first:])]
+    entries = [entry_of(shared, ROWS, rule, at) for shared, _ in pairs]
+    alone = [entry_of(shared, ROWS, rule, at) for _, shared in pairs]
+    for _ in range(3 if interpreted() else 30):
+        gradients = [torch.randn(entry.weight.shape) for entry in entries]
+        run(entries, gradients, [rule], at)
+        for entry, gradient in zip(alone, gradients, strict=True):
+            run([entry], [gradient], [rule], at)
+        assert torch.equal(weight, exact)
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_tensors_that_share_memory_are_centered_in_turn(backend: str) -> None:
+    gradient = torch.randn(120, 10 if interpreted() else 100) + 5
+    expected = zeromean.center(gradient, 1)
+    kernels.center_([gradient, gradient, gradient[60:]], [ROWS] * 3)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-5)
+    keepers = kernels.prepare_mean_keeper([Entry(gradient, ROWS, {}, 0) for _ in range(2)])
+    means = [keeper.record() for keeper in keepers]
+    gradient += torch.rand_like(gradient)
+    for keeper, recorded in zip(keepers, means, strict=True):
+        keeper.restore(recorded)
+    torch.testing.assert_close(gradient.mean(1), torch.zeros(120), rtol=0, atol=1e-5)
+
+
 def test_float64_step_counters_are_advanced(backend: str) -> None:
     rule = RULES["AdamW"][0]
     entry = entry_of(torch.randn(5, 7), ROWS, rule, "gradient")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, Protocol
@@ -14,7 +13,14 @@ from torch import Tensor
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.kernels import cpu_backend, reference, triton_backend
-from zeromean.kernels.checks import check_fan_in, check_shape, check_step, check_storage
+from zeromean.kernels.checks import (
+    check_fan_in,
+    check_shape,
+    check_step,
+    check_storage,
+    has_own_class,
+    reach,
+)
 from zeromean.kernels.prepared import RunCenter, RunStep
 from zeromean.kernels.shared_library import library
 from zeromean.kernels.step_spec import At, Decay, Entry, Kind
@@ -138,26 +144,22 @@ def prepare(
 
     Returns:
         The parts that together make the step, in order. A parameter that is listed twice is in two
-        of them and is stepped twice, as torch does.
+        of them and is stepped twice, as torch does; so are parameters that share memory.
 
     Raises:
         ZeromeanError: A gradient or state tensor has another shape than its weight, or a storage is
             too small.
     """
     compiled = _Compiled()
-    parts: dict[tuple[_Served | None, int], list[int]] = {}
-    before: Counter[Tensor] = Counter()
-    for index, (entry, gradient) in enumerate(zip(entries, gradients, strict=True)):
+    found: list[_Served | None] = []
+    for entry, gradient in zip(entries, gradients, strict=True):
         kind, weight = kinds[entry.group], entry.weight
         check_step(kind, entry, gradient)
         by = compiled[weight.device]
-        served = None
-        if by is not None and by.serves(kind, entry, gradient):
-            served = _Served(by, weight.device, weight.dtype, kind)
-        parts.setdefault((served, before[weight]), []).append(index)
-        before[weight] += 1
+        serves = by is not None and by.serves(kind, entry, gradient)
+        found.append(_Served(by, weight.device, weight.dtype, kind) if by and serves else None)
     steps = []
-    for (served, _), indices in parts.items():
+    for served, indices in _split(found, [entry.weight for entry in entries]):
         chosen = [entries[index] for index in indices]
         step: Step = reference.Step(at, chosen, kinds)
         if served is not None:
@@ -230,15 +232,44 @@ def prepare_mean_keeper(entries: Sequence[Entry]) -> list[MeanKeeper]:
         ZeromeanError: A storage is too small.
     """
     compiled = _Compiled()
-    parts: dict[_Served | None, list[Entry]] = {}
-    for entry in entries:
-        weight = entry.weight
-        served = _centered_by(compiled, weight, weight, entry.fan_in, None)
-        parts.setdefault(served, []).append(entry)
-    return [
-        reference.MeanKeeper(chosen) if served is None else served.by.MeanKeeper(chosen)
-        for served, chosen in parts.items()
+    weights = [entry.weight for entry in entries]
+    found = [
+        _centered_by(compiled, weight, weight, entry.fan_in, None)
+        for weight, entry in zip(weights, entries, strict=True)
     ]
+    return [
+        (reference if served is None else served.by).MeanKeeper([entries[n] for n in indices])
+        for served, indices in _split(found, weights)
+    ]
+
+
+def _split(
+    found: Sequence[_Served | None], written: Sequence[Tensor]
+) -> list[tuple[_Served | None, list[int]]]:
+    """Group tensors by the backend that serves them; those that share memory are kept apart.
+
+    A backend writes the tensors of one group in any order, or at the same time.
+    """
+    # Each tensor's first address, the address behind it, and its index.
+    spans = [
+        (x.data_ptr(), x.data_ptr() + reach(x) * x.element_size(), index)
+        if has_own_class(x)
+        else (id(x), id(x) + 1, index)  # only the same object is recognized
+        for index, x in enumerate(written)
+    ]
+    turns = [0] * len(written)
+    sharing: list[int] = []
+    end = 0
+    for start, stop, index in sorted(spans):
+        sharing = [*sharing, index] if start < end else [index]
+        end = max(end, stop)
+        for turn, other in enumerate(sorted(sharing)):
+            turns[other] = turn
+    parts: dict[tuple[int, _Served | None], list[int]] = {}
+    for index, key in enumerate(zip(turns, found, strict=True)):
+        parts.setdefault(key, []).append(index)
+    in_turn = sorted(parts.items(), key=lambda part: part[0][0])
+    return [(served, indices) for (_, served), indices in in_turn]
 
 
 def center_(
@@ -280,13 +311,12 @@ def center_(
             "Pass one of each per gradient",
         )
     compiled = _Compiled()
-    parts: dict[_Served | None, list[int]] = {}
+    found = []
     for index, decay in enumerate(decays):
         weight = None if decay is None else decay[0]
         check_shape("a target", into[index], gradients[index])
-        served = _centered_by(compiled, into[index], gradients[index], fan_ins[index], weight)
-        parts.setdefault(served, []).append(index)
-    for served, indices in parts.items():
+        found.append(_centered_by(compiled, into[index], gradients[index], fan_ins[index], weight))
+    for served, indices in _split(found, into):
         (reference if served is None else served.by).center_(
             [into[i] for i in indices],
             [gradients[i] for i in indices],

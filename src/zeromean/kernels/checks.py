@@ -56,14 +56,20 @@ def check_storage(*tensors: Tensor) -> None:
     for x in tensors:
         if not has_own_class(x) or x.numel() == 0:
             continue
-        reach = sum((size - 1) * by for size, by in zip(x.shape, x.stride(), strict=True))
-        needed = (x.storage_offset() + reach + 1) * x.element_size()
+        needed = (x.storage_offset() + reach(x)) * x.element_size()
         if needed > x.untyped_storage().nbytes():
             raise ZeromeanError(
                 f"a tensor of shape {tuple(x.shape)} needs {needed} bytes, but its storage was"
                 f" resized to {x.untyped_storage().nbytes()}",
                 "Resize the storage back before the step",
             )
+
+
+def reach(x: Tensor) -> int:
+    """Return the number of entries from a tensor's first to its last, gaps included."""
+    if x.numel() == 0:
+        return 0
+    return 1 + sum((size - 1) * by for size, by in zip(x.shape, x.stride(), strict=True))
 
 
 def has_own_class(x: Tensor) -> bool:
