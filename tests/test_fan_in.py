@@ -293,6 +293,7 @@ def test_register_rejects_other_subjects(subject: object) -> None:
         {"axes": (1.0,)},
         {"axes": (1,), "groups": 2},
         {"axes": (0,), "groups": 0},
+        {"axes": (0,), "groups": 2.0},
         {"axes": (1,), "role": "convolution"},
         {"axes": (1,), "padding_idx": 0},
     ],

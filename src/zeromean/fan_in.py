@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, SupportsIndex, TypeVar, get_args
 
 from zeromean.class_lookup import nearest, qualified_name
 from zeromean.errors import ZeromeanError
@@ -73,12 +73,14 @@ class FanIn:
                 f"FanIn(axes={self.axes!r}) is not a tuple of different axes, counted from 0",
                 "Name each axis that an output unit's weights extend over once",
             )
-        if self.groups < 1 or (self.groups > 1 and 0 not in self.axes):
+        if (
+            not isinstance(self.groups, SupportsIndex)
+            or self.groups < 1
+            or (self.groups > 1 and 0 not in self.axes)
+        ):
             raise ZeromeanError(
-                f"FanIn(axes={self.axes!r}, groups={self.groups!r}) has groups, but groups split"
-                " axis 0, which is not among the axes"
-                if self.groups > 1
-                else f"FanIn(groups={self.groups!r}) is below 1",
+                f"FanIn(axes={self.axes!r}, groups={self.groups!r}) needs a whole number of at"
+                " least 1 as groups, and axis 0 among the axes if there are several",
                 "Leave groups at 1 unless axis 0 splits into separate blocks",
             )
         if self.role not in get_args(Role):
@@ -113,6 +115,21 @@ class FanIn:
     def over_tensor(self, shape: Sequence[int]) -> FanIn:
         """Return axes that treat the parameter as one vector, the ``scope="tensor"`` ablation."""
         return replace(self, axes=tuple(range(len(shape))), groups=1)
+
+
+def nonnegative_axes(axes: int | Iterable[int], ndim: int) -> tuple[int, ...]:
+    """Return one or several axes of an array of ``ndim`` dimensions as a tuple, counted from 0.
+
+    Raises:
+        ZeromeanError: The array does not have one of these axes.
+    """
+    given = tuple(axes) if isinstance(axes, Iterable) else (axes,)
+    if not all(isinstance(axis, SupportsIndex) and -ndim <= axis < ndim for axis in given):
+        raise ZeromeanError(
+            f"axes={axes!r} is not an axis, or a tuple of axes, of an array of {ndim} dimensions",
+            f"Use axes from {-ndim} to {ndim - 1}" if ndim else "Leave out arrays without axes",
+        )
+    return tuple(int(axis) % ndim for axis in given)
 
 
 Description = Mapping[str, "FanIn | str | None"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zeromean.errors import ZeromeanError
-from zeromean.fan_in import FanIn
+from zeromean.fan_in import FanIn, nonnegative_axes
 from zeromean.sharded import local_part, rows_here, share, sum_over_ranks
 
 
@@ -46,13 +46,7 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
         raise ZeromeanError(
             f"x is a {got}, not a floating-point or complex torch.Tensor", "Convert it by x.float()"
         )
-    given = (axes,) if isinstance(axes, int) else tuple(axes)
-    if any(not -x.ndim <= axis < x.ndim for axis in given):
-        raise ZeromeanError(
-            f"axes {given} do not all exist in the shape {tuple(x.shape)}",
-            f"Use axes from {-x.ndim} to {x.ndim - 1}",
-        )
-    fan_in = FanIn(tuple(axis % x.ndim for axis in given), groups)
+    fan_in = FanIn(nonnegative_axes(axes, x.ndim), groups)
     if not fan_in.fits(x.shape):
         raise ZeromeanError(
             f"groups={groups} does not divide the first axis of the shape {tuple(x.shape)}",

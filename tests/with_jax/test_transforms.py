@@ -303,7 +303,7 @@ def test_axes_as_numbers() -> None:
         ),
         (
             lambda: centralize({"a": 2}).update({"a": jnp.ones((2, 2))}, optax.EmptyState()),
-            r"axes \(2,\) are not all axes of an array of 2 dimensions",
+            r"axes=\(2,\) is not an axis, or a tuple of axes, of an array of 2 dimensions",
         ),
         (lambda: zeromean.jax.fan_in({}), "contains no arrays"),
         (

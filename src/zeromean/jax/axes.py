@@ -8,9 +8,8 @@ from typing import Any, Literal
 import jax
 
 from zeromean.errors import ZeromeanError
-from zeromean.fan_in import FanIn
+from zeromean.fan_in import FanIn, nonnegative_axes
 from zeromean.jax.owners import Holder, owners_of, parameters
-from zeromean.jax.projection import nonnegative_axes
 from zeromean.jax.trees import is_array, leaves
 from zeromean.plan import Owner, Plan, Scope, check_option, make_plan
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from zeromean.errors import ZeromeanError
-from zeromean.fan_in import FanIn
+from zeromean.fan_in import FanIn, nonnegative_axes
 
 
 def center(x: jax.Array, axes: int | Sequence[int], groups: int = 1) -> jax.Array:
@@ -45,26 +45,13 @@ def center(x: jax.Array, axes: int | Sequence[int], groups: int = 1) -> jax.Arra
             f"x is an array of {x.dtype}; it must be floating-point or complex",
             "Pass x.astype(float)",
         )
-    given = (axes,) if isinstance(axes, int) else tuple(axes)
-    if not all(isinstance(axis, int) for axis in given):
-        raise ZeromeanError(f"axes={axes!r} is not an axis or a tuple of axes", "Pass axes=(0,)")
-    fan_in = FanIn(nonnegative_axes(given, x.ndim), groups)
+    fan_in = FanIn(nonnegative_axes(axes, x.ndim), groups)
     if not fan_in.fits(x.shape):
         raise ZeromeanError(
             f"The first axis of the shape {x.shape} does not split into groups={groups}",
             "Pass the number of groups of the layer",
         )
     return project(x, fan_in)
-
-
-def nonnegative_axes(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    """Return the axes counted from 0."""
-    if any(not -ndim <= axis < ndim for axis in axes):
-        raise ZeromeanError(
-            f"axes {axes} are not all axes of an array of {ndim} dimensions",
-            f"Use axes from {-ndim} to {ndim - 1}",
-        )
-    return tuple(axis % ndim for axis in axes)
 
 
 def project(x: jax.Array, fan_in: FanIn) -> jax.Array:
