@@ -268,6 +268,21 @@ def test_environment_without_zeromean_is_reported(tmp_path: Path, fake_torch: Pa
     assert "has no zeromean" in record.summary()
     quiet = start([python, "-c", "print('no torch')"], env=variables)
     assert (quiet.stdout, quiet.stderr) == ("no torch\n", "")
+    # A folder of that name is a package without a loader.
+    (tmp_path / "other" / "torch").mkdir(parents=True)
+    variables["PYTHONPATH"] = f"{BOOT}:{tmp_path / 'other'}"
+    folder = start([python, "-c", "import torch; print(torch.__spec__.origin)"], env=variables)
+    assert (folder.stdout, folder.stderr) == ("None\n", "")
+
+
+def test_zeromean_that_cannot_be_imported_is_an_error(tmp_path: Path, fake_torch: Path) -> None:
+    (fake_torch / "zeromean").mkdir()
+    (fake_torch / "zeromean" / "__init__.py").write_text("raise ImportError('broken')")
+    variables = with_boot(Options(str(tmp_path)), {"PYTHONPATH": str(fake_torch)})
+    done = start([sys.executable, "-c", "import torch; print('trained')"], env=variables)
+    assert (done.stdout, done.stderr) == ("trained\n", "")
+    record = read_records(tmp_path)
+    assert (record.errors, record.missing) == (["ImportError: broken"], [])
 
 
 def test_error_of_the_boot_file_is_recorded(tmp_path: Path, fake_torch: Path) -> None:
@@ -293,7 +308,7 @@ def test_next_sitecustomize_runs_as_without_zeromean(tmp_path: Path, lines: str)
 SEEDED = """
 import random, numpy, torch
 print([random.random(), numpy.random.rand(), torch.rand(1).item()])
-random.seed(1); numpy.random.seed(2); torch.manual_seed(3)
+random.seed(a=1); numpy.random.seed(2); torch.manual_seed(seed=3)
 print([random.random(), numpy.random.rand(), torch.rand(1).item()])
 random.seed("words")  # cannot be shifted
 print([random.random()])

@@ -34,15 +34,16 @@ class AfterImport(object):
             find_spec = None if finder is self else getattr(finder, "find_spec", None)
             spec = find_spec(name, path, target) if find_spec else None
             if spec is not None:
-                call_after(spec, self.actions)
+                if spec.loader is not None:  # a folder without __init__.py has none
+                    call_after(spec, self.actions)
                 return spec
         return None
 
 
 def call_after(spec, actions):
-    """Let the loader of a spec take the action and call it once it has executed the module.
+    """Call the action after the loader of a spec has executed the module.
 
-    Programs search for torch without importing it, so the search does not take the action.
+    Programs search for torch without importing it, so the search alone leaves the action pending.
     """
     loader = spec.loader
     execute = loader.exec_module
@@ -86,7 +87,7 @@ def after_torch(torch):
     try:
         from zeromean.programs import attach
     except ImportError as error:
-        if (getattr(error, "name", "") or "zeromean").partition(".")[0] != "zeromean":
+        if (error.name or "").partition(".")[0] != "zeromean":
             raise
         sys.stderr.write(MISSING.format(sys.executable))
         note("missing", sys.executable)
@@ -103,10 +104,11 @@ def after_numpy(numpy_random):
 
 
 def shift(module, name, modulus=2**63):
-    """Let a function that takes a seed add a number to it."""
+    """Replace a function that takes a seed by one that adds a number to the seed first."""
     original = getattr(module, name)
 
     def shifted(seed=None, *args, **kwargs):
+        seed = kwargs.pop("a", seed)  # its name in random.seed
         try:
             seed = (operator.index(seed) + OPTIONS["shift_seeds"]) % modulus
         except TypeError:
