@@ -272,6 +272,19 @@ def test_exit_code_and_output_are_read() -> None:
     assert (ended.reason, len(reader.points)) == ("", 1)
 
 
+def test_command_that_cannot_be_started_is_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "train"
+    script.write_text("echo hello")
+    script.chmod(0o755)
+    reader = OutputReader(None)
+    ended = execute([str(script)], dict(os.environ), None, None, reader)
+    assert ended.code == 126
+    assert reader.log.decode() == (
+        f"{script} cannot be started (Exec format error). Start it by its interpreter, for"
+        f" example: bash {script}\n"
+    )
+
+
 def ended_soon(pid: int) -> bool:
     """Return whether the process ends within a minute: a signal takes effect with a delay."""
     for _ in range(1200):
@@ -293,9 +306,11 @@ time.sleep(600)
 """
 
 
-def test_time_limit_ends_the_whole_process_group() -> None:
+@pytest.mark.parametrize("new_session", [False, True])
+def test_time_limit_ends_all_processes(new_session: bool) -> None:
     ignoring = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-    ended, reader = run(ignoring + HANGING, timeout=2)
+    hanging = HANGING.replace('600)"]', f'600)"], start_new_session={new_session}')
+    ended, reader = run(ignoring + hanging, timeout=2)
     assert ended.timed_out
     assert "it was stopped after" in ended.reason
     assert ended_soon(int(reader.points[0].value))
