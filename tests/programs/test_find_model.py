@@ -47,6 +47,18 @@ def test_stray_module_does_not_change_the_plan() -> None:
     )
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_list_of_the_parameters_is_not_the_model(others: int) -> None:
+    models = [nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)) for _ in range(1 + others)]
+    gc.collect()  # younger objects are listed first
+    parameters = nn.ParameterList([p for model in models for p in model.parameters()])
+    holder = nn.Module()
+    holder.parameters_to_clip = parameters
+    found = find_model(list(parameters))
+    assert (found.conflicts, found.reason) == ((), "")
+    assert set(found.model if others else [found.model]) == set(models)
+
+
 def test_tied_parameter_keeps_both_owners() -> None:
     model = nn.Module()
     model.inside, model.outside = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)

@@ -17,6 +17,7 @@ from zeromean.plan import Owner
 
 # Wrappers that decide how parameters are stored or averaged are part of the model.
 _WRAPPERS = ("torch.nn.parallel.", "torch.distributed.")
+_CONTAINERS = (nn.ParameterList, nn.ParameterDict)
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,19 @@ class ModuleGraph:
     def roots(self) -> list[nn.Module]:
         """The modules that hold parameters and are no submodules, best coverage first.
 
-        A module that TorchScript was made of has the same parameters, and knows its layers.
+        A ParameterList has no layers, so it comes last. A module that TorchScript was made of has
+        the same parameters, and knows its layers.
         """
         inner = {id(child) for module in self.modules for child in self.children(module)}
         roots = [m for m in self.modules if id(m) not in inner and self.covered(m)]
-        return sorted(roots, key=lambda root: (-len(self.covered(root)), _is_script(root)))
+        return sorted(
+            roots,
+            key=lambda root: (
+                isinstance(self.tight(root), _CONTAINERS),
+                -len(self.covered(root)),
+                _is_script(root),
+            ),
+        )
 
     def tight(self, module: nn.Module) -> nn.Module:
         """The smallest part of the module that holds the same parameters under the same owners."""
@@ -168,7 +177,12 @@ def _conflicts(model: nn.Module, strays: list[nn.Module], held: set[int]) -> Ite
             continue
         for other in others:
             mine = planned.get(id(other.parameter))
-            if id(other.parameter) in held and mine and mine.fan_in != other.fan_in:
+            if (
+                mine is not None
+                and id(other.parameter) in held
+                and mine.fan_in != other.fan_in
+                and not isinstance(other.module, _CONTAINERS)
+            ):
                 yield (
                     f"{mine.name} is shared with {type(stray).__name__}, which uses it differently"
                     f" ({other.reason}); {type(model).__name__} decides"
