@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -467,6 +468,10 @@ def test_verdict_says_on_which_side_of_the_published_number_the_mean_is(
 def test_single_run_has_no_verdict() -> None:
     found = agreement([4.0], Published(5.0), repeats=5)
     assert (found.difference, found.interval, found.verdict) == (-1.0, None, "")
+
+
+def test_run_without_a_number_has_no_verdict() -> None:
+    assert agreement([4.0, math.nan], Published(5.0), repeats=5).verdict == ""
 
 
 def test_tables_lists_a_line_per_recipe_and_describes_what_words_name() -> None:

@@ -18,7 +18,8 @@ class Agreement:
 
     Args:
         difference: Difference of the means.
-        interval: Its interval; None for a single run or if the runs have no noise.
+        interval: Its interval; None for a single run, or if the runs have no noise or a number is
+            nan.
     """
 
     difference: float
@@ -50,7 +51,7 @@ def agreement(values: Sequence[float], published: Published, repeats: int) -> Ag
     """
     measured = spread(values)
     difference = measured.mean - published.value
-    if not measured.deviation:
+    if not measured.deviation or math.isnan(measured.deviation):
         return Agreement(difference, None)
     own = measured.deviation**2 / len(values)
     if published.deviation is None or repeats < 2:
