@@ -421,6 +421,19 @@ def test_lookahead_resumes_where_it_was(way: str, supports: Any) -> None:
         assert_same(model, other)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:optimizer contains a parameter group with duplicate:UserWarning"
+)
+def test_lookahead_counts_steps_of_a_parameter_listed_twice_once() -> None:
+    weight = nn.Parameter(torch.randn(3, 4))
+    start = weight.detach().clone()
+    optimizer = optim.Lookahead(torch.optim.SGD([weight, weight], lr=0.1), k=3, alpha=0.0)
+    for step in range(1, 7):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        assert torch.equal(weight, start) == (step % 3 == 0)
+
+
 def test_lookahead_adds_groups_to_the_optimizer_inside() -> None:
     model = network()
     optimizer = optim.Lookahead(optim.SGD(model[:3].parameters(), model=model), k=2)
@@ -480,6 +493,13 @@ def test_differentiable_checkpoint_is_refused(name: str) -> None:
 def test_unsupported_options_raise(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(zeromean.ZeromeanError):
         getattr(optim, name)(network(), **options)
+
+
+def test_unsupported_option_names_an_optimizer_that_torch_has() -> None:
+    with pytest.raises(zeromean.ZeromeanError, match=r"or centralize torch\.optim\.Adam\.$"):
+        optim.Adam(network(), foreach=True)
+    with pytest.raises(zeromean.ZeromeanError, match=r"Leave foreach out\.$"):
+        optim.SGDW(network(), foreach=True)
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])

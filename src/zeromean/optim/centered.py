@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
@@ -98,7 +99,7 @@ def refuse(optimizer: Optimizer, reason: str, **options: bool | None) -> None:
     for name, value in options.items():
         if value:
             kind = type(optimizer).__name__
+            instead = f", or centralize torch.optim.{kind}" if hasattr(torch.optim, kind) else ""
             raise ZeromeanError(
-                f"zeromean.optim.{kind} does not support {name}=True: {reason}",
-                f"Leave {name} out, or centralize torch.optim.{kind}",
+                f"{kind} does not support {name}=True: {reason}", f"Leave {name} out{instead}"
             )

@@ -83,7 +83,8 @@ class Lookahead(Optimizer):
         """
         assert self.optimizer is not None
         self.param_groups = self.optimizer.param_groups  # new ones after loading a state dict
-        parameters = [p for group in self.param_groups for p in group["params"]]
+        # A group may list a parameter twice.
+        parameters = dict.fromkeys(p for group in self.param_groups for p in group["params"])
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter] = {"slow": parameter.clone(), "step": torch.tensor(0.0)}
