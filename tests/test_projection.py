@@ -92,6 +92,8 @@ def test_autograd_goes_through() -> None:
     [
         (torch.ones(3, 3, dtype=torch.int64), 1, 1),
         ([1.0, 2.0], 0, 1),
+        (torch.ones(3, 3).to_sparse(), 1, 1),
+        (torch.tensor(1.0), 0, 1),
         (torch.ones(3, 3), 2, 1),
         (torch.ones(3, 3), (1, -1), 1),
         (torch.ones(3, 3), (), 1),

@@ -35,11 +35,17 @@ class _CWN(nn.Module):
         super().__init__(*args, **kwargs)
         check_option("init", init, ("unit", "preserve"))
         check_scale(scale)
-        if scale != "learned" and init == "preserve":
+        fixed = None if scale == "learned" else scale
+        if fixed is not None and init == "preserve":
             raise ZeromeanError(
                 f'init="preserve" has no effect with scale={scale!r}, because there is no learned'
                 " gain",
                 "Leave init or scale out",
+            )
+        if self.weight.is_complex():
+            raise ZeromeanError(
+                f"weights of type {self.weight.dtype} are not supported",
+                f"Use torch.nn.{self._folds_to.__name__}",
             )
         rule = rule_for(self)
         fan_in = rule(self)["weight"] if rule else None
@@ -51,7 +57,6 @@ class _CWN(nn.Module):
                 " minus its mean is 0",
                 f"Use torch.nn.{self._folds_to.__name__}",
             )
-        fixed = None if scale == "learned" else scale
         register(self, "weight", fan_in, CenteredWeightNorm, scale=fixed, init=init)
 
 
@@ -71,7 +76,8 @@ class CWNLinear(_CWN, nn.Linear):
             torch's initialization gives each centered weight vector.
 
     Raises:
-        ZeromeanError: The fan-in is 1, or an option is unknown or has no effect.
+        ZeromeanError: The fan-in is 1, the type is complex, or an option is unknown or has no
+            effect.
 
     Example:
         >>> import torch, zeromean

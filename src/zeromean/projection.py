@@ -21,7 +21,7 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
     at least float32. The result has the type of ``x`` and is differentiable.
 
     Args:
-        x: A floating-point or complex tensor of any shape.
+        x: A dense floating-point or complex tensor with at least one axis.
         axes: Axes that one vector extends over; negative ones count from the end.
         groups: Number of blocks of axis 0, each with its own vectors (default 1).
 
@@ -29,8 +29,8 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
         A new tensor of the shape and type of ``x``.
 
     Raises:
-        ZeromeanError: ``x`` is not floating-point or complex, or lacks an axis, or its first axis
-            does not split into ``groups``.
+        ZeromeanError: ``x`` is not dense and floating-point or complex, or lacks an axis, or its
+            first axis does not split into ``groups``.
 
     Example:
         >>> import torch, zeromean
@@ -46,6 +46,8 @@ def center(x: Tensor, axes: int | Sequence[int], groups: int = 1) -> Tensor:
         raise ZeromeanError(
             f"x is a {got}, not a floating-point or complex torch.Tensor", "Convert it by x.float()"
         )
+    if x.layout is not torch.strided:
+        raise ZeromeanError(f"x has the layout {x.layout}, but must be dense", "Use x.to_dense()")
     fan_in = FanIn(nonnegative_axes(axes, x.ndim), groups)
     if not fan_in.fits(x.shape):
         raise ZeromeanError(

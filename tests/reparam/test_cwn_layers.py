@@ -121,6 +121,8 @@ def test_invalid_arguments_raise() -> None:
         zeromean.nn.CWNLinear(4, 4, init="zero")
     with pytest.raises(zeromean.ZeromeanError, match="Leave init or scale out"):
         zeromean.nn.CWNLinear(4, 4, init="preserve", scale=1.0)
+    with pytest.raises(zeromean.ZeromeanError, match=r"complex64 are not supported.*torch\.nn\."):
+        zeromean.nn.CWNLinear(4, 4, dtype=torch.complex64)
     with pytest.raises(TypeError, match="unexpected keyword"):
         zeromean.nn.CWNLinear(4, 4, biased=False)
 
