@@ -132,14 +132,14 @@ class Monitor:
         self._start: dict[Tensor, Tensor] = {}
         self._record_start(optimizer)
         self._observer = StepObserver(optimizer, self._begin, self._see_gradients, self._end)
-        watch_backward(optimizer, self._removed.add)
+        watch_backward(optimizer, self._removed.add, True)
 
     def remove(self) -> None:
         """Stop sampling. A second call does nothing."""
         self._observer.remove()
         optimizer = self._optimizer()
         if optimizer is not None:
-            watch_backward(optimizer, None)
+            watch_backward(optimizer, self._removed.add, False)
 
     def __enter__(self) -> Monitor:
         return self
@@ -178,10 +178,9 @@ class Monitor:
             self._next += self._every
         elif number == self._next:
             self._next += 1  # the scaler skipped it
-        if self._step == self._next:
-            watch_backward(optimizer, self._removed.add)
-        elif observed:
-            watch_backward(optimizer, None)
+        is_next = self._step == self._next
+        if is_next or observed:
+            watch_backward(optimizer, self._removed.add, is_next)
         if not observed:
             return
         measurement, self._measurement = self._measurement, None

@@ -183,14 +183,14 @@ def test_between_samples_nothing_is_measured(place: str, monkeypatch: pytest.Mon
     )
     handle = handle_of(optimizer)
     for step in range(8):
-        if place == "backward" and handle._place.watch is not None:
+        if place == "backward" and handle._place._watchers:
             watched.append(step)
         train(model, optimizer, step)
     assert begun == [0, 3, 6]
     assert watched == ([0, 3, 6] if place == "backward" else [])
 
 
-@pytest.mark.parametrize("place", ["gradient", "update"])
+@pytest.mark.parametrize("place", ["gradient", "update", "backward"])
 def test_order_of_monitor_and_centralize_does_not_matter(place: Any) -> None:
     found = []
     for monitor_first in (True, False):
@@ -208,6 +208,22 @@ def test_order_of_monitor_and_centralize_does_not_matter(place: Any) -> None:
     assert found[0] == found[1]
     assert found[0].layers[0].removed > 0.01
     assert all(layer.weight_mean_drift < 1e-12 for layer in found[0].layers)
+
+
+def test_two_monitors_sample_the_same_step() -> None:
+    model = Network().double()
+    optimizer = optimizer_of("backward", model)
+    first, second = (
+        zeromean.monitor(optimizer, model, every=every, to=lambda sample: None) for every in (1, 2)
+    )
+    for step in range(4):
+        train(model, optimizer, step)
+        if step % 2 == 0:
+            assert first.last == second.last
+        assert first.last.layers[0].removed > 0
+    second.remove()
+    train(model, optimizer, 4)
+    assert first.last.layers[0].removed > 0
 
 
 @pytest.mark.parametrize("keyword", [True, False])
@@ -421,11 +437,11 @@ def test_remove_removes_all_hooks() -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     handle = zeromean.centralize(optimizer, model, at="backward")
     with zeromean.monitor(optimizer, model, to=lambda sample: None) as monitor:
-        assert handle._place.watch is not None
+        assert handle._place._watchers
     monitor.remove()
     assert len(optimizer._optimizer_step_pre_hooks) == 1
     assert len(optimizer._optimizer_step_post_hooks) == 1
-    assert handle._place.watch is None
+    assert not handle._place._watchers
     copied = copy.deepcopy(optimizer)
     assert not copied._optimizer_step_pre_hooks
 

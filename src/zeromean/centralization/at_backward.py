@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from weakref import finalize
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
 from zeromean.kernels import center_
 from zeromean.sharded import gradient_of
+
+# Functions to call with a parameter whose gradient is about to be centered, by optimizer. They may be
+# added before the optimizer is centralized.
+WATCHERS: WeakKeyDictionary[Optimizer, set[Callable[[Tensor, FanIn], None]]] = WeakKeyDictionary()
 
 
 class AtBackward:
@@ -37,8 +41,7 @@ class AtBackward:
         self._centering = centering
         self._hooks: dict[Tensor, RemovableHandle] = {}
         self._origins: dict[Tensor, fsdp1.Origin] = {}
-        # Called, unless None, with each parameter whose gradient is about to be centered.
-        self.watch: Callable[[Tensor, FanIn], None] | None = None
+        self._watchers = WATCHERS.setdefault(optimizer, set())
         self._hook_new(optimizer)
         # Hooks of parameters outlive an optimizer that is deleted, but must not center for another.
         finalize(optimizer, self.remove).atexit = False
@@ -99,8 +102,8 @@ class AtBackward:
     @torch.no_grad()
     def _center_gradient(self, parameter: Tensor, fan_in: FanIn) -> None:
         if parameter.grad is not None:
-            if self.watch is not None:
-                self.watch(parameter, fan_in)
+            for watch in self._watchers:
+                watch(parameter, fan_in)
             refuse_graph([parameter.grad])
             center_([parameter.grad], [fan_in])
 

@@ -10,9 +10,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from zeromean.centralization.at_backward import AtBackward
+from zeromean.centralization.at_backward import WATCHERS
 from zeromean.centralization.at_gradient import Arguments, wrap_closure
-from zeromean.centralization.centralize import handle_of
 from zeromean.eager import eager
 from zeromean.fan_in import FanIn
 
@@ -89,15 +88,18 @@ class StepObserver:
             self._end(optimizer, observed)
 
 
-def watch_backward(optimizer: Optimizer, watch: Callable[[Tensor, FanIn], None] | None) -> None:
-    """Call a function with each parameter whose gradient at="backward" is about to center.
+def watch_backward(
+    optimizer: Optimizer, watch: Callable[[Tensor, FanIn], None], on: bool
+) -> None:
+    """Start or stop calling a function before at="backward" centers the gradient of a parameter.
 
-    None ends the calls. An optimizer that is not centralized at="backward" is left alone.
+    The optimizer may be centralized later.
     """
-    handle = handle_of(optimizer)
-    place = handle._place if handle is not None else None
-    if isinstance(place, AtBackward):
-        place.watch = watch
+    watchers = WATCHERS.setdefault(optimizer, set())
+    if on:
+        watchers.add(watch)
+    else:
+        watchers.discard(watch)
 
 
 def _ordered(hooks: Any) -> OrderedDict[int, Any]:
