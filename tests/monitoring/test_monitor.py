@@ -336,6 +336,22 @@ def test_accumulated_gradients_are_measured_as_one(
     )
 
 
+def test_discarded_backward_pass_is_not_measured() -> None:
+    model = Network().double()
+    found = []
+    for discard in (True, False):
+        one = copy.deepcopy(model)
+        optimizer = optimizer_of("backward", one)
+        monitor = zeromean.monitor(optimizer, one, to=lambda sample: None)
+        if discard:
+            (loss_of(one, batch(1)) * float("inf")).backward()
+            optimizer.zero_grad()
+        loss_of(one, batch(0)).backward()
+        optimizer.step()
+        found.append(monitor.last)
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("place", ["plain", "gradient", "update", "backward"])
 def test_loss_scale_is_divided_out(place: str, fused: bool, supports: Callable[..., None]) -> None:

@@ -19,10 +19,11 @@ _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
 
 
 class _Removed(NamedTuple):
-    """The part that was removed from one gradient, and the norm of the rest."""
+    """The part that was removed from one gradient, the norm of the rest, and the gradient."""
 
     means: Tensor  # sum over the backward passes of this step
     rest: Tensor  # norm of the remaining gradient; if sharded, of this rank's part
+    gradient: Tensor
 
 
 class RemovedMeans:
@@ -34,6 +35,7 @@ class RemovedMeans:
 
     def __init__(self, model: nn.Module) -> None:
         self._replicas: Any = model if is_a(type(model), _DDP) else None
+        self._replaces_gradients = getattr(model, "gradient_as_bucket_view", False)
         self._removed: dict[Tensor, _Removed] = {}
 
     def add(self, parameter: Tensor, fan_in: FanIn) -> None:
@@ -43,7 +45,10 @@ class RemovedMeans:
         (means,) = vector_means([gradient], [fan_in])
         rest = torch.linalg.vector_norm(local_part(gradient) - broadcast(means, gradient, fan_in))
         before = self._removed.get(parameter)
-        self._removed[parameter] = _Removed(means if before is None else before.means + means, rest)
+        # A new tensor means that zero_grad discarded the earlier passes, unless DDP replaced it.
+        if before is not None and (before.gradient is gradient or self._replaces_gradients):
+            means = before.means + means
+        self._removed[parameter] = _Removed(means, rest, gradient)
 
     def collect(self, weight_means: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         """Return the means by parameter, and clear them for the next step.
