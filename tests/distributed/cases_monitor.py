@@ -15,10 +15,10 @@ from cases_fsdp2 import even_axis_1, my_part, shard, shard_with_replicas
 from cases_replicated import replicate
 from processes import case, refuses
 from torch import Tensor, nn
-from training import OPTIMIZERS, Network, batches, step_once
+from training import OPTIMIZERS, Network, batches, loss_of, step_once
 
 import zeromean
-from zeromean.monitoring import Sample
+from zeromean.monitoring import LayerStatistics, Sample
 
 STEPS = 4
 
@@ -50,13 +50,18 @@ def check(at: str | None, distribute: Callable[[nn.Module], nn.Module]) -> None:
     written, known = watch(model, at, my_part, make)
     assert len(written) == (2 if dist.get_rank() == 0 else 0)
     for found, aim in zip([known[0], known[2]], expected_of_all(expected), strict=True):
-        assert [layer.name for layer in aim.layers] == [
-            layer.name.removeprefix("module.") for layer in found.layers
-        ]
-        for layer, other in zip(found.layers, aim.layers, strict=True):
-            numbers, others = asdict(layer), asdict(other)
-            del numbers["name"], others["name"]
-            assert numbers == pytest.approx(others, rel=1e-6, abs=1e-9), layer.name
+        same_numbers(aim, found)
+
+
+def same_numbers(aim: Sample | None, found: Sample | None) -> tuple[LayerStatistics, ...]:
+    """Compare one process's sample with that of all, and return the layers."""
+    assert aim is not None
+    assert found is not None
+    for layer, other in zip(found.layers, aim.layers, strict=True):
+        numbers, others = asdict(layer), asdict(other)
+        assert numbers.pop("name").removeprefix("module.") == others.pop("name")
+        assert numbers == pytest.approx(others, rel=1e-6, abs=1e-9), layer.name
+    return found.layers
 
 
 def expected_of_all(expected: list[Sample]) -> list[Sample]:
@@ -92,14 +97,26 @@ def different_branches() -> None:
         sum(one(inputs[rank], rank).square().mean() / len(ranks) for rank in ranks).backward()
         optimizer.step()
         samples.append(monitor.last)
-    aim, found = samples
-    assert aim is not None
-    assert found is not None
-    assert len(found.layers) == 3
-    for layer, other in zip(found.layers, aim.layers, strict=True):
-        numbers, others = asdict(layer), asdict(other)
-        assert numbers.pop("name") == f"module.{others.pop('name')}"
-        assert numbers == pytest.approx(others, rel=1e-6, abs=1e-9)
+    assert len(same_numbers(*samples)) == 3
+
+
+def scaled_gradients() -> None:
+    """What a gradient scaler multiplies before the backward pass, and divides before the step."""
+    alone = Network().double()
+    model = replicate(copy.deepcopy(alone))
+    (tokens,) = batches(1)
+    samples: list[Sample | None] = []
+    for one, part, scale in ((alone, tokens, 1), (model, my_part(tokens), 2**16)):
+        optimizer = OPTIMIZERS["AdamW"](one.parameters())
+        zeromean.centralize(optimizer, one, at="backward")
+        monitor = zeromean.monitor(optimizer, one, to=lambda sample: None)
+        (loss_of(one, part) * scale).backward()
+        for p in one.parameters():
+            if p.grad is not None:
+                p.grad /= scale
+        optimizer.step()
+        samples.append(monitor.last)
+    same_numbers(*samples)
 
 
 def fsdp1() -> None:
@@ -125,4 +142,5 @@ case(4, "monitor HSDP", partial(check, "gradient", shard_with_replicas),
      ("the monitor under FSDP2 with replicas (HSDP)", "gradient", HOW))  # fmt: skip
 case(2, "monitor DDP with other parameters on each rank", different_branches,
      ("the monitor under DistributedDataParallel, unused parameters", "backward", HOW))  # fmt: skip
+case(2, "monitor DDP with scaled gradients", scaled_gradients)
 case(2, "monitor FSDP1", fsdp1, ("the monitor under FSDP1", "-", "refused; the error says why"))

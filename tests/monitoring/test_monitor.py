@@ -336,6 +336,19 @@ def test_accumulated_gradients_are_measured_as_one(
     )
 
 
+def test_complex_gradients_at_backward() -> None:
+    model = nn.Linear(4, 2, dtype=torch.complex64)
+    found = []
+    for place in ("gradient", "backward"):
+        one = copy.deepcopy(model)
+        optimizer = optimizer_of(place, one)
+        monitor = zeromean.monitor(optimizer, one, to=lambda sample: None)
+        one(torch.ones(1, 4) + 1j * torch.arange(4)).abs().sum().backward()
+        optimizer.step()
+        found.append(numbers(monitor.last.layers[0]))
+    assert found[1] == pytest.approx(found[0], rel=1e-5, abs=1e-6)
+
+
 def test_discarded_backward_pass_is_not_measured() -> None:
     model = Network().double()
     found = []

@@ -21,8 +21,8 @@ from zeromean.fan_in import FanIn
 from zeromean.kernels import center_
 from zeromean.sharded import gradient_of
 
-# Functions to call with a parameter whose gradient is about to be centered, by optimizer. They may be
-# added before the optimizer is centralized.
+# Functions to call before the gradient of a parameter is centered, by optimizer. They may be added
+# before the optimizer is centralized.
 WATCHERS: WeakKeyDictionary[Optimizer, set[Callable[[Tensor, FanIn], None]]] = WeakKeyDictionary()
 
 

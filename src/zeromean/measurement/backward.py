@@ -19,10 +19,10 @@ _DDP = "torch.nn.parallel.distributed.DistributedDataParallel"
 
 
 class _Removed(NamedTuple):
-    """The part that was removed from one gradient, the norm of the rest, and the gradient."""
+    """The part that was removed from one gradient, and the rest."""
 
     means: Tensor  # sum over the backward passes of this step
-    rest: Tensor  # norm of the remaining gradient; if sharded, of this rank's part
+    rest: Tensor  # remaining gradient, or its norm if ranks need not average it
     gradient: Tensor
 
 
@@ -43,7 +43,9 @@ class RemovedMeans:
         gradient = parameter.grad
         assert gradient is not None
         (means,) = vector_means([gradient], [fan_in])
-        rest = torch.linalg.vector_norm(local_part(gradient) - broadcast(means, gradient, fan_in))
+        rest = local_part(gradient) - broadcast(means, gradient, fan_in)
+        if self._replicas is None:
+            rest = torch.linalg.vector_norm(rest)
         before = self._removed.get(parameter)
         # A new tensor means that zero_grad discarded the earlier passes, unless DDP replaced it.
         if before is not None and (before.gradient is gradient or self._replaces_gradients):
@@ -60,7 +62,10 @@ class RemovedMeans:
         removed, self._removed = self._removed, {}
         if self._replicas is not None:
             return self._averaged(removed, weight_means)
-        return {parameter: _rescaled(parameter, one) for parameter, one in removed.items()}
+        return {
+            parameter: _rescaled(parameter, one.means, one.rest)
+            for parameter, one in removed.items()
+        }
 
     def _averaged(
         self, removed: dict[Tensor, _Removed], weight_means: Mapping[Tensor, Tensor]
@@ -70,25 +75,29 @@ class RemovedMeans:
         for parameter, means in weight_means.items():
             one = removed.get(parameter)
             parts.append(torch.zeros_like(means) if one is None else one.means)
+            parts.append(parameter.new_zeros(parameter.shape) if one is None else one.rest)
             seen.append(means.new_full((1,), one is not None))
         if not parts:
             return {}
-        flat = torch.cat([*(part.flatten() for part in parts), *seen])
+        flat = torch.cat([part.flatten() for part in [*parts, *seen]])
         dist.all_reduce(flat, group=self._replicas.process_group)
-        *averages, seen_by = torch.split(flat, [part.numel() for part in parts] + [len(parts)])
+        *sums, seen_by = torch.split(flat, [part.numel() for part in parts] + [len(seen)])
         ranks = dist.get_world_size(self._replicas.process_group)
+        averages = [(x / ranks).view(part.shape) for x, part in zip(sums, parts, strict=True)]
         return {
-            parameter: (average / ranks).view(part.shape)
-            for parameter, part, average, count in zip(
-                weight_means, parts, averages, seen_by.tolist(), strict=True
+            parameter: _rescaled(parameter, means, rest)
+            for parameter, means, rest, count in zip(
+                weight_means, averages[::2], averages[1::2], seen_by.tolist(), strict=True
             )
             if count
         }
 
 
-def _rescaled(parameter: Tensor, removed: _Removed) -> Tensor:
+def _rescaled(parameter: Tensor, means: Tensor, rest: Tensor) -> Tensor:
     """Scale the means by the factor that a gradient scaler or clipping has applied since."""
     if parameter.grad is None:
-        return removed.means
-    now = torch.linalg.vector_norm(local_part(parameter.grad).to(removed.rest.dtype))
-    return removed.means * torch.where(removed.rest > 0, now / removed.rest, 1.0)
+        return means
+    gradient = local_part(parameter.grad)
+    now = torch.linalg.vector_norm(gradient.to(torch.promote_types(gradient.dtype, torch.float32)))
+    before = torch.linalg.vector_norm(rest)
+    return means * torch.where(before > 0, now / before, 1.0)

@@ -88,9 +88,7 @@ class StepObserver:
             self._end(optimizer, observed)
 
 
-def watch_backward(
-    optimizer: Optimizer, watch: Callable[[Tensor, FanIn], None], on: bool
-) -> None:
+def watch_backward(optimizer: Optimizer, watch: Callable[[Tensor, FanIn], None], on: bool) -> None:
     """Start or stop calling a function before at="backward" centers the gradient of a parameter.
 
     The optimizer may be centralized later.
