@@ -67,7 +67,7 @@ class CWNLinear(_CWN, nn.Linear):
         y = W x + b, \quad w = g \, (v - \bar v) / \lVert v - \bar v \rVert
 
     v and g are trained in place of w: they are ``parametrizations.weight.original1`` and
-    ``original0``. Otherwise the layer is torch's; :func:`zeromean.fold` turns it into that.
+    ``original0``. Otherwise the layer is torch's; :func:`zeromean.fold` converts it to torch's.
 
     Args:
         args, kwargs: Arguments of torch's layer.

@@ -84,13 +84,16 @@ def vector_means(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn]) -> list[Te
 
 
 def vectors_here(x: Tensor, fan_in: FanIn) -> int:
-    """Return the number of weight vectors of ``x`` that this rank holds, whole or in part."""
+    """Return the number of weight vectors of ``x`` that this rank has means of.
+
+    Those are the vectors that it holds, whole or in part, and all groups.
+    """
     kept = (size for axis, size in enumerate(local_part(x).shape) if axis not in fan_in.axes)
     return fan_in.groups * math.prod(kept)
 
 
 def shift_(tensors: Sequence[Tensor], fan_ins: Sequence[FanIn], by: Sequence[Tensor]) -> None:
-    """Add the vector's number in ``by`` to all entries of each weight vector, in place.
+    """Add the numbers in ``by``, one per weight vector, to all entries of the vector, in place.
 
     float16 saturates, so that centering cannot overflow a gradient that a gradient scaler found
     finite. A vector that held inf or nan still holds nan.

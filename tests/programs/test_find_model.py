@@ -35,10 +35,10 @@ def test_two_roots_make_a_list() -> None:
     assert set(again.model) == {first, second}
 
 
-def test_stray_module_does_not_change_the_plan() -> None:
+def test_module_with_a_shared_parameter_does_not_change_the_plan() -> None:
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
-    stray = nn.Embedding(4, 6)
-    stray.weight = model[0].weight
+    other = nn.Embedding(4, 6)
+    other.weight = model[0].weight
     found = find_model(list(model.parameters()))
     assert found.model is model
     assert found.conflicts == (

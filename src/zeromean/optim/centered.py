@@ -23,7 +23,7 @@ REFUSED_DOC = """\
         foreach, differentiable, fused: Refused, because its own kernels make every step.
 """
 OPTIONS_DOC = """\
-        model: Model whose layers define the fan-in axes; needed if ``params`` is no model. Without
+        model: Model whose layers define the fan-in axes; needed unless ``params`` is one. Without
             it the axes follow from shapes alone, and a warning says so.
         at: "gradient" (default) or "update".
         layers, embeddings: As in :func:`zeromean.centralize`.
@@ -41,9 +41,9 @@ VIA_TORCH_DOC = r"""``torch.optim.{name}`` with centering inside the step.
 
 
 class Centered(Optimizer):
-    """An optimizer that centers inside its step; stands before torch's class among the bases.
+    """An optimizer that centers inside its step. Subclasses list it before torch's class.
 
-    The plan is an attribute and not part of the param groups, so checkpoints are torch's.
+    The plan is not part of the param groups, so checkpoints are torch's.
     """
 
     _at: At = "gradient"
@@ -63,7 +63,7 @@ class Centered(Optimizer):
 
     @property
     def how(self) -> str | None:
-        """The place and the options in one line, as on a Handle."""
+        """The place and the options in one line, as in :attr:`zeromean.Handle.how`."""
         return None if self.centering is None else self.centering.how
 
     @property

@@ -25,7 +25,8 @@ class Lookahead(Optimizer):
         \quad \text{every } k \text{ steps}
 
     Lookahead shares the optimizer's param groups, so schedulers and ``zero_grad`` act on both. It
-    does not center; the inner optimizer does, and slow weights keep the means that fast ones keep.
+    does not center; the inner optimizer does, and slow weights keep the means that fast ones keep,
+    up to rounding.
 
     Args:
         optimizer: Any optimizer, including drop-ins and centralized ones. Step the Lookahead
@@ -34,7 +35,7 @@ class Lookahead(Optimizer):
         alpha: Size of a slow step, from 0 to 1 (default 0.5).
 
     Raises:
-        ZeromeanError: ``k`` or ``alpha`` is out of range, or ``optimizer`` is no optimizer.
+        ZeromeanError: ``k`` or ``alpha`` is out of range, or ``optimizer`` is not an optimizer.
 
     Example:
         >>> import torch
@@ -131,9 +132,9 @@ class Ranger(Lookahead):
 
     Args:
         params: A model; or parameters or param groups as in torch.
-        lr, betas, eps, weight_decay, decoupled_weight_decay: As in :class:`RAdam`; the defaults
-            may differ.
-        k, alpha: As in :class:`Lookahead`; the defaults differ.
+        lr, betas, eps, weight_decay, decoupled_weight_decay: As in :class:`RAdam`, with other
+            defaults of betas and eps.
+        k, alpha: As in :class:`Lookahead`, with another default of k.
         model, at, layers, embeddings: As in :class:`RAdam`.
 
     Raises:

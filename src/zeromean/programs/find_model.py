@@ -6,7 +6,6 @@ import gc
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +69,8 @@ class ModuleGraph:
     def roots(self) -> list[nn.Module]:
         """The modules that hold parameters and are no submodules, best coverage first.
 
-        A ParameterList has no layers, so it comes last. A module that TorchScript was made of has
-        the same parameters, and knows its layers.
+        A ParameterList has no layers, so it comes last. A TorchScript module hides its layers, so
+        it comes after the module that it was made of, which has the same parameters.
         """
         inner = {id(child) for module in self.modules for child in self.children(module)}
         roots = [m for m in self.modules if id(m) not in inner and self.covered(m)]
@@ -80,13 +79,13 @@ class ModuleGraph:
             key=lambda root: (
                 isinstance(self.tight(root), _CONTAINERS),
                 -len(self.covered(root)),
-                _is_script(root),
+                isinstance(root, torch.jit.ScriptModule),
             ),
         )
 
     def tight(self, module: nn.Module) -> nn.Module:
         """The smallest part of the module that holds the same parameters under the same owners."""
-        while not self.own(module) and not _qualified(module).startswith(_WRAPPERS):
+        while not self.own(module) and not type(module).__module__.startswith(_WRAPPERS):
             holding = [child for child in self.children(module) if self.covered(child)]
             if len({id(child) for child in holding}) != 1:
                 break
@@ -110,21 +109,24 @@ def find_model(parameters: list[Tensor], known: Iterable[nn.Module] = ()) -> Fou
             return Found(model)
     graph = ModuleGraph(live_modules(), parameters)
     chosen: list[nn.Module] = []
-    strays: list[nn.Module] = []
+    unchosen: list[nn.Module] = []
     missing = set(held)
     for root in graph.roots():
         if graph.covered(root) & missing:
             missing -= graph.covered(root)
             chosen.append(graph.tight(root))
         else:
-            strays.append(root)
+            unchosen.append(root)
     if not chosen:
         return Found(None, "no module owns its parameters")
-    scripted = [m for root in chosen for m in root.modules() if _is_script(m) and graph.own(m)]
-    if scripted:
+    if any(
+        isinstance(module, torch.jit.ScriptModule) and graph.own(module)
+        for root in chosen
+        for module in root.modules()
+    ):
         return Found(None, "TorchScript hides the classes of the model's layers")
     model = chosen[0] if len(chosen) == 1 else _Roots(chosen)
-    return Found(model, conflicts=tuple(_conflicts(model, strays, held)))
+    return Found(model, conflicts=tuple(_conflicts(model, unchosen, held)))
 
 
 class _Roots(nn.ModuleList):
@@ -155,24 +157,16 @@ def _subclasses(kind: type) -> Iterator[type]:
         yield from _subclasses(one)
 
 
-def _qualified(module: Any) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
-
-
-def _is_script(module: nn.Module) -> bool:
-    return isinstance(module, torch.jit.ScriptModule)
-
-
-def _conflicts(model: nn.Module, strays: list[nn.Module], held: set[int]) -> Iterator[str]:
-    """Name the parameters that a stray module would center over other axes."""
-    if not strays:
+def _conflicts(model: nn.Module, unchosen: list[nn.Module], held: set[int]) -> Iterator[str]:
+    """Name the parameters that a module which was not chosen would center over other axes."""
+    if not unchosen:
         return
     planned: dict[int, Owner] = {}
     for owner in owners(model):
         planned.setdefault(id(owner.parameter), owner)
-    for stray in strays:
+    for module in unchosen:
         try:
-            others = list(owners(stray))
+            others = list(owners(module))
         except ZeromeanError:
             continue
         for other in others:
@@ -184,6 +178,6 @@ def _conflicts(model: nn.Module, strays: list[nn.Module], held: set[int]) -> Ite
                 and not isinstance(other.module, _CONTAINERS)
             ):
                 yield (
-                    f"{mine.name} is shared with {type(stray).__name__}, which uses it differently"
+                    f"{mine.name} is shared with {type(module).__name__}, which uses it differently"
                     f" ({other.reason}); {type(model).__name__} decides"
                 )

@@ -21,7 +21,7 @@ class Options:
         at, layers, embeddings, scope, weight_decay: As in :func:`zeromean.centralize`.
         skip_refused: Whether the program continues if an optimizer cannot be centralized.
         seed: Seed for ``random``, NumPy and torch at start, or None to leave them alone.
-        shift_seeds: Number to add to the numbers that the program seeds those with, or None.
+        shift_seeds: Number to add to the seeds that the program sets for those, or None.
         rehearse: With "plain", the methods of later runs as (at, layers, scope): the program stops
             if one of them would be refused.
     """

@@ -18,8 +18,8 @@ class Agreement:
 
     Args:
         difference: Difference of the means.
-        interval: Its interval; None for a single run, or if the runs have no noise or a number is
-            nan.
+        interval: Confidence interval of the difference; None for a single run, or if the runs have
+            no noise or a number is nan.
     """
 
     difference: float
