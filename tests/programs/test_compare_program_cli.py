@@ -67,6 +67,10 @@ def compare(*words: str) -> tuple[int, str]:
         ([*METRIC, "true", "{seed}"], "without a -- before it"),
         ([*METRIC, "--methods", "plain,ws", "--", "true"], "cannot be applied to a program"),
         ([*METRIC, "--methods", "plain,gc@x", "--", "true"], "there is no variant 'x'"),
+        (
+            [*METRIC, "--methods", "plain,ws@x", "--variant", "x=a", "--", "true"],
+            "the method ws@x cannot be applied to a program",
+        ),
         ([*METRIC, "--variant", "x", "--", "true"], "not of the form NAME=WORDS"),
         ([*METRIC, "--variant", "x='a", "--", "true"], "has an open quotation"),
         ([*METRIC, "--variant", "gc=--gc", "--", "true"], "--variant gc has the name of a method"),

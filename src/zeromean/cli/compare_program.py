@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from msgspec.structs import replace
 
 from zeromean.cli.options import split_names
 from zeromean.cli.output import echo, refuse
 from zeromean.cli.typed import typed_options, typed_words
 from zeromean.errors import ZeromeanError
 from zeromean.study.spec import presets
-from zeromean.study.spec.method import BASELINE, Method
+from zeromean.study.spec.method import Method
 from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.study import Study
 from zeromean.tables import amount
@@ -179,8 +180,6 @@ def dry_run(study: Study, timeout: float | None) -> None:
         study: The study of one program.
         timeout: Time limit in seconds.
     """
-    from msgspec.structs import replace
-
     from zeromean.study.tasks.program import ProgramRunner, first_job
 
     (task,) = study.programs
@@ -223,10 +222,7 @@ def _method(name: str, words: dict[str, tuple[str, ...]]) -> Method:
         return Method(name, arguments=words[name])
     if not at:
         return presets.method(name)
-    if base == BASELINE:
-        return Method(name, arguments=words[variant])
-    method = presets.method(base)
-    return Method(name, gradient=method.gradient, at=method.at, arguments=words[variant])
+    return replace(presets.method(base), label=name, arguments=words[variant])
 
 
 def _variant(text: str) -> tuple[str, tuple[str, ...]]:
