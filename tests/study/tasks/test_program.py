@@ -174,6 +174,19 @@ def test_tuning_metric_of_an_unknown_direction_is_refused() -> None:
         task(metric="loss=a NUMBER", tune_metric="speed=b NUMBER", higher=False)
 
 
+@pytest.mark.parametrize(
+    ("command", "label"),
+    [
+        ("python -u train.py -m resnet18", "train.py"),
+        ("torchrun --log=a.sh -m package.train other.py", "package.train"),
+        ("./train --fast", "./train"),
+        ("--fast", "--fast"),
+    ],
+)
+def test_label_is_the_program(command: str, label: str) -> None:
+    assert task(*command.split()).label == label
+
+
 def test_metric_files(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "log.csv").write_text("epoch,acc\n0,0.5\n1,0.75\n2,\n")

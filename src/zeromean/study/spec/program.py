@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Literal, NamedTuple
 
@@ -256,10 +257,12 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
     @property
     def source(self) -> str:
         """The program, such as ``train.py`` or ``package.train``."""
-        words = [word for word in self.command if not word.startswith("-")]
-        if "-m" in self.command[:-1]:
-            return self.command[self.command.index("-m") + 1]
-        return next((word for word in words if word.endswith((".py", ".sh"))), words[0])
+        for word, following in itertools.pairwise((*self.command, "")):
+            if word.endswith((".py", ".sh")) and not word.startswith("-"):
+                return word
+            if word == "-m" and following:
+                return following
+        return self.command[0]
 
     @property
     def title(self) -> str:
