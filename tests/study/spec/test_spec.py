@@ -58,6 +58,7 @@ def test_study_survives_tables_files_and_processes(study: Study, tmp_path: Path)
     assert pickle.loads(pickle.dumps(study)) == study
 
 
+PROGRAM = {"command": ["a.py", "{out}"], "metric": "loss=loss NUMBER"}
 OPTUNA = {"rates": [1, 2], "search": "optuna", "trials": 3}
 
 
@@ -89,6 +90,7 @@ OPTUNA = {"rates": [1, 2], "search": "optuna", "trials": 3}
         ({"tasks": [{"schedule": "cosin"}]}, "kind", "cosine"),
         ({"tasks": [{"schedule": {"kind": "step"}}]}, "schedule", "needs every"),
         ({"tasks": [{"schedule": {"every": 3}}]}, "schedule", "has no every"),
+        ({"tasks": [{"schedule": {"kind": "step", "every": 0}}]}, "every", "every is 0"),
         ({"tasks": [{"schedule": {"kind": "step", "every": 12}}]}, "schedule", "needs 13 epochs"),
         (
             {"tasks": [{"schedule": {"kind": "multistep", "milestones": [5, 3]}}]},
@@ -114,6 +116,23 @@ OPTUNA = {"rates": [1, 2], "search": "optuna", "trials": 3}
             {"methods": ["plain", {"label": "x", "reparametrization": "wn", "mean": "keep"}]},
             "mean",
             "subtracts no mean",
+        ),
+        (
+            {"methods": ["plain", {"label": "x", "reparametrization": "ws", "init": "unit"}]},
+            "init",
+            "has no gain",
+        ),
+        ({"tasks": [PROGRAM], "optimizers": [{"name": "program", "lr": 1}]}, "lr", "sets its own"),
+        (
+            {"tasks": [{**PROGRAM, "tune_metric": "loss=val NUMBER"}]},
+            "tune_metric",
+            "nothing is tuned",
+        ),
+        ({"tasks": [{**PROGRAM, "devices": ["0", "0"]}]}, "devices", "0 appears 2 times"),
+        (
+            {"tasks": [{**PROGRAM, "other_metrics": ["epoch=csv:a.csv:epoch"]}]},
+            "other_metrics",
+            "epoch is a name under which runs record",
         ),
         ({"optimizers": ["sgdd"]}, "optimizers", '"sgdd" is not one of'),
         ({"optimizers": [{"name": "adam", "momentum": 0.9}]}, "momentum", "adam has no momentum"),
@@ -183,6 +202,7 @@ def test_every_preset_makes_a_method_of_its_own() -> None:
     made = [presets.method(name) for name in presets.METHOD_NAMES]
     assert len({one.changes for one in made}) == len(made)
     assert [one.label for one in made] == [*presets.METHOD_NAMES]
+    assert presets.method("plain+gc").changes == presets.method("gc").changes
 
 
 @pytest.mark.parametrize(

@@ -156,8 +156,9 @@ def test_direction_follows_from_the_name(name: str, higher: bool) -> None:
     [("val_loss", False), ("val_accuracy", True), ("speed", True)],
 )
 def test_tuning_metric_has_its_own_direction(tuned_by: str, higher: bool, tmp_path: Path) -> None:
-    spec = task(metric="speed=a NUMBER", tune_metric=f"{tuned_by}=b NUMBER", higher=True, best=True)
-    study = Study(tasks=(spec,))
+    tune_metric = f"{tuned_by}=b NUMBER"
+    spec = task("{lr}", metric="speed=a NUMBER", tune_metric=tune_metric, higher=True, best=True)
+    study = Study(tasks=(spec,), tuning=Tuning(values={"lr": (1.0,)}))
     info = ProgramRunner(study, spec).info
     assert (info.metric.name, info.tuning_metric.name) == ("speed", tuned_by)
     assert info.metric.higher_is_better

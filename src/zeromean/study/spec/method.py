@@ -10,6 +10,13 @@ import msgspec
 from zeromean.study.spec.validation import LARGEST_FLOAT32, SettingError, Spec, check_range
 
 BASELINE = "plain"
+# The re-parametrizations on which an option has no effect, with the reason.
+_WITHOUT_EFFECT = {
+    "layers": (("nnn",), "is for linear layers only"),
+    "init": (("ws", "nnn"), "has no gain"),
+    "mean": (("wn", "nnn"), "subtracts no mean"),
+    "eps": (("wn", "cwn"), "has no eps"),
+}
 
 
 class Method(Spec, frozen=True):
@@ -67,19 +74,16 @@ class Method(Spec, frozen=True):
                 + f'; "{BASELINE}" is the name of plain training',
                 "Use another label" if changes else "Set one of its fields",
             )
-        for name in ("layers", "init", "mean", "eps"):
-            if self.reparametrization is None and name in self.changed:
-                raise SettingError(
-                    name, f"{name} is given without reparametrization", f"Remove {name}"
-                )
-        if self.reparametrization in ("wn", "cwn") and self.eps is not None:
-            raise SettingError("eps", f'"{self.reparametrization}" has no eps', "Remove eps")
-        if self.reparametrization in ("wn", "nnn") and self.mean == "keep":
-            raise SettingError(
-                "mean", f'"{self.reparametrization}" subtracts no mean', "Remove mean"
-            )
-        if self.reparametrization == "nnn" and self.layers == "conv":
-            raise SettingError("layers", '"nnn" is for linear layers only', "Remove layers")
+        for name, (kinds, reason) in _WITHOUT_EFFECT.items():
+            if name not in self.changed:
+                continue
+            if self.reparametrization is None:
+                problem = f"{name} is given without reparametrization"
+            elif self.reparametrization in kinds:
+                problem = f'"{self.reparametrization}" {reason}'
+            else:
+                continue
+            raise SettingError(name, problem, f"Remove {name}")
         if self.at == "update" and self.gradient in (None, "zscore"):
             raise SettingError("at", 'at = "update" needs gradient = "gc"', "Remove at")
         if self.clip_value is not None and self.clip_norm is not None:

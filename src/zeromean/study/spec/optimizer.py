@@ -108,6 +108,9 @@ class Optimizer(Spec, frozen=True):
 
     def _check(self) -> None:
         check_name("name", self.name, (*CUSTOMARY, OF_PROGRAM))
+        for name in self.changed:
+            if self.name == OF_PROGRAM and name not in ("name", "label"):
+                raise SettingError(name, f"the program sets its own {name}", f"Remove {name}")
         for name in SETTINGS:
             if getattr(self, name) is not None and name not in self.customary.settings:
                 known = ", ".join(["lr", "weight_decay", *self.customary.settings])

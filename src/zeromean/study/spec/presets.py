@@ -11,6 +11,7 @@ from zeromean.study.spec.optimizer import CUSTOMARY, Optimizer
 from zeromean.study.spec.validation import SettingError
 
 PARTS: dict[str, Mapping[str, Any]] = {
+    BASELINE: {},
     "gc": {"gradient": "gc"},
     "gc-conv": {"gradient": "gc-conv"},
     "gc-update": {"gradient": "gc", "at": "update"},
@@ -31,7 +32,7 @@ PARTS: dict[str, Mapping[str, Any]] = {
     **{f"norm={name}": {"normalization": name} for name in ("batch", "group", "none")},
     **{f"init={name}": {"initialization": name} for name in ("torch", "lecun", "xavier", "he")},
 }  # fmt: skip
-METHOD_NAMES = (BASELINE, *PARTS)
+METHOD_NAMES = tuple(PARTS)
 OPTIMIZER_NAMES = tuple(CUSTOMARY)
 
 
@@ -45,8 +46,6 @@ def method(name: str) -> Method:
         >>> method("ws-conv+gc").calls
         'reparametrize(model, "ws", layers="conv"); centralize(optimizer, model)'
     """
-    if name == BASELINE:
-        return Method(BASELINE)
     fields: dict[str, Any] = {}
     for part in name.split("+"):
         if part not in PARTS:

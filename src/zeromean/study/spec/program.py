@@ -30,9 +30,10 @@ _LOWER = (
 )  # fmt: skip
 # The name under which runs record the metric.
 SCORE = "score"
-# Names of what runs record at each point besides the metrics of the program.
-RECORDED = (SCORE, "seconds", "taken_over")
-FIELDS_OF_METHODS = ("label", "gradient", "at", "arguments")
+# Columns of the records of a run, whose names the other metrics of a program cannot have.
+RECORDED = (
+    SCORE, "seconds", "taken_over", "task", "optimizer", "method", "seed", "trial", "epoch",
+)  # fmt: skip
 
 
 class MetricSource(NamedTuple):
@@ -206,6 +207,8 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
             raise SettingError(
                 "devices", "devices has an empty entry, which hides every GPU", "Remove the entry"
             )
+        if self.devices:
+            check_distinct("devices", self.devices)
         if self.shift_seeds and self.has("seed"):
             raise SettingError(
                 "shift_seeds",
@@ -289,15 +292,14 @@ def check_method(method: Method) -> None:
         ZeromeanError: It changes the network or the loss.
     """
     for name in method.changed:
-        if name in FIELDS_OF_METHODS:
-            continue
-        reason = (
-            "re-parametrizations have to exist before the program makes its optimizer"
-            if name in ("reparametrization", "layers", "init", "mean", "eps")
-            else f"{name} belongs to the program itself"
-        )
-        raise SettingError(
-            "methods",
-            f"the method {method.label} cannot be applied to a program: {reason}",
-            "Use plain, gc, gc-conv, gc-update, gc-conv-update, gc-tensor or zscore",
-        )
+        if name not in ("label", "gradient", "at", "arguments"):
+            reason = (
+                "re-parametrizations have to exist before the program makes its optimizer"
+                if name == "reparametrization"
+                else f"{name} belongs to the program itself"
+            )
+            raise SettingError(
+                "methods",
+                f"the method {method.label} cannot be applied to a program: {reason}",
+                "Use plain, gc, gc-conv, gc-update, gc-conv-update, gc-tensor or zscore",
+            )

@@ -60,9 +60,10 @@ class Schedule(Spec, frozen=True):
                     + (f"has no {name}" if given else f"needs {name}"),
                     f"{'Remove' if given else 'Add'} {name}",
                 )
-        for number in (self.every, self.steps, *self.milestones):
+        milestones = (("milestones", one) for one in self.milestones)
+        for name, number in (("every", self.every), ("steps", self.steps), *milestones):
             if number is not None:
-                check_range("schedule", number, 1, MAX_COUNT)
+                check_range(name, number, 1, MAX_COUNT)
         if list(self.milestones) != sorted(set(self.milestones)):
             raise SettingError(
                 "schedule",

@@ -152,6 +152,10 @@ class Study(Spec, frozen=True, kw_only=True):
                 )
         if programs and self.lr is not None:
             raise SettingError("lr", "a program has its own learning rate", "Remove lr")
+        if self.tuning is None and any(task.tune_metric is not None for task in programs):
+            raise SettingError(
+                "tune_metric", "tune_metric is given, but nothing is tuned", "Remove tune_metric"
+            )
         if programs and self.tuning is not None and not values:
             raise SettingError(
                 "tuning", "tuning of a program needs values", "Use --grid NAME=VALUE,VALUE"
