@@ -146,6 +146,14 @@ def test_gradients_may_lie_anywhere() -> None:
 
 
 @pytest.mark.usefixtures("_forced")
+def test_default_device_does_not_matter() -> None:
+    gradient = torch.randn(4, 16)
+    with torch.device("meta"):
+        kernels.center_([gradient], [ROWS])
+    torch.testing.assert_close(gradient.mean(1), torch.zeros(4))
+
+
+@pytest.mark.usefixtures("_forced")
 def test_a_rate_may_be_a_tensor_on_the_device() -> None:
     weight, state = torch.randn(4, 16), {}
     other = torch.nn.Parameter(weight.clone())

@@ -296,7 +296,8 @@ class _OnDevice:
 
 def _copied(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Copy numbers to a device without waiting for it."""
-    made = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
+    # Name the CPU, because the default device may be another, which has no pinned memory.
+    made = torch.tensor(values, dtype=dtype, device="cpu", pin_memory=device.type == "cuda")
     return made.to(device, non_blocking=True)
 
 
