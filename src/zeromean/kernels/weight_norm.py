@@ -58,7 +58,9 @@ class Normalize:
         self._type = cpu_backend.TYPES[v.dtype]
         self._vectors = layout.outer * layout.inner
         scale = 1.0 if isinstance(gain, Tensor) else gain
-        self._constants = (*layout, centers, eps is not None, eps or 0.0, scale)
+        # The arithmetic is float32, or float64; a smaller eps would let it divide by zero.
+        least = torch.finfo(torch.promote_types(v.dtype, torch.float32)).tiny
+        self._constants = (*layout, centers, eps is not None, max(eps or 0.0, least), scale)
 
     def is_valid(self, v: Tensor, gain: Tensor | float, offset: Tensor | None) -> bool:
         """Return whether these tensors have the types and layouts of the first ones."""
