@@ -146,6 +146,14 @@ def test_moved_tensors_invalidate_centering() -> None:
 
 
 @pytest.mark.usefixtures("backend")
+def test_empty_gradients_share_no_memory() -> None:
+    entries = [Entry(torch.empty(0, 5), ROWS, {}, 0) for _ in range(2)]
+    gradients = [torch.empty(0, 5) for _ in entries]
+    (part,) = kernels.prepare_center(entries, gradients, decayed=False)
+    assert part.center.bind(gradients) is not None
+
+
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("at", ["gradient", "update"])
 def test_centralized_optimizer_follows_changes(at: Any) -> None:
     model = network()

@@ -118,7 +118,8 @@ class PreparedCenter(ABC):
         found = self._passed.addresses(gradients)
         if found is None or self._held.addresses(self._weights) is None:
             return None
-        if len({*found}) < len(found):  # two gradients share memory
+        places = [address for address in found if address]  # empty gradients have none
+        if len({*places}) < len(places):  # two gradients share memory
             return None
         return partial(self._center, gradients, found)
 
