@@ -480,11 +480,14 @@ def test_uncentered_sparse_gradient_is_left_to_torch() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
-def test_a_parameter_that_is_listed_twice() -> None:
+@pytest.mark.parametrize(
+    "kind", [AdamW, functools.partial(SGD, lr=0.1, momentum=0.9, dampening=0.5)]
+)
+def test_a_parameter_that_is_listed_twice(kind: Any) -> None:
     model, other = nn.Linear(5, 3), nn.Linear(5, 3)
     other.load_state_dict(model.state_dict())
     for m, fused in ((model, None), (other, False)):
-        optimizer = AdamW([m.weight, m.weight], foreach=False)
+        optimizer = kind([m.weight, m.weight], foreach=False)
         zeromean.centralize(optimizer, m, at="update", fused=fused)
         m.weight.grad = torch.arange(15.0).view(3, 5)
         optimizer.step()

@@ -115,11 +115,12 @@ class Step(PreparedStep):
         super().__init__(kind, at, entries, gradients)
         self._table = array("q")
         for index, entry in enumerate(entries):
-            self._table.extend(self._fields(entry, index in self._starting))
+            self._table.extend(self._fields(entry, index))
 
-    def _fields(self, entry: Entry, start: bool) -> tuple[int, ...]:
-        running = [entry.state[key].data_ptr() for key in self._keys]
-        step = entry.state["step"] if self._kind in ("adam", "amsgrad") else None
+    def _fields(self, entry: Entry, index: int) -> tuple[int, ...]:
+        state = self._states[index]
+        running = [state[key].data_ptr() for key in self._keys]
+        step = state["step"] if self._kind in ("adam", "amsgrad") else None
         return (
             *layout(entry.weight, entry.fan_in),
             entry.fan_in is not None,
@@ -130,7 +131,7 @@ class Step(PreparedStep):
             0 if step is None else step.data_ptr(),
             step is not None and step.dtype == torch.float64,
             0 if entry.residual is None else entry.residual.data_ptr(),
-            start,
+            index in self._starting,
             0,
         )
 

@@ -192,12 +192,22 @@ class PreparedStep(ABC):
     ) -> None:
         self._kind, self._at, self._dtype = kind, at, entries[0].weight.dtype
         self._weights = [entry.weight for entry in entries]
-        self._states = [entry.state for entry in entries]
         self._residuals = [entry.residual for entry in entries]  # their addresses are in the table
         self._groups = 1 + max(entry.group for entry in entries)
         self._keys = STATE[kind]
-        # Entries whose momentum is still empty.
-        self._starting = [n for n, entry in enumerate(entries) if _start(entry, self._keys)]
+        # The state of entries whose momentum is still empty. Their first step adds it, so that an
+        # optimizer whose step is prepared but not made sees no momentum.
+        self._starting = {
+            n: entry.state
+            for n, entry in enumerate(entries)
+            if self._keys == ("momentum_buffer",) and entry.state.get("momentum_buffer") is None
+        }
+        self._states = [
+            {"momentum_buffer": torch.zeros_like(entry.weight)}
+            if n in self._starting
+            else entry.state
+            for n, entry in enumerate(entries)
+        ]
         self._held = Memory(self._find(), fixed=True)
         self._passed = Memory(gradients, fixed=False)
         # A gradient that is laid out differently from its weight is copied first, at each step.
@@ -224,6 +234,8 @@ class PreparedStep(ABC):
             held = self._find()
         except KeyError:  # a buffer was removed
             return None
+        if any(state.get("momentum_buffer") is not None for state in self._starting.values()):
+            return None  # a buffer was loaded
         found = self._passed.addresses(gradients)
         if found is None or self._held.addresses(held) is None:
             return None
@@ -237,7 +249,10 @@ class PreparedStep(ABC):
         self._run(found, rules)
         increment_version(self._weights)
         if self._starting:
-            self._starting = []
+            for n, state in self._starting.items():
+                state.update(self._states[n])
+                self._states[n] = state
+            self._starting = {}
             self._started()
 
     @abstractmethod
@@ -255,11 +270,3 @@ def _check_groups(given: Sequence[Any], needed: int) -> None:
             f"the step got the options of {len(given)} param groups; its entries name {needed}",
             "Pass one rule per param group",
         )
-
-
-def _start(entry: Entry, keys: tuple[str, ...]) -> bool:
-    """Create the momentum that torch creates at the first step; return whether it is empty."""
-    if keys != ("momentum_buffer",) or entry.state.get("momentum_buffer") is not None:
-        return False
-    entry.state["momentum_buffer"] = torch.zeros_like(entry.weight)
-    return True

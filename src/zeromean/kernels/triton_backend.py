@@ -174,18 +174,19 @@ class Step(PreparedStep):
         self, kind: Kind, at: At, entries: Sequence[Entry], gradients: Sequence[Tensor]
     ) -> None:
         super().__init__(kind, at, entries, gradients)
-        rows = [self._row(entry, index in self._starting) for index, entry in enumerate(entries)]
+        rows = [self._row(entry, index) for index, entry in enumerate(entries)]
         self._launch = _Launch(kind, at, self._dtype, entries[0].weight.device, rows)
 
-    def _row(self, entry: Entry, start: bool) -> _Row:
-        step = entry.state["step"] if self._kind in ("adam", "amsgrad") else None
+    def _row(self, entry: Entry, index: int) -> _Row:
+        state = self._states[index]
+        step = state["step"] if self._kind in ("adam", "amsgrad") else None
         return _Row(
             layout(entry.weight, entry.fan_in),
             entry.fan_in is not None,
             entry.group,
-            start,
+            index in self._starting,
             entry.weight.data_ptr(),
-            tuple(entry.state[key].data_ptr() for key in self._keys),
+            tuple(state[key].data_ptr() for key in self._keys),
             0 if entry.residual is None else entry.residual.data_ptr(),
             0 if step is None else step.data_ptr(),
             step is not None and step.dtype == torch.float64,
