@@ -156,6 +156,25 @@ def test_loss_as_a_tensor() -> None:
     np.testing.assert_allclose(values([found])[0], [[-2, -3], [2, 3]])
 
 
+def test_the_loss_updates_seeds_and_moving_averages() -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((20,)), L.BatchNormalization(), L.Dropout(0.5), L.Dense(2)]
+    )
+    (x,) = tensors([np.ones((8, 20), "float32")])
+
+    def gradient() -> np.ndarray:
+        params = model.trainable_variables[-2:]
+        found = gctf.get_centralized_gradients(
+            O.SGD(), lambda: keras.ops.mean((model(x, training=True) - 1) ** 2), params
+        )
+        return values(found)[0]
+
+    model.layers[0].beta.assign(np.ones(20))
+    assert furthest([gradient()], [gradient()]) > 0
+    np.testing.assert_allclose(values([model.layers[0].moving_mean])[0], 1 - 0.99**2, rtol=1e-4)
+
+
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX returns a zero gradient")
 def test_loss_without_a_variable() -> None:
     v, w = (keras.Variable(np.ones((2, 2)), name=name) for name in "vw")

@@ -62,7 +62,7 @@ def get_centralized_gradients(optimizer: Any, loss: Any, params: Sequence[Any]) 
 
     Raises:
         ZeromeanError: The backend cannot differentiate a tensor, the loss does not depend on a
-            variable, or ``optimizer`` is not a Keras optimizer.
+            variable (on JAX, such a gradient is 0), or ``optimizer`` is not a Keras optimizer.
 
     Example:
         >>> import keras
@@ -115,11 +115,31 @@ def _by_jax(loss: Any, params: Sequence[Any]) -> list[Any]:
         raise _needs_function("JAX")
     import jax
 
-    def loss_of(values: list[Any]) -> Any:
-        with keras.StatelessScope(state_mapping=list(zip(params, values, strict=True))):
-            return loss()
+    updated: list[Any] = []
 
-    return list(jax.grad(loss_of)([variable.value for variable in params]))
+    def loss_of(values: list[Any]) -> Any:
+        with _RecordingScope(list(zip(params, values, strict=True))) as scope:
+            value = loss()
+        updated.extend(scope.updated.values())
+        return value, [scope.get_current_value(variable) for variable in updated]
+
+    values = [variable.value for variable in params]
+    gradients, state = jax.grad(loss_of, has_aux=True)(values)
+    for variable, value in zip(updated, state, strict=True):
+        variable.assign(value)
+    return list(gradients)
+
+
+class _RecordingScope(keras.StatelessScope):  # type: ignore[misc]  # Keras is not typed
+    """Collect the variables that a loss updates, such as seeds and moving averages."""
+
+    def __init__(self, state_mapping: list[tuple[Any, Any]]) -> None:
+        super().__init__(state_mapping)
+        self.updated: dict[int, Any] = {}
+
+    def add_update(self, update: tuple[Any, Any]) -> None:
+        super().add_update(update)
+        self.updated[id(update[0])] = update[0]
 
 
 def _needs_function(where: str) -> ZeromeanError:
