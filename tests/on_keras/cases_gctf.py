@@ -175,6 +175,15 @@ def test_the_loss_updates_seeds_and_moving_averages() -> None:
     np.testing.assert_allclose(values([model.layers[0].moving_mean])[0], 1 - 0.99**2, rtol=1e-4)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="independent of the backend")
+def test_complex_gradients_are_left_alone() -> None:
+    w = keras.Variable(np.array([[1 + 2j], [3 + 4j]]), dtype="complex64", name="w")
+    (found,) = gctf.get_centralized_gradients(
+        O.SGD(), lambda: keras.ops.sum(keras.ops.abs(w) ** 2), [w]
+    )
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found), [[2 + 4j], [6 + 8j]], rtol=1e-6)
+
+
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX returns a zero gradient")
 def test_loss_without_a_variable() -> None:
     v, w = (keras.Variable(np.ones((2, 2)), name=name) for name in "vw")

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from zeromean.errors import ZeromeanError
-from zeromean.fan_in import FanIn, describe, look_up
+from zeromean.fan_in import FanIn, Role, describe, look_up
 from zeromean.keras.fan_in_rules import own_variables
 from zeromean.plan import Layers, Owner, Plan, Scope, make_plan
 
@@ -32,8 +32,8 @@ def explain(
         A :class:`zeromean.Plan`, a sequence of rows that prints as a table.
 
     Raises:
-        ZeromeanError: ``subject`` is neither, is not built, or is an optimizer and options are
-            given.
+        ZeromeanError: ``subject`` is something else or is not built, or options are given with an
+            optimizer.
 
     Example:
         >>> import keras, zeromean.keras
@@ -125,21 +125,21 @@ def owners(model: Any) -> Iterator[Owner]:
             names = aliases[id(variable)] & set(description or ())
             axes = look_up(kind, min(names, default=variable.name), description)
             if isinstance(axes, FanIn) and "float" not in variable.dtype:
-                axes = f"{variable.dtype} entries have no mean"
+                axes = f"{variable.dtype} entries are not centered"
             fan_in, reason = (axes, kind) if isinstance(axes, FanIn) else (None, axes)
             shape = tuple(variable.shape)
             yield Owner(variable.path, variable, shape, layer.path, layer, fan_in, reason)
 
 
 def owners_by_shape(variables: Iterable[Any]) -> Iterator[Owner]:
-    """Apply the rule without a model: all axes but the last, if there are two or more."""
+    """Yield every variable with all axes but the last as fan-in axes, if it has two or more."""
     for variable in variables:
         fan_in, reason = None, "fewer than two dimensions"
         shape = tuple(variable.shape)
         if len(shape) >= 2:
-            fan_in = FanIn(
-                tuple(range(len(shape) - 1)), role="conv" if len(shape) >= 4 else "linear"
-            )
-            reason = "by its shape alone"
+            role: Role = "conv" if len(shape) >= 4 else "linear"
+            fan_in, reason = FanIn(tuple(range(len(shape) - 1)), role=role), "by its shape alone"
+        if "float" not in str(variable.dtype):  # a tf.Variable has a tf.DType
+            fan_in, reason = None, f"{variable.dtype} entries are not centered"
         name = getattr(variable, "path", variable.name)  # a tf.Variable has no path
         yield Owner(name, variable, shape, name, None, fan_in, reason)
