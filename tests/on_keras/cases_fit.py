@@ -439,6 +439,33 @@ def test_monitor_does_not_change_training(tmp_path: Path) -> None:
 
 
 @once
+def test_monitor_shows_what_a_multi_optimizer_centers() -> None:
+    model = convnet()
+    optimizers = O.OptimizerMap(zeromean.keras.centralize(O.SGD(0.1), model))
+    optimizers[".*/dense.*"] = O.Adam()
+    optimizers["no variable"] = zeromean.keras.centralize(O.SGD(0.1), model, at="update")
+    model.compile(O.MultiOptimizer(optimizers), loss="mse")
+    samples: list[Any] = []
+    fit(model, callbacks=[zeromean.keras.Monitor(batch(), to=samples.append)])
+    assert (samples[0].optimizer, samples[0].at) == ("MultiOptimizer", "gradient")
+    names = [row.name for row in zeromean.keras.explain(model).centered]
+    assert [layer.name for layer in samples[0].layers] == names[:3]
+
+
+@once
+def test_monitor_leaves_out_frozen_layers() -> None:
+    model = convnet()
+    optimizer = zeromean.keras.centralize(O.SGD(0.1), model)
+    optimizer.build(model.trainable_variables)
+    model.layers[0].trainable = False
+    model.compile(optimizer, loss="mse")
+    samples: list[Any] = []
+    fit(model, callbacks=[zeromean.keras.Monitor(batch(), to=samples.append)])
+    names = [row.name for row in zeromean.keras.explain(model).centered]
+    assert [layer.name for layer in samples[0].layers] == names
+
+
+@once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -16,7 +16,7 @@ from zeromean.keras.model import plan_of, unwrap
 from zeromean.keras.projection import to_float32, vector_means
 from zeromean.measurement.sample import LayerStatistics, Sample, share, warn_of_vanished
 from zeromean.measurement.writers import Destination, writers_to
-from zeromean.plan import Plan, Row
+from zeromean.plan import Row
 
 
 class Monitor(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not typed
@@ -25,8 +25,8 @@ class Monitor(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not t
     The samples are those of :func:`zeromean.monitor`: per layer the gradient's norm, largest entry
     and mean before and after centering, the share :math:`1 - \|P g\|^2 / \|g\|^2` of its energy
     that centering removes, the weight vectors' means and their drift since training began, and
-    :math:`\|\Delta w\|/\|w\|`. A compiled step shows its gradients to nobody, so the gradients are
-    those of the model's loss on ``batch``, with the weights before the sampled step and before
+    :math:`\|\Delta w\|/\|w\|`. The gradients of a compiled step are not accessible, so those of
+    the model's loss on ``batch`` are computed, with the weights before the sampled step and without
     clipping. Measuring does not change the training. For an optimizer that is not centralized, the
     numbers show what centering would do.
 
@@ -42,8 +42,8 @@ class Monitor(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not t
         last: The last sample, or None before the first.
 
     Raises:
-        ZeromeanError: ``batch`` is no pair, ``every`` is below 1, or ``to`` is neither a function
-            nor such a path.
+        ZeromeanError: ``batch`` is not a pair, ``every`` is below 1, or ``to`` is neither a
+            function nor such a path.
 
     Example:
         >>> import keras, numpy as np, zeromean.keras
@@ -98,8 +98,15 @@ class Monitor(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not t
         if not model.built:
             model(self._batch[0])
         optimizer = unwrap(model.optimizer)
-        self._at = optimizer._at if isinstance(optimizer, Centralized) else None
-        self._rows = _plan(model, optimizer).centered
+        # A MultiOptimizer passes each variable to one of its own optimizers, but maybe none to some.
+        inner = getattr(optimizer, "optimizers", [optimizer])
+        centralized = [
+            one for one in inner if isinstance(one, Centralized) and one.built == optimizer.built
+        ]
+        self._at = " and ".join(sorted({one._at for one in centralized})) or None
+        plans = [one._plan or one._planner.plan(model.trainable_variables) for one in centralized]
+        rows = [row for plan in plans or [plan_of(model)] for row in plan.centered]
+        self._rows = [row for row in rows if row.parameter.trainable]
         if not self._rows:
             warn(
                 "Nothing of this optimizer is or would be centered, so samples hold no layer."
@@ -138,7 +145,9 @@ class Monitor(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not t
             if gradient is not None
         )
         optimizer = unwrap(model.optimizer)
-        kind = public_class(type(optimizer)) if self._at else type(optimizer)
+        kind = type(optimizer)
+        if isinstance(optimizer, Centralized):
+            kind = public_class(kind)
         self.last = Sample(step, kind.__name__, self._at, layers)
         self._next = step + self._every
         # Last, because writers and warnings may raise.
@@ -147,12 +156,6 @@ class Monitor(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not t
         if not self._warned:
             shares = {layer.name: layer.vanished for layer in layers}
             self._warned = warn_of_vanished(self._at, shares)
-
-
-def _plan(model: Any, optimizer: Any) -> Plan:
-    if not isinstance(optimizer, Centralized):
-        return plan_of(model)
-    return optimizer._plan or optimizer._planner.plan(model.trainable_variables)
 
 
 def _gradient_function(model: Any, variables: list[Any]) -> Callable[..., list[Any]]:
