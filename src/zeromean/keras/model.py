@@ -125,7 +125,7 @@ def owners(model: Any) -> Iterator[Owner]:
             names = aliases[id(variable)] & set(description or ())
             axes = look_up(kind, min(names, default=variable.name), description)
             if isinstance(axes, FanIn) and "float" not in variable.dtype:
-                axes = f"{variable.dtype} entries are not centered"
+                axes = f"{variable.dtype} entries have no mean"
             fan_in, reason = (axes, kind) if isinstance(axes, FanIn) else (None, axes)
             shape = tuple(variable.shape)
             yield Owner(variable.path, variable, shape, layer.path, layer, fan_in, reason)
@@ -140,6 +140,6 @@ def owners_by_shape(variables: Iterable[Any]) -> Iterator[Owner]:
             role: Role = "conv" if len(shape) >= 4 else "linear"
             fan_in, reason = FanIn(tuple(range(len(shape) - 1)), role=role), "by its shape alone"
         if "float" not in str(variable.dtype):  # a tf.Variable has a tf.DType
-            fan_in, reason = None, f"{variable.dtype} entries are not centered"
+            fan_in, reason = None, f"{variable.dtype} entries have no mean"
         name = getattr(variable, "path", variable.name)  # a tf.Variable has no path
         yield Owner(name, variable, shape, name, None, fan_in, reason)

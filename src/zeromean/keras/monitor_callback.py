@@ -98,7 +98,7 @@ class Monitor(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not t
         if not model.built:
             model(self._batch[0])
         optimizer = unwrap(model.optimizer)
-        # A MultiOptimizer passes each variable to one of its own optimizers, but maybe none to some.
+        # A MultiOptimizer passes each variable to one of its optimizers; some may get none.
         inner = getattr(optimizer, "optimizers", [optimizer])
         centralized = [
             one for one in inner if isinstance(one, Centralized) and one.built == optimizer.built
