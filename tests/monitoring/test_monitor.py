@@ -390,6 +390,31 @@ def test_loss_scale_is_divided_out(place: str, fused: bool, supports: Callable[.
     )
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_norms_of_tiny_and_huge_gradients(size: float) -> None:
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.AdamW(model.parameters())
+    monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
+    model.weight.grad = torch.tensor([[3 * size, -1 * size]])
+    optimizer.step()
+    layer = monitor.last.layers[0]
+    assert layer.gradient_norm == pytest.approx(10**0.5 * size)
+    assert layer.removed == pytest.approx(0.2)
+
+
+def test_scaled_half_precision_gradients_do_not_underflow() -> None:
+    model = nn.Linear(2, 1, bias=False).half()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    scaler.scale(torch.ones(()))
+    model.weight.grad = torch.tensor([[3e-3, 1e-3]]).half()
+    scaler.step(optimizer)
+    layer = monitor.last.layers[0]
+    assert layer.gradient_max == pytest.approx(3e-3 / 2**16, rel=1e-3)
+    assert layer.removed == pytest.approx(0.8, rel=1e-3)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_skipped_step_is_not_sampled(fused: bool) -> None:
     model = Network()

@@ -75,6 +75,7 @@ class StepMeasurement:
         self._before = [local_part(one.parameter).detach().clone() for one in parameters]
         self._present: list[int] = []
         self._gradients: GradientStatistics | None = None
+        self._scale: Tensor | None = None
 
     def measure_gradients(
         self, scale: Tensor | None, removed: Mapping[Tensor, Tensor] | None
@@ -94,11 +95,9 @@ class StepMeasurement:
         known = None
         if removed is not None:
             known = [removed.get(self._parameters[n].parameter) for n in self._present]
-        if scale is not None:
-            gradients = [gradient / scale for gradient in gradients]
-            known = known and [None if means is None else means / scale for means in known]
         fan_ins = [self._parameters[n].fan_in for n in self._present]
         self._gradients = gradient_statistics(gradients, fan_ins, known)
+        self._scale = scale
 
     def finish(
         self, names: Mapping[int, str], start: Mapping[Tensor, Tensor]
@@ -127,8 +126,10 @@ class StepMeasurement:
         maxima = gradients.maxima.clone()
         reduce_over_shards(list(sums), weights)
         reduce_over_shards(list(maxima), weights, largest=True)
+        # Divided last: unscaled gradients could underflow in half precision.
+        scale = 1.0 if self._scale is None else self._scale.item()
         return tuple(
-            _layer(names[id(one.parameter)], one, row, unknown)
+            _layer(names[id(one.parameter)], one, row, scale, unknown)
             for one, row, unknown in zip(
                 measured, torch.cat([sums, maxima], 1).tolist(), gradients.unknown, strict=True
             )
@@ -174,8 +175,9 @@ def _gradient(parameter: Tensor) -> Tensor | None:
 
 
 def _real(x: Tensor) -> Tensor:
-    """Convert to at least float32, and a complex number to two real ones."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    """Convert to float64, whose squares cannot underflow, and a complex number to two real ones."""
+    least = torch.float32 if x.device.type == "mps" else torch.float64  # mps has no float64
+    x = x.to(torch.promote_types(x.dtype, least))
     return torch.view_as_real(x) if x.is_complex() else x
 
 
@@ -198,7 +200,7 @@ def _matrix(rows: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 def _layer(
-    name: str, one: CenteredParameter, row: Sequence[float], unknown: bool
+    name: str, one: CenteredParameter, row: Sequence[float], scale: float, unknown: bool
 ) -> LayerStatistics:
     g, g2, pg, pg2, removed2, nonzero, vanished = row[:7]
     mean2, drift2, step2, weight2, largest, largest_rest = row[7:]
@@ -210,13 +212,13 @@ def _layer(
         in_vectors -= entries // one.parameter.shape[0]
     return LayerStatistics(
         name=name,
-        gradient_norm=math.sqrt(g2),
-        gradient_norm_centered=math.sqrt(pg2),
-        gradient_max=largest,
-        gradient_max_centered=largest_rest,
-        gradient_mean=g / entries,
-        gradient_mean_centered=pg / entries,
-        removed=share(removed2, g2),
+        gradient_norm=math.sqrt(g2) / scale,
+        gradient_norm_centered=math.sqrt(pg2) / scale,
+        gradient_max=largest / scale,
+        gradient_max_centered=largest_rest / scale,
+        gradient_mean=g / entries / scale,
+        gradient_mean_centered=pg / entries / scale,
+        removed=min(share(removed2, g2), 1.0),  # above 1 only by rounding
         vanished=share(vanished, nonzero),
         weight_mean=math.sqrt(mean2 / in_vectors),
         weight_mean_drift=math.sqrt(drift2 / in_vectors),
