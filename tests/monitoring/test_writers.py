@@ -54,12 +54,37 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
         assert float(next(csv.DictReader(file))["gradient_norm"]) == 0.1 + 0.2
 
 
-def test_csv_with_other_data_raises(tmp_path: Path) -> None:
-    path = tmp_path / "mine.csv"
-    path.write_text("a,b\n1,2\n")
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("mine.csv", b"a,b\n1,2\n"),
+        ("mine.csv", "größe,höhe\n1,2\n".encode("latin-1")),
+        ("mine.csv", b"\n"),
+        ("mine.csv", b"x" * 200_000),
+        ("mine.csv", b"step,optimizer,at,lay"),
+        ("mine.jsonl", b'{"loss": 1}\n'),
+        ("mine.jsonl", b"\xff\xfe"),
+    ],
+)
+def test_file_with_other_data_raises(tmp_path: Path, name: str, data: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
     with pytest.raises(zeromean.ZeromeanError, match="holds other data"):
         writers_to(path)
-    assert path.read_text() == "a,b\n1,2\n"
+    assert path.read_bytes() == data
+
+
+def test_incomplete_last_line_does_not_damage_the_next(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.jsonl"):
+        path = tmp_path / name
+        write(path, sample(0))
+        complete = path.read_bytes()
+        path.write_bytes(complete[:-5])
+        write(path, sample(50))
+        cut, after = path.read_bytes()[: len(complete) - 4], path.read_bytes()[len(complete) - 4 :]
+        assert cut == complete[:-5] + b"\n"
+        write(tmp_path / f"alone-{name}", sample(50))
+        assert (tmp_path / f"alone-{name}").read_bytes().endswith(after)
 
 
 def test_jsonl_has_one_line_per_sample_and_null_for_nan(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from zeromean.errors import ZeromeanError
 from zeromean.measurement.sample import QUANTITIES, Sample
@@ -17,7 +17,10 @@ from zeromean.measurement.sample import QUANTITIES, Sample
 Writer: TypeAlias = Callable[[Sample], object]
 Destination: TypeAlias = str | os.PathLike[str] | Writer
 
-_CSV_HEADER = ("step", "optimizer", "at", "layer", *QUANTITIES)
+_COLUMNS = ("step", "optimizer", "at", "layer", *QUANTITIES)
+# The first line of a CSV file of samples, and the start of that of a JSON Lines file.
+_CSV_HEADER = ",".join(_COLUMNS).encode()
+_JSON_START = b'{"step": '
 
 
 def writers_to(to: Any) -> list[Writer]:
@@ -45,7 +48,7 @@ def _writer(to: Any) -> Writer:
 
 
 class _FileWriter:
-    """Appends samples to a file: one row per layer (.csv) or one line of JSON per sample (.jsonl).
+    """Append samples to a file: one row per layer (.csv) or one line of JSON per sample (.jsonl).
 
     Raises:
         ZeromeanError: The suffix is another one, or the file cannot be written or holds other data.
@@ -58,29 +61,32 @@ class _FileWriter:
             raise ZeromeanError(
                 f'to="{path}" does not end in .csv or .jsonl', "Rename the file, or pass a function"
             )
-        if self._is_csv and self._is_filled():
-            with path.open(encoding="utf-8", newline="") as file:
-                first = next(csv.reader(file), [])
-            if first != list(_CSV_HEADER):
-                raise ZeromeanError(
-                    f'to="{path}" holds other data: its first line is not that of this monitor',
-                    "Pass another path",
-                )
-        self._append("")  # shows before the training whether the file can be written
+        with self._open() as file:  # shows before the training whether the file can be written
+            file.seek(0)
+            line = file.readline()
+        is_csv = line.rstrip(b"\r\n") == _CSV_HEADER
+        if line and not (is_csv if self._is_csv else line.startswith(_JSON_START)):
+            raise ZeromeanError(
+                f'to="{path}" holds other data: its first line is not that of this monitor',
+                "Pass another path",
+            )
 
     def __call__(self, sample: Sample) -> None:
-        if self._is_csv:
-            self._append(_csv_rows(sample, with_header=not self._is_filled()))
-        else:
-            self._append(json.dumps(_without_nan(sample.as_dict()), allow_nan=False) + "\n")
+        with self._open() as file:
+            filled = file.tell() > 0
+            if filled:  # finish a line that a full disk or a killed process left incomplete
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    file.write(b"\n")
+            text = _csv_rows(sample, with_header=not filled) if self._is_csv else _json_line(sample)
+            file.write(text.encode())
 
-    def _is_filled(self) -> bool:
-        return self._path.is_file() and self._path.stat().st_size > 0
-
-    def _append(self, text: str) -> None:
+    @contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        """Open the file for reading and appending, at its end."""
         try:
-            with self._path.open("a", encoding="utf-8", newline="") as file:
-                file.write(text)
+            with self._path.open("a+b") as file:
+                yield file
         except OSError as error:
             raise ZeromeanError(
                 f'to="{self._path}" cannot be written ({error})',
@@ -92,17 +98,14 @@ def _csv_rows(sample: Sample, with_header: bool) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if with_header:
-        writer.writerow(_CSV_HEADER)
+        writer.writerow(_COLUMNS)
     for layer in sample.layers:
         numbers = [repr(getattr(layer, quantity)) for quantity in QUANTITIES]
         writer.writerow([sample.step, sample.optimizer, sample.at or "", layer.name, *numbers])
     return text.getvalue()
 
 
-def _without_nan(value: Any) -> Any:
-    """Replace numbers that JSON does not have by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    return [_without_nan(entry) for entry in value] if isinstance(value, list | tuple) else value
+def _json_line(sample: Sample) -> str:
+    # JSON has no nan and no infinity.
+    numbers = json.loads(json.dumps(sample.as_dict()), parse_constant=lambda constant: None)
+    return json.dumps(numbers) + "\n"
