@@ -185,7 +185,10 @@ class Monitor:
             return
         measurement, self._measurement = self._measurement, None
         assert measurement is not None
-        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        plan = (centering_of(optimizer) or self._plain).plan
+        # The optimizer may hold parameters of other models too.
+        names = {id(row.parameter): row.name for row in plan}
+        names |= {id(parameter): name for name, parameter in self._model.named_parameters()}
         layers = measurement.finish(names, self._start)
         self.last = Sample(number, self._name, self._at, layers)
         # Last, because writers and warnings may raise.

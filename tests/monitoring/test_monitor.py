@@ -16,7 +16,7 @@ import zeromean
 from zeromean import monitoring, optim
 from zeromean.centralization.centralize import handle_of
 from zeromean.measurement.observer import StepObserver
-from zeromean.measurement.sample import QUANTITIES
+from zeromean.measurement.sample import QUANTITIES, warn_of_vanished
 from zeromean.monitoring import LayerStatistics, Sample
 
 PLACES = ["plain", "gradient", "update", "backward", "drop-in gradient", "drop-in update"]
@@ -486,6 +486,19 @@ def test_added_parameter_drifts_from_its_own_start() -> None:
     assert monitor.last.layers[1].weight_mean_drift < 1
 
 
+def test_parameters_of_another_model_are_measured() -> None:
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    optimizer = torch.optim.SGD([*model.parameters(), *other.parameters()], lr=0.1)
+    with pytest.warns(zeromean.ZeromeanWarning, match="only shapes are known"):
+        zeromean.centralize(optimizer)
+    with pytest.warns(zeromean.ZeromeanWarning, match="do not belong to the model"):
+        monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
+    inputs = torch.arange(3.0)
+    (model(inputs) + other(inputs)).sum().backward()
+    optimizer.step()
+    assert [layer.name for layer in monitor.last.layers] == ["weight", "group 0, parameter 2"]
+
+
 def test_remove_removes_all_hooks() -> None:
     model = Network()
     optimizer = torch.optim.AdamW(model.parameters())
@@ -615,6 +628,11 @@ def test_vanished_gradient_entries_warn_once(place: Any, dtype: torch.dtype) -> 
     assert monitor.last.layers[0].vanished == 1
 
 
+def test_unknown_share_does_not_hide_vanished_entries() -> None:
+    with pytest.warns(zeromean.ZeromeanWarning, match="50% of the nonzero gradient entries of b"):
+        assert warn_of_vanished("backward", {"a": float("nan"), "b": 0.5, "c": 0.1})
+
+
 def test_vanished_share_counts_entries_equal_to_their_mean() -> None:
     model = nn.Linear(4, 2, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -689,5 +707,7 @@ def test_results_have_a_short_repr() -> None:
     model(torch.randn(4, 3)).sum().backward()
     optimizer.step()
     assert repr(monitor) == "Monitor(SGD, every 50 steps, last sample at step 0)"
-    assert repr(monitor.last).startswith("Sample(step 0, SGD, not centralized")
+    assert repr(monitor.last) == (
+        "Sample(step 0, SGD, not centralized: what centering would do; 1 layer)"
+    )
     assert "<table>" in monitor.last._repr_html_()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from zeromean.errors import warn
-from zeromean.tables import Table
+from zeromean.tables import Table, amount
 
 # Share of vanished gradient entries above which a warning is due.
 VANISHED_LIMIT = 0.01
@@ -95,7 +95,7 @@ class Sample:
         return Table(header, rows)
 
     def __repr__(self) -> str:
-        return f"Sample({self._title()}; {len(self.layers)} layers)"
+        return f"Sample({self._title()}; {amount(len(self.layers), 'layer')})"
 
     def __str__(self) -> str:
         return f"{self._title()}\n{self.table()}"
@@ -115,13 +115,14 @@ def warn_of_vanished(at: str | None, shares: Mapping[str, float]) -> bool:
         at: Place of centering; the entries stay as they are unless gradients are centered.
         shares: Share of vanished entries for each layer.
     """
-    name = max(shares, key=lambda name: shares[name], default="")
-    if at not in ("gradient", "backward") or not shares or not shares[name] > VANISHED_LIMIT:
+    vanished = {name: share for name, share in shares.items() if share > VANISHED_LIMIT}
+    if at not in ("gradient", "backward") or not vanished:
         return False
+    name = max(vanished, key=vanished.__getitem__)
     warn(
-        f"Centering turns {shares[name]:.0%} of the nonzero gradient entries of {name} into zeros,"
-        " because they differ from their mean by less than rounding. Keep gradients in float32, or"
-        " leave this layer out with layers=."
+        f"Centering turns {vanished[name]:.0%} of the nonzero gradient entries of {name} into"
+        " zeros, because they differ from their mean by less than rounding. Keep gradients in"
+        " float32, or leave this layer out with layers=."
     )
     return True
 
