@@ -342,6 +342,19 @@ def test_complex_weights_step_as_torchs() -> None:
         torch.testing.assert_close(p, q)
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
+def test_means_of_half_precision_complex_weights_are_kept() -> None:
+    p = nn.Parameter(torch.randn(4, 64, dtype=torch.complex64).to(torch.complex32))
+    before = p.detach().to(torch.complex128).mean(1)
+    with pytest.warns(zeromean.ZeromeanWarning, match="only shapes"):
+        optimizer = optim.AdamW([p], lr=1e-3, at="update")
+    for _ in range(100):
+        p.grad = (torch.randn(4, 64, dtype=torch.complex64) + 1).to(torch.complex32)
+        optimizer.step()
+    after = p.detach().to(torch.complex128).mean(1)
+    torch.testing.assert_close(after, before, rtol=0, atol=2e-4)
+
+
 @pytest.mark.parametrize("name", TORCH)
 def test_hooks_of_a_step_run_once(name: str) -> None:
     """Even if torch has instantiated its own class, whose step then runs hooks too."""

@@ -96,7 +96,7 @@ class MeanKeeper:
             old.view(new.shape).to(new.dtype) for old, new in zip(recorded, after, strict=True)
         ]
         aims = [
-            old if entry.residual is None else old + entry.residual.view(old.shape)
+            old if entry.residual is None else old + _residual(entry, old)
             for entry, old in zip(self._entries, before, strict=True)
         ]
         amounts = [
@@ -242,7 +242,8 @@ def _centered(tensors: Sequence[Tensor], entries: Sequence[Entry]) -> list[Tenso
 def _residual(entry: Entry, mean: Tensor) -> Tensor:
     """Return an entry's residual in the shape of the means of its vectors."""
     assert entry.residual is not None
-    return entry.residual.view(mean.shape)
+    residual = entry.residual if mean.is_complex() else _narrow(entry.residual)
+    return residual.view(mean.shape)
 
 
 def _described(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
