@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -508,3 +510,41 @@ def test_triton_serves_supported_devices_only(
     assert kernels.backend("meta") == "reference"
     monkeypatch.delenv("TRITON_INTERPRET")
     assert kernels.backend("cpu") == "reference"
+
+
+@pytest.fixture
+def _triton_looked_for_anew() -> Iterator[None]:
+    for found in (triton_backend._starts, triton_backend._capable):
+        found.cache_clear()
+    yield
+    for found in (triton_backend._starts, triton_backend._capable):
+        found.cache_clear()
+
+
+@pytest.mark.usefixtures("_triton_looked_for_anew")
+@pytest.mark.parametrize("compiler", [True, False])
+def test_triton_without_a_compiler_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, compiler: bool
+) -> None:
+    runtime = pytest.importorskip("triton.runtime")
+
+    class Driver:
+        @property
+        def active(self) -> Any:
+            if not compiler:
+                raise RuntimeError("Failed to find C compiler")
+            return Mock()
+
+    monkeypatch.delenv("ZEROMEAN_KERNELS", raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(runtime, "driver", Driver())
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        found = [kernels.backend(f"cuda:{n}") for n in range(2)]
+    assert found == ["triton" if compiler else "reference"] * 2
+    assert ["Failed to find C compiler" in str(one.message) for one in warned] == (
+        [] if compiler else [True]
+    )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
+from subprocess import SubprocessError
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from zeromean.errors import ZeromeanError
+from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.kernels.layout import Layout
 from zeromean.kernels.prepared import (
@@ -67,7 +68,23 @@ def _capable(device: torch.device) -> bool:
     # ROCm devices are called cuda too, but the launch options are for NVIDIA GPUs.
     if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
         return False
-    return torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
+    return torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY and _starts()
+
+
+@lru_cache(maxsize=1)
+def _starts() -> bool:
+    """Return whether Triton can start; it compiles a part of itself with the system's compiler."""
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_target()
+    except (ImportError, OSError, RuntimeError, SubprocessError) as error:
+        warn(
+            f"Triton cannot start ({error}), so the slower reference is used on GPUs; Triton needs"
+            " a C compiler and the headers of Python"
+        )
+        return False
+    return True
 
 
 @lru_cache(maxsize=1)
@@ -117,7 +134,7 @@ def center_(
     """Compute ``into = g - mean(g) - lambda mean(w)`` for tensors of one type on one device."""
     weights = [None if decay is None else decay[0] for decay in decays]
     rows = _center_rows(gradients, fan_ins, range(len(gradients)), weights)
-    launch = _remembered("center", gradients[0].dtype, gradients[0].device, tuple(rows))
+    launch = _remembered("center", "gradient", gradients[0].dtype, gradients[0].device, tuple(rows))
     factors = [0.0 if decay is None else decay[1] for decay in decays]
     launch.run(addresses(gradients), decay_numbers(factors), addresses(into))
     increment_version(into)
@@ -461,8 +478,5 @@ def _name(dtype: torch.dtype) -> Any:
     return getattr(_tiles().tl, str(dtype).removeprefix("torch."))
 
 
-@lru_cache(maxsize=8)
-def _remembered(
-    kind: str, dtype: torch.dtype, device: torch.device, rows: tuple[_Row, ...]
-) -> _Launch:
-    return _Launch(kind, "gradient", dtype, device, rows)
+# The launches of the latest calls of center_.
+_remembered = lru_cache(maxsize=8)(_Launch)
