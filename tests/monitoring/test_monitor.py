@@ -493,7 +493,7 @@ def test_parameters_of_another_model_are_measured() -> None:
         zeromean.centralize(optimizer)
     with pytest.warns(zeromean.ZeromeanWarning, match="do not belong to the model"):
         monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
-    inputs = torch.arange(3.0)
+    inputs = torch.tensor([1.0, 2.0, 4.0])
     (model(inputs) + other(inputs)).sum().backward()
     optimizer.step()
     assert [layer.name for layer in monitor.last.layers] == ["weight", "group 0, parameter 2"]
