@@ -16,9 +16,11 @@ from zeromean.study.spec.metric import ACCURACY, LOSS, MINUS
         (0.00123, "0.0012"),
         (0.000987, "9.87e-04"),
         (1.234e-9, "1.23e-09"),
+        (123456789.0, "123456789.0000"),
+        (1.234e30, "1.23e+30"),
     ],
 )
-def test_small_losses_keep_their_digits(loss: float, number: str) -> None:
+def test_small_and_huge_losses_keep_their_digits(loss: float, number: str) -> None:
     number = number.replace("-", MINUS)
     assert LOSS.number(loss) == number
     assert LOSS.difference(-loss) == f"{MINUS}{number}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 MINUS = "\N{MINUS SIGN}"
+# Numbers from here on are written with an exponent.
+MAX_PLAIN = 1e9
 
 
 def format_number(value: float, form: str) -> str:
@@ -33,7 +35,7 @@ class Metric(msgspec.Struct, frozen=True):
         difference_unit: Unit of a difference, for sentences.
         better, worse: Words for a better and a worse method, before "than".
         level: Words for the same score, before the other method's name.
-        powers: Whether numbers with no more than one digit left are written as 1.23e-05.
+        powers: Whether numbers too small or too large for this format are written as 1.23e-05.
     """
 
     name: str
@@ -60,8 +62,8 @@ class Metric(msgspec.Struct, frozen=True):
         return self._format(difference, difference, "+")
 
     def _format(self, score: float, like: float, sign: str) -> str:
-        small = self.powers and 0 < abs(like) < 10 ** (1 - self.digits)
-        form = f"{sign}.2e" if small else f"{sign}.{self.digits}f"
+        plain = not self.powers or like == 0 or 10 ** (1 - self.digits) <= abs(like) < MAX_PLAIN
+        form = f"{sign}.{self.digits}f" if plain else f"{sign}.2e"
         return format_number(self.scale * score, form)
 
     def reaches(self, score: float, target: float) -> bool:
