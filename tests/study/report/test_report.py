@@ -197,6 +197,23 @@ def test_training_is_drawn_with_its_learning_rate(results: Results) -> None:
     assert list(first) == pytest.approx([0.05, 0.025, 0.05 / 3])
 
 
+def test_diverged_run_is_dotted_up_to_its_last_finite_score(tmp_path: Path) -> None:
+    curves_by_method = {"plain": [(0.9, 0.8, 0.7)], "gc": [(0.9, 1.1, math.nan)]}
+    results = make_results(tmp_path, curves_by_method, diverged=[("gc", 0)], metric=LOSS)
+    chart = curves.draw_scores(results.comparisons[0])
+    dotted, cross = (line for line in chart.axes[0].lines if line.get_color() == NAMED["gc"])
+    assert dotted.get_xydata().tolist() == [[1, 0.9], [2, 1.1]]
+    assert cross.get_xydata().tolist() == [[2, 1.1]]
+
+
+def test_correction_counts_the_comparisons_that_were_tested(tmp_path: Path) -> None:
+    diverged = [("gc-update", 0), ("gc-update", 1)]
+    text = Page(report.write(make_results(tmp_path, CURVES, diverged=diverged))).text
+    assert "Holm" not in text
+    text = Page(report.write(make_results(tmp_path, CURVES))).text
+    assert "Holm's procedure for 2 comparisons" in text
+
+
 def test_curves_without_training_records_have_no_training_chart(results: Results) -> None:
     runs = tuple(
         replace(

@@ -25,18 +25,18 @@ Curves = Mapping[str, np.ndarray]
 def draw_scores(comparison: Comparison) -> Figure:
     """Draw the score by epoch and, below, its paired difference to the baseline.
 
-    Runs that diverged are dotted up to their last epoch and take no part in means.
+    Runs that diverged are dotted up to their last finite score and take no part in means.
     """
     metric, look = comparison.metric, styles(comparison.study.method_labels)
     chart = figure(5.0)
     upper, lower = chart.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _draw(upper, _curves(comparison, "score", metric.scale), look)
     for run in comparison.runs:
-        if run.diverged and run.epochs:
-            scores = [metric.scale * epoch.score for epoch in run.epochs]
-            numbers, color = range(1, len(scores) + 1), look[run.key.method].color
-            upper.plot(numbers, scores, ":", color=color, linewidth=1)
-            upper.plot(numbers[-1:], scores[-1:], "x", color=color)
+        if run.diverged:
+            scores = metric.scale * _values(run, "score", len(run.epochs))
+            epochs, color = 1 + np.flatnonzero(np.isfinite(scores)), look[run.key.method].color
+            upper.plot(epochs, scores[epochs - 1], ":", color=color, linewidth=1)
+            upper.plot(epochs[-1:], scores[epochs - 1][-1:], "x", color=color)
     lower.axhline(0, color=look[BASELINE].color, linewidth=1.5)
     _draw(lower, _differences(comparison), look)
     score = f"{comparison.info.watched.capitalize()} {metric.name}"

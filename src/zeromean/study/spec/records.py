@@ -126,9 +126,9 @@ class Run:
         """The status of the run."""
         if self.failure is not None:
             return RunStatus.FAILED
-        ends = [self.test_loss, self.test_score if self.key.trial == FINAL else None]
-        broken = any(end is not None and not math.isfinite(end) for end in ends)
+        ends = [end for end in (self.test_loss, self.test_score) if end is not None]
         unscored = self.key.trial == FINAL and self.test_score is None
+        broken = not all(map(math.isfinite, ends))
         if broken or unscored or (self.epochs and self.epochs[-1].diverged):
             return RunStatus.DIVERGED
         return RunStatus.FINISHED
