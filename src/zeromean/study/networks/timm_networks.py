@@ -11,7 +11,7 @@ from zeromean.study.spec.validation import SettingError
 
 
 def timm_network(name: str, channels: int, side: int, classes: int) -> nn.Module:
-    """Make a network by timm, and try it on one image.
+    """Make a network of timm, and run it on one image to check the shapes.
 
     Args:
         name: Name in timm, such as ``resnet50``, for fresh weights; a name with a tag, such as

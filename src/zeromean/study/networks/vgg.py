@@ -11,10 +11,10 @@ A = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 
 def _convolutions(channels: int, normalized: bool) -> list[nn.Module]:
-    """Return the eight convolutions of configuration A, which leave 512 numbers of an image.
+    """Return the eight convolutions of configuration A, which turn an image into 512 numbers.
 
-    Pooling rounds sizes up, and its output is averaged. Neither changes anything for 32x32 pixels,
-    and both allow other sizes.
+    Pooling rounds sizes up, and the last output is averaged. Both allow images of any size, and
+    change nothing for 32x32 pixels.
     """
     layers: list[nn.Module] = []
     for widths in A:
@@ -29,14 +29,14 @@ def _convolutions(channels: int, normalized: bool) -> list[nn.Module]:
 
 
 def vgg11(channels: int, _side: int, classes: int) -> nn.Module:
-    """Make VGG-11 as the GC authors trained it: normalized, one linear layer, 9.2 million."""
+    """Make VGG-11 as the GC authors trained it: normalized, one linear layer, 9.2M weights."""
     return nn.Sequential(*_convolutions(channels, normalized=True), nn.Linear(512, classes))
 
 
 def vgga(channels: int, _side: int, classes: int) -> nn.Module:
-    """Make VGG-A of the CWN paper (section 4.2): one hidden linear layer of 512 units, 9.5 million.
+    """Make VGG-A of the CWN paper (section 4.2), with 9.5M weights.
 
-    Only that layer has batch normalization.
+    It has one hidden linear layer of 512 units, the only layer with batch normalization.
     """
     return he_convolutions(
         nn.Sequential(

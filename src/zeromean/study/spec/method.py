@@ -24,10 +24,10 @@ class Method(Spec, frozen=True):
 
     Args:
         label: Name in tables and in the database.
-        normalization: Every batch or group normalization becomes this one; a network without any
+        normalization: Replacement of every batch or group normalization; a network without any
             gets one after each convolution and each linear layer but the last. None changes
             nothing.
-        initialization: How initial weights are drawn; None for the network's own.
+        initialization: Distribution of the initial weights; None for the network's own.
         reparametrization: Argument of :func:`zeromean.reparametrize`.
         layers: Layers that ``reparametrization`` acts on: "all" (default) or "conv".
         init: "preserve" (default), or "unit" to start from gains of 1.
@@ -37,7 +37,7 @@ class Method(Spec, frozen=True):
         clip_norm: Bound of the norm of all gradients together.
         gradient: Centering of gradients: "gc", "gc-conv" (convolutions only), "gc-tensor" (the mean
             of the whole tensor, an ablation) or "zscore" (standardized, an ablation).
-        arguments: Words that are added to the command of a program, for a variant of it.
+        arguments: Words to add to the command of a program, for a variant of it.
         at: "gradient" (default) or "update", as in :func:`zeromean.centralize`.
 
     Raises:

@@ -23,7 +23,7 @@ PARTS: dict[str, Mapping[str, Any]] = {
         f"{name}-conv": {"reparametrization": name, "layers": "conv"}
         for name in ("wn", "cwn", "ws")
     },
-    # The start of the papers: every gain is 1, whatever the length of the weight vector.
+    # The papers start with every gain at 1, whatever the length of the weight vector.
     **{f"{name}-unit": {"reparametrization": name, "init": "unit"} for name in ("wn", "cwn")},
     **{
         f"{name}-conv-unit": {"reparametrization": name, "layers": "conv", "init": "unit"}

@@ -89,11 +89,11 @@ def parse_metric(text: str, setting: str = "metric") -> MetricSource:
     if kind in FILE_KINDS:
         file, _, key = place.rpartition(":")
         if not (file and key):
-            what = {"csv": "COLUMN", "json": "a.b", "jsonl": "KEY"}[kind]
+            key = {"csv": "COLUMN", "json": "a.b", "jsonl": "KEY"}[kind]
             raise SettingError(
                 setting,
-                f"{setting} {text!r} names no file or no {what}",
-                f"Write it as {name}={kind}:FILE:{what}",
+                f"{setting} {text!r} names no file or no {key}",
+                f"Write it as {name}={kind}:FILE:{key}",
             )
         if file.startswith("/") or ".." in file.split("/"):
             raise SettingError(
@@ -134,14 +134,15 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
         metric: The metric to compare, see :func:`zeromean.study.spec.program.parse_metric`.
         other_metrics: Further metrics to record at each point but not to compare, in the form of
             ``metric``; each is read from a file.
-        higher: Whether a higher metric is better; None to go by its name.
+        higher: Whether a higher metric is better; None to infer it from the name.
         best: Whether the best value counts instead of the last one.
-        tune_metric: The metric that tuning uses, in the form of ``metric``; None for the same. Its
-            name shows whether a higher value is better, or is the name of ``metric``.
+        tune_metric: The metric that tuning uses, in the form of ``metric``; None for ``metric``.
+            Whether a higher value is better is inferred from its name, unless both have one name.
         shift_seeds: Whether the run's seed is added to every seed that the program sets.
         own_folder: Whether each run starts in its own copy of the working folder.
         timeout: Time limit of a run in seconds, or None.
-        devices: Values of ``CUDA_VISIBLE_DEVICES``, one per run at a time; empty leaves it alone.
+        devices: Values of ``CUDA_VISIBLE_DEVICES``, each used by one run at a time; if empty, the
+            variable is left alone.
         weight_decay: How optimizers that zeromean does not know apply weight decay, as in
             :func:`zeromean.centralize`.
         skip_refused: Whether optimizers that cannot be centralized are left alone.
@@ -279,7 +280,7 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
 
 
 def _direction(name: str) -> bool | None:
-    """Return whether a higher metric of that name is better, or None if the name does not show."""
+    """Return whether a higher metric of this name is better; None if the name does not show it."""
     words = re.split(r"[^a-z0-9]+", name.lower())
     directions = {one in _HIGHER for one in words if one in _HIGHER + _LOWER}
     return directions.pop() if len(directions) == 1 else None

@@ -1,4 +1,4 @@
-"""The records of a study: the key of a run, and what is known of the run after each epoch."""
+"""The records of a study: the key of a run, its metrics after each epoch, and its outcome."""
 
 from __future__ import annotations
 
@@ -140,5 +140,5 @@ class Run:
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Median over the epochs, so that one disturbed epoch does not count."""
+        """Median over the epochs, which one disturbed epoch does not change."""
         return statistics.median([epoch.seconds for epoch in self.epochs] or [math.nan])

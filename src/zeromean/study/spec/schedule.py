@@ -25,13 +25,13 @@ class Schedule(Spec, frozen=True):
     step        ``every``      times 0.1 after every so many epochs
     multistep   ``milestones`` times 0.1 after each of these epochs
     halve       ``steps``      times 0.5 after every so many optimizer steps
-    exponential ``end``        exponential, one fall every two epochs, to this share of the peak
+    exponential ``end``        lowered by the same factor every two epochs, to ``end`` of the peak
     =========== ============== ==============================================================
 
     Args:
         kind: One of the kinds above.
         every: Number of epochs.
-        milestones: Numbers of epochs, rising.
+        milestones: Numbers of epochs, in ascending order.
         steps: Number of optimizer steps.
         end: Share of the peak in the last epochs, between 0 and 1.
 
@@ -68,7 +68,7 @@ class Schedule(Spec, frozen=True):
             raise SettingError(
                 "schedule",
                 f"milestones are {', '.join(map(str, self.milestones))}; they have to rise",
-                "Sort them, each one once",
+                "Sort them, and name each once",
             )
         if self.end is not None and not 0 < self.end < 1:
             raise SettingError(
@@ -96,18 +96,18 @@ class Schedule(Spec, frozen=True):
 
     @property
     def min_epochs(self) -> int:
-        """The fewest epochs in which every change of the rate takes place."""
+        """The smallest number of epochs in which every change of the rate takes place."""
         last = max(self.milestones, default=0)
         needed = {"step": (self.every or 0) + 1, "multistep": last + 1, "exponential": 3}
         return needed.get(self.kind, 1)
 
     @property
     def min_steps(self) -> int:
-        """The fewest optimizer steps in which the rate changes."""
+        """The smallest number of optimizer steps in which the rate changes."""
         return (self.steps or 0) + 1
 
     def fits(self, epochs: int, steps_per_epoch: int) -> bool:
-        """Return whether the schedule acts completely in a run of this length."""
+        """Return whether a run of this length includes every change of the rate."""
         return epochs >= self.min_epochs and epochs * steps_per_epoch >= self.min_steps
 
 
