@@ -366,6 +366,20 @@ def test_tensors_that_share_memory_are_centered_in_turn(backend: str) -> None:
     torch.testing.assert_close(gradient.mean(1), torch.zeros(120), rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("backend")
+def test_centering_is_not_recorded_by_autograd() -> None:
+    weight = torch.nn.Parameter(torch.randn(5, 7))
+    for tensors in ([weight], [weight * weight]):
+        with pytest.raises(zeromean.ZeromeanError, match="requires a gradient"):
+            kernels.center_(tensors, [ROWS])
+    gradient = torch.randn(5, 7)
+    kernels.center_([gradient], [ROWS], [(weight, 0.1)])
+    assert not gradient.requires_grad
+    with torch.no_grad():
+        kernels.center_([weight], [ROWS])
+    torch.testing.assert_close(weight.mean(1), torch.zeros(5))
+
+
 def test_float64_step_counters_are_advanced(backend: str) -> None:
     rule = RULES["AdamW"][0]
     entry = entry_of(torch.randn(5, 7), ROWS, rule, "gradient")

@@ -140,9 +140,10 @@ def test_a_step_counter_that_is_no_number(make: Callable[..., Any], count: Tenso
 @pytest.mark.usefixtures("backend")
 def test_targets_and_weights_of_other_shapes() -> None:
     big, small = torch.randn(5, 7), torch.randn(5, 3)
-    for wrong in ({"into": [small]}, {"decays": [(small, 0.1)]}):
-        with pytest.raises(ZeromeanError, match=r"\(5, 3\)"):
-            kernels.center_([big], [ROWS], **wrong)
+    with pytest.raises(ZeromeanError, match=r"target 0 .* \(5, 3\), but its gradient .* \(5, 7\)"):
+        kernels.center_([big], [ROWS], into=[small])
+    with pytest.raises(ZeromeanError, match=r"its weight has the shape \(5, 3\)"):
+        kernels.center_([big], [ROWS], [(small, 0.1)])
     with pytest.raises(ZeromeanError, match="one of each"):
         kernels.center_([big, big], [ROWS])
     with pytest.raises(ZeromeanError, match="do not fit"):

@@ -284,7 +284,7 @@ def center_(
     that adds :math:`\lambda w` then sees :math:`P(g + \lambda w)`.
 
     Args:
-        gradients: Tensors of any shapes and types.
+        gradients: Floating-point or complex tensors of any shapes.
         fan_ins: Fan-in axes of each.
         decays: Per gradient a weight of its shape and its lambda, or None; None (default) means no
             decay at all.
@@ -292,7 +292,7 @@ def center_(
 
     Raises:
         ZeromeanError: The lists differ in length, a weight or a target differs in shape from its
-            gradient, or a storage is too small.
+            gradient, a storage is too small, or autograd would have to record the result.
 
     Example:
         >>> import torch
@@ -310,16 +310,27 @@ def center_(
             "center_ got {} gradients, {} fan-in axes, {} decays and {} targets".format(*lengths),
             "Pass one of each per gradient",
         )
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (*gradients, *into)):
+        raise ZeromeanError(
+            "center_ got a tensor that requires a gradient, but autograd does not record it",
+            "Use zeromean.center, which autograd follows, or torch.no_grad()",
+        )
     compiled = _Compiled()
     found = []
     for index, decay in enumerate(decays):
         weight = None if decay is None else decay[0]
-        check_shape("a target", into[index], gradients[index])
+        if into[index].shape != gradients[index].shape:
+            raise ZeromeanError(
+                f"target {index} of center_ has the shape {tuple(into[index].shape)}, but its"
+                f" gradient has the shape {tuple(gradients[index].shape)}",
+                "Pass targets of the shapes of their gradients",
+            )
         found.append(_centered_by(compiled, into[index], gradients[index], fan_ins[index], weight))
     for served, indices in _split(found, into):
-        (reference if served is None else served.by).center_(
-            [into[i] for i in indices],
-            [gradients[i] for i in indices],
-            [fan_ins[i] for i in indices],
-            [decays[i] for i in indices],
-        )
+        with torch.no_grad():  # a weight that decays may require a gradient
+            (reference if served is None else served.by).center_(
+                [into[i] for i in indices],
+                [gradients[i] for i in indices],
+                [fan_ins[i] for i in indices],
+                [decays[i] for i in indices],
+            )
