@@ -740,6 +740,7 @@ def only_the_second(name: str, module: nn.Module) -> bool:
     return name == "experts.1"
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize(("layers", "steps_before"), [("all", 0), ("all", 1), (only_the_second, 0)])
 def test_gradients_that_share_memory_raise(layers: Any, steps_before: int) -> None:
     model = SumOfExperts()

@@ -25,7 +25,7 @@ from zeromean.kernels import reference
 from zeromean.kernels.checks import has_own_class
 from zeromean.kernels.layout import Layout, layout_of, same_layout
 from zeromean.kernels.step_spec import STATE, At, Entry, Kind, Number, Rule
-from zeromean.kernels.tensor_memory import Memory
+from zeromean.kernels.tensor_memory import Memory, has_repeats
 
 # Whether a backend knows a tensor's type and device.
 Known = Callable[[Tensor], bool]
@@ -111,15 +111,12 @@ class PreparedCenter(ABC):
         self._passed = Memory(gradients, fixed=False)
 
     def bind(self, gradients: Sequence[Tensor]) -> RunCenter | None:
-        """Return the centering of these gradients, or None if a tensor moved or changed.
+        """Return the centering of these gradients, or None if a tensor changed or two share memory.
 
         The returned function takes each group's decay, and must run at once.
         """
         found = self._passed.addresses(gradients)
-        if found is None or self._held.addresses(self._weights) is None:
-            return None
-        places = [address for address in found if address]  # empty gradients have none
-        if len({*places}) < len(places):  # two gradients share memory
+        if found is None or has_repeats(found) or self._held.addresses(self._weights) is None:
             return None
         return partial(self._center, gradients, found)
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from zeromean.fan_in import FanIn
-from zeromean.kernels.checks import check_shape, check_step, check_storage
+from zeromean.kernels.checks import check_shape, check_step, check_storage, has_own_class
 from zeromean.kernels.step_spec import AdamRule, At, Decay, Entry, Kind, Number, Rule, SGDRule
+from zeromean.kernels.tensor_memory import has_repeats
 from zeromean.projection import shift_, vector_means
-from zeromean.sharded import summed_over_ranks
+from zeromean.sharded import local_part, summed_over_ranks
 
 
 def center_(
@@ -47,8 +48,8 @@ class Center:
         self._entries = entries
         self._decayed = decayed
 
-    def bind(self, gradients: Sequence[Tensor]) -> Callable[[Sequence[Number]], None]:
-        """Return the centering of these gradients; nothing of the tensors is kept.
+    def bind(self, gradients: Sequence[Tensor]) -> Callable[[Sequence[Number]], None] | None:
+        """Return the centering of these gradients, or None if two of them share memory.
 
         Raises:
             ZeromeanError: A gradient has another shape than its weight, or a storage is too small.
@@ -58,6 +59,8 @@ class Center:
             if self._decayed:
                 check_shape("a gradient", gradient, entry.weight)
                 check_storage(entry.weight)
+        if has_repeats(x.data_ptr() for x in map(local_part, gradients) if has_own_class(x)):
+            return None
         return partial(self._run, gradients)
 
     def _run(self, gradients: Sequence[Tensor], decays: Sequence[Number]) -> None:
@@ -257,7 +260,7 @@ def _fan_ins(entries: Sequence[Entry]) -> list[FanIn]:
 
 def _narrow(x: Tensor) -> Tensor:
     """Return the tensor, a complex one as pairs of reals; the last axis is no fan-in axis."""
-    return torch.view_as_real(x) if x.is_complex() else x
+    return torch.view_narrow(x) if x.is_complex() else x
 
 
 def _wide(x: Tensor) -> Tensor:

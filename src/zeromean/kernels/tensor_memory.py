@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Any
@@ -69,6 +69,12 @@ class Memory:
 def addresses(tensors: Sequence[Tensor]) -> array[int]:
     """Return the address of each tensor's first entry."""
     return array("q", [*map(Tensor.data_ptr, tensors)])
+
+
+def has_repeats(found: Iterable[int]) -> bool:
+    """Return whether two tensors are at the same address; empty ones, which are at 0, are not."""
+    places = [address for address in found if address]
+    return len({*places}) < len(places)
 
 
 def _describe(tensors: Sequence[Tensor], fixed: bool) -> list[tuple[object, ...]]:
