@@ -1,4 +1,4 @@
-"""The parts that compiled backends share: checks of what they serve, and prepared work.
+"""The parts that compiled backends share: checks of which tensors they serve, and prepared steps.
 
 A compiled backend works on addresses. A table of them is built once. Before each use the tensors
 are compared with those that the table was built for, so that a kernel never reads or writes memory
@@ -30,7 +30,7 @@ from zeromean.kernels.tensor_memory import Memory, has_repeats
 # Whether a backend knows a tensor's type and device.
 Known = Callable[[Tensor], bool]
 
-# Work on given gradients that is ready to run; it must run before anything else touches a tensor.
+# A step or centering of given gradients. It must run before anything else touches their tensors.
 RunStep = Callable[[Sequence[Rule]], None]
 RunCenter = Callable[[Sequence[Number]], None]
 
@@ -76,7 +76,7 @@ def _layout(x: Tensor, fan_in: FanIn | None) -> Layout | None:
 
 
 def is_plain(x: Tensor) -> bool:
-    """Return whether ``x`` is a dense tensor of torch's own class, stored as it reads."""
+    """Return whether ``x`` is dense, of torch's own class, and not lazily negated."""
     return has_own_class(x) and not x.is_neg()
 
 
@@ -87,17 +87,15 @@ def _alike(x: Tensor, y: Tensor) -> bool:
 
 
 def _is_residual(x: Tensor, found: Layout, device: torch.device) -> bool:
-    vectors = found.outer * found.inner
-    return is_plain(x) and x.is_contiguous() and (
-        (x.dtype, x.device, x.numel()) == (torch.float32, device, vectors)
-    )  # fmt: skip
+    expected = torch.float32, device, found.outer * found.inner
+    return is_plain(x) and x.is_contiguous() and (x.dtype, x.device, x.numel()) == expected
 
 
 class PreparedCenter(ABC):
     """Center gradients of one type in place, at every step.
 
     Args:
-        entries: The parameters of the gradients; all served.
+        entries: The parameters of the gradients, which the backend serves.
         gradients: A gradient per entry, to learn how they lie in memory.
         decayed: Whether ``lambda w`` may belong inside the projection.
     """
@@ -136,7 +134,7 @@ class PreparedMeanKeeper(ABC):
     """Record the means of weights of one type before a step, and restore them after it.
 
     Args:
-        entries: The weights and the rounding errors of their means so far; all served.
+        entries: The weights, which the backend serves, and the rounding errors of their means.
         means: Type of the recorded means.
     """
 
@@ -180,7 +178,7 @@ class PreparedStep(ABC):
     Args:
         kind: Kind of step.
         at: Whether the gradient or the whole update is centered.
-        entries: The parameters to step; all served.
+        entries: The parameters to step, which the backend serves.
         gradients: A gradient per entry, to learn how they lie in memory.
     """
 
@@ -258,7 +256,7 @@ class PreparedStep(ABC):
 
     @abstractmethod
     def _started(self) -> None:
-        """Note that no momentum is empty any more."""
+        """Record in the table that no momentum is empty anymore."""
 
 
 def _check_groups(given: Sequence[Any], needed: int) -> None:

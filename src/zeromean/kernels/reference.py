@@ -1,4 +1,4 @@
-"""Provide the reference backend: plain torch for any device, type and layout, easy to read."""
+"""The reference backend, plain torch that is easy to read, for any device, type and layout."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def _step(at: At, pairs: Sequence[tuple[Entry, Tensor]], rules: Sequence[Rule]) 
     if at == "update":
         changes = dict(enumerate(_centered([*changes.values()], entries)))
     for n, change in changes.items():
-        _narrow(entries[n].weight).copy_(weights[n] - change)
+        _as_real(entries[n].weight).copy_(weights[n] - change)
     carried = [n for n in stepped if entries[n].residual is not None]
     gained = vector_means(
         [_wide(entries[n].weight) - weights[n] for n in carried],
@@ -205,7 +205,7 @@ def _sgd(entry: Entry, g: Tensor, rule: SGDRule) -> Tensor:
         b = g
     else:
         b = rule.momentum * _wide(buffer) + (1 - rule.dampening) * g
-    _narrow(buffer).copy_(b)
+    _as_real(buffer).copy_(b)
     return rule.lr * (g + rule.momentum * b if rule.nesterov else b)
 
 
@@ -216,11 +216,11 @@ def _adam(entry: Entry, g: Tensor, rule: AdamRule) -> Tensor:
     t = float(state["step"])
     m = beta1 * _wide(state["exp_avg"]) + (1 - beta1) * g
     v = beta2 * _wide(state["exp_avg_sq"]) + (1 - beta2) * g.square()
-    _narrow(state["exp_avg"]).copy_(m)
-    _narrow(state["exp_avg_sq"]).copy_(v)
+    _as_real(state["exp_avg"]).copy_(m)
+    _as_real(state["exp_avg_sq"]).copy_(v)
     if rule.amsgrad:
         v = torch.maximum(_wide(state["max_exp_avg_sq"]), v)
-        _narrow(state["max_exp_avg_sq"]).copy_(v)
+        _as_real(state["max_exp_avg_sq"]).copy_(v)
     root = (v / (1 - math.pow(beta2, t))).sqrt()
     step_size = rule.lr / (1 - math.pow(beta1, t))
     return step_size * m / (root + rule.eps)
@@ -245,7 +245,7 @@ def _centered(tensors: Sequence[Tensor], entries: Sequence[Entry]) -> list[Tenso
 def _residual(entry: Entry, mean: Tensor) -> Tensor:
     """Return an entry's residual in the shape of the means of its vectors."""
     assert entry.residual is not None
-    residual = entry.residual if mean.is_complex() else _narrow(entry.residual)
+    residual = entry.residual if mean.is_complex() else _as_real(entry.residual)
     return residual.view(mean.shape)
 
 
@@ -258,12 +258,12 @@ def _fan_ins(entries: Sequence[Entry]) -> list[FanIn]:
     return [entry.fan_in for entry in entries if entry.fan_in is not None]
 
 
-def _narrow(x: Tensor) -> Tensor:
-    """Return the tensor, a complex one as pairs of reals; the last axis is no fan-in axis."""
-    return torch.view_narrow(x) if x.is_complex() else x
+def _as_real(x: Tensor) -> Tensor:
+    """View a complex tensor as pairs of reals; this adds a last axis, which is no fan-in axis."""
+    return torch.view_as_real(x) if x.is_complex() else x
 
 
 def _wide(x: Tensor) -> Tensor:
     """Return the values in at least float32."""
-    x = _narrow(x)
+    x = _as_real(x)
     return x.to(torch.promote_types(x.dtype, torch.float32))

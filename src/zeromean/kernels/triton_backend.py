@@ -31,7 +31,7 @@ from zeromean.kernels.step_spec import At, Decay, Entry, Kind, Number, Rule, dec
 from zeromean.kernels.tensor_memory import addresses
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16)
-# The shape of a tile, see triton_kernels.py: 2**LEVELS runs of LANES entries, in SIDE columns.
+# The shape of a tile (see triton_kernels.py): 2**LEVELS runs of LANES entries, in SIDE columns.
 _LANES, _SIDE = 16, 4
 _LEVELS = {torch.float32: 8, torch.float64: 7, torch.bfloat16: 8}
 # 16 entries per thread (8 of float64), and registers for two programs per multiprocessor.
@@ -464,7 +464,7 @@ class _Launch:
             _CAPTURED.add(self)
 
     def started(self) -> None:
-        """Note that no momentum is empty any more."""
+        """Record in the table that no momentum is empty anymore."""
         fields = _tiles().FIELDS
         self._tensors.view(-1, len(fields))[:, fields.index("starts")] = 0
 
