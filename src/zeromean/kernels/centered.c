@@ -87,13 +87,20 @@ enum { LEAST = 16384, MOST = 262144, EACH = 8, IN_CACHE = 16384, MOST_COLUMNS = 
 
 /* The gradients of a vector are read twice. While it is written, those of a later vector are
    prefetched, this many entries at a time, two vectors ahead, unless that exceeds the L2 cache. */
-enum { ASKED = 64, FAR = 131072 };
+enum { PREFETCHED = 64, FAR = 131072 };
 
 #if defined(_MSC_VER)
-#define ASK_FOR(address) ((void)(address))
+#define PREFETCH(address) ((void)(address))
 #else
-#define ASK_FOR(address) __builtin_prefetch(address)
+#define PREFETCH(address) __builtin_prefetch(address)
 #endif
+
+static int is_columns(const struct tensor *t) { return t->inner > 1 && t->m2 == 1; }
+
+/* Return the first entry of a vector. */
+INLINE int64_t start_of(const struct tensor *t, int64_t vector) {
+    return (vector / t->inner * t->m1 * t->inner + vector % t->inner) * t->m2;
+}
 
 /* Return how far ahead of a row to prefetch, in entries: 0 for not at all. */
 INLINE int64_t ahead_of(const struct tensor *t) {
@@ -150,8 +157,6 @@ static int64_t columns_at_once(const struct tensor *t) {
     columns = columns < LINE ? LINE : columns > MOST_COLUMNS ? MOST_COLUMNS : columns;
     return columns < t->inner ? columns : t->inner;
 }
-
-static int is_columns(const struct tensor *t) { return t->inner > 1 && t->m2 == 1; }
 
 static int64_t vectors_at_once(const struct tensor *t, int64_t chunk) {
     int64_t vectors = chunk / (t->m1 * t->m2);

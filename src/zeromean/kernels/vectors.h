@@ -60,8 +60,8 @@ INLINE struct NAME(run) NAME(run_at)(int kind, const struct tensor *t, const voi
     return x;
 }
 
-/* Return the whole change of weight j, decay included, without writing anything. */
-INLINE A NAME(foresee)(int kind, const struct NAME(terms) *s, struct NAME(run) x, int64_t j) {
+/* Return the whole change of weight j, decay included; nothing is stored. */
+INLINE A NAME(whole_change)(int kind, const struct NAME(terms) *s, struct NAME(run) x, int64_t j) {
     A w = LOAD(x.w[j]), m = 0, v = 0, largest = 0;
     if (kind != SGD) m = LOAD(x.m[j]);
     if (kind >= ADAM) v = LOAD(x.v[j]);
@@ -82,7 +82,7 @@ INLINE void NAME(add_up)(int kind, int at, int columns, const struct NAME(terms)
         sums[0] += sum;                                    \
     }
     if (at == UPDATE) {
-        ADD_UP(NAME(foresee)(kind, s, x, j))
+        ADD_UP(NAME(whole_change)(kind, s, x, j))
     } else if (s->coupled != 0) {
         ADD_UP(s->sign * LOAD(x.g[j]) + s->coupled * LOAD(x.w[j]))
     } else {
@@ -91,10 +91,11 @@ INLINE void NAME(add_up)(int kind, int at, int columns, const struct NAME(terms)
 #undef ADD_UP
 }
 
-/* Step a run. `mean` is subtracted from the gradient and `shift` from the change; `moved`
-   accumulates how far the stored weights moved. Each is one number per run, or one per entry. */
-INLINE void NAME(step_run)(int kind, int columns, int gather, const struct NAME(terms) *s, struct NAME(run) x,
-                           int64_t n, const A *mean, const A *shift, double *moved) {
+/* Step a run. `mean` is subtracted from the gradient and `shift` from the change; if `gather`, how
+   far the stored weights moved is added to `moved`. Each is one number per run, or one per entry. */
+INLINE void NAME(step_run)(int kind, int columns, int gather, const struct NAME(terms) *s,
+                           struct NAME(run) x, int64_t n, const A *mean, const A *shift,
+                           double *moved) {
     const int64_t each = columns ? 1 : 0;
     double gained = 0;
     SIMD(reduction(+ : gained))
@@ -123,11 +124,11 @@ INLINE void NAME(put_back)(int columns, T *w, int64_t n, const A *gained) {
 }
 
 /* Prefetch a run. */
-INLINE void NAME(ask_for)(const T *x, int64_t n) {
-    for (int64_t j = 0; j < n; j += 64 / (int64_t)sizeof(T)) ASK_FOR(x + j);
+INLINE void NAME(prefetch)(const T *x, int64_t n) {
+    for (int64_t j = 0; j < n; j += 64 / (int64_t)sizeof(T)) PREFETCH(x + j);
 }
 
-/* Vectors side by side: `count` columns of m1 entries, or one vector of m1 runs of m2. */
+/* Step `count` columns of m1 entries, or one vector of m1 runs of m2 entries. */
 INLINE void NAME(strip)(int kind, int at, int columns, const struct NAME(terms) *s,
                         const struct tensor *t, const void *g, int64_t start, int64_t vector,
                         int64_t count) {
@@ -160,12 +161,12 @@ INLINE void NAME(strip)(int kind, int at, int columns, const struct NAME(terms) 
         if (ROUNDS && at == UPDATE && t->residual) shift[c] += t->residual[vector + c];
     }
     const int64_t ahead = columns || at == UPDATE ? 0 : ahead_of(t);
-    const int64_t piece = ahead ? ASKED : length;
+    const int64_t piece = ahead ? PREFETCHED : length;
     for (int64_t i = 0; i < t->m1; i++)
         for (int64_t from = 0; from < length; from += piece) {
             const struct NAME(run) x = NAME(run_at)(kind, t, g, start + i * next + from);
             const int64_t n = length - from < piece ? length - from : piece;
-            if (ahead) NAME(ask_for)(x.g + ahead, n);
+            if (ahead) NAME(prefetch)(x.g + ahead, n);
             NAME(step_run)(kind, columns, ROUNDS, s, x, n, mean, shift, moved);
         }
     if (ROUNDS && at == UPDATE && t->residual)
@@ -179,12 +180,13 @@ INLINE void NAME(sum_run)(int columns, A factor, const T *x, int64_t n, double *
         SIMD() for (int64_t j = 0; j < n; j++) sums[j] += (double)(factor * LOAD(x[j]));
     } else {
         double sum = 0;
-        SIMD(reduction(+ : sum)) for (int64_t j = 0; j < n; j++) sum += (double)(factor * LOAD(x[j]));
+        SIMD(reduction(+ : sum))
+        for (int64_t j = 0; j < n; j++) sum += (double)(factor * LOAD(x[j]));
         sums[0] += sum;
     }
 }
 
-/* Add `by` to a run; `moved` accumulates how far the stored entries moved. */
+/* Add `by` to a run, and how far the stored entries moved to `moved`. */
 INLINE void NAME(shift_run)(int columns, const T *x, T *out, int64_t n, const A *by,
                             double *moved) {
     const int64_t each = columns ? 1 : 0;
@@ -199,8 +201,8 @@ INLINE void NAME(shift_run)(int columns, const T *x, T *out, int64_t n, const A 
     if (ROUNDS && !columns) moved[0] += gained;
 }
 
-/* CENTER, NOTE or KEEP the vectors of a strip. The kind is not a compile-time constant, so that NOTE
-   and KEEP sum in the same order, and a vector that did not move has the same mean to the bit. */
+/* CENTER, NOTE or KEEP the vectors of a strip. The kind is not a compile-time constant, so NOTE and
+   KEEP sum in the same order, and a vector that did not move has the same mean to the bit. */
 INLINE void NAME(center_strip)(const struct call *call, int columns, const struct tensor *t,
                                A coupled, const T *x, T *out, int64_t start, int64_t vector,
                                int64_t count) {
@@ -235,10 +237,10 @@ INLINE void NAME(center_strip)(const struct call *call, int columns, const struc
     const int64_t ahead = columns ? 0 : ahead_of(t);
     for (int64_t i = 0; i < t->m1; i++) {
         const int64_t run = start + i * next;
-        const int64_t piece = ahead ? ASKED : length;
+        const int64_t piece = ahead ? PREFETCHED : length;
         for (int64_t from = 0; from < length; from += piece) {
             const int64_t n = length - from < piece ? length - from : piece;
-            if (ahead) NAME(ask_for)(x + run + from + ahead, n);
+            if (ahead) NAME(prefetch)(x + run + from + ahead, n);
             NAME(shift_run)(columns, x + run + from, out + run + from, n, by, moved);
         }
     }
@@ -248,25 +250,23 @@ INLINE void NAME(center_strip)(const struct call *call, int columns, const struc
                 residual[c] = (float)(noted[c] + residual[c] - (sums[c] + moved[c] / entries));
 }
 
-/* Vectors from..to of a tensor, or columns from..to of one outer block, centered. */
+/* CENTER, NOTE or KEEP the vectors from..to of a tensor, or the columns from..to of a block. */
 INLINE void NAME(center_task)(const struct call *call, int64_t index, int64_t outer, int64_t from,
                               int64_t to) {
     const struct tensor *t = &call->tensors[index];
     const T *x = (const T *)call->gradients[index];
     T *out = call->kind == CENTER ? (T *)call->into[index] : (T *)x;
     const A coupled = (A)(call->kind == CENTER ? call->rules[t->group].coupled : 0);
-    if (t->inner > 1 && t->m2 == 1) {
+    if (is_columns(t)) {
         NAME(center_strip)(call, 1, t, coupled, x, out, outer * t->m1 * t->inner + from,
                            outer * t->inner + from, to - from);
     } else {
-        for (int64_t u = from; u < to; u++) {
-            int64_t start = (u / t->inner * t->m1 * t->inner + u % t->inner) * t->m2;
-            NAME(center_strip)(call, 0, t, coupled, x, out, start, u, 1);
-        }
+        for (int64_t u = from; u < to; u++)
+            NAME(center_strip)(call, 0, t, coupled, x, out, start_of(t, u), u, 1);
     }
 }
 
-/* Vectors from..to of a tensor, or columns from..to of one outer block, or a plain run. */
+/* Step the vectors from..to of a tensor, the columns from..to of a block, or a plain run. */
 INLINE void NAME(task_of)(int kind, int at, const struct tensor *t, const void *g,
                           const struct rule *r, int64_t outer, int64_t from, int64_t to) {
     const struct NAME(terms) s = NAME(terms_of)(kind, t, r);
@@ -275,14 +275,12 @@ INLINE void NAME(task_of)(int kind, int at, const struct tensor *t, const void *
         double moved = 0;
         NAME(step_run)(kind, 0, 0, &s, NAME(run_at)(kind, t, g, from), to - from, &none, &none,
                        &moved);
-    } else if (t->inner > 1 && t->m2 == 1) {
+    } else if (is_columns(t)) {
         NAME(strip)(kind, at, 1, &s, t, g, outer * t->m1 * t->inner + from,
                     outer * t->inner + from, to - from);
     } else {
-        for (int64_t u = from; u < to; u++) {
-            int64_t start = (u / t->inner * t->m1 * t->inner + u % t->inner) * t->m2;
-            NAME(strip)(kind, at, 0, &s, t, g, start, u, 1);
-        }
+        for (int64_t u = from; u < to; u++)
+            NAME(strip)(kind, at, 0, &s, t, g, start_of(t, u), u, 1);
     }
 }
 
