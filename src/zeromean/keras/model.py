@@ -88,8 +88,8 @@ def plan_of(
     Raises:
         ZeromeanError: The model has no variables yet.
     """
-    # A layer that the model never calls has no variables.
-    if not model.built or (not model.variables and not _all_built(model)):
+    # In a model with variables, an unbuilt layer is one that the model never calls.
+    if not model.built or not (model.variables or all(x.built for x in model._flatten_layers())):
         raise ZeromeanError(
             f"The {type(model).__name__} {model.name!r} is not built yet, so its variables have no"
             " shapes",
@@ -102,10 +102,6 @@ def plan_of(
             for row in plan
         )
     )
-
-
-def _all_built(model: Any) -> bool:
-    return all(layer.built for layer in model._flatten_layers())
 
 
 def owners(model: Any) -> Iterator[Owner]:

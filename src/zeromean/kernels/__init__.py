@@ -17,14 +17,14 @@ The environment variable ``ZEROMEAN_KERNELS`` forces one of them.
 
 from __future__ import annotations
 
-from zeromean.kernels.backends import backend as backend
-from zeromean.kernels.backends import center_ as center_
-from zeromean.kernels.backends import prepare as prepare
-from zeromean.kernels.backends import prepare_center as prepare_center
-from zeromean.kernels.backends import prepare_mean_keeper as prepare_mean_keeper
-from zeromean.kernels.step_spec import AdamRule as AdamRule
-from zeromean.kernels.step_spec import Entry as Entry
-from zeromean.kernels.step_spec import SGDRule as SGDRule
+from zeromean.kernels.backends import (
+    backend,
+    center_,
+    prepare,
+    prepare_center,
+    prepare_mean_keeper,
+)
+from zeromean.kernels.step_spec import AdamRule, Entry, SGDRule
 
 __all__ = [
     "AdamRule",

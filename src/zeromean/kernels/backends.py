@@ -186,13 +186,12 @@ def prepare_center(
         ZeromeanError: As :func:`prepare`.
     """
     compiled = _Compiled()
-    parts: dict[_Served | None, list[int]] = {}
-    for index, (entry, gradient) in enumerate(zip(entries, gradients, strict=True)):
-        weight = entry.weight if decayed else None
-        served = _centered_by(compiled, gradient, gradient, entry.fan_in, weight)
-        parts.setdefault(served, []).append(index)
+    found = [
+        _centered_by(compiled, gradient, gradient, entry.fan_in, entry.weight if decayed else None)
+        for entry, gradient in zip(entries, gradients, strict=True)
+    ]
     centers = []
-    for served, indices in parts.items():
+    for served, indices in _split(found, gradients):
         chosen = [entries[index] for index in indices]
         center: Center = reference.Center(chosen, decayed)
         if served is not None:

@@ -1,10 +1,9 @@
 /* Centers many tensors, or makes whole centered optimizer steps, each weight vector in cache.
 
-   It does not link to torch or Python: the caller passes addresses, sizes and the thread count, and
-   the functions of both that tensors.h calls.
-   Threads come from the OpenMP runtime that torch has loaded, through the address of its
-   GOMP_parallel, so that torch.set_num_threads holds. vectors.h contains the arithmetic and is
-   included once for every element type. */
+   It does not link to torch or Python: the caller passes addresses, sizes, the number of threads,
+   and the functions of torch and Python that tensors.h calls. Threads come from the OpenMP runtime
+   that torch has loaded, through the address of its GOMP_parallel, so that torch.set_num_threads
+   holds. vectors.h contains the arithmetic and is included once for every element type. */
 
 #include <math.h>
 #include <stddef.h>
@@ -23,8 +22,8 @@
 #define SIMD(clauses) _Pragma(TEXT(omp simd clauses))
 #endif
 
-/* One compilation for each generation of processors, chosen when the library is loaded; a build for
-   one of them defines CLONES as nothing. */
+/* Compile a function once for each generation of processors; the loader chooses one. A build for a
+   single generation defines CLONES as nothing. */
 #if defined(CLONES)
 #elif defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
     __GNUC__ >= 12
@@ -81,13 +80,17 @@ struct call {
 #endif
 };
 
-/* Entries that a thread takes at a time: long runs, which suit prefetchers, but several per thread.
-   Columns are read twice, so a strip of them must fit in the L2 cache. */
-enum { LEAST = 16384, MOST = 262144, EACH = 8, IN_CACHE = 16384, MOST_COLUMNS = 1024, LINE = 16 };
+/* Limits of the entries in a task: long runs suit prefetchers, but each thread needs several. */
+enum { MIN_CHUNK = 16384, MAX_CHUNK = 262144, TASKS_PER_THREAD = 8 };
 
-/* The gradients of a vector are read twice. While it is written, those of a later vector are
-   prefetched, this many entries at a time, two vectors ahead, unless that exceeds the L2 cache. */
-enum { PREFETCHED = 64, FAR = 131072 };
+/* Columns are read twice, so a strip of them must fit in the L2 cache. A cache line has
+   LINE entries of float32. */
+enum { MAX_STRIP = 16384, MOST_COLUMNS = 1024, LINE = 16 };
+
+/* The gradients of a vector are read twice. While it is written, those of the vector after the next
+   are prefetched, PREFETCHED entries at a time, unless they are more than MAX_AHEAD entries away,
+   which would exceed the L2 cache. */
+enum { PREFETCHED = 64, MAX_AHEAD = 131072 };
 
 #if defined(_MSC_VER)
 #define PREFETCH(address) ((void)(address))
@@ -104,7 +107,7 @@ INLINE int64_t start_of(const struct tensor *t, int64_t vector) {
 
 /* Return how far ahead of a row to prefetch, in entries: 0 for not at all. */
 INLINE int64_t ahead_of(const struct tensor *t) {
-    return t->inner == 1 && 2 * t->m2 <= FAR ? 2 * t->m2 : 0;
+    return t->inner == 1 && 2 * t->m2 <= MAX_AHEAD ? 2 * t->m2 : 0;
 }
 
 #define T float
@@ -152,10 +155,12 @@ INLINE uint16_t to_bfloat16(float x) { /* to nearest, ties to even */
 
 static int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+static int64_t at_most(int64_t a, int64_t limit) { return a < limit ? a : limit; }
+
 static int64_t columns_at_once(const struct tensor *t) {
-    int64_t columns = IN_CACHE / t->m1 / LINE * LINE;
-    columns = columns < LINE ? LINE : columns > MOST_COLUMNS ? MOST_COLUMNS : columns;
-    return columns < t->inner ? columns : t->inner;
+    int64_t columns = MAX_STRIP / t->m1 / LINE * LINE;
+    columns = columns < LINE ? LINE : at_most(columns, MOST_COLUMNS);
+    return at_most(columns, t->inner);
 }
 
 static int64_t vectors_at_once(const struct tensor *t, int64_t chunk) {
@@ -171,8 +176,6 @@ static int64_t tasks_of(const struct tensor *t, int64_t chunk) {
     if (is_columns(t)) return t->outer * ceiling(t->inner, columns_at_once(t));
     return ceiling(t->outer * t->inner, vectors_at_once(t, chunk));
 }
-
-static int64_t at_most(int64_t a, int64_t limit) { return a < limit ? a : limit; }
 
 static void run(const struct call *call, int64_t index, int64_t task) {
     const struct tensor *t = &call->tensors[index];
@@ -259,10 +262,10 @@ EXPORT void zeromean_step(int64_t kind, int64_t at, int64_t type, int64_t count,
             else *(float *)t->step += 1;
         }
     }
-    call.chunk = total / (threads * EACH);
-    call.chunk = call.chunk < LEAST ? LEAST : call.chunk > MOST ? MOST : call.chunk;
+    call.chunk = total / (threads * TASKS_PER_THREAD);
+    call.chunk = call.chunk < MIN_CHUNK ? MIN_CHUNK : at_most(call.chunk, MAX_CHUNK);
     /* Starting the other threads costs more than a small step. */
-    if (threads > 1 && total > LEAST && gomp_parallel)
+    if (threads > 1 && total > MIN_CHUNK && gomp_parallel)
         gomp_parallel(work, &call, (unsigned)threads, 0);
     else work(&call);
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
@@ -53,7 +52,8 @@ def layout_of(
     if kept != sorted(kept, reverse=True):
         return None  # vectors are numbered as their axes are, in memory too
     axes.sort(reverse=True)
-    if [stride for stride, _, _ in axes] != _dense_strides([size for _, size, _ in axes]):
+    sizes = [size for _, size, _ in axes]
+    if any(stride != math.prod(sizes[n + 1 :]) for n, (stride, _, _) in enumerate(axes)):
         return None
     runs = [
         (averaged, math.prod(size for _, size, _ in run))
@@ -76,10 +76,6 @@ def _as_layout(runs: list[tuple[bool, int]]) -> Layout | None:
         place += 1
     outer, m1, inner, m2 = sizes
     return Layout(outer, m1, inner, m2) if inner > 1 else Layout(outer, 1, 1, m1 * m2)
-
-
-def _dense_strides(sizes: Sequence[int]) -> list[int]:
-    return [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
 
 
 def same_layout(a: tuple[int, ...], b: tuple[int, ...], shape: tuple[int, ...]) -> bool:

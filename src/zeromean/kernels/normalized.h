@@ -75,11 +75,11 @@ EXPORT void zeromean_normalize(int64_t type, int64_t backward, const struct norm
     struct normal_call call = {.type = type, .backward = backward, .n = n};
     const int64_t vectors = n->outer * n->inner, total = vectors * n->m1 * n->m2;
     if (total == 0) return;
-    call.each = ceiling(vectors, threads * EACH);
+    call.each = ceiling(vectors, threads * TASKS_PER_THREAD);
     /* Neighboring columns share cache lines. */
     if (n->inner > 1 && call.each < LINE) call.each = LINE;
     call.tasks = ceiling(vectors, call.each);
-    if (threads > 1 && total > LEAST && gomp_parallel)
+    if (threads > 1 && total > MIN_CHUNK && gomp_parallel)
         gomp_parallel(work_normal, &call, (unsigned)threads, 0);
     else work_normal(&call);
 }
