@@ -62,7 +62,7 @@ class LiveProgress(Watcher):
         """Advance by the epochs since the last one; a resumed run has earlier epochs."""
         advance = epoch.number - self._ended.get(key, 0)
         self._ended[key] = epoch.number
-        part = _part(key, f"seed {key.seed + 1}/{self._study.seeds}")
+        part = _part(key)
         self._bar.update(
             self._task,
             advance=advance,
@@ -76,7 +76,7 @@ class LiveProgress(Watcher):
         """Count a run that ended, and name it if it diverged or failed."""
         self._runs += 1
         key = run.key
-        part = _part(key, f"seed {key.seed}")
+        part = _part(key)
         name = f"{key.task} {key.optimizer} {part} {key.method}"
         if run.diverged:
             # The rest of its epochs will never come.
@@ -106,5 +106,5 @@ class LiveProgress(Watcher):
         self._bar.stop()
 
 
-def _part(key: Key, seed: str) -> str:
-    return seed if key.trial == FINAL else f"tuning trial {key.trial + 1}"
+def _part(key: Key) -> str:
+    return f"seed {key.seed}" if key.trial == FINAL else f"tuning trial {key.trial + 1}"

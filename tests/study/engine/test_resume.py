@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from study_helpers import PowerCut, with_task
 
 from zeromean.errors import ZeromeanError
-from zeromean.study import Study, Tuning, read, run
+from zeromean.study import Study, Tuning, read, run, write_report
 from zeromean.study.engine import results
 from zeromean.study.engine.results import Results
 from zeromean.study.engine.watcher import Watcher
-from zeromean.study.spec.records import Run
+from zeromean.study.spec.records import FINAL, Run
 from zeromean.study.spec.toml import to_toml
 
 
@@ -126,12 +126,19 @@ def test_unfinished_study_gets_no_seeds(study: Study, tmp_path: Path) -> None:
     assert len(run(with_seeds(study, 3), tmp_path).runs) == 6
 
 
-def test_a_tuned_study_has_used_the_next_seeds(study: Study, tmp_path: Path) -> None:
-    tuning = Tuning(rates=(0.1, 0.2), epochs=1, seeds=1, extensions=0)
+def test_more_seeds_of_a_tuned_study_leave_out_those_of_its_trials(
+    study: Study, tmp_path: Path
+) -> None:
+    tuning = Tuning(rates=(0.1, 0.2), epochs=1, seeds=1, first_seed=1, extensions=0)
     tuned = replace(study, seeds=1, tuning=tuning)
-    run(tuned, tmp_path)
-    with pytest.raises(ZeromeanError, match=r"its tuning has used the seeds from 1 on. Use seeds"):
-        run(with_seeds(tuned, 2), tmp_path)
+    first = scores(run(tuned, tmp_path))
+    grown = run(with_seeds(tuned, 2), tmp_path)
+    assert {run.key.seed for run in grown.runs if run.key.trial == FINAL} == {0, 2}
+    assert first.items() < scores(grown).items()
+    assert len(grown.runs) == len(first) + 2  # no trial is repeated
+    assert "2: 0, 2; a seed sets" in write_report(grown).read_text()
+    with pytest.raises(ZeromeanError, match=r"seeds is 1, but out .* with 2 and has runs of 2"):
+        run(tuned, tmp_path)
 
 
 def test_other_study_is_refused_by_setting(study: Study, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import msgspec
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.engine import results
+from zeromean.study.engine.scheduler import final_seeds
 from zeromean.study.engine.store import Store
+from zeromean.study.spec.records import FINAL
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.toml import read, to_table, to_toml
 from zeromean.study.spec.validation import SettingError
@@ -106,13 +108,9 @@ def _check_study(study: Study, held: Study, out: Path, store: Store) -> None:
     if study.seeds == held.seeds:
         return
     given = f"seeds is {study.seeds}, but out {out} holds this study with {held.seeds}"
-    if study.tuning is not None:
-        raise ZeromeanError(
-            f"{given}, and its tuning has used the seeds from {held.seeds} on",
-            f"Use seeds = {held.seeds}, or pass another folder",
-        )
-    kept = store.keys()
-    least = 1 + max((key.seed for key in kept), default=0)
+    seeds = final_seeds(held)
+    kept = [seeds.index(key.seed) for key in store.keys() if key.trial == FINAL]
+    least = 1 + max(kept, default=0)
     if study.seeds < least:
         raise SettingError(
             "seeds", f"{given} and has runs of {least}", "Raise seeds, or pass another folder"

@@ -144,7 +144,14 @@ def pairs(study: Study) -> list[Pair]:
 
 def tuning_seeds(study: Study) -> range:
     """Return the seeds of each trial, which the comparison does not use."""
-    return range(study.seeds, study.seeds + (study.tuning.seeds if study.tuning else 0))
+    tuning = study.tuning
+    return range(tuning.first_seed, tuning.first_seed + tuning.seeds) if tuning else range(0)
+
+
+def final_seeds(study: Study) -> list[int]:
+    """Return the seeds of the comparison: 0, 1, ... without those of the trials."""
+    free = (seed for seed in itertools.count() if seed not in tuning_seeds(study))
+    return list(itertools.islice(free, study.seeds))
 
 
 def final_groups(study: Study) -> list[tuple[str, tuple[Key, ...]]]:
@@ -159,7 +166,7 @@ def final_groups(study: Study) -> list[tuple[str, tuple[Key, ...]]]:
                         for method in study.trained_methods(optimizer)
                     ),
                 )
-                for seed in range(study.seeds)
+                for seed in final_seeds(study)
             ]
             for number, (task, optimizer) in enumerate(study.cells)
         ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from zeromean.errors import ZeromeanError
 from zeromean.study.engine.results import Comparison, Results
+from zeromean.study.engine.scheduler import final_seeds
 from zeromean.study.engine.search import budget
 from zeromean.study.report.conclusion import TUNING_NOISE, Conclusion, conclude, overview
 from zeromean.study.report.rates import comparable, trials
@@ -121,8 +122,10 @@ def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
     study, task, info = comparison.study, comparison.task, comparison.info
     optimizer = study.optimizer(comparison.optimizer)
     candidates = {run.candidate for run in comparison.runs}
+    numbers = final_seeds(study)
+    listed = ", from 0" if numbers[-1] < study.seeds else f": {', '.join(map(str, numbers))}"
     seeds = (
-        f"{study.seeds}, from 0; a seed sets initial weights and batches of every method"
+        f"{study.seeds}{listed}; a seed sets initial weights and batches of every method"
         f" alike{results.growth}"
     )
     if not isinstance(task, TrainedTask):

@@ -44,7 +44,8 @@ class Study(Spec, frozen=True, kw_only=True):
         tasks: One or more tasks, each with its own label.
         methods: Two or more methods, including ``plain``, which the others are compared with.
         optimizers: One or more optimizers.
-        seeds: Number of seeds; every method is trained with the seeds 0, 1, ...
+        seeds: Number of seeds; every method is trained with the seeds 0, 1, ..., without those that
+            ``tuning`` uses.
         lr: Peak learning rate of all optimizers. None uses each optimizer's own ``lr``, or else the
             customary one for the optimizer and the model.
         tuning: Search for each method's own learning rate; None tunes nothing.

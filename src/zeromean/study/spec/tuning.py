@@ -17,6 +17,7 @@ from zeromean.study.spec.validation import (
 )
 
 MAX_TRIALS = 100_000
+MAX_FIRST_SEED = 1_000_000
 
 
 class Tuning(Spec, frozen=True):
@@ -29,13 +30,15 @@ class Tuning(Spec, frozen=True):
         search: "grid" or "optuna".
         trials: Number of trials per method, for Optuna; a grid has its own number.
         seeds: Number of runs per trial, with seeds that the comparison does not use.
+        first_seed: First of these seeds, at most 1,000,000. The comparison leaves them out, so that
+            it can get more seeds later.
         epochs: Number of epochs per trial; None for the task's.
         validation: Share of the training examples that the choice is based on, above 0 and at most
             a half; no run is trained on it.
         extensions: Number of times that a grid may grow on each side while its best rate is the
             lowest or the highest, at most 2.
         values: For programs, the values of each placeholder of the command, by its name; every
-            combination is a trial. Only ``seeds`` can be given with it.
+            combination is a trial. Only ``seeds`` and ``first_seed`` can be given with it.
 
     Raises:
         ZeromeanError: A number is out of range, or an option has no effect.
@@ -50,6 +53,7 @@ class Tuning(Spec, frozen=True):
     search: Literal["grid", "optuna"] = "grid"
     trials: int | None = None
     seeds: int = 2
+    first_seed: int = 1000
     epochs: int | None = None
     validation: float = 0.2
     extensions: int = 2
@@ -57,6 +61,7 @@ class Tuning(Spec, frozen=True):
 
     def _check(self) -> None:
         check_range("seeds", self.seeds, 1, MAX_TRIALS)
+        check_range("first_seed", self.first_seed, 0, MAX_FIRST_SEED)
         if self.values:
             self._check_values()
             return
@@ -93,7 +98,7 @@ class Tuning(Spec, frozen=True):
 
     def _check_values(self) -> None:
         for name in self.changed:
-            if name not in ("values", "seeds"):
+            if name not in ("values", "seeds", "first_seed"):
                 raise SettingError(name, f"{name} and values are both given", f"Remove {name}")
         for name, values in self.values.items():
             # TOML quotes a key that is not ASCII.
