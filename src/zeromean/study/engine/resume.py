@@ -108,9 +108,8 @@ def _check_study(study: Study, held: Study, out: Path, store: Store) -> None:
     if study.seeds == held.seeds:
         return
     given = f"seeds is {study.seeds}, but out {out} holds this study with {held.seeds}"
-    seeds = final_seeds(held)
-    kept = [seeds.index(key.seed) for key in store.keys() if key.trial == FINAL]
-    least = 1 + max(kept, default=0)
+    seeds, kept = final_seeds(held), store.keys()
+    least = 1 + max((seeds.index(key.seed) for key in kept if key.trial == FINAL), default=0)
     if study.seeds < least:
         raise SettingError(
             "seeds", f"{given} and has runs of {least}", "Raise seeds, or pass another folder"
