@@ -453,6 +453,17 @@ def test_monitor_shows_what_a_multi_optimizer_centers() -> None:
 
 
 @once
+def test_monitor_counts_the_batches_of_accumulated_steps() -> None:
+    model = convnet()
+    model.compile(O.SGD(0.1, gradient_accumulation_steps=2), loss="mse")
+    samples: list[Any] = []
+    monitor = zeromean.keras.Monitor(batch(), 3, to=samples.append)
+    for _ in range(2):
+        model.fit(*batch(5), batch_size=1, verbose=0, callbacks=[monitor])
+    assert [sample.step for sample in samples] == [0, 3, 5, 8]
+
+
+@once
 def test_monitor_leaves_out_frozen_layers() -> None:
     model = convnet()
     optimizer = zeromean.keras.centralize(O.SGD(0.1), model)

@@ -114,7 +114,7 @@ class Monitor(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not t
             )
         self._gradient = _gradient_function(model, [row.parameter for row in self._rows])
         self._start = [_means(row.parameter, row) for row in self._rows]
-        self._step = int(optimizer.iterations) * (optimizer.gradient_accumulation_steps or 1)
+        self._step = int(optimizer._iterations)  # all batches, unlike iterations
         self._next = self._step
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
