@@ -406,7 +406,12 @@ def interrupt_once(process: subprocess.Popen[str], ready: Path, runs: int) -> tu
             pass  # not there yet
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    try:
+        _, stderr = process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        # Python ignores an interrupt inside a callback of its import system; a user tries again.
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
     return process.returncode, stderr
 
 
