@@ -12,11 +12,10 @@ from typing import Any
 from zeromean.errors import needs_extra
 from zeromean.study.spec.metric import Metric
 from zeromean.study.spec.program import ProgramTask
-from zeromean.study.spec.records import Candidate, Run
+from zeromean.study.spec.records import Candidate, Run, number_text
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.tuning import Tuning
 from zeromean.study.spec.validation import LARGEST_FLOAT32
-from zeromean.study.tasks.program import number_text
 from zeromean.tables import amount
 
 

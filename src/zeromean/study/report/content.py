@@ -16,9 +16,8 @@ from zeromean.study.report.statistics import spread
 from zeromean.study.report.summary import Summary, summarize
 from zeromean.study.report.table import tabulate
 from zeromean.study.spec.method import BASELINE
-from zeromean.study.spec.records import Candidate
+from zeromean.study.spec.records import Candidate, number_text
 from zeromean.study.spec.task import TrainedTask
-from zeromean.study.tasks.program import number_text
 from zeromean.tables import Table, amount
 
 # A title with more methods gives their number instead.

@@ -142,3 +142,13 @@ class Run:
     def seconds_per_epoch(self) -> float:
         """Median over the epochs, which one disturbed epoch does not change."""
         return statistics.median([epoch.seconds for epoch in self.epochs] or [math.nan])
+
+
+def number_text(value: float) -> str:
+    """Return a number as users write it on a command line: 64 and not 64.0.
+
+    Example:
+        >>> number_text(64.0), number_text(0.03)
+        ('64', '0.03')
+    """
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)

@@ -32,7 +32,7 @@ from zeromean.programs.record import Record, read_records
 from zeromean.study.spec.method import BASELINE, Method
 from zeromean.study.spec.optimizer import Optimizer
 from zeromean.study.spec.program import NUMBER, SCORE, MetricSource, ProgramTask, parse_metric
-from zeromean.study.spec.records import FINAL, Candidate, Epoch, Key, Run
+from zeromean.study.spec.records import FINAL, Candidate, Epoch, Key, Run, number_text
 from zeromean.study.spec.study import Study
 from zeromean.study.tasks.interface import Job, Progress, TaskInfo
 
@@ -497,16 +497,6 @@ def read_points(source: MetricSource, folders: Sequence[Path], begin: int = 0) -
         for line in lines
         if isinstance(line, dict) and source.key in line
     ]
-
-
-def number_text(value: float) -> str:
-    """Return a number as users write it on a command line: 64 and not 64.0.
-
-    Example:
-        >>> number_text(64.0), number_text(0.03)
-        ('64', '0.03')
-    """
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
 
 def _number(value: Any) -> float:
