@@ -104,9 +104,20 @@ def test_match_of_a_part_of_a_number_is_a_warning(pattern: str, text: str) -> No
         read(pattern, text)
 
 
+@pytest.mark.parametrize("pattern", ["loss NUMBER", "loss.*NUMBER"])
+@pytest.mark.parametrize("number", ["1,234.56", "-1,234,567", "12,345"])
+def test_number_with_commas_is_a_warning(pattern: str, number: str) -> None:
+    with pytest.warns(ZeromeanWarning, match="print the number without commas"):
+        read(pattern, f"loss {number}")
+
+
 @pytest.mark.parametrize(
     ("pattern", "text"),
     [
+        (r"loss NUMBER", "loss 0.5,128 images"),
+        (r"loss NUMBER", "loss 1, accuracy 2"),
+        (r"loss .*NUMBER", "loss 12,345,0.5"),
+        (r"loss NUMBER", "loss 3 at step 1,200"),
         (r"Accuracy: .*\(NUMBER%", "Accuracy: 9858/10000 (98.6%)"),
         (r"accuracy(.*)", "accuracy  nan"),
         (r"took NUMBER", "took 3epochs"),

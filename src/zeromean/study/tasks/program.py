@@ -47,6 +47,8 @@ LAST_LINES = 3
 # Files that a program reads; others that its command names may be its outputs.
 SOURCES = (".py", ".sh", ".yaml", ".yml", ".toml", ".json", ".cfg", ".ini")
 _NUMBER = re.compile(NUMBER)
+# A number such as 1,234.56; three numbers in a row, such as 12,345,0.5, are none.
+_THOUSANDS = re.compile(r"(?<![\d.,])[-+]?\d{1,3}(?:,\d{3})+(?![\d,])")
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
 
 
@@ -377,16 +379,26 @@ class OutputReader:
                 f"the pattern {self._text!r} found {match[1]!r}, which is not a number",
                 "Put NUMBER in the place of the number",
             ) from error
-        whole = _NUMBER.match(line, match.end(1) - len(match[1].lstrip()))
-        if (whole is None or str(float(whole[1])) != str(value)) and not self._warned:
+        if not self._warned and (fix := _part_of_number(line, match)):
             self._warned = True
             warn(
                 f"The pattern {self._text!r} reads {match[1]!r} from {line.strip()[:200]!r}, only a"
-                " part of the number there. Put NUMBER in the place of the number."
+                f" part of the number there. {fix}."
             )
         self.points.append(Point(value, seconds))
         if self._show is not None:
             self._show(line.strip())
+
+
+def _part_of_number(line: str, match: re.Match[str]) -> str | None:
+    """Return what to do if the first group matched only a part of a number, or None."""
+    start = match.end(1) - len(match[1].lstrip())
+    if any(one.start() <= start < one.end() for one in _THOUSANDS.finditer(line)):
+        return "Let the program print the number without commas"
+    whole = _NUMBER.match(line, start)
+    if whole is None or str(float(whole[1])) != str(float(match[1])):
+        return "Put NUMBER in the place of the number"
+    return None
 
 
 def execute(
