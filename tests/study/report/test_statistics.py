@@ -143,6 +143,11 @@ def test_effects_far_below_the_noise_have_a_number_of_seeds() -> None:
     assert seeds_needed(1.0, 1e-9) > 1e18
 
 
+@pytest.mark.parametrize("ratio", [1.5, 2.0, 6.0, 8.0, 20.0, 100.0, 1e9])
+def test_effects_far_above_the_noise_need_the_fewest_seeds(ratio: float) -> None:
+    assert seeds_needed(1.0, ratio) == 6
+
+
 def test_tied_sign_patterns_tie_despite_rounding() -> None:
     images = np.array([[9003, 9001, 9002, 9007, 9005, 9004], [9000, 9002, 9001, 9004, 9003, 9005]])
     treated, control = images / 10_000
