@@ -186,7 +186,7 @@ def budget(study: Study, steps: Mapping[str, int]) -> str:
     how = "a grid of" if tuning.search == "grid" else "Optuna's TPE within"
     grows = tuning.search == "grid" and len(tuning.rates) > 1 and tuning.extensions
     more = (
-        f", and up to {tuning.extensions} more rates on each side while the best one is at the edge"
+        f", on each side up to {tuning.extensions} more while the best one is at the edge"
         if grows
         else ""
     )
