@@ -44,7 +44,7 @@ def test_methods_get_equal_trials_and_their_best_rate(tuned: Study, tmp_path: Pa
     assert {one.candidate.lr for one in results.comparisons[0].runs} == {0.1}
     assert len(results.comparisons[0].runs) == 4
     found = budget(tuned, {tuned.tasks[0].label: 6})
-    assert "3 trials, a grid of learning rates 0.0001, 0.1, 1e+30, on each side up to 2 more" in found
+    assert "3 trials, a grid of learning rates 0.0001, 0.1, 1e+30, on each side up to 2" in found
     assert "2 seeds per trial" in found
 
 

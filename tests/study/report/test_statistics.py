@@ -11,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import norm, t
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
-from zeromean.study.report.statistics import Spread, holm, paired, seeds_needed, spread
+from zeromean.study.report.statistics import Spread, holm, min_seeds, paired, seeds_needed, spread
 
 
 def test_spread_divides_by_n_minus_one() -> None:
@@ -146,6 +147,17 @@ def test_effects_far_below_the_noise_have_a_number_of_seeds() -> None:
 @pytest.mark.parametrize("ratio", [1.5, 2.0, 6.0, 8.0, 20.0, 100.0, 1e9])
 def test_effects_far_above_the_noise_need_the_fewest_seeds(ratio: float) -> None:
     assert seeds_needed(1.0, ratio) == 6
+
+
+@pytest.mark.parametrize("comparisons", [1, 2, 6, 16, 100])
+def test_seeds_needed_reach_the_corrected_level(comparisons: int) -> None:
+    least = min_seeds(comparisons)
+    assert [seeds_needed(1.0, ratio, comparisons) for ratio in (1.99, 2.01)] == [least, least]
+    power = TTestPower().power
+    for ratio in (0.5, 0.2):
+        needed = seeds_needed(1.0, ratio, comparisons)
+        level = 0.05 / comparisons
+        assert power(ratio, needed - 1, level) < 0.8 <= power(ratio, needed, level)
 
 
 def test_tied_sign_patterns_tie_despite_rounding() -> None:

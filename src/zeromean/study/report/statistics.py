@@ -127,16 +127,17 @@ def min_seeds(comparisons: int) -> int:
     return math.ceil(1 - math.log2(LEVEL / comparisons))
 
 
-def seeds_needed(deviation: float, effect: float) -> int:
+def seeds_needed(deviation: float, effect: float, comparisons: int = 1) -> int:
     """Return the number of paired seeds that detects an effect in four studies out of five.
 
     Args:
         deviation: Sample standard deviation of the measured differences.
         effect: True mean difference to detect, above 0, in the same unit.
+        comparisons: Number of comparisons that the p-value is corrected for.
 
     Returns:
-        The number of seeds at which a two-sided paired t-test at the 5% level has a power of 0.8,
-        but no less than a sign-flip test needs to reach that level.
+        The number of seeds at which a two-sided paired t-test has a power of 0.8, but no less than
+        a sign-flip test needs. Both are at the 5% level divided by the number of comparisons.
 
     Example:
         >>> seeds_needed(deviation=1.0, effect=1.0)
@@ -144,14 +145,14 @@ def seeds_needed(deviation: float, effect: float) -> int:
     """
     from statsmodels.stats.power import TTestPower  # slow to import
 
-    least = min_seeds(1)
+    least, level = min_seeds(comparisons), LEVEL / comparisons
     # Twice the noise needs fewer than `least`; there the solver may not converge.
     if effect / max(deviation, 1e-300) > 2:
         return least
     if effect / deviation < 1e-3:  # so many seeds that Student's t is normal
-        deviations = float(stats.norm.isf(LEVEL / 2) + stats.norm.isf(1 - POWER))
+        deviations = float(stats.norm.isf(level / 2) + stats.norm.isf(1 - POWER))
         return math.ceil((deviations * deviation / effect) ** 2)
-    found = TTestPower().solve_power(effect_size=effect / deviation, power=POWER, alpha=LEVEL)
+    found = TTestPower().solve_power(effect_size=effect / deviation, power=POWER, alpha=level)
     return max(least, math.ceil(float(np.squeeze(found))))
 
 

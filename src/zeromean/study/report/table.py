@@ -149,7 +149,7 @@ def _seeds_cell(summary: Summary, min_effect: float) -> str:
         return MISSING
     deviation = spread(difference.differences).deviation
     assert deviation is not None  # of two or more values
-    return str(seeds_needed(deviation, min_effect))
+    return str(seeds_needed(deviation, min_effect, summary.comparisons))
 
 
 def _optional(value: float | None, form: str) -> str:
