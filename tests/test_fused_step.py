@@ -345,6 +345,19 @@ def test_required_fused_step_raises_later_too() -> None:
         zeromean.centralize(optimizer, model, at="backward", fused=True)
 
 
+def test_required_fused_step_raises_if_no_kernel_serves_the_parameters() -> None:
+    model = nn.Linear(5, 3).half()
+    optimizer = AdamW(model.parameters())
+    zeromean.centralize(optimizer, model, fused=True)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    before = model.weight.detach().clone()
+    with pytest.raises(zeromean.ZeromeanError, match="no compiled kernels"):
+        optimizer.step()
+    assert torch.equal(model.weight, before)
+    assert torch.equal(model.weight.grad, torch.ones_like(before))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_param_groups_may_hold_options_of_other_optimizers(kind: Any) -> None:
     """torch allows any key, so one list of groups can serve several optimizers."""

@@ -26,6 +26,8 @@ from zeromean.sharded import gradient_of
 
 RuleOf = Callable[[dict[str, Any]], Rule]
 
+_NOT_SERVED = "no compiled kernels serve its parameters"
+
 
 def sgd_rule(group: dict[str, Any], decoupled: bool = False) -> SGDRule:
     """Return the step that a param group of SGD asks for."""
@@ -307,6 +309,8 @@ class TakenOver:
             rule = sgd_rule if isinstance(optimizer, torch.optim.SGD) else adam_rule
             self._step = FusedStep(self._centering, self._at, rule, complete=False)
         step = self._step.bind(optimizer)
+        if self._centering.options.fused and self._leaves_all():
+            raise _refusal(optimizer, _NOT_SERVED)
         rest = self._stand_in(optimizer, step.left)
         self._centers_rest = bool(step.left)
         if step.left:  # nothing is written yet if one of these cannot be centered
@@ -387,13 +391,11 @@ class TakenOver:
         reason = self.obstacle(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         devices = {p.device for p in parameters}
-        if not reason and all(backend(device) == "reference" for device in devices):
-            reason = "no compiled kernels serve its parameters"
-        ready = self._step._ready if self._step is not None else None
-        if not reason and ready is not None and 0 < len(ready.parameters) == len(ready.left):
-            reason = "no compiled kernels serve its parameters"
+        if all(backend(device) == "reference" for device in devices) or self._leaves_all():
+            reason = reason or _NOT_SERVED
         if reason:
             return Way("two passes", reason)
+        ready = self._ready()
         left = 0 if ready is None else len(ready.left)
         return Way(
             "taken over",
@@ -401,6 +403,14 @@ class TakenOver:
             if left
             else "the kernels center and step in one pass",
         )
+
+    def _ready(self) -> _Ready | None:
+        return None if self._step is None else self._step._ready
+
+    def _leaves_all(self) -> bool:
+        """Return whether the prepared step leaves all of its parameters to torch."""
+        ready = self._ready()
+        return ready is not None and 0 < len(ready.parameters) == len(ready.left)
 
     def check_required(self, optimizer: Optimizer) -> None:
         """Raise if the step must be taken over, and cannot be."""
