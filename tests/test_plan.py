@@ -92,6 +92,14 @@ def test_lazy_module_raises() -> None:
     assert centered(model) == {"0.weight": (1,)}
 
 
+@pytest.mark.parametrize("model", [None, nn.Linear(3, 2)], ids=["no model", "other model"])
+def test_lazy_parameter_outside_the_model_raises(model: nn.Module | None) -> None:
+    held = [] if model is None else [*model.parameters()]
+    optimizer = torch.optim.SGD([*held, *nn.LazyLinear(3).parameters()], lr=0.1)
+    with pytest.raises(zeromean.ZeromeanError, match=r"parameter \d is a lazy.*forward"):
+        zeromean.centralize(optimizer, model)
+
+
 def test_parametrized_weight_uses_the_rule_of_its_owner() -> None:
     layer = parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))
     buffers = {name: buffer.clone() for name, buffer in layer.named_buffers()}

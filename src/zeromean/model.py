@@ -54,11 +54,7 @@ def owners(model: nn.Module) -> Iterator[Owner]:
             continue  # its originals belong to the module that they parametrize
         description = descriptions.get(id(module))
         for name, original, full_name, parameter in _own_parameters(module, module_name):
-            if is_lazy(parameter):
-                raise ZeromeanError(
-                    f"{full_name} is a lazy parameter and has no shape yet",
-                    "Run one forward pass before centralizing",
-                )
+            refuse_lazy(full_name, parameter)
             fan_in, reason = _look_up(module, name, original, parameter, description)
             shape = origins[parameter].shape if parameter in origins else tuple(parameter.shape)
             undescribed = "" if description is not None else type(module).__name__
@@ -68,14 +64,27 @@ def owners(model: nn.Module) -> Iterator[Owner]:
 
 
 def owners_by_shape(named: Iterable[tuple[str, Tensor]]) -> Iterator[Owner]:
-    """Yield parameters without a model, by the published rule: axes 1.. of two or more."""
+    """Yield parameters without a model, by the published rule: axes 1.. of two or more.
+
+    Raises:
+        ZeromeanError: A parameter has no shape yet.
+    """
     for name, parameter in named:
+        refuse_lazy(name, parameter)
         fan_in, reason = None, "fewer than two dimensions"
         if parameter.ndim >= 2:
             axes = tuple(range(1, parameter.ndim))
             fan_in = FanIn(axes, role="conv" if parameter.ndim >= 4 else "linear")
             reason = "by its shape alone"
         yield Owner(name, parameter, tuple(parameter.shape), name, None, fan_in, reason)
+
+
+def refuse_lazy(name: str, parameter: Tensor) -> None:
+    """Raise if a parameter has no shape yet."""
+    if is_lazy(parameter):
+        raise ZeromeanError(
+            f"{name} is a lazy parameter and has no shape yet", "Run one forward pass first"
+        )
 
 
 def _descriptions(modules: Iterable[nn.Module]) -> dict[int, Description]:

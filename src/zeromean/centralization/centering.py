@@ -15,7 +15,7 @@ from zeromean.centralization.optimizer_traits import traits_of
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
 from zeromean.gc_options import GCOptions
-from zeromean.model import owners, owners_by_shape
+from zeromean.model import owners, owners_by_shape, refuse_lazy
 from zeromean.plan import Plan, Row, make_plan
 from zeromean.sharded import reshard
 
@@ -136,11 +136,12 @@ class Centering:
             for row in plan
         ]
         owned = {id(row.parameter) for row in rows}
-        foreign = [
-            Row(name, tuple(p.shape), None, False, "not a parameter of the model", p)
-            for name, p in named
-            if id(p) not in owned
-        ]
+        foreign = []
+        for name, p in named:
+            if id(p) not in owned:
+                refuse_lazy(name, p)
+                reason = "not a parameter of the model"
+                foreign.append(Row(name, tuple(p.shape), None, False, reason, p))
         if named and len(foreign) == len(named):
             raise ZeromeanError(
                 "the optimizer and the model share no parameter",
