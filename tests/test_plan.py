@@ -100,6 +100,22 @@ def test_lazy_parameter_outside_the_model_raises(model: nn.Module | None) -> Non
         zeromean.centralize(optimizer, model)
 
 
+@pytest.mark.filterwarnings("ignore:Without a model")
+@pytest.mark.parametrize("with_model", [True, False])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_frozen_weights_without_a_mean_are_left_alone(dtype: torch.dtype, with_model: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    codes = torch.ones(3, 4).to(dtype)
+    model[0].weight = nn.Parameter(codes, requires_grad=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, model if with_model else None, at="update")
+    (first, *_) = handle.plan
+    assert not first.centered
+    assert str(dtype) in first.reason
+    model[1].weight.grad = torch.ones(2, 3)
+    optimizer.step()
+
+
 def test_parametrized_weight_uses_the_rule_of_its_owner() -> None:
     layer = parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))
     buffers = {name: buffer.clone() for name, buffer in layer.named_buffers()}

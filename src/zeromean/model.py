@@ -71,8 +71,8 @@ def owners_by_shape(named: Iterable[tuple[str, Tensor]]) -> Iterator[Owner]:
     """
     for name, parameter in named:
         refuse_lazy(name, parameter)
-        fan_in, reason = None, "fewer than two dimensions"
-        if parameter.ndim >= 2:
+        fan_in, reason = None, _without_mean(parameter) or "fewer than two dimensions"
+        if parameter.ndim >= 2 and not _without_mean(parameter):
             axes = tuple(range(1, parameter.ndim))
             fan_in = FanIn(axes, role="conv" if parameter.ndim >= 4 else "linear")
             reason = "by its shape alone"
@@ -85,6 +85,17 @@ def refuse_lazy(name: str, parameter: Tensor) -> None:
         raise ZeromeanError(
             f"{name} is a lazy parameter and has no shape yet", "Run one forward pass first"
         )
+
+
+def _without_mean(parameter: Tensor) -> str | None:
+    """Return why the entries of a parameter cannot be averaged, or None if they can."""
+    if reason := quantized(type(parameter)):
+        return reason
+    if not (parameter.is_floating_point() or parameter.is_complex()):
+        return f"{parameter.dtype} entries have no mean"
+    if parameter.dtype.itemsize == 1:
+        return f"weights of type {parameter.dtype} are not supported"
+    return None
 
 
 def _descriptions(modules: Iterable[nn.Module]) -> dict[int, Description]:
@@ -154,10 +165,8 @@ def _look_up(
     entry = look_up(kind, name, description)
     if not isinstance(entry, FanIn):
         return None, entry
-    if reason := quantized(type(parameter)):
+    if reason := _without_mean(parameter):
         return None, reason
-    if not (parameter.is_floating_point() or parameter.is_complex()):
-        return None, f"{parameter.dtype} entries have no mean"
     if original is not None and not described and not _keeps_shape(module, name):
         return (
             None,

@@ -149,7 +149,7 @@ def _leave_unsuitable(model: nn.Module, row: Row, tied: list[Owner], method: str
         return row.left_alone("it is already re-parametrized by nnn")
     if prune.is_pruned(owner.module):
         return row.left_alone("it is pruned: call torch.nn.utils.prune.remove first")
-    if row.parameter.is_complex() or row.parameter.dtype.itemsize == 1:
+    if row.parameter.is_complex():
         return row.left_alone(f"weights of type {row.parameter.dtype} are not supported")
     if row.fan_in and row.fan_in.padding_idx is not None:
         return row.left_alone("its padding row would be normalized with the others")
