@@ -328,6 +328,19 @@ def test_it_says_why_it_centers_in_two_passes(make: Any, reason: str) -> None:
         torch.testing.assert_close(optimizer.state_dict(), state, rtol=0, atol=0)
 
 
+def test_way_names_a_gradient_scaler_between_its_steps() -> None:
+    model = network(torch.float32)
+    optimizer = SGD(model.parameters(), lr=0.1, fused=True)
+    handle = zeromean.centralize(optimizer, model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(loss_of(model, 0)).backward()
+    scaler.step(optimizer)
+    assert handle.way == ("two passes", fused_step._SCALED)
+    backward(model, 1)
+    optimizer.step()
+    assert handle.way.name == "taken over"
+
+
 def test_required_fused_step_raises_later_too() -> None:
     model = network()
     optimizer = AdamW(model.parameters())

@@ -27,6 +27,7 @@ from zeromean.sharded import gradient_of
 RuleOf = Callable[[dict[str, Any]], Rule]
 
 _NOT_SERVED = "no compiled kernels serve its parameters"
+_SCALED = "a gradient scaler passes its scale to the optimizer's fused step"
 
 
 def sgd_rule(group: dict[str, Any], decoupled: bool = False) -> SGDRule:
@@ -284,6 +285,7 @@ class TakenOver:
         self._step: FusedStep | None = None
         self._rest: Optimizer | None = None  # kept, because a compiled step is compiled for it
         self._centers_rest = False  # whether this step is centered in two passes, if only in part
+        self._scaled = False  # whether the last step was; a scaler shows itself only during steps
 
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -294,6 +296,7 @@ class TakenOver:
             ZeromeanError: The step must be taken over, and cannot be.
         """
         reason = self.obstacle(optimizer)
+        self._scaled = reason == _SCALED
         self._centers_rest = bool(reason)
         if reason:
             if self._centering.options.fused:
@@ -365,7 +368,7 @@ class TakenOver:
         if not self._is_innermost(optimizer):
             return "another hook of the optimizer runs between centralize's hooks and the step"
         if any(getattr(optimizer, name, None) is not None for name in ("grad_scale", "found_inf")):
-            return "a gradient scaler passes its scale to the optimizer's fused step"
+            return _SCALED
         for group in optimizer.param_groups:
             if group.get("differentiable"):
                 return "differentiable=True needs torch's own step"
@@ -388,7 +391,7 @@ class TakenOver:
 
     def way(self, optimizer: Optimizer) -> Way:
         """Return how the next step will be made, and why."""
-        reason = self.obstacle(optimizer)
+        reason = self.obstacle(optimizer) or (_SCALED if self._scaled else "")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         devices = {p.device for p in parameters}
         if all(backend(device) == "reference" for device in devices) or self._leaves_all():
