@@ -102,7 +102,7 @@ def test_report_gives_a_reason_for_each_parameter() -> None:
     assert "already parametrized" in reasons["lone.other.parametrizations.weight.original"]
     assert "fan-in 1" in reasons["lone.weight"]
     assert "leaves out up" in reasons["up.weight"]
-    assert "embedding" in reasons["embed.weight"]
+    assert reasons["embed.weight"] == "embeddings are not re-parametrized"
     assert "norm" in reasons["norm.weight"]
     assert "bias" in reasons["head.bias"]
     assert {change.row.name for change in report.done} == DESCRIBED - {

@@ -64,8 +64,8 @@ def reparametrize(
 
     Returns:
         A :class:`zeromean.reparam.Report`, which lists what happened to each parameter and why, and
-        prints as a table. Parameters with fan-in 1, tied parameters, parameters with gradient hooks
-        and those of modules without a fan-in rule are left alone.
+        prints as a table. Embeddings, parameters with fan-in 1, tied parameters, parameters with
+        gradient hooks and those of modules without a fan-in rule are left alone.
 
     Raises:
         ZeromeanError: An option is unknown or has no effect; the model is wrapped or sharded, or
@@ -92,7 +92,7 @@ def reparametrize(
     for owner in found:
         owners_of.setdefault(id(owner.parameter), []).append(owner)
     rows = [
-        _leave_unsuitable(model, row, owners_of[id(row.parameter)], method) if row.centered else row
+        _leave_unsuitable(model, row, owners_of[id(row.parameter)], method)
         for row in make_plan(found, layers=layers)
     ]
 
@@ -139,6 +139,10 @@ def reparametrize(
 
 def _leave_unsuitable(model: nn.Module, row: Row, tied: list[Owner], method: str) -> Row:
     """Return the row, marked as left alone if a proxy cannot replace this parameter."""
+    if row.role == "embedding":
+        return row.left_alone("embeddings are not re-parametrized")
+    if not row.centered:
+        return row
     owner = tied[0]
     if len(tied) > 1:
         names = ", ".join(owner.name for owner in tied)
