@@ -156,12 +156,13 @@ def _look_up(
         # The first parametrization computes with the originals, and a rule may describe them.
         parametrizations: Any = module.parametrizations[name]  # type: ignore[index]
         first = parametrizations[0]
-        own = describe(first, dict(parametrizations.named_parameters(recurse=False)))
+        originals = dict(parametrizations.named_parameters(recurse=False))
+        own = describe(first, {key.removesuffix("_orig") for key in originals})  # if pruned
         described = own is not None
         if described:
             owner = parametrize.type_before_parametrizations(module).__name__
             kind = f"{type(first).__name__} of {owner}"
-            name, description = original, own
+            name, description = original.removesuffix("_orig"), own
     entry = look_up(kind, name, description)
     if not isinstance(entry, FanIn):
         return None, entry

@@ -516,6 +516,17 @@ def test_gradients_of_zero_mean_proxies_are_zero_mean(method: Any) -> None:
         torch.testing.assert_close(grad, centered, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize(("scale", "original"), [("learned", "original1"), (1.0, "original")])
+def test_pruned_proxy_is_centered_and_folds(scale: Any, original: str) -> None:
+    layer: Any = nn.Linear(4, 3)
+    zeromean.reparametrize(layer, "wn", scale=scale)
+    prune.l1_unstructured(layer.parametrizations.weight, original, amount=2)
+    (row,) = zeromean.explain(layer).centered
+    assert row.name == f"parametrizations.weight.{original}_orig"
+    before = layer(torch.ones(1, 4))
+    assert torch.equal(zeromean.fold(layer)(torch.ones(1, 4)), before)
+
+
 def test_gc_on_top_of_wn_centers_the_gradients_of_proxies() -> None:
     model = Network().double()
     zeromean.reparametrize(model, "wn")
