@@ -95,11 +95,13 @@ def test_report_gives_a_reason_for_each_parameter() -> None:
     model.norm.extra = nn.Linear(5, 2)
     prune.l1_unstructured(model.norm.extra, "weight", amount=2)
     model.lone.other = parametrizations.spectral_norm(nn.Linear(4, 4))
+    model.lone.hooked = nn.utils.spectral_norm(nn.Linear(4, 4))
     report = zeromean.reparametrize(model, "cwn", layers=lambda name, _: name != "up")
     reasons = {change.row.name: change.row.reason for change in report if not change.done}
     assert "tied" in reasons["attention.out_proj.weight"]
     assert "pruned" in reasons["norm.extra.weight_orig"]
     assert "already parametrized" in reasons["lone.other.parametrizations.weight.original"]
+    assert "spectrally normalized" in reasons["lone.hooked.weight_orig"]
     assert "fan-in 1" in reasons["lone.weight"]
     assert "leaves out up" in reasons["up.weight"]
     assert reasons["embed.weight"] == "embeddings are not re-parametrized"
@@ -514,6 +516,18 @@ def test_gradients_of_zero_mean_proxies_are_zero_mean(method: Any) -> None:
         grad = row.parameter.grad
         centered = zeromean.center(grad, row.axes, row.groups)
         torch.testing.assert_close(grad, centered, rtol=0, atol=1e-13)
+
+
+def test_weight_with_a_pruned_bias_is_converted() -> None:
+    layer = prune.l1_unstructured(nn.Linear(4, 3), "bias", amount=1)
+    x = torch.ones(2, 4)
+    before = layer(x)
+    report = zeromean.reparametrize(layer, "wn")
+    assert [change.row.name for change in report.done] == ["weight"]
+    torch.testing.assert_close(layer(x), before)
+    zeromean.fold(layer)
+    torch.testing.assert_close(layer(x), before)
+    assert sorted(name for name, _ in layer.named_parameters()) == ["bias_orig", "weight"]
 
 
 @pytest.mark.parametrize(("scale", "original"), [("learned", "original1"), (1.0, "original")])

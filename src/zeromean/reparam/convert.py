@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.nn.utils import prune
 
 from zeromean.errors import warn
 from zeromean.fan_in import FanIn
@@ -151,8 +150,11 @@ def _leave_unsuitable(model: nn.Module, row: Row, tied: list[Owner], method: str
         return row.left_alone(f"it is already parametrized: {owner.reason}")
     if isinstance(owner.module, NaturalLinear):
         return row.left_alone("it is already re-parametrized by nnn")
-    if prune.is_pruned(owner.module):
-        return row.left_alone("it is pruned: call torch.nn.utils.prune.remove first")
+    if _attribute(owner).endswith("_orig"):
+        return row.left_alone(
+            "it is pruned or spectrally normalized by a hook: call torch.nn.utils.prune.remove or"
+            " remove_spectral_norm first"
+        )
     if row.parameter.is_complex():
         return row.left_alone(f"weights of type {row.parameter.dtype} are not supported")
     if row.fan_in and row.fan_in.padding_idx is not None:
