@@ -142,6 +142,7 @@ def test_seed_from_outside_and_shifted_seeds(program, tmp_path: Path) -> None:
     assert len({one.epochs[0].score for one in fixed.runs}) == 1
     (note,) = fixed.comparisons[0].notes
     assert "the program sets its own seed" in note
+    assert len(summarize(fixed)[0][1].final.difference.differences) == 1
     spec = task(program(), "7", "0.1", shift_seeds=True)
     shifted = run(Study(tasks=(spec,), seeds=2), tmp_path / "c")
     assert len({one.epochs[0].score for one in shifted.runs}) == 2

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zeromean.study.engine.results import Results
 from zeromean.study.spec.metric import ACCURACY, Metric
+from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.records import Candidate, Epoch, Key, Run
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.task import ImageTask
@@ -107,3 +109,26 @@ def make_results(
         command=made.command(out),
         threads=1,
     )
+
+
+def make_program_results(out: Path, task: ProgramTask, curves: dict[str, Curves]) -> Results:
+    """Make a study of a program with one run per curve.
+
+    Args:
+        out: Folder of the study.
+        task: The program.
+        curves: Values that each run reports, by method and seed.
+    """
+    study = Study(tasks=(task,), methods=tuple(curves), seeds=len(curves["plain"]))
+    runs = tuple(
+        replace(
+            make_run(method, seed, scores, task=task.label, optimizer=study.optimizer_labels[0]),
+            train_score=None,
+            test_loss=None,
+        )
+        for method, seeds in curves.items()
+        for seed, scores in enumerate(seeds)
+    )
+    info = TaskInfo("train.py", "its own", "its own", "test", task.metric_of(), 0, "-")
+    made = make_results(out, curves)
+    return replace(made, study=study, runs=runs, infos={task.label: info})

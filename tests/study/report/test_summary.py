@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic import Curves, make_results
+from synthetic import Curves, make_program_results, make_results
 
-from zeromean.study import report
+from zeromean.study import ProgramTask, report
 from zeromean.study.engine.results import Results
 from zeromean.study.report import headline, sections
 from zeromean.study.report.conclusion import Conclusion, conclude
@@ -354,3 +354,29 @@ def test_tables_are_folded_to_the_width_of_the_terminal(tmp_path: Path, width: i
     longest = max(len(line) for part in parts for line in str(part).splitlines())
     assert longest <= width or len(parts) == len(methods)
     assert len(fold(section.table, 10_000)) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "advice"),
+    [
+        ((), {}, "Use --shift-seeds, or pass {seed} to the program."),
+        (("{seed}",), {}, "Let the program use {seed}."),
+        ((), {"shift_seeds": True}, "Let the program use {seed}."),
+    ],
+)
+def test_copies_of_one_pair_of_runs_count_as_one(
+    tmp_path: Path, words: tuple[str, ...], options: dict[str, bool], advice: str
+) -> None:
+    """Six copies of one pair once gave a verdict: p = 2^(1 - 6) = 0.03."""
+    task = ProgramTask(command=("train.py", *words), metric="accuracy=acc NUMBER", **options)
+    curves = {"plain": [(0.5, 0.7)] * 6, "gc": [(0.6, 0.8)] * 6}
+    results = make_program_results(tmp_path, task, curves)
+    found = conclusion(results)
+    assert found.verdict == "too few seeds"
+    assert "One seed cannot show a difference" in found.text
+    (note,) = results.comparisons[0].notes
+    assert note.endswith(f"they count as one: the program sets its own seed. {advice}")
+    curves["gc"][-1] = (0.6, 0.7)
+    varied = make_program_results(tmp_path, task, curves)
+    assert len(summarize(varied)[1].final.difference.differences) == 6
+    assert not varied.comparisons[0].notes

@@ -14,7 +14,6 @@ import msgspec
 from zeromean.errors import ZeromeanError
 from zeromean.study.engine.scheduler import final_groups, planned_keys
 from zeromean.study.engine.store import Store
-from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.metric import Metric
 from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.records import FINAL, Key, Run
@@ -69,12 +68,16 @@ class Comparison:
             for method, same in self.study.distinct_methods(self.optimizer).items()
             if method != same
         ]
-        runs = [run for run in self.of(BASELINE).values() if run.epochs]
-        curves = [[epoch.score for epoch in run.epochs] for run in runs]
-        if isinstance(self.task, ProgramTask) and len(curves) > 1 and curves[1:] == curves[:-1]:
+        if self.repeated and isinstance(self.task, ProgramTask):
+            seeded = self.task.has("seed") or self.task.shift_seeds
+            advice = (
+                "Let the program use {seed}."
+                if seeded
+                else "Use --shift-seeds, or pass {seed} to the program."
+            )
             notes.append(
-                f"All runs of {BASELINE} are identical: the program sets its own seed. Use"
-                " --shift-seeds, or pass {seed} to the program."
+                "All runs of a method are identical, so they count as one: the program sets its own"
+                f" seed. {advice}"
             )
         return notes
 
@@ -86,6 +89,19 @@ class Comparison:
     def finished(self, method: str) -> dict[int, Run]:
         """Return the runs of a method that did not diverge or fail, by their seed."""
         return {seed: run for seed, run in self.of(method).items() if not run.diverged}
+
+    @property
+    def repeated(self) -> bool:
+        """Whether every seed of a program gave the same runs, because it sets its own seed."""
+        curves = [
+            [[epoch.score for epoch in run.epochs] for run in self.finished(method).values()]
+            for method in self.methods
+        ]
+        return (
+            isinstance(self.task, ProgramTask)
+            and max(map(len, curves)) > 1
+            and all(one[1:] == one[:-1] for one in curves)
+        )
 
     @property
     def point(self) -> str:

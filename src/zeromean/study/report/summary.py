@@ -114,6 +114,8 @@ def _summarize(comparison: Comparison) -> list[Summary]:
         runs = comparison.of(method)
         finished = comparison.finished(method)
         control = {} if method == BASELINE else comparison.finished(BASELINE)
+        if comparison.repeated:  # copies of one pair are one pair
+            control = {seed: control[seed] for seed in sorted(control.keys() & finished)[:1]}
         reached = [_cost_to_target(run, target, comparison.metric) for run in runs.values()]
         gaps = [
             run.train_score - run.test_score
