@@ -15,10 +15,10 @@ from xml.etree import ElementTree
 import msgspec
 import numpy as np
 import pytest
-from synthetic import make_results
+from synthetic import make_program_results, make_results
 
 from zeromean.errors import ZeromeanError
-from zeromean.study import report
+from zeromean.study import ProgramTask, report
 from zeromean.study.engine.results import Results
 from zeromean.study.report import content, curves, drawing, forest, profile, rates
 from zeromean.study.report.drawing import NAMED, OTHERS, styles
@@ -472,3 +472,14 @@ def test_tuned_values_of_a_program_are_drawn_and_described(tmp_path: Path) -> No
     text = Page(report.write(program)).text
     assert "width 0.1; the next best, width 1, scored" in text
     assert not re.search(r"\bnan\b", text.partition("Settings")[0])
+
+
+def test_report_of_a_program_claims_nothing_about_its_test_set(tmp_path: Path) -> None:
+    """The best of a run's test accuracies was once reported as chosen without them."""
+    task = ProgramTask(command=("train.py",), metric="accuracy=acc NUMBER", best=True)
+    found = make_program_results(tmp_path, task, {"plain": [(0.7, 0.6)], "gc": [(0.8, 0.7)]})
+    page = report.write(found).read_text()
+    assert "Nothing was chosen" not in page
+    assert "test examples" not in page
+    assert "what they were measured on is its choice" in page
+    assert "accuracy=acc NUMBER; higher is better; a run is scored by its best value" in page

@@ -128,7 +128,13 @@ def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
         f" alike{results.growth}"
     )
     if not isinstance(task, TrainedTask):
-        return {"Task": info.description, "Seeds": seeds}
+        better = "higher" if info.metric.higher_is_better else "lower"
+        scored = "best" if task.best else "last"
+        return {
+            "Task": info.description,
+            "Metric": f"{task.metric}; {better} is better; a run is scored by its {scored} value",
+            "Seeds": seeds,
+        }
     rates = ", ".join(f"{lr:g}" for lr in sorted({one.lr for one in candidates}))
     given = study.lr is not None or optimizer.lr is not None
     source = "as given" if given else "customary for this optimizer and network"
