@@ -154,6 +154,27 @@ def test_dry_run_of_the_example_shows_matches_and_writes_nothing(
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize(
+    ("lines", "code", "message"),
+    [
+        ("print('los 1')", 2, "train.py fails: it reported no loss"),
+        ("raise SystemExit('no data')", 2, "train.py fails: it ended with exit code 1; no data"),
+        (
+            "print('loss 1'); raise SystemExit('full')", 0,
+            "train.py: it ended with exit code 1; loss 1 / full",
+        ),
+    ],
+)  # fmt: skip
+def test_dry_run_says_how_the_program_failed(
+    program, monkeypatch: pytest.MonkeyPatch, lines: str, code: int, message: str
+) -> None:
+    monkeypatch.setattr("zeromean.study.tasks.program._check_record", lambda *_: None)
+    found, output = compare(*METRIC, "--dry-run", "--", sys.executable, program(lines))
+    assert found == code
+    assert message in output
+    assert ("Correct the command or the metric, or raise --timeout." in output) == bool(code)
+
+
 def test_comparison_ends_with_a_table_and_a_report(program, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["--seeds", "1", "--out", str(out), "--", sys.executable, program(), "{seed}"]

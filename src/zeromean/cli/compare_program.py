@@ -12,7 +12,7 @@ import typer
 from msgspec.structs import replace
 
 from zeromean.cli.options import split_names
-from zeromean.cli.output import echo, refuse
+from zeromean.cli.output import echo
 from zeromean.cli.typed import typed_options, typed_words
 from zeromean.errors import ZeromeanError
 from zeromean.study.spec import presets
@@ -191,14 +191,17 @@ def dry_run(study: Study, timeout: float | None) -> None:
     metric = task.metric_of()
     values = [epoch.score for epoch in run.epochs]
     if not values:
-        refuse(run.failure or "no value was found", 1)
+        raise ZeromeanError(
+            f"{task.label} fails: {run.failure}",
+            "Correct the command or the metric, or raise --timeout",
+        )
     better = "higher" if metric.higher_is_better else "lower"
     echo(
         f"{amount(len(values), 'value')} of {metric.name} ({better} is better):"
         f" first {values[0]:g}, last {values[-1]:g}"
     )
     if run.failure:
-        echo(f"The run did not end by itself: {run.failure}")
+        echo(f"{task.label}: {run.failure}")
 
 
 def _table(option: str, pairs: Iterable[tuple[str, _Value]]) -> dict[str, _Value]:
