@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -23,11 +24,11 @@ from fast_programs import INTERRUPTIBLE
 from zeromean.cli import progress
 from zeromean.cli.main import app
 from zeromean.cli.progress import LiveProgress
-from zeromean.study import ImageTask, Study
+from zeromean.study import ImageTask, ProgramTask, Study
 from zeromean.study.engine import results
 from zeromean.study.report.table import MISSING
 from zeromean.study.spec import toml
-from zeromean.study.spec.records import Candidate, Key, Run
+from zeromean.study.spec.records import Candidate, Epoch, Key, Run
 from zeromean.study.tasks.training import Training
 
 SMALL = ("--model", "mlp", "--epochs", "3", "--batch-size", "8", "--seeds", "2")
@@ -138,6 +139,15 @@ def test_piped_progress_names_the_tuning_trial(capsys: pytest.CaptureFixture[str
     with LiveProgress(study, [key]) as shown:
         shown.on_run(Run(key, Candidate(0.1), (), failure="out of memory"))
     assert " sgd tuning trial 2 gc: out of memory\n" in capsys.readouterr().err
+
+
+def test_progress_counts_no_epochs_of_a_program(capsys: pytest.CaptureFixture[str]) -> None:
+    study = Study(tasks=(ProgramTask(command=("train.py",), metric="loss=NUMBER"),))
+    key = Key("train.py", study.optimizer_labels[0], "gc", seed=0)
+    values = tuple(Epoch(number, {"score": math.nan}) for number in range(1, 6))
+    with LiveProgress(study, [key]) as shown:
+        shown.on_run(Run(key, Candidate(math.nan), values, test_score=math.nan))
+    assert " seed 0 gc: diverged at its last value\n" in capsys.readouterr().err
 
 
 def test_recorded_command_repeats_the_results(archive: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from rich.progress import (
 
 from zeromean.cli.output import printable
 from zeromean.study.engine.watcher import Watcher
+from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.records import FINAL, Epoch, Key, Run
 from zeromean.study.spec.study import Study
 
@@ -81,7 +82,10 @@ class LiveProgress(Watcher):
         if run.diverged:
             # The rest of its epochs will never come.
             self._bar.advance(self._task, self._study.epochs(key) - self._ended.get(key, 0))
-            reason = run.failure or f"diverged in epoch {len(run.epochs)}"
+            # A program is one epoch, whatever it reports.
+            program = isinstance(self._study.task(key.task), ProgramTask)
+            where = "at its last value" if program else f"in epoch {len(run.epochs)}"
+            reason = run.failure or f"diverged {where}"
             self._print(f"{name}: {reason}")
         if self._bar.disable and self._is_due():
             # A grid that grows while it is tuned adds runs to those that were planned.
