@@ -483,3 +483,22 @@ def test_report_of_a_program_claims_nothing_about_its_test_set(tmp_path: Path) -
     assert "test examples" not in page
     assert "what they were measured on is its choice" in page
     assert "accuracy=acc NUMBER; higher is better; a run is scored by its best value" in page
+
+
+def test_report_says_why_runs_of_a_program_failed(tmp_path: Path) -> None:
+    """A crash was once counted as a divergence, without its reason."""
+    task = ProgramTask(command=("train.py",), metric="accuracy=acc NUMBER")
+    curves = {"plain": [(0.7, 0.6)] * 3, "gc": [(0.8, 0.7)] * 3}
+    found = make_program_results(tmp_path, task, curves)
+    why = "it ended with exit code 1; MemoryError"
+    runs = tuple(
+        replace(run, failure=why, test_score=None)
+        if run.key.method == "gc" and run.key.seed > 0
+        else run
+        for run in found.runs
+    )
+    page = report.write(replace(found, runs=runs)).read_text()
+    assert f"gc failed with 2 of 3 seeds; seed 1: {why}" in page
+    assert "Diverged or failed runs" in page
+    assert "diverged or failed run<" in page
+    assert "without runs that diverged or failed" in page

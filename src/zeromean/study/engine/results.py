@@ -21,6 +21,7 @@ from zeromean.study.spec.study import Study
 from zeromean.study.spec.task import TaskSpec
 from zeromean.study.spec.toml import from_table
 from zeromean.study.tasks.interface import TaskInfo
+from zeromean.tables import amount
 
 DATABASE = "study.sqlite"
 # Key of the numbers of seeds with which a study was finished before seeds were added.
@@ -62,7 +63,7 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """One sentence per method that was not trained, and one on identical runs of a program."""
+        """Sentences on methods that were not trained, and on identical or failed program runs."""
         notes = [
             f"{method} is the same method as {same} with {self.optimizer}; it was trained once."
             for method, same in self.study.distinct_methods(self.optimizer).items()
@@ -79,6 +80,14 @@ class Comparison:
                 "All runs of a method are identical, so they count as one: the program sets its own"
                 f" seed. {advice}"
             )
+        for method in self.methods:
+            runs = self.of(method)
+            failed = {seed: run.failure for seed, run in runs.items() if run.failure is not None}
+            for seed, failure in [*failed.items()][:1]:
+                notes.append(
+                    f"{method} failed with {len(failed)} of {amount(len(runs), 'seed')};"
+                    f" seed {seed}: {failure}"
+                )
         return notes
 
     def of(self, method: str) -> dict[int, Run]:
@@ -107,6 +116,11 @@ class Comparison:
     def point(self) -> str:
         """The word for a point of a curve: an epoch, or whatever a program reports."""
         return "point" if isinstance(self.task, ProgramTask) else "epoch"
+
+    @property
+    def unusable(self) -> str:
+        """The word for runs without a usable score, which only those of a program can fail."""
+        return "diverged or failed" if isinstance(self.task, ProgramTask) else "diverged"
 
     @property
     def epochs(self) -> int:

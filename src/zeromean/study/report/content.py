@@ -106,6 +106,7 @@ def content(results: Results, parts: list[Section]) -> dict[str, Any]:
         "descriptions": {one.label: one.calls for one in study.methods},
         "baseline": BASELINE,
         "point": results.comparisons[0].point,
+        "unusable": results.comparisons[0].unusable,
         "settings": [_settings(part.comparison, results) for part in parts],
         "sessions": results.sessions,
         "budget": budget(study, {label: info.steps for label, info in results.infos.items()}),

@@ -151,7 +151,9 @@ def _legend(comparison: Comparison) -> dict[str, Line2D | Patch]:
         label = f"{method} (same scores as {same})" if same else method
         entries[label] = Line2D([], [], color=style.color, linestyle=line)
     if any(run.diverged for run in comparison.runs):
-        entries["diverged run"] = Line2D([], [], color="#4d4d4d", linestyle=":", marker="x")
+        entries[f"{comparison.unusable} run"] = Line2D(
+            [], [], color="#4d4d4d", linestyle=":", marker="x"
+        )
     if comparison.study.seeds > 1:
         entries["line: mean over seeds"] = Line2D([], [], color="#767676")
         entries["band: ± 1 standard deviation"] = Patch(color="#767676", alpha=0.25, linewidth=0)

@@ -70,7 +70,8 @@ def tabulate(
     ]
     if isinstance(comparison.task, ProgramTask):
         table.append(row("  step", lambda one: _step(comparison, one.method)))
-    table.append(row("Diverged runs", lambda summary: f"{summary.diverged} of {summary.runs}"))
+    label = f"{comparison.unusable.capitalize()} runs"
+    table.append(row(label, lambda summary: f"{summary.diverged} of {summary.runs}"))
     return Table(("", *(summary.method for summary in summaries)), table)
 
 
