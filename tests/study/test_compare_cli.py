@@ -150,6 +150,20 @@ def test_progress_counts_no_epochs_of_a_program(capsys: pytest.CaptureFixture[st
     assert " seed 0 gc: diverged at its last value\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("scores", "warned"), [((0.5, 0.5, 0.5), 1), ((0.5, 0.4, 0.6), 0)])
+def test_progress_names_identical_seeds_of_a_program_once(
+    scores: tuple[float, ...], warned: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = Study(tasks=(ProgramTask(command=("train.py",), metric="loss=NUMBER"),))
+    with LiveProgress(study, []) as shown:
+        for seed, score in enumerate(scores):
+            for method, gain in (("plain", 0.0), ("gc", 0.1)):
+                key = Key("train.py", study.optimizer_labels[0], method, seed)
+                values = (Epoch(1, {"score": score + gain}),)
+                shown.on_run(Run(key, Candidate(math.nan), values, test_score=score + gain))
+    assert capsys.readouterr().err.count("identical to another seed") == warned
+
+
 def test_recorded_command_repeats_the_results(archive: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert invoke(*SMALL, "--data", f"npz:{archive}", "--out", first)[0] == 0

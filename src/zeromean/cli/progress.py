@@ -38,6 +38,8 @@ class LiveProgress(Watcher):
         self._left = list(left)
         self._ended: dict[Key, int] = {}
         self._runs = 0
+        self._first: dict[Key, list[float]] = {}
+        self._repeats = False
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -87,10 +89,23 @@ class LiveProgress(Watcher):
             where = "at its last value" if program else f"in epoch {len(run.epochs)}"
             reason = run.failure or f"diverged {where}"
             self._print(f"{name}: {reason}")
+        elif isinstance(self._study.task(key.task), ProgramTask) and key.trial == FINAL:
+            self._compare_seeds(run, name)
         if self._bar.disable and self._is_due():
             # A grid that grows while it is tuned adds runs to those that were planned.
             total = f" of {len(self._left)}" if self._runs <= len(self._left) else ""
             self._print(f"{self._runs}{total} runs done, last {name}")
+
+    def _compare_seeds(self, run: Run, name: str) -> None:
+        """Say it at once if two seeds of a program are alike: the others may take hours."""
+        values = [epoch.score for epoch in run.epochs]
+        first = self._first.setdefault(run.key._replace(seed=0), values)
+        if first is not values and first == values and not self._repeats:
+            self._repeats = True
+            self._print(
+                f"{name}: identical to another seed. If the program sets its own seed, all runs"
+                " count as one; interrupt them, and make it use {seed}, or add --shift-seeds."
+            )
 
     def _is_due(self) -> bool:
         now = time.monotonic()
