@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import zeromean
 from zeromean import ZeromeanError
@@ -368,6 +368,16 @@ def test_strided_transposed_convolution_is_left_out() -> None:
         intensity_response(model[1], (torch.randn(1, 2, 5), None))
     with pytest.raises(ZeromeanError, match="applies to no layer"):  # all border
         intensity_response(nn.Conv2d(1, 1, 3, padding=1), (torch.randn(1, 1, 2, 2), None))
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.utils.spectral_norm, lambda layer: prune.l1_unstructured(layer, "weight", 0.5)]
+)
+def test_weight_that_a_hook_computes_is_left_out(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(wrap(nn.Linear(4, 3)), nn.Linear(3, 2))
+    found = intensity_response(model, (torch.randn(5, 4), None))
+    assert found.layers == ("1.weight",)
+    assert "a hook computes" in found.left_out["0.weight_orig"]
 
 
 @pytest.mark.parametrize("at", ["gradient", "update"])

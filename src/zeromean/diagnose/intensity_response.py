@@ -174,6 +174,9 @@ def intensity_response(
         if len(inputs) != 1 or layer.units(output) is None:
             left_out[layer.name] = "its output is not the product of its weights with one input"
             return
+        if layer.tensor.endswith("_orig"):  # the name that pruning and spectral_norm give it
+            left_out[layer.name] = "a hook computes the weights of the layer from it"
+            return
         if layer.name not in probes:
             probes[layer.name] = _Probe(layer, origins[layer.name], shift)
         probes[layer.name].add(inputs[0])
