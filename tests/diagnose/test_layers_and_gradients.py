@@ -609,6 +609,13 @@ def test_nonfinite_weights_raise(measure: Callable[..., object]) -> None:
         measure(model, *batch)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("measure", [preactivations, intensity_response])
+def test_nonfinite_inputs_raise(measure: Callable[..., object], value: float) -> None:
+    with pytest.raises(ZeromeanError, match="of weight is not finite on these batches"):
+        measure(nn.Linear(4, 3), [(torch.ones(2, 4), None), (torch.full((2, 4), value), None)])
+
+
 @pytest.mark.parametrize("measure", [weight_means, gradient_norms, preactivations, sharpness])
 def test_meta_device_raises(measure: Callable[..., object]) -> None:
     batch = () if measure is weight_means else ((torch.zeros(2, 4), torch.zeros(2)),)

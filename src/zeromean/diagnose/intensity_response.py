@@ -135,7 +135,7 @@ def intensity_response(
 
     Raises:
         ZeromeanError: The corollary applies to no layer that ran, ``start`` is another model,
-            ``shift`` is 0 or not finite, or a weight is not finite.
+            ``shift`` is 0 or not finite, or a weight or an input is not finite.
 
     Example:
         >>> import copy, torch, zeromean
@@ -193,6 +193,11 @@ def intensity_response(
             " with pixels away from its padding",
             "Pass larger images, or check layers=",
         )
+    for name, probe in probes.items():
+        if not probe.deviation.isfinite():
+            raise ZeromeanError(
+                f"the input of {name} is not finite on these batches", "Check the inputs"
+            )
     order = [layer.name for layer in found if layer.name in probes]
     return IntensityResponse(
         layers=tuple(order),
