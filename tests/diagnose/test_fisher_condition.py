@@ -198,6 +198,18 @@ def test_model_runs_in_evaluation_mode_and_stays_unchanged() -> None:
     assert found.eigenvalues[0] == pytest.approx(again.eigenvalues[0])
 
 
+def test_frozen_weights_and_integer_parameters() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    wanted = fisher_condition(model, (torch.eye(3), None), likelihood="gaussian")
+    model.requires_grad_(False)
+    model.codes = nn.Parameter(torch.arange(3), requires_grad=False)
+    for method in ("exact", "lanczos"):
+        batch = torch.eye(3), None
+        found = fisher_condition(model, batch, likelihood="gaussian", method=method)
+        assert found.eigenvalues[0][-1] == pytest.approx(wanted.eigenvalues[0][-1])
+        assert not model.weight.requires_grad
+
+
 def test_inputs_by_name() -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
@@ -252,6 +264,7 @@ class Tupled(nn.Linear):
         (nn.Linear(3, 2), {"damping": -1.0}, "damping=-1.0"),
         (nn.Linear(3, 2).half(), {}, "weight is float16"),
         (nn.ReLU(), {}, "no layer that can be centered"),
+        (nn.LazyLinear(2), {}, "weight is a lazy parameter"),
         (Functional(), {}, "calls none of its layers .*layers= with names from layer.weight"),
         (Branching(), {"method": "exact"}, 'method="lanczos"'),
         (nn.Sequential(nn.Linear(3, 2), Tupled(2, 2)), {"layers": ["0"]}, "output is tuple"),

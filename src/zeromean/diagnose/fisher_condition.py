@@ -197,8 +197,11 @@ def fisher_condition(
         if not 0 < value < limit:
             raise ZeromeanError(f"{name}={value} is not between 0 and {limit}", f"Leave {name} out")
     check_model(model, precise=True)
-    own = copy.deepcopy(model).eval().requires_grad_()
+    own = copy.deepcopy(model).eval()
     found = {layer.name: layer for layer in layers_of(own)}
+    for parameter in own.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_()
     given = pairs(batches, own)
     ran, output = _first_pass(own, [*found.values()], given[0])
     if likelihood is None:
