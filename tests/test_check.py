@@ -179,6 +179,15 @@ def test_warnings_of_centralize_are_not_repeated() -> None:
     check(optimizer, model, batch())  # a warning would be an error
 
 
+@pytest.mark.parametrize(("start", "lr"), [(0.0, 1e-2), (0.1, 100.0)])
+def test_step_larger_than_the_weights(start: float, lr: float) -> None:
+    model = nn.Linear(60, 50)
+    nn.init.normal_(model.weight, std=start)
+    pair = torch.randn(8, 60), torch.randn(8, 50)
+    assert check(optim.AdamW(model, lr=lr, at="update"), model, pair).ok
+    assert not check(torch.optim.AdamW(model.parameters(), lr=lr), model, pair).ok
+
+
 def test_undecidable_steps_are_undecided() -> None:
     model = nn.Linear(6, 3)
     optimizer = optim.AdamW(model, lr=0.0)

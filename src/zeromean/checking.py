@@ -36,7 +36,8 @@ def __dir__() -> list[str]:
 # Response up to which a gradient counts as centered. A step that depends on the gradient's mean
 # changes by about its own size when the mean does; any other step changes by rounding alone.
 MAX_RESPONSE = 1e-2
-# Change of a mean, in rounding steps of the largest weight, up to which it counts as kept.
+# Change of a mean, in rounding steps of the largest weight before or after the step, up to which it
+# counts as kept.
 MAX_ROUNDING_STEPS = 4
 
 
@@ -312,7 +313,8 @@ def _compare(
     old, new = vector_means([before, after], [fan_in, fan_in])
     change = float((new - old).abs().max())
     size = float(torch.linalg.vector_norm(step)) / step.numel() ** 0.5
-    rounding = MAX_ROUNDING_STEPS * torch.finfo(before.dtype).eps * float(before.abs().max())
+    largest_weight = max(float(weights.abs().max()) for weights in (before, after))
+    rounding = MAX_ROUNDING_STEPS * torch.finfo(before.dtype).eps * largest_weight
     kept = change <= rounding
     # A small change proves nothing if the whole step is hardly larger than rounding.
     undecided = not math.isfinite(change) or (kept and size <= 10 * rounding)
