@@ -188,6 +188,14 @@ def test_step_larger_than_the_weights(start: float, lr: float) -> None:
     assert not check(torch.optim.AdamW(model.parameters(), lr=lr), model, pair).ok
 
 
+def test_frozen_layers_are_left_out() -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    found = check(optim.SGD(model, lr=0.1), model, batch())
+    assert [layer.name for layer in found] == ["5.weight", "6.weight"]
+    assert found.ok
+
+
 def test_undecidable_steps_are_undecided() -> None:
     model = nn.Linear(6, 3)
     optimizer = optim.AdamW(model, lr=0.0)

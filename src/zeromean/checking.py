@@ -74,7 +74,8 @@ class Check(TabularSequence[CheckedLayer]):
         optimizer: Class name of the optimizer.
         at: Place where the optimizer claims to center: "gradient", "update" or "backward"; None for
             nowhere.
-        layers: Every layer that is centered, or would be by the defaults of ``centralize``.
+        layers: Every layer that is centered, or would be by the defaults of ``centralize``. Frozen
+            layers, which no step changes, are left out.
     """
 
     optimizer: str
@@ -183,7 +184,7 @@ def check(
     centering = centering_of(optimizer)
     centered = (centering or Centering(optimizer, model, GCOptions())).parameters(optimizer)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    known = [one for one in centered if id(one.parameter) in names]
+    known = [one for one in centered if id(one.parameter) in names and one.parameter.requires_grad]
     at = centering.options.at if centering else None
     before = [one.parameter.detach() for one in known]
     vanished: list[float] = [0.0] * len(known)
@@ -231,12 +232,11 @@ def _step_on_copies(
     """Return the weights after one step along the gradients that ``on_gradient`` returns."""
     model, optimizer, parameters = _copies(optimizer, model, centered)
     for index, parameter in enumerate(parameters):
-        if parameter.requires_grad:
 
-            def hook(gradient: Tensor, index: int = index) -> Tensor:
-                return on_gradient(index, gradient)
+        def hook(gradient: Tensor, index: int = index) -> Tensor:
+            return on_gradient(index, gradient)
 
-            parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+        parameter.register_hook(hook)  # type: ignore[no-untyped-call]
     inputs, target = batch
 
     def closure() -> Tensor:
