@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -276,6 +276,16 @@ def test_layers_and_scope() -> None:
     updates, _ = centralize(AXES, scope="tensor").update(tree(1), optax.EmptyState())
     kernel = tree(1)["dense"]["kernel"]
     close(updates["dense"]["kernel"], kernel - kernel.mean())
+
+
+def test_axes_in_a_named_tuple() -> None:
+    class Weights(NamedTuple):
+        first: Any
+        second: Any
+
+    weights = Weights(jnp.ones((4, 3)), jnp.ones((2, 5)))
+    plan = zeromean.jax.explain(weights, axes=Weights(0, 1))
+    assert [row.axes for row in plan] == [(0,), (1,)]
 
 
 def test_axes_as_numbers() -> None:

@@ -154,5 +154,6 @@ def owners_by_axes(tree: Any, axes: Mapping[str, AxesOfParameter]) -> Iterator[O
 
 
 def _is_axes(node: Any) -> bool:
-    is_tuple = isinstance(node, tuple) and all(type(axis) is int for axis in node)
+    # A named tuple is a container of parameters.
+    is_tuple = type(node) is tuple and all(type(axis) is int for axis in node)
     return node is None or isinstance(node, FanIn | str) or is_tuple
