@@ -60,6 +60,18 @@ def test_usage_error_names_the_help(words: list[str], line: str) -> None:
     assert (done.exit_code, done.stderr) == (2, f"zeromean: {line}\n")
 
 
+def test_usage_error_shows_the_value() -> None:
+    done = CliRunner().invoke(app, ["compare", "--epochs", "1.5"], prog_name="zeromean")
+    assert "'1.5'" in done.stderr
+    assert "'--epochs'" in done.stderr
+
+
+def test_usage_error_with_a_suggestion_ends_in_a_sentence() -> None:
+    done = CliRunner().invoke(app, ["bench", "--thread", "1"], prog_name="zeromean")
+    assert "--threads" in done.stderr
+    assert done.stderr.removesuffix(" Run: zeromean bench --help\n").endswith((".", "?"))
+
+
 def test_help_keeps_brackets() -> None:
     assert "each table [[tasks]]" in CliRunner().invoke(app, ["study", "--help"]).output
 

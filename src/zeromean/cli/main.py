@@ -50,7 +50,10 @@ class OneLineErrors(TyperGroup):
 def _with_help(error: typer.BadParameter) -> str:
     """Return the message of a usage error, with the command that shows what is allowed."""
     message = error.format_message()
-    end = "" if message.endswith((".", "?", ")")) else "."
+    # Newer versions of Typer convert with pydantic, whose messages leave the value out.
+    for invalid in getattr(error.__cause__, "errors", list)()[:1]:
+        message = message.replace("Invalid value", f"Invalid value {invalid['input']!r}", 1)
+    end = "" if message.endswith((".", "?")) else "."
     command = error.ctx.command_path if error.ctx else "zeromean"
     return f"{message}{end} Run: {command} --help"
 
