@@ -174,8 +174,8 @@ def test_subsets_are_drawn_per_class(
 @pytest.mark.parametrize(
     ("size", "imbalance", "message"),
     [
-        (1000, 1.0, "take 334 of the 40 training examples of class"),
-        (None, 1000.0, "take 0 of the 40 training examples of class 2"),
+        (1000, 1.0, "^train_size = 1000 takes 334 of the 40 training examples of class"),
+        (None, 1000.0, "^imbalance = 1000.0 takes 0 of the 40 training examples of class 2"),
         (2, 4.0, "take 0 of"),
     ],
 )

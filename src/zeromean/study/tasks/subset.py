@@ -47,12 +47,13 @@ def take_subset(train: Examples, task: TrainedTask) -> Examples:
         sizes[largest[: task.train_size - int(sizes.sum())]] += 1
     if (sizes > available).any() or (sizes < 1).any():
         worst = int((wanted / available).argmax() if (sizes >= 1).all() else sizes.argmin())
+        given = [name for name in ("train_size", "imbalance") if name in task.changed]
+        settings = " with ".join(f"{name} = {getattr(task, name)}" for name in given)
         raise SettingError(
-            "imbalance" if task.train_size is None else "train_size",
-            f"train_size = {task.train_size} and imbalance = {task.imbalance:g} take"
-            f" {int(sizes[worst])} of the {int(available[worst])} training examples of class"
-            f" {values[worst].item()}",
-            "Change them so that each class keeps at least one",
+            given[0],
+            f"{settings} takes {int(sizes[worst])} of the {int(available[worst])} training"
+            f" examples of class {values[worst].item()}",
+            f"Change {' or '.join(given)} so that each class keeps at least one",
         )
     generator = torch.Generator().manual_seed(SUBSET_SEED)
     chosen = torch.cat(
