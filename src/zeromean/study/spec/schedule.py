@@ -114,7 +114,7 @@ class Schedule(Spec, frozen=True):
 def resolve_schedule(value: object) -> object:
     """Return the schedule that a kind without fields, or a table, stands for."""
     if isinstance(value, str):
-        return build(Schedule, {"kind": value})
+        return build(Schedule, {"kind": value}, "schedule")
     if isinstance(value, dict):
         return build(Schedule, value, "schedule")
     return value

@@ -81,6 +81,8 @@ class Study(Spec, frozen=True, kw_only=True):
             return build(Tuning, value, name)
         if name == "optimizers" and value == DEFAULT_OPTIMIZERS and self.programs:
             return (Optimizer(OF_PROGRAM),)
+        if name in _OF_TABLE and isinstance(value, dict):
+            raise SettingError(name, f"{name} is one table, not a list", f"Write [[{name}]]")
         if name in _OF_TABLE and isinstance(value, (list, tuple)):
             return tuple(_part(name, one, f"{name}[{i}]") for i, one in enumerate(value))
         return value
@@ -293,4 +295,11 @@ def _part(kind: str, value: Any, place: str) -> Any:
     """Return the task, method or optimizer that a table or a short name describes."""
     if isinstance(value, dict):
         return _OF_TABLE[kind](value, place)
-    return _OF_NAME[kind](value) if isinstance(value, str) and kind in _OF_NAME else value
+    if isinstance(value, str) and kind in _OF_NAME:
+        return _OF_NAME[kind](value)
+    if isinstance(value, Spec):
+        return value
+    allowed = "a short name or a table" if kind in _OF_NAME else "a table"
+    raise SettingError(
+        kind, f"{place} is {value!r}, but it has to be {allowed}", f"Correct {place}"
+    )
