@@ -37,6 +37,22 @@ def test_version_needs_no_extra_and_no_installation() -> None:
     assert shown == f"zeromean {metadata.version('zeromean')}\n"
 
 
+def test_ctrl_c_while_the_program_starts_is_one_line() -> None:
+    program = (
+        "import importlib.abc, sys\n"
+        "class Interrupted(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "sys.argv[1:] = ['demo']\n"
+        "from zeromean.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        (sys.executable, "-c", program), check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "zeromean: interrupted\n")
+
+
 def test_without_a_command_the_commands_are_listed() -> None:
     done = CliRunner().invoke(app, [])
     assert done.exit_code == 0

@@ -7,6 +7,7 @@ import io
 import sys
 
 from zeromean import __version__
+from zeromean.cli.output import INTERRUPTED, refuse
 from zeromean.cli.standalone import STANDALONE
 
 
@@ -27,6 +28,8 @@ def main() -> None:
         from zeromean.cli.main import app
 
         app(prog_name="zeromean")
+    except KeyboardInterrupt:  # before the command began
+        refuse("interrupted", INTERRUPTED)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("zeromean"):
             raise
