@@ -176,7 +176,7 @@ def test_subsets_are_drawn_per_class(
     [
         (1000, 1.0, "^train_size = 1000 takes 334 of the 40 training examples of class"),
         (None, 1000.0, "^imbalance = 1000.0 takes 0 of the 40 training examples of class 2"),
-        (2, 4.0, "take 0 of"),
+        (2, 4.0, "takes 0 of"),
     ],
 )
 def test_impossible_subsets_are_refused(size: int | None, imbalance: float, message: str) -> None:
