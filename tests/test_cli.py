@@ -23,6 +23,12 @@ def test_version_is_printed() -> None:
     assert (done.exit_code, done.output) == (0, f"zeromean {metadata.version('zeromean')}\n")
 
 
+def started(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of Python in a new process."""
+    command = (sys.executable, "-c", program)
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
 def test_version_needs_no_extra_and_no_installation() -> None:
     program = (
         "import importlib.metadata, sys\n"
@@ -31,10 +37,8 @@ def test_version_needs_no_extra_and_no_installation() -> None:
         "sys.argv[1:] = ['--version']\n"
         "from zeromean.__main__ import main; main()"
     )
-    shown = subprocess.run(
-        (sys.executable, "-c", program), capture_output=True, text=True, check=True
-    ).stdout
-    assert shown == f"zeromean {metadata.version('zeromean')}\n"
+    done = started(program)
+    assert (done.returncode, done.stdout) == (0, f"zeromean {metadata.version('zeromean')}\n")
 
 
 def test_ctrl_c_while_the_program_starts_is_one_line() -> None:
@@ -47,9 +51,7 @@ def test_ctrl_c_while_the_program_starts_is_one_line() -> None:
         "sys.argv[1:] = ['demo']\n"
         "from zeromean.__main__ import main; main()"
     )
-    done = subprocess.run(
-        (sys.executable, "-c", program), check=False, capture_output=True, text=True
-    )
+    done = started(program)
     assert (done.returncode, done.stderr) == (130, "zeromean: interrupted\n")
 
 

@@ -71,8 +71,10 @@ def owners_by_shape(named: Iterable[tuple[str, Tensor]]) -> Iterator[Owner]:
     """
     for name, parameter in named:
         refuse_lazy(name, parameter)
-        fan_in, reason = None, _without_mean(parameter) or "fewer than two dimensions"
-        if parameter.ndim >= 2 and not _without_mean(parameter):
+        fan_in, reason = None, _without_mean(parameter)
+        if reason is None and parameter.ndim < 2:
+            reason = "fewer than two dimensions"
+        if reason is None:
             axes = tuple(range(1, parameter.ndim))
             fan_in = FanIn(axes, role="conv" if parameter.ndim >= 4 else "linear")
             reason = "by its shape alone"

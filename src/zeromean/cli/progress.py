@@ -81,15 +81,15 @@ class LiveProgress(Watcher):
         key = run.key
         part = _part(key)
         name = f"{key.task} {key.optimizer} {part} {key.method}"
+        program = isinstance(self._study.task(key.task), ProgramTask)
         if run.diverged:
             # The rest of its epochs will never come.
             self._bar.advance(self._task, self._study.epochs(key) - self._ended.get(key, 0))
             # A program is one epoch, whatever it reports.
-            program = isinstance(self._study.task(key.task), ProgramTask)
             where = "at its last value" if program else f"in epoch {len(run.epochs)}"
             reason = run.failure or f"diverged {where}"
             self._print(f"{name}: {reason}")
-        elif isinstance(self._study.task(key.task), ProgramTask) and key.trial == FINAL:
+        elif program and key.trial == FINAL:
             self._compare_seeds(run, name)
         if self._bar.disable and self._is_due():
             # A grid that grows while it is tuned adds runs to those that were planned.
