@@ -83,6 +83,26 @@ def test_update_follows_the_natural_gradient() -> None:
     torch.testing.assert_close(layer[0].weight.detach(), expected)
 
 
+@pytest.mark.parametrize("shape", [(6,), (2, 6), (64, 6), (4, 16, 6), (0, 6)])
+def test_few_and_many_inputs_follow_the_formula(shape: tuple[int, ...]) -> None:
+    model = network()[:1]
+    zeromean.reparametrize(model, "nnn")
+    layer = model[0]
+    layer(inputs())
+    layer.eval()  # estimates no more
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    leaves = [x, layer.v, layer.d]
+    output = layer(x)
+    formula = (x - layer.c) @ layer.U.mT @ layer.v.mT + layer.d
+    torch.testing.assert_close(output, formula)
+    for got, wanted in zip(
+        torch.autograd.grad(output.square().sum(), leaves),
+        torch.autograd.grad(formula.square().sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
 def test_forward_passes_without_update_do_not_count() -> None:
     """Accumulation, two forward passes, evaluation and checkpointing are not updates."""
     model, x = network(), inputs()

@@ -91,7 +91,10 @@ class NaturalLinear(nn.Module):
             )
         if self.training and torch.is_grad_enabled():
             self._observe(x.detach())
-        return F.linear(F.linear(x - self.c, self.U), self.v, self.d)
+        x = x - self.c
+        if x.numel() > self.v.numel():  # more inputs than rows of v, so v U is the smaller product
+            return F.linear(x, self.weight, self.d)
+        return F.linear(F.linear(x, self.U), self.v, self.d)
 
     def reset_parameters(self) -> None:
         """Start again from the plain layer's own initialization."""
