@@ -90,8 +90,7 @@ class Study(Spec, frozen=True, kw_only=True):
     def _check(self) -> None:
         self._check_different("methods", "changes")
         self._check_different("optimizers", "acts_as")
-        for name in ("tasks", "methods", "optimizers"):
-            fix = "Drop one of them" if name == "tasks" else "Give one of them another label"
+        for name, fix in _SAME_LABEL.items():
             check_distinct(name, [one.label for one in getattr(self, name)], fix)
         if BASELINE not in self.method_labels:
             raise SettingError(
@@ -289,6 +288,12 @@ _OF_TABLE: dict[str, Callable[[Any, str], Any]] = {
     "tasks": make_task, "methods": partial(build, Method), "optimizers": partial(build, Optimizer),
 }  # fmt: skip
 _OF_NAME = {"methods": presets.method, "optimizers": presets.optimizer}
+# What to do about two parts with the same label.
+_SAME_LABEL = {
+    "tasks": "Drop one, or put it in another study if only its epochs or batch size differ",
+    "methods": "Give one of them another label",
+    "optimizers": "Give one of them another label",
+}
 
 
 def _part(kind: str, value: Any, place: str) -> Any:
