@@ -287,7 +287,7 @@ def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope)
         )
     size = fan_in.size(first.shape)
     if size == 1:
-        return row.left_alone("fan-in 1: centering or normalizing one entry leaves nothing to train")
+        return row.left_alone("fan-in 1: centering or normalizing one entry would freeze it")
     if math.prod(first.shape) == 0:
         return row.left_alone("it has no entries")
     if fan_in.role == "embedding" and not embeddings:
