@@ -33,10 +33,12 @@ lint: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Days of training; the same command continues. DATA is the folder of the data sets.
+# Days of training; the same command continues. DATA is the folder of the data sets, JOBS the number
+# of training processes, of one thread each.
 DATA ?= .
+JOBS ?= 1
 studies: .venv/demo
-	$(BIN)/python studies/run.py --data '$(DATA)'
+	$(BIN)/python studies/run.py --data '$(DATA)' --jobs '$(JOBS)'
 
 clean:
 	rm -rf .venv build dist runs

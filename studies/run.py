@@ -3,9 +3,9 @@
     python studies/run.py --data DATA
 
 The study files are run in the order of their names. Results are stored in ``studies/results/NAME``;
-an interrupted study continues after its last epoch. While the file ``runs/PAUSE`` exists, no epoch
-begins. A study that cannot run, such as one whose data are missing, is left out with one line that
-says why.
+an interrupted study continues after its last epoch. While the file ``runs/PAUSE`` exists, training
+waits after an epoch; each of several jobs may finish a second one. A study that cannot run, such as
+one whose data are missing, is left out with one line that says why.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.recipes.cost import measure
 from zeromean.study import Study, run, write_report
 from zeromean.study.engine.results import holds_study, missing_runs, open_store
+from zeromean.study.engine.run import check_jobs
 from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.records import Epoch, Key
 from zeromean.study.spec.task import TrainedTask
@@ -118,12 +119,13 @@ def timed_seconds(study: Study, task: TrainedTask) -> float:
     return problem.steps(task.batch_size) * measure(alone, problem, BASELINE).step
 
 
-def left(every: list[Entry], timed: dict[Load, float]) -> Iterator[str]:
+def left(every: list[Entry], timed: dict[Load, float], jobs: int = 1) -> Iterator[str]:
     """Yield a line per study that is not finished, and the hours of all of them.
 
     Args:
         every: The studies.
         timed: Seconds per epoch of loads without stored runs; more are added.
+        jobs: Number of training processes, each of them as fast as a single one.
     """
     stored, total, unknown = stored_seconds(every), 0.0, False
     for name, study, out in every:
@@ -136,7 +138,7 @@ def left(every: list[Entry], timed: dict[Load, float]) -> Iterator[str]:
             load = load_of(study, task)
             if load not in stored and load not in timed:
                 timed[load] = timed_seconds(study, task)
-            seconds += {**timed, **stored}[load] * sum(map(study.epochs, keys))
+            seconds += {**timed, **stored}[load] * sum(map(study.epochs, keys)) / jobs
         if math.isnan(seconds):
             unknown = True
         else:
@@ -147,13 +149,14 @@ def left(every: list[Entry], timed: dict[Load, float]) -> Iterator[str]:
     yield f"Left: {least}{total / 3600:.1f} hours of training."
 
 
-def run_all(every: list[Entry], pause: Path, timed: dict[Load, float]) -> bool:
+def run_all(every: list[Entry], pause: Path, timed: dict[Load, float], jobs: int = 1) -> bool:
     """Run all studies that are not finished; return whether none had to be left out.
 
     Args:
         every: The studies.
         pause: File that stops the training.
         timed: Seconds per epoch, as for :func:`left`.
+        jobs: Number of training processes.
     """
     complete = True
     for name, study, out in every:
@@ -164,13 +167,14 @@ def run_all(every: list[Entry], pause: Path, timed: dict[Load, float]) -> bool:
         print(f"{name} begins.", flush=True)
         try:
             with PausingProgress(study, missing, pause) as progress:
-                results = run(study, out, watcher=progress, command=f"make studies  # {name}")
+                command = f"make studies  # {name}"
+                results = run(study, out, jobs=jobs, watcher=progress, command=command)
         except ZeromeanError as error:
             print(f"{name} is left out: {error} {study.note or ''}".rstrip(), flush=True)
             complete = False
             continue
         write_report(results)
-        print(f"{name} is finished: {out}", *left(every, timed), sep="\n", flush=True)
+        print(f"{name} is finished: {out}", *left(every, timed, jobs), sep="\n", flush=True)
     return complete
 
 
@@ -180,19 +184,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(), help="folder of the data sets")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="folder of the study files")
     parser.add_argument("--pause", type=Path, default=PAUSE, help="file that stops the training")
+    parser.add_argument("--jobs", type=int, default=1, help="number of training processes")
     parser.add_argument("--left", action="store_true", help="only print what is left")
     arguments = parser.parse_args()
     with one_line_errors():
+        check_jobs(arguments.jobs, ray=None)
         every = entries(arguments.folder.resolve())
         pause = arguments.pause.resolve()
         os.chdir(arguments.data)  # the paths of data in the files are relative to it
         timed: dict[Load, float] = {}
-        for line in left(every, timed):
+        for line in left(every, timed, arguments.jobs):
             print(line, flush=True)
         if arguments.left:
             return
         try:
-            complete = run_all(every, pause, timed)
+            complete = run_all(every, pause, timed, arguments.jobs)
         except KeyboardInterrupt:
             refuse("interrupted; the same command continues", INTERRUPTED)
     sys.exit(0 if complete else 1)

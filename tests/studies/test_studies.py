@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from zeromean.cli.output import INTERRUPTED
+from zeromean.cli.output import BAD_INPUT, INTERRUPTED
 from zeromean.recipes.cost import Speed
-from zeromean.study.engine import results
+from zeromean.study.engine import checkpoint, results
 from zeromean.study.engine.watcher import Watcher
 from zeromean.study.report.table import MISSING
 from zeromean.study.spec.metric import MINUS
@@ -160,6 +160,37 @@ def test_hours_left_follow_from_the_seconds_of_an_epoch(
         "3-larger: 4 runs left, 4.0 hours",
         "Left: 8.0 hours of training.",
     ]
+    *_, line = studies.left(every[1:], {}, jobs=2)
+    assert line == "Left: 4.0 hours of training."
+
+
+def test_several_jobs_train_the_same_and_wait_too(
+    studies: ModuleType, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "2-tiny.toml").write_text(TINY.replace("epochs = 2", "epochs = 4"))
+    ((_, study, out),) = studies.entries(folder)
+    pause, wait = tmp_path / "PAUSE", studies.time.sleep
+    trained: list[int] = []
+
+    def pause_after_first_epoch(self: Any, key: Key, epoch: Epoch) -> None:
+        if not trained:
+            pause.touch()
+
+    def sleep(seconds: float) -> None:
+        wait(3)  # long enough to train all
+        trained.append(sum(checkpoint.load(file).turns for file in out.rglob("*.pt")))
+        pause.unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studies.time, "sleep", sleep)
+        patch.setattr(studies.LiveProgress, "on_epoch", pause_after_first_epoch)
+        assert start(studies, patch, "--folder", folder, "--pause", pause, "--jobs", 2) == 0
+    # One epoch was reported, the next one waits to be, and each process may have made another.
+    assert 1 <= trained[0] <= 4
+    whole = folder / "whole"
+    studies.run(study, whole)
+    assert scores(out) == scores(whole)
+    assert start(studies, monkeypatch, "--folder", folder, "--jobs", 0) == BAD_INPUT
 
 
 def test_recorded_numbers_are_those_of_their_pages() -> None:

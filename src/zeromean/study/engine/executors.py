@@ -173,7 +173,8 @@ class Processes:
     def __init__(self, plan: Plan, jobs: int) -> None:
         self.slots = jobs
         context = multiprocessing.get_context("spawn")
-        self._queue: Any = context.Queue()
+        # It holds one event, so the processes wait when a watcher does.
+        self._queue: Any = context.Queue(1)
         # The processes end when the other end of this pipe is closed, however this process ends.
         reader, self._lifeline = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(jobs, context, _begin_worker, (plan, self._queue, reader))
