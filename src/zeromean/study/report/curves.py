@@ -62,7 +62,7 @@ def draw_training(comparison: Comparison) -> Figure | None:
     }
     if not panels:
         return None
-    chart = figure(5.0)
+    chart = figure(0.5 + 1.8 * len(panels))
     axes = list(np.atleast_1d(chart.subplots(len(panels), 1, sharex=True)))
     for one, (label, curves) in zip(axes, panels.items(), strict=True):
         _draw(one, curves, look)
