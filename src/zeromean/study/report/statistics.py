@@ -20,6 +20,8 @@ MIN_PAIRS_FOR_INTERVAL = 5
 RESAMPLING_SEED = 0
 # The quantiles at the widened level are far in the tails, where fewer resamples are too noisy.
 RESAMPLES = 49_999
+# The test takes all sign patterns of up to 15 pairs, and draws as many at random of more pairs.
+SIGN_PATTERNS = 2**15
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ class Paired:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value that this number of pairs can give: two of the 2^n sign patterns."""
-        return 2.0 ** (1 - len(self.differences))
+        """The smallest p-value that this number of pairs can give: that of two sign patterns."""
+        # Of drawn patterns, the test counts the measured one in addition.
+        return max(2.0 ** (1 - len(self.differences)), 2 / (SIGN_PATTERNS + 1))
 
 
 def paired(treated: Sequence[float], control: Sequence[float]) -> Paired:
@@ -87,6 +90,7 @@ def paired(treated: Sequence[float], control: Sequence[float]) -> Paired:
         (differences / size,),
         _rounded_mean,
         permutation_type="samples",
+        n_resamples=SIGN_PATTERNS,
         rng=RESAMPLING_SEED,
     )
     return Paired(
@@ -137,7 +141,8 @@ def seeds_needed(deviation: float, effect: float, comparisons: int = 1) -> int:
 
     Returns:
         The number of seeds at which a two-sided paired t-test has a power of 0.8, but no less than
-        a sign-flip test needs. Both are at the 5% level divided by the number of comparisons.
+        a sign-flip test of normal differences needs for that power. Both are at the 5% level
+        divided by the number of comparisons.
 
     Example:
         >>> seeds_needed(deviation=1.0, effect=1.0)
@@ -146,13 +151,17 @@ def seeds_needed(deviation: float, effect: float, comparisons: int = 1) -> int:
     from statsmodels.stats.power import TTestPower  # slow to import
 
     least, level = min_seeds(comparisons), LEVEL / comparisons
+    ratio = effect / max(deviation, 1e-300)
+    # With the fewest seeds that can show a difference, all of them have to agree.
+    if stats.norm.cdf(ratio) ** least < POWER:
+        least += 1
     # Twice the noise needs fewer than `least`; there the solver may not converge.
-    if effect / max(deviation, 1e-300) > 2:
+    if ratio > 2:
         return least
-    if effect / deviation < 1e-3:  # so many seeds that Student's t is normal
+    if ratio < 1e-3:  # so many seeds that Student's t is normal
         deviations = float(stats.norm.isf(level / 2) + stats.norm.isf(1 - POWER))
-        return math.ceil((deviations * deviation / effect) ** 2)
-    found = TTestPower().solve_power(effect_size=effect / deviation, power=POWER, alpha=level)
+        return math.ceil((deviations / ratio) ** 2)
+    found = TTestPower().solve_power(effect_size=ratio, power=POWER, alpha=level)
     return max(least, math.ceil(float(np.squeeze(found))))
 
 
