@@ -84,6 +84,14 @@ def test_points_without_a_finite_score_are_left_out(tmp_path: Path, unusable: fl
     assert not re.search(r"\b(nan|inf)\b", text)
 
 
+@pytest.mark.parametrize(("epochs", "early"), [(1, 1), (3, 1), (4, 2), (6, 2), (8, 3)])
+def test_a_third_of_the_way_is_the_first_epoch_after_it(
+    tmp_path: Path, epochs: int, early: int
+) -> None:
+    (comparison,) = make(tmp_path, gc=[[0.5] * epochs], plain=[[0.5] * epochs]).comparisons
+    assert comparison.early_epoch == early
+
+
 def test_differences_are_taken_within_each_seed(tmp_path: Path) -> None:
     # The same accuracies in another order of seeds: equal means, unequal pairs.
     _, gc = summarize(make(tmp_path, gc=PLAIN[::-1]))
@@ -288,6 +296,9 @@ def test_early_lead_that_is_gone_at_the_end_is_reported(tmp_path: Path) -> None:
     )
     assert found.verdict == "no difference shown"
     assert "A third of the way, after epoch 1, it was ahead (+1.83 points" in found.text
+    mixed = [(0.5 + lead, 0.6, 0.8) for lead in (0.01, -0.02, 0.03, -0.02, 0.01, 0.0)]
+    found = conclusion(make_results(tmp_path, {"plain": [(0.5, 0.6, 0.8)] * 6, "gc": mixed}))
+    assert "it was not shown to be ahead or behind (+0.17 points" in found.text
 
 
 def test_single_seed_has_no_statistics(tmp_path: Path) -> None:
@@ -331,6 +342,42 @@ def test_p_values_are_corrected_over_all_comparisons(tmp_path: Path) -> None:
     assert headline(sections(make_results(tmp_path, seven, seven))) == [
         "gc: no difference shown in 2 of 2 comparisons."
     ]
+
+
+def test_a_single_seed_needs_the_seeds_of_all_comparisons(tmp_path: Path) -> None:
+    """A study of several methods with one seed once named the seeds that a single method needs."""
+    results = make_results(tmp_path, {**shifted(0.01), "ws": [(0.5, 0.7)]})
+    (section,) = sections(results)
+    for one in section.conclusions:
+        assert "One seed cannot show a difference among 2 comparisons; at least 7" in one.text
+    assert not any("corrected" in row[0] for row in section.table.rows)
+
+
+def test_early_differences_among_several_are_said_to_be_uncorrected(tmp_path: Path) -> None:
+    leads = (0.01, 0.02, 0.03, 0.02, 0.01, 0.02)
+    gc = [(0.5 + lead, 0.6, 0.8) for lead in leads]
+    curves: dict[str, Curves] = {"plain": [(0.5, 0.6, 0.8)] * 6, "gc": gc}
+    assert "not corrected" not in conclusion(make_results(tmp_path, curves)).text
+    (section,) = sections(make_results(tmp_path, {**curves, "ws": gc}))
+    for one in section.conclusions:
+        assert "it was ahead (+1.83 points" in one.text
+        assert "p = 0.0312, not corrected)." in one.text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_that_failed_at_once_does_not_change_the_seconds(tmp_path: Path, seed: int) -> None:
+    """Its seconds, which are nan, once made the median nan, or that of too few runs."""
+    task = ProgramTask(command=("train.py", "{seed}"), metric="accuracy=acc NUMBER")
+    found = make_program_results(tmp_path, task, {"plain": PLAIN, "gc": PLAIN})
+    runs = tuple(
+        replace(run, epochs=(), test_score=None, failure="it ended with exit code 1")
+        if run.key[2:4] == ("gc", seed)
+        else run
+        for run in found.runs
+    )
+    failed = replace(found, runs=runs)
+    assert cells(failed, "Seconds per point") == ["1", "1"]
+    assert cells(failed, "Overhead") == [MISSING, "+0%"]
 
 
 def test_lower_loss_is_better(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def conclude(summary: Summary, baseline: Summary, moment: str | None = None) -> 
     sentences += _at_the_end(summary, final, verdict)
     early = summary.early.difference
     if early is not None and moment is not None:
-        sentences.append(_early(early, moment, summary.metric))
+        sentences.append(_early(early, moment, summary))
     return Conclusion(summary.method, verdict, " ".join(sentences))
 
 
@@ -99,7 +99,7 @@ def _diverged(summary: Summary, baseline: Summary) -> list[str]:
 
 def _at_the_end(summary: Summary, final: Paired, verdict: Verdict) -> list[str]:
     metric, pairs = summary.metric, len(final.differences)
-    corrected = summary.corrected_p if summary.comparisons > 1 else None
+    corrected = summary.corrected_p if summary.corrected else None
     numbers = _numbers(final, metric, corrected)
     if not any(final.differences):
         sentences = [f"It ended {metric.level} {BASELINE} on {_seeds(pairs)}."]
@@ -136,15 +136,18 @@ def _disagreement(final: Paired, verdict: Verdict, corrected: bool) -> list[str]
     return []
 
 
-def _early(early: Paired, moment: str, metric: Metric) -> str:
+def _early(early: Paired, moment: str, summary: Summary) -> str:
     start = f"A third of the way, after {moment}, it was"
     if not any(early.differences):
         return f"{start} exactly level."
-    numbers = _numbers(early, metric, None)
+    numbers = _numbers(early, summary.metric, None)
     if early.p_value is None:
         return f"{start} at {numbers}."
+    if summary.comparisons > 1:
+        numbers += ", not corrected"
     if early.p_value <= LEVEL:
-        return f"{start} {'ahead' if metric.gain(early.mean) > 0 else 'behind'} ({numbers})."
+        ahead = summary.metric.gain(early.mean) > 0
+        return f"{start} {'ahead' if ahead else 'behind'} ({numbers})."
     return f"{start} not shown to be ahead or behind ({numbers})."
 
 

@@ -113,7 +113,10 @@ def content(results: Results, parts: list[Section]) -> dict[str, Any]:
         "tuned": [_tuned(part.comparison, results) for part in parts if study.tuning is not None],
         "tuning_noise": TUNING_NOISE,
         "comparisons": sum(len(part.conclusions) for part in parts),
-        "corrected_for": max(one.comparisons for part in parts for one in part.summaries),
+        "corrected_for": max(
+            (one.comparisons for part in parts for one in part.summaries if one.corrected),
+            default=1,
+        ),
         "command": results.command,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics as order
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from zeromean.study.engine.results import Comparison, Results
@@ -52,11 +53,12 @@ class Summary:
         final: Scores at the end, on the test examples.
         gap: Training score minus test score at the end; None without a training score.
         target: Cost of reaching the baseline's best mean score.
-        seconds_per_epoch: Median over the seeds.
+        seconds_per_epoch: Median over the runs that have an epoch; None if none has.
         overhead: Median ratio of seconds to the baseline's, minus 1; None for the baseline and for
             epochs shorter than ``MIN_TIMED_SECONDS``.
         corrected_p: Final p-value corrected for all comparisons of the study.
-        comparisons: Number of p-values that the correction accounts for.
+        comparisons: Number of p-values that the correction accounts for; without a p-value, of all
+            comparisons of the study that have a pair of runs.
     """
 
     method: str
@@ -67,10 +69,15 @@ class Summary:
     final: Stage
     gap: Spread | None
     target: TargetCost
-    seconds_per_epoch: float
+    seconds_per_epoch: float | None
     overhead: float | None
     corrected_p: float | None = None
     comparisons: int = 1
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the correction accounts for other p-values too."""
+        return self.corrected_p is not None and self.comparisons > 1
 
 
 def target_score(comparison: Comparison) -> float | None:
@@ -91,9 +98,10 @@ def summarize(results: Results) -> list[list[Summary]]:
     tables = [_summarize(comparison) for comparison in results.comparisons]
     p_values = [p for table in tables for one in table if (p := _final_p(one)) is not None]
     corrected = iter(holm(p_values))
+    compared = sum(one.final.difference is not None for table in tables for one in table)
     return [
         [
-            one
+            replace(one, comparisons=max(1, compared))
             if _final_p(one) is None
             else replace(one, corrected_p=next(corrected), comparisons=len(p_values))
             for one in table
@@ -132,7 +140,7 @@ def _summarize(comparison: Comparison) -> list[Summary]:
                 final=_stage(_scores(finished), _scores(control)),
                 gap=spread(gaps) if gaps else None,
                 target=TargetCost(*zip(*reached, strict=True)),
-                seconds_per_epoch=order.median(run.seconds_per_epoch for run in runs.values()),
+                seconds_per_epoch=_seconds_per_epoch(runs.values()),
                 overhead=None if method == BASELINE else _overhead(runs, baseline),
             )
         )
@@ -158,9 +166,15 @@ def _stage(scores: dict[int, float], baseline: dict[int, float]) -> Stage:
     )
 
 
+def _seconds_per_epoch(runs: Iterable[Run]) -> float | None:
+    # A program that fails at once has no epoch.
+    seconds = [run.seconds_per_epoch for run in runs if run.epochs]
+    return order.median(seconds) if seconds else None
+
+
 def _overhead(runs: dict[int, Run], baseline: dict[int, Run]) -> float | None:
-    every = [*runs.values(), *baseline.values()]
-    if not order.median(run.seconds_per_epoch for run in every) >= MIN_TIMED_SECONDS:
+    seconds = _seconds_per_epoch([*runs.values(), *baseline.values()])
+    if seconds is None or seconds < MIN_TIMED_SECONDS:
         return None
     pairs = [(run, baseline[seed]) for seed, run in runs.items() if seed in baseline]
     ratios = [ratio for pair in pairs if (ratio := _ratio(*pair)) is not None]

@@ -39,7 +39,7 @@ def tabulate(
     point, examples = comparison.point, comparison.info.watched
     watched = metric.name if examples == "test" else f"{examples} {metric.name}"
     table = _stage_rows(f"Final {metric.name}", metric, [one.final for one in summaries])
-    if any(one.comparisons > 1 for one in summaries):
+    if any(one.corrected for one in summaries):
         table.append(row("  p, corrected", lambda one: _optional(one.corrected_p, "{:.3g}")))
     if early < comparison.epochs:
         label = f"{watched} at {point} {early}"
@@ -65,7 +65,7 @@ def tabulate(
         label = f"Seeds to see {metric.number(min_effect)} {metric.difference_unit}".rstrip()
         table.append(row(label, lambda one: _seeds_cell(one, min_effect)))
     table += [
-        row(f"Seconds per {point}", lambda summary: f"{summary.seconds_per_epoch:.3g}"),
+        row(f"Seconds per {point}", lambda summary: _optional(summary.seconds_per_epoch, "{:.3g}")),
         row("Overhead", lambda summary: _optional(summary.overhead, "{:+.0%}")),
     ]
     if isinstance(comparison.task, ProgramTask):
