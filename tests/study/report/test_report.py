@@ -79,6 +79,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.attributes += [(name, value or "") for name, value in attrs]
         self.charts += tag == "svg"
+        self.text += " " * (tag in ("td", "th"))  # cells are words of their own
         if tag not in self.VOID:
             self._open.append(tag)
 
@@ -238,6 +239,46 @@ def test_tuned_study_shows_scores_over_rates_before_the_table(tmp_path: Path) ->
     assert page.index("Validation score by learning rate") < page.index("Final accuracy")
 
 
+def test_charts_show_means_deviations_and_differences(tmp_path: Path) -> None:
+    scores = {"plain": ((0.4, 0.7), (0.5, 0.9)), "gc": ((0.5, 0.7), (0.7, 0.8))}
+    results = make_results(tmp_path, scores)
+    upper, lower = curves.draw_scores(results.comparisons[0]).axes
+    means = [list(line.get_ydata()) for line in upper.lines[:2]]
+    assert means == [pytest.approx([45, 80]), pytest.approx([60, 75])]
+    band = upper.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(80 + 10 * 2**0.5)
+    assert list(lower.lines[1].get_ydata()) == pytest.approx([15, -5])
+    (axes,) = forest.draw(results, summarize(results)).axes
+    (mean,) = (line for line in axes.lines if line.get_marker() == "|")
+    assert list(mean.get_xdata()) == pytest.approx([-5])
+
+
+def test_tuning_compares_the_last_scores_of_trials_in_the_direction_of_the_metric(
+    tmp_path: Path,
+) -> None:
+    found = make_tuned(tmp_path, plain=[0.5, 0.4, 0.6], gc=[0.5, 0.4, 0.3])
+    info = {name: msgspec.structs.replace(one, metric=LOSS) for name, one in found.infos.items()}
+
+    def changed(run: Run) -> Run:
+        trial = run.key.trial
+        if trial < 0:
+            return replace(run, candidate=Candidate(0.1, 1e-3))
+        diverged = {"loss": math.nan} if (run.key.method, trial) == ("gc", 2) else {}
+        first = Epoch(1, {"score": 9.0 - trial})
+        last = Epoch(2, {**run.epochs[0].metrics, **diverged})
+        candidate = Candidate(0.1, (1e-4, 1e-3, 1e-2)[trial])
+        return replace(run, candidate=candidate, epochs=(first, last))
+
+    results = replace(found, infos=info, runs=tuple(map(changed, found.runs)))
+    lines = rates.draw(results, results.comparisons[0]).axes[0].lines
+    means = [line.get_ydata() for line in lines if line.get_marker() == "o"]
+    assert means == [[pytest.approx(0.405)]] * 4  # the line and the ring of each method
+    text = Page(report.write(results)).text
+    other = "the next best, learning rate 0.1, weight decay 0.0001, scored +0.1000"
+    assert text.count(f"weight decay 0.001; {other}") == 2
+    assert "1 of 3 trials diverged" in text
+
+
 def test_tuned_study_states_the_noise_of_the_choice(tmp_path: Path) -> None:
     results = make_tuned(tmp_path, plain=[0.5, 0.8, 0.6], gc=[0.5, 0.7, 0.9])
     text = Page(report.write(results)).text
@@ -249,6 +290,20 @@ def test_tuned_study_states_the_noise_of_the_choice(tmp_path: Path) -> None:
     assert "this is the end of the range" in text
     untuned = Page(report.write(make_results(tmp_path, CURVES))).text
     assert content.TUNING_NOISE not in untuned
+
+
+def test_methods_look_the_same_in_every_chart(tmp_path: Path) -> None:
+    """Methods that are not trained once shifted the colors in the chart of tuning."""
+    methods = ("plain", "ws+gc", "ws+gc-update", "cwn")
+    study = {"optimizer": "sgd", "tuning": {"rates": (0.1, 0.2)}}
+    results = make_results(tmp_path, dict.fromkeys(methods, CURVES["gc"]), **study)
+    (comparison,) = results.comparisons
+    look = styles(methods)
+    handles, labels = rates.draw(results, comparison).axes[0].get_legend_handles_labels()
+    found = {
+        label: handle.lines[0].get_color() for label, handle in zip(labels, handles, strict=True)
+    }
+    assert found == {method: look[method].color for method in ("plain", "ws+gc", "cwn")}
 
 
 def test_methods_that_are_the_same_are_shown_once_with_a_note(tmp_path: Path) -> None:
@@ -436,6 +491,20 @@ def test_csv_holds_every_run_and_metric(results: Results) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * len(results.runs)
     assert (rows[1]["score"], rows[1]["learning_rate"]) == ("0.7", "0.025")
+
+
+def test_csv_holds_the_tuned_values_of_a_program(results: Results) -> None:
+    """Its learning rate, which is unknown, was once written as nan."""
+    values = (("width", 64.0),)
+    program = replace(
+        results,
+        runs=tuple(
+            replace(run, candidate=Candidate(math.nan, None, values)) for run in results.runs
+        ),
+    )
+    file, _ = report.write_csv(program)
+    row = next(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    assert (row["width"], row["learning_rate"], row["weight_decay"]) == ("64.0", "", "")
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "epochs.csv", "report.html", "report.md"])

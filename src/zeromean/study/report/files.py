@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from zeromean.study.report.content import Section, content, sections
 from zeromean.study.report.drawing import styles, svg
 
 FOLDER = Path(__file__).parent
+# Followed by a column per tuned value of a program.
 RUN_COLUMNS = (
     "task",
     "optimizer",
@@ -71,15 +73,17 @@ def write_csv(results: Results) -> list[Path]:
     Raises:
         ZeromeanError: The files cannot be written.
     """
+    tuned = dict.fromkeys(name for run in results.runs for name, _ in run.candidate.values)
     runs = [
         (
             *run.key,
-            run.candidate.lr,
+            None if math.isnan(run.candidate.lr) else run.candidate.lr,
             run.candidate.weight_decay,
             run.status.value,
             run.train_score,
             run.test_loss,
             run.test_score,
+            *map(dict(run.candidate.values).get, tuned),
         )
         for run in results.runs
     ]
@@ -94,7 +98,7 @@ def write_csv(results: Results) -> list[Path]:
         for one in run.epochs
     ]
     return [
-        _replace(results.out / "runs.csv", _csv(RUN_COLUMNS, runs)),
+        _replace(results.out / "runs.csv", _csv((*RUN_COLUMNS, *tuned), runs)),
         _replace(results.out / "epochs.csv", _csv((*EPOCH_COLUMNS, *names), epochs)),
     ]
 

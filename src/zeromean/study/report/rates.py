@@ -54,10 +54,11 @@ def draw(results: Results, comparison: Comparison) -> Figure:
         comparison: Comparison to draw.
     """
     metric = comparison.info.tuning_metric
-    look = styles(comparison.methods)
-    chart = figure(3.4 + 0.12 * len(look))
+    look = styles(comparison.study.method_labels)
+    chart = figure(3.4 + 0.12 * len(comparison.methods))
     axes = chart.subplots()
-    for method, style in look.items():
+    for method in comparison.methods:
+        style = look[method]
         best: dict[float, np.ndarray] = {}
         for candidate, runs in trials(results, comparison, method).items():
             if any(run.diverged for run in runs):
