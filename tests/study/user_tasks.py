@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +33,24 @@ def sums() -> Any:
     return lambda: nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1)), data, nn.MSELoss()
 
 
+def pairs_of_classes() -> Any:
+    class Pairs(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(inputs).view(-1, 2, 2)
+
+    data = [(inputs, torch.stack([one, one], 1)) for inputs, one in map(_points, (0, 1))]
+    return lambda: Pairs(4, 4), data, F.cross_entropy
+
+
+def viewed_images() -> Any:
+    class Viewed(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(inputs.view(len(inputs), -1))
+
+    data = [(inputs.view(16, 4, 2, 2), targets[:16]) for inputs, targets in map(_points, (0, 1))]
+    return lambda: Viewed(16, 2), data, F.cross_entropy
+
+
 def computed_features() -> Any:
     weight = nn.Parameter(torch.eye(4))
     data = [(torch.tanh(inputs @ weight), targets) for inputs, targets in map(_points, (0, 1))]
@@ -47,6 +66,15 @@ _BUILT = _model()
 
 def one_model() -> Any:
     return lambda: _BUILT, (_points(0), _points(1)), F.cross_entropy
+
+
+def weights_of_numpy() -> Any:
+    def model() -> nn.Module:
+        network = nn.Linear(4, 2)
+        network.weight.data = torch.from_numpy(np.random.normal(size=(2, 4))).float()
+        return network
+
+    return model, (_points(0), _points(1)), F.cross_entropy
 
 
 def no_tuple() -> Any:

@@ -81,6 +81,24 @@ def test_a_function_is_found_by_module_or_file(tmp_path: Path, place: str) -> No
 
 
 @pytest.mark.usefixtures("here")
+def test_accuracy_of_several_classes_per_example_is_a_share(tmp_path: Path) -> None:
+    task = FunctionTask(function="user_tasks:pairs_of_classes", epochs=8, batch_size=8)
+    results = run(Study(tasks=(task,), lr=0.05, seeds=1), tmp_path)
+    (comparison,) = results.comparisons
+    last = comparison.of("plain")[0].epochs[-1]
+    assert comparison.metric == ACCURACY
+    assert 0.8 < last.score <= 1
+    assert 0.8 < last.metrics["train_score"] <= 1
+
+
+@pytest.mark.usefixtures("here")
+def test_a_users_network_may_view_images_as_vectors(tmp_path: Path) -> None:
+    """Its images were once laid out channels last, which ``view`` refuses."""
+    task = FunctionTask(function="user_tasks:viewed_images", epochs=1, batch_size=8)
+    assert run(Study(tasks=(task,), lr=0.2, seeds=1), tmp_path).runs[0].test_score is not None
+
+
+@pytest.mark.usefixtures("here")
 def test_computed_features_are_constants(tmp_path: Path) -> None:
     task = FunctionTask(function="user_tasks:computed_features", epochs=1, batch_size=8)
     assert run(Study(tasks=(task,), lr=0.2, seeds=1), tmp_path).runs[0].test_score is not None
@@ -109,7 +127,9 @@ def test_negative_targets_are_not_classes() -> None:
     study = Study(
         tasks=(FunctionTask(function="user_tasks:ignored_targets", train_size=20),), lr=0.1
     )
-    assert len(load_problem(study, study.tasks[0]).train.targets) == 20
+    problem = load_problem(study, study.tasks[0])
+    assert len(problem.train.targets) == 20
+    assert problem.metric == LOSS  # ignored targets once counted as wrong answers
 
 
 @pytest.mark.usefixtures("here")
@@ -122,6 +142,7 @@ def test_negative_targets_are_not_classes() -> None:
         ("user_tasks:os", "is not a function"),
         ("user_tasks:built_model", "returned Sequential instead of a function that makes a model"),
         ("user_tasks:one_model", "makes two models that share trained parameters"),
+        ("user_tasks:weights_of_numpy", "initial weights differ with the same seed. Draw all"),
         ("user_tasks:no_tuple", "returned function"),
         ("user_tasks:uneven", "64 inputs and 63 targets"),
         ("user_tasks:unfitting", r"raised RuntimeError: .* on its first examples"),
@@ -188,6 +209,9 @@ def test_only_classes_can_be_imbalanced() -> None:
     numbers = Examples(torch.arange(9), torch.rand(9))
     for one in (numbers, Examples(numbers.inputs, numbers.targets.to(torch.complex64))):
         assert len(take_subset(one, ImageTask(train_size=5)).inputs) == 5
+        message = r"train_size = 10 takes 10 of the 9 training examples\. Lower train_size\."
+        with pytest.raises(ZeromeanError, match=message):
+            take_subset(one, ImageTask(train_size=10))
     with pytest.raises(ZeromeanError, match="the targets are not classes"):
         take_subset(numbers, ImageTask(imbalance=2.0))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset, default_collate
 
 from zeromean.errors import ZeromeanError
@@ -118,6 +119,7 @@ def _are_classes(outputs: Tensor, targets: Tensor) -> bool:
         targets.dtype == torch.int64
         and not outputs.is_complex()
         and outputs.ndim == targets.ndim + 1
+        and int(targets.min()) >= 0
         and outputs.shape[1] > max(1, int(targets.max()))
     )
 
@@ -129,13 +131,24 @@ def _try_out(
     loss: Callable[..., Tensor],
 ) -> Any:
     """Return the outputs of a fresh network on the first examples of the last part."""
+
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return make().to(parts[0].inputs.device).eval()
+
     with guard(function, " on its first examples"), torch.random.fork_rng(devices=[]):
-        network, other = (make().to(parts[0].inputs.device).eval() for _ in range(2))
+        network, other = fresh(), fresh()
         for part in parts:
             outputs = network(part.inputs[:2])
             value = loss(outputs, part.targets[:2])
     if {*other.parameters()} & {one for one in network.parameters() if one.requires_grad}:
         raise _broken(function, "makes two models that share trained parameters")
+    weights = zip(network.parameters(), other.parameters(), strict=False)
+    if not all(is_lazy(two) or torch.equal(one, two) for one, two in weights):
+        raise ZeromeanError(
+            f"the task {function} makes models whose initial weights differ with the same seed",
+            "Draw all of them by torch, as torch.nn.init does",
+        )
     if not (isinstance(value, Tensor) and value.ndim == 0):
         raise _broken(function, "has a loss that is not a single number")
     if not value.requires_grad:

@@ -51,9 +51,11 @@ def take_subset(train: Examples, task: TrainedTask) -> Examples:
         settings = " with ".join(f"{name} = {getattr(task, name)}" for name in given)
         raise SettingError(
             given[0],
-            f"{settings} takes {int(sizes[worst])} of the {int(available[worst])} training"
-            f" examples of class {values[worst].item()}",
-            f"Change {' or '.join(given)} so that each class keeps at least one",
+            f"{settings} takes {int(sizes[worst])} of the {int(available[worst])} training examples"
+            + (f" of class {values[worst].item()}" if classes else ""),
+            f"Change {' or '.join(given)} so that each class keeps from one to all of its examples"
+            if classes
+            else "Lower train_size",
         )
     generator = torch.Generator().manual_seed(SUBSET_SEED)
     chosen = torch.cat(

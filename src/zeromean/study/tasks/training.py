@@ -160,8 +160,9 @@ class Training:
         # Fit both now, so that the time of no epoch includes it.
         _ = problem.preprocess, problem.augment
         self.network = problem.network(job.method, job.key.seed)
-        # Convolutions on a CPU are faster in this layout; other layers are unaffected.
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if problem.function is None:
+            # Convolutions on a CPU are faster in this layout; other layers are unaffected.
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(job.optimizer, self.network, job.candidate)
         attach(self.optimizer, self.network, job.method)
         self.batch_size = task.spec.batch_size
@@ -221,7 +222,7 @@ class Training:
             seen = problem.training_inputs(inputs, generator)
             self.optimizer.zero_grad()
             with _precision(problem, self.half):
-                outputs = self.network(_channels_last(seen))
+                outputs = self.network(_laid_out(problem, seen))
                 loss = problem.loss(outputs, targets)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -304,7 +305,7 @@ def evaluate(
         for batch in examples.split(size):
             inputs = problem.scored_inputs(batch.inputs)
             with _precision(problem, half):
-                outputs = network(_channels_last(inputs))
+                outputs = network(_laid_out(problem, inputs))
                 loss = problem.loss(outputs, batch.targets)
             total += loss * len(batch.targets)
             if problem.metric == ACCURACY:
@@ -333,8 +334,9 @@ def _precision(problem: Problem, half: bool) -> torch.autocast:
     return torch.autocast(problem.device.type, torch.bfloat16, enabled=half)
 
 
-def _channels_last(inputs: Tensor) -> Tensor:
+def _laid_out(problem: Problem, inputs: Tensor) -> Tensor:
     """Return images in the memory layout of the network, and other inputs as they are."""
-    if inputs.ndim == 4:
+    # A user's network may call ``view``, which needs torch's own layout.
+    if problem.function is None and inputs.ndim == 4:
         return inputs.contiguous(memory_format=torch.channels_last)
     return inputs
