@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from study_helpers import PowerCut, records, with_task
 
 from fast_programs import leave_out_compiler
 from zeromean.errors import ZeromeanError
-from zeromean.study import FunctionTask, Study, run
+from zeromean.study import FunctionTask, Study, Tuning, run
 from zeromean.study.engine import ray_executor
 from zeromean.study.engine.executors import Plan
 from zeromean.study.engine.ray_executor import RayCluster
@@ -160,6 +161,14 @@ def test_a_group_that_cannot_be_trained_ends_the_study(
     broken = Study(tasks=(task,), seeds=1, lr=0.1, threads=1)
     with pytest.raises(ZeromeanError, match=message):
         run(broken, tmp_path, ray=cluster.address)
+
+
+def test_a_process_loads_the_data_of_a_tuned_study_once(long: Study) -> None:
+    """Tuned studies once ended with TypeError on a cluster."""
+    tuned = replace(long, tuning=Tuning(rates=(0.1, 0.2)))
+    message = ray_executor.Message(tuned, b"{}", 1, ".")
+    received = [pickle.loads(pickle.dumps(message)) for _ in range(2)]
+    assert ray_executor._loader(received[0]) is ray_executor._loader(received[1])
 
 
 def test_machines_that_are_too_small_are_refused(cluster: Any, long: Study, tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def test_study_survives_tables_files_and_processes(study: Study, tmp_path: Path)
     file = tmp_path / "study.toml"
     file.write_text(toml.to_toml(study), encoding="utf-8")
     assert toml.read(file) == study
-    assert pickle.loads(pickle.dumps(study)) == study
+    again = pickle.loads(pickle.dumps(study))
+    assert (again, hash(again)) == (study, hash(study))
 
 
 PROGRAM = {"command": ["a.py", "{out}"], "metric": "loss=loss NUMBER"}

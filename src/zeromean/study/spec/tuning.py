@@ -110,6 +110,10 @@ class Tuning(Spec, frozen=True):
             for value in values:
                 check_range(f"values of {name}", value, -LARGEST_FLOAT32, LARGEST_FLOAT32)
 
+    def __hash__(self) -> int:
+        # ``values`` has no hash.
+        return hash((*msgspec.structs.astuple(self)[:-1], frozenset(self.values.items())))
+
     @property
     def trial_count(self) -> int:
         """Number of trials per method before a grid grows."""
