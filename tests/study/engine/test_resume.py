@@ -86,6 +86,22 @@ def test_a_file_without_seeds_gets_them(study: Study, tmp_path: Path) -> None:
     assert file.read_text() == "seeds = 7\n" + text
 
 
+def test_the_seeds_of_trials_stay(study: Study, tmp_path: Path) -> None:
+    """In a file with seeds of trials alone, these were once changed, and the study was refused."""
+    tuned = with_task(
+        study,
+        seeds=Study().seeds,
+        epochs=1,
+        tuning=Tuning(rates=(0.1,), seeds=1, validation=0.25),
+    )
+    file = tmp_path / "study.toml"
+    file.write_text(text := to_toml(tuned).replace(f"\nseeds = {tuned.seeds}\n", "\n", 1))
+    assert text.count("seeds =") == 1
+    run(tuned, tmp_path)
+    run(with_seeds(tuned, 7), tmp_path)
+    assert file.read_text() == "seeds = 7\n" + text
+
+
 def test_too_many_seeds_can_be_taken_back_if_no_run_is_lost(study: Study, tmp_path: Path) -> None:
     first = scores(run(with_seeds(study, 1), tmp_path))
     slip = with_seeds(study, 60)

@@ -318,7 +318,7 @@ def test_a_file_of_the_user_stays_as_it_is(study: Study, tmp_path: Path) -> None
     assert file.read_text() == text
 
 
-@pytest.mark.parametrize("out", ["a\0b", "file/out"])
+@pytest.mark.parametrize("out", ["a\0b", "file/out", "a\udcff"])
 def test_impossible_folders_are_named(
     study: Study, tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +368,12 @@ def test_error_in_one_process_does_not_wait_for_the_others(tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         run(Study(tasks=(task,), lr=0.1, seeds=2), tmp_path / "out", jobs=2, watcher=turns)
     assert not turns.runs
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_recorded_threads_are_those_of_the_runs(study: Study, tmp_path: Path, jobs: int) -> None:
+    (session,) = run(replace(study, seeds=1, threads=2), tmp_path, jobs=jobs).sessions
+    assert session["processors"].endswith("torch uses 2")
 
 
 def test_the_parent_of_several_processes_keeps_no_data(

@@ -17,7 +17,7 @@ from zeromean.study import ProgramTask, Study, Tuning, run
 from zeromean.study.engine.search import Outcome, budget, choice, plan
 from zeromean.study.engine.tensorboard import TensorBoard
 from zeromean.study.engine.watcher import Watcher
-from zeromean.study.spec.metric import ACCURACY, LOSS
+from zeromean.study.spec.metric import ACCURACY, LOSS, Metric
 from zeromean.study.spec.records import FINAL, Candidate, Epoch, Key, Run
 from zeromean.study.tasks import training
 from zeromean.study.tasks.problem import Problem
@@ -137,21 +137,22 @@ def test_a_grid_tries_each_weight_decay_at_each_rate() -> None:
     assert not complete
 
 
-def test_optuna_learns_from_trials_and_failures() -> None:
+@pytest.mark.parametrize(("metric", "center"), [(ACCURACY, 1.0), (LOSS, -3.0)])
+def test_optuna_learns_from_trials_and_failures(metric: Metric, center: float) -> None:
     tuning = Tuning(rates=(1e-4, 1.0), search="optuna", trials=30)
     done: dict[int, Outcome] = {}
     for trial in range(30):
-        candidates, complete = plan(tuning, done, ACCURACY)
+        candidates, complete = plan(tuning, done, metric)
         assert not complete
-        assert candidates == plan(tuning, done, ACCURACY)[0]
+        assert candidates == plan(tuning, done, metric)[0]
         assert len(candidates) == trial + 1
         one = candidates[-1]
         distance = abs(math.log10(one.lr) + 2)
-        done[trial] = Outcome(one, None if one.lr > 0.1 else 1 - distance)
+        done[trial] = Outcome(one, None if one.lr > 0.1 else metric.gain(center - distance))
     late = [done[trial].candidate.lr for trial in range(15, 30)]
     assert sum(0.002 < lr < 0.05 for lr in late) > 7  # more than half in a third of the range
-    assert 0.005 < choice(done.values(), ACCURACY).lr < 0.02
-    assert plan(tuning, done, ACCURACY)[1]
+    assert 0.005 < choice(done.values(), metric).lr < 0.02
+    assert plan(tuning, done, metric)[1]
 
 
 def test_a_trial_waits_for_those_that_it_learns_from() -> None:

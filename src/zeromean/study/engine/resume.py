@@ -23,8 +23,8 @@ from zeromean.study.spec.validation import SettingError
 from zeromean.study.tasks.interface import TaskInfo
 from zeromean.tables import amount
 
-# Matches the number of seeds in a study file.
-SEEDS = re.compile(r"""^(\s*["']?seeds["']?\s*=\s*)[^\s#]+""", re.MULTILINE)
+# Matches the number of seeds in a study file, which comes before the first table.
+SEEDS = re.compile(r"""\A((?:(?!\s*\[).*\n)*?\s*["']?seeds["']?\s*=\s*)[^\s#]+""")
 
 
 def check_folder(study: Study, out: Path) -> None:
@@ -36,6 +36,7 @@ def check_folder(study: Study, out: Path) -> None:
     try:
         if "\0" in str(out):
             raise ValueError("it contains the character NUL")
+        str(out).encode()  # the database and the report name the folder in UTF-8
         taken = results.holds_study(out)
         if out.exists() and not out.is_dir():
             raise ZeromeanError(f"out {out} is a file", "Pass a folder")

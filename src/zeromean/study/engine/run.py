@@ -37,8 +37,8 @@ def run(
     """Train the runs of a study that its folder does not hold yet, and store each one at its end.
 
     If the folder holds the same study, unfinished runs continue after their last epoch; the results
-    equal those of a study that was never interrupted. A finished study without tuning can be
-    extended by more seeds. Only one program at a time can run a study in a folder.
+    equal those of a study that was never interrupted. A finished study can get more seeds. Only one
+    program at a time can run a study in a folder.
 
     Args:
         study: The study.
@@ -76,15 +76,7 @@ def run(
         command = command or study.command(out)
         with begin_or_resume(study, infos, out, threads, command) as store:
             plan = Plan(study, infos, int(store.facts["threads"]), out / "work")
-            executor: Executor
-            if ray is not None:
-                executor = RayCluster(plan, ray)
-            elif jobs > 1:
-                tasks.clear()  # each process loads its own
-                executor = Processes(plan, jobs)
-            else:
-                executor = InProcess(plan, tasks)
-            with with_threads(plan.threads), executor:
+            with with_threads(plan.threads), _executor(plan, tasks, jobs, ray) as executor:
                 execute(Scheduler(study, infos, store), executor, plan, store, watcher or Watcher())
         results.remove_checkpoints(out)
         return results.read(out)
@@ -96,6 +88,15 @@ def _load_tasks(study: Study) -> dict[str, Task]:
     for task in tasks.values():
         task.check(study.methods, study.optimizers)
     return tasks
+
+
+def _executor(plan: Plan, tasks: dict[str, Task], jobs: int, ray: str | None) -> Executor:
+    if ray is not None:
+        return RayCluster(plan, ray)
+    if jobs > 1:
+        tasks.clear()  # each process loads its own
+        return Processes(plan, jobs)
+    return InProcess(plan, tasks)
 
 
 def execute(
