@@ -3,9 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The constraints pin torch, so that no dependency can install another build of it.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# The tests use few of the 30,000 files that they install. Python compiles those at their first use.
-UNCOMPILED := $(INSTALL) --no-compile
-unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test pytest slow docs lint studies clean
 
@@ -61,10 +58,10 @@ SOURCES := pyproject.toml setup.py $(wildcard src/zeromean/kernels/*.[ch])
 VISION := tests/vision/requirements.txt
 
 .venv/test: .venv/torch $(SOURCES) $(VISION)
-	$(UNCOMPILED) --editable '.[dev]'
-	$(UNCOMPILED) --no-deps --upgrade --target .venv/vision --requirement $(VISION)
+	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-deps --upgrade --target .venv/vision --requirement $(VISION)
 	touch $@
 
 .venv/docs: .venv/test
-	$(UNCOMPILED) --editable '.[dev,docs]'
+	$(INSTALL) --editable '.[dev,docs]'
 	touch $@
