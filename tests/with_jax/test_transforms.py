@@ -313,7 +313,11 @@ def test_axes_as_numbers() -> None:
         ),
         (
             lambda: centralize({"a": 2}).update({"a": jnp.ones((2, 2))}, optax.EmptyState()),
-            r"axes=\(2,\) is not an axis, or a tuple of axes, of an array of 2 dimensions",
+            r"'a': axes=\(2,\) is not an axis, or a tuple of axes, of an array of 2 dimensions",
+        ),
+        (
+            lambda: centralize({"a": (0, -2)}).update({"a": jnp.ones((2, 2))}, optax.EmptyState()),
+            r"'a': FanIn\(axes=\(0, 0\)\) is not a tuple of different axes",
         ),
         (lambda: zeromean.jax.fan_in({}), "contains no arrays"),
         (
@@ -335,15 +339,26 @@ def test_invalid_arguments_raise(call: Callable[[], Any], match: str) -> None:
         call()
 
 
-def test_nothing_centered_warns() -> None:
+@pytest.mark.parametrize(
+    ("axes", "options"),
+    [
+        (None, {}),
+        (FanIn((0,)), {"layers": "conv"}),
+        (FanIn((0,), role="conv"), {"layers": "linear"}),
+        (FanIn((0,), role="embedding"), {}),
+    ],
+)
+def test_nothing_centered_warns(axes: Any, options: dict[str, Any]) -> None:
     with pytest.warns(ZeromeanWarning, match="nothing is centered") as caught:
-        centralize({"kernel": None})
+        centralize({"kernel": axes}, **options)
     assert caught[0].filename == __file__
 
 
-def test_shape_without_given_axes_is_left_alone() -> None:
-    (row,) = zeromean.jax.explain({"w": jnp.ones((2, 2))}, axes={"w": FanIn((2,))})
-    assert "this shape does not have" in row.reason
+@pytest.mark.parametrize("fan_in", [FanIn((2,)), FanIn((0,), groups=2)], ids=str)
+def test_axes_that_do_not_fit_the_shape_raise(fan_in: FanIn) -> None:
+    params = {"w": jnp.ones((3, 2))}
+    with pytest.raises(ZeromeanError, match=r"'w': FanIn\(.*\) does not fit its shape \(3, 2\)"):
+        centralize({"w": fan_in}).update(params, optax.EmptyState())
 
 
 # --- optax, Flax and Equinox ----------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 
 from zeromean.errors import ZeromeanError
-from zeromean.fan_in import FanIn, nonnegative_axes
+from zeromean.fan_in import FanIn, Role, nonnegative_axes
 from zeromean.jax.owners import Holder, owners_of, parameters
 from zeromean.jax.trees import is_array, leaves
 from zeromean.plan import Owner, Plan, Scope, check_option, make_plan
@@ -144,11 +144,20 @@ def owners_by_axes(tree: Any, axes: Mapping[str, AxesOfParameter]) -> Iterator[O
                 "Build axes from the tree that the optimizer sees: the parameters without a"
                 " wrapper",
             )
-        given = axes[leaf.name]
-        if isinstance(given, tuple):
-            rank = len(leaf.value.shape)
-            role: Any = "conv" if rank >= 4 else "linear"
-            given = FanIn(nonnegative_axes(given, rank), role=role)
+        given, shape = axes[leaf.name], tuple(leaf.value.shape)
+        try:
+            if isinstance(given, tuple):
+                role: Role = "conv" if len(shape) >= 4 else "linear"
+                given = FanIn(nonnegative_axes(given, len(shape)), role=role)
+        except ZeromeanError as error:
+            raise ZeromeanError(
+                f"the parameter {leaf.name!r}: {error.problem}", error.fix
+            ) from error
+        if isinstance(given, FanIn) and not given.fits(shape):
+            raise ZeromeanError(
+                f"the parameter {leaf.name!r}: {given} does not fit its shape {shape}",
+                "Pass axes=zeromean.jax.fan_in(model) of the model that is trained",
+            )
         holder = Holder(leaf.name, None, "given axes", given or "its axes are given as None")
         yield from owners_of(leaf, [holder])
 

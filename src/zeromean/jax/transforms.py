@@ -11,7 +11,7 @@ import optax
 
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
-from zeromean.jax.axes import Layers, owners_by_axes, parse_axes
+from zeromean.jax.axes import AxesOfParameter, Layers, owners_by_axes, parse_axes
 from zeromean.jax.projection import add_per_vector, project, vector_means
 from zeromean.jax.trees import is_array
 from zeromean.plan import Scope, check_option, check_selection, make_plan
@@ -79,8 +79,11 @@ def centralize(
     check_option("layers", layers, ("all", "conv", "linear"))  # a predicate would need modules
     check_selection(layers, embeddings, scope)
     known = parse_axes(axes)
-    if not any(isinstance(given, FanIn | tuple) for given in known.values()):
-        warn("nothing is centered; explain(params, axes=axes) shows why for each parameter")
+    if not any(_may_be_centered(given, layers, embeddings) for given in known.values()):
+        warn(
+            "nothing is centered; explain(params, axes=axes) with the same options shows why for"
+            " each parameter"
+        )
 
     def fan_ins_of(updates: Any) -> list[FanIn | None]:
         rows = iter(
@@ -92,6 +95,14 @@ def centralize(
         return [row.fan_in if row is not None and row.centered else None for row in planned]
 
     return _center_gradients(fan_ins_of) if at == "gradient" else _keep_means(fan_ins_of)
+
+
+def _may_be_centered(given: AxesOfParameter, layers: Layers, embeddings: bool) -> bool:
+    """Return whether a parameter with these axes may be centered; its shape is not known yet."""
+    if not isinstance(given, FanIn):
+        return isinstance(given, tuple)
+    is_selected = layers == "all" or (given.role == "conv") == (layers == "conv")
+    return is_selected and (embeddings or given.role != "embedding")
 
 
 # A function from updates to the axes of each leaf, which are None for a leaf that is left alone.
