@@ -288,6 +288,23 @@ def test_second_call_is_left_alone() -> None:
         assert "already" in report[0].row.reason
 
 
+def test_layer_with_a_tied_bias_is_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].bias = model[0].bias
+    report = zeromean.reparametrize(model, "nnn")
+    assert [change.row.name for change in report.done] == ["2.weight"]
+    assert "tied" in report[0].row.reason
+    assert model[1].bias is model[0].bias
+
+
+def test_layer_whose_bias_has_gradient_hooks_is_left_alone() -> None:
+    model = network()
+    model[0].bias.register_hook(lambda gradient: gradient)
+    report = zeromean.reparametrize(model, "nnn")
+    assert [change.row.name for change in report.done] == ["2.weight"]
+    assert "its bias has gradient hooks" in report[0].row.reason
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_layers_whose_weights_are_read_by_others(batch_first: bool) -> None:
     """A transformer's fast path reads linear1.weight instead of calling the layer."""

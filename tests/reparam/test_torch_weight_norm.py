@@ -128,6 +128,13 @@ def test_fan_in_1_is_left_alone(form: str) -> None:
     assert len(list(layer.parameters())) == 3
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_embedding_is_left_alone(form: str) -> None:
+    with pytest.warns(zeromean.ZeromeanWarning, match="No weight of torch"):
+        (change,) = from_torch(normed(form, nn.Embedding(5, 3)))
+    assert change.row.reason == "embeddings are not re-parametrized"
+
+
 @pytest.mark.parametrize("layer", [nn.Linear(4, 3), nn.ConvTranspose1d(4, 3, 2)], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 def test_frozen_stays_frozen(form: str, layer: nn.Module) -> None:

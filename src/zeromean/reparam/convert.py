@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -13,7 +13,12 @@ from zeromean.model import owners
 from zeromean.plan import Layers, Owner, Row, make_plan
 from zeromean.reparam.changes import Change, Report, compare
 from zeromean.reparam.formulas import count_undirected
-from zeromean.reparam.nnn import NaturalLinear, leave_unwrappable, replace_module
+from zeromean.reparam.nnn import (
+    NaturalLinear,
+    has_gradient_hooks,
+    leave_unwrappable,
+    replace_module,
+)
 from zeromean.reparam.parametrization import KINDS, Normalized, formula_of, register
 from zeromean.reparam.preconditions import check_gains, check_options, check_undistributed
 
@@ -159,8 +164,7 @@ def _leave_unsuitable(model: nn.Module, row: Row, tied: list[Owner], method: str
         return row.left_alone(f"weights of type {row.parameter.dtype} are not supported")
     if row.fan_in and row.fan_in.padding_idx is not None:
         return row.left_alone("its padding row would be normalized with the others")
-    hooks: Any = row.parameter
-    if hooks._backward_hooks or hooks._post_accumulate_grad_hooks:
+    if has_gradient_hooks(row.parameter):
         return row.left_alone("it has gradient hooks: register them on its proxy afterwards")
     return leave_unwrappable(model, row, owner) if method == "nnn" else row
 

@@ -192,11 +192,21 @@ def leave_unwrappable(model: nn.Module, row: Row, owner: Owner) -> Row:
         return row.left_alone(f"nnn whitens the inputs of torch.nn.Linear, not of {row.reason}")
     if module.bias is None:
         return row.left_alone("nnn needs a bias, which absorbs the mean of the inputs")
+    held = [one for part in model.modules() for one in part._parameters.values()]
+    if sum(one is module.bias for one in held) > 1:
+        return row.left_alone("nnn changes the bias too, which is tied to another")
+    if has_gradient_hooks(module.bias):
+        return row.left_alone("its bias has gradient hooks: register them on d afterwards")
     if module is model:
         return row.left_alone("nnn replaces layers of a model, and this layer is the model itself")
     if has_hooks(module):
         return row.left_alone("it has hooks, which its replacement would lose")
     return row
+
+
+def has_gradient_hooks(parameter: Any) -> bool:
+    """Return whether functions are registered to be called with the parameter's gradient."""
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 def has_hooks(module: nn.Module) -> bool:

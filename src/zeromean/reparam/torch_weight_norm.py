@@ -75,6 +75,8 @@ def from_torch(model: nn.Module) -> Report:
     changes = []
     for normed in list(_normed(model)):
         row = _plan(normed)
+        if row.role == "embedding":
+            row = row.left_alone("embeddings are not re-parametrized")
         lists: Any = getattr(normed.module, "parametrizations", {})
         if normed.name in lists and len(lists[normed.name]) > 1:
             row = row.left_alone("it has other parametrizations too: remove them first")
