@@ -67,12 +67,16 @@ def test_command_has_a_place_for_everything_the_user_gives(recipe: Recipe) -> No
     (task,) = recipe.on("photos", 3, weights="w.pth", processes=1, device="cuda").programs
     given = {PLACEHOLDER: "photos", WEIGHTS: "w.pth", DEVICE: "cuda"}
     assert task.command == tuple(given.get(word, word) for word in words)
+    assert task.label == words[1]
+    assert {"seed", "out"} <= {name for name in ("seed", "out") if task.has(name)}
+    if not recipe.has_device:
+        with pytest.raises(ZeromeanError, match=f"{recipe.name} trains in one process, not in 4"):
+            recipe.on("photos", processes=4)
+        return
     several = recipe.on("photos", processes=4, precision="bfloat16")
     (task,) = several.programs
     assert shlex.join(task.command).startswith("torchrun --nproc-per-node 4 --master-port '{port}'")
     assert task.command[-1] == "--amp"
-    assert task.label == words[1]
-    assert {"seed", "out"} <= {name for name in ("seed", "out") if task.has(name)}
 
 
 @every
@@ -371,6 +375,7 @@ def reproduce(*words: object) -> tuple[int, str, str]:
         ("gc-table3-resnet50 --data imagefolder:x", "zeromean[timm]"),
         ("reinforce-cartpole --data digits", "reinforce-cartpole needs no data. Remove --data"),
         ("reinforce-cartpole --device cuda", "runs on the CPU alone"),
+        ("reinforce-cartpole --processes 2", "reinforce-cartpole trains in one process, not in 2"),
         ("reinforce-cartpole", "zeromean[rl]"),
         ("reinforce-cartpole --scale 2", "scale is 2; it has to be above 0"),
         ("reinforce-cartpole --precision half", "precision 'half' is not one of"),

@@ -375,10 +375,14 @@ def test_batch_that_processes_cannot_share_ends_in_one_line(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
-    for program, data in (("classification", write_photos(tmp_path)), ("detection", scenes)):
-        done = run(program, data, "--batch-size", 4)
+    for program, data, option in (
+        ("classification", write_photos(tmp_path / "photos"), "--batch-size"),
+        ("detection", scenes, "--batch-size"),
+        ("reid", write_people(tmp_path / "people"), "--identities"),
+    ):
+        done = run(program, data, option, 4)
         assert done.code == 2
-        assert done.stderr.endswith("--batch-size 4 cannot be split over 3 processes\n")
+        assert done.stderr.endswith(f"{option} 4 cannot be split over 3 processes\n")
 
 
 def test_one_camera_cannot_be_evaluated(tmp_path: Path) -> None:
@@ -428,10 +432,11 @@ def test_centers_follow_the_features_without_weight_in_the_loss(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_centers_are_those_of_all_processes(tmp_path: Path) -> None:
-    """In the only step each process draws two identities, together they draw three."""
+    """In the only step each process draws half of 4 identities; together they draw three."""
     data, out = write_people(tmp_path / "data", each=1), tmp_path / "out"
     program = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
     program += ["zeromean.recipes.programs.reid", str(data), *map(str, PEOPLE), "--out", str(out)]
+    program += ["--identities", "4"]
     subprocess.run([*program, "--center-lr", "1e6", "--device", "cpu"], check=True)
     centers = torch.load(out / "last.pt")["centers"]
     assert (centers.abs().amax(1) > 1e3).sum() == 3

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from zeromean.errors import MissingExtraError
+from zeromean.errors import MissingExtraError, ZeromeanError
 from zeromean.recipes import published
 from zeromean.recipes.published import Published
 from zeromean.study.spec.program import ProgramTask
@@ -236,11 +236,18 @@ class Recipe:
             weights: File of the pretrained weights that a program starts from.
             processes: Number of processes of a program; None for the published number.
             precision, device, threads: Settings of the study.
+
+        Raises:
+            ZeromeanError: A program that knows no devices would run in several processes.
         """
         (task,) = self.study.tasks
         if isinstance(task, ProgramTask):
             assert self.program is not None
             count = self.program.processes if processes is None else processes
+            if count > 1 and not self.has_device:
+                raise ZeromeanError(
+                    f"{self.name} trains in one process, not in {count}", "Remove --processes"
+                )
             given = {PLACEHOLDER: data, WEIGHTS: weights, DEVICE: device}
             command = [given.get(word, word) for word in task.command]
             command += ["--amp"] if precision == "bfloat16" else []

@@ -135,7 +135,9 @@ def main() -> None:
     parser.add_argument(
         "--warmup", type=int, default=10, help="epochs of warm-up from 0.01 of the learning rate"
     )
-    parser.add_argument("--identities", type=int, default=16, help="identities per batch")
+    parser.add_argument(
+        "--identities", type=int, default=16, help="identities per step over all processes"
+    )
     parser.add_argument("--images", type=int, default=4, help="images of each identity in a batch")
     parser.add_argument("--optimizer", choices=["adam", "sgd"], default="adam")
     parser.add_argument("--lr", type=float, default=3.5e-4)
@@ -160,6 +162,8 @@ def main() -> None:
                 f"{args.data / name} is missing; Market-1501 goes into DATA in its own layout"
             )
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    if args.identities % world:
+        parser.error(f"--identities {args.identities} cannot be split over {world} processes")
     device = torch.device(args.device)
     if world > 1:
         torch.distributed.init_process_group()
@@ -180,10 +184,11 @@ def main() -> None:
     still = transforms.Compose([resize, *finish])
     query = People(args.data / "query", still, relabel=False)
     gallery = People(args.data / "bounding_box_test", still, relabel=False)
-    identities, batch = len(set(train.labels)), args.identities * args.images
-    if len(train) // world < batch or identities < args.identities:
+    identities, drawn = len(set(train.labels)), args.identities // world
+    batch = drawn * args.images
+    if len(train) // world < batch or identities < drawn:
         parser.error(
-            f"each process needs {batch} images of {args.identities} identities or more;"
+            f"each process needs {batch} images of {drawn} identities or more;"
             f" {args.data / 'bounding_box_train'} has {len(train)} of {identities} in all"
         )
     places = set(zip(gallery.identities, gallery.cameras, strict=True))
