@@ -70,3 +70,19 @@ def test_zscore_leaves_the_gradients_of_other_optimizers_alone(tmp_path: Path) -
     assert torch.equal(gradients[1], accumulated)
     step(attachment, second)
     torch.testing.assert_close(gradients[1].mean(1), torch.zeros(4), atol=1e-6, rtol=0)
+
+
+def test_optimizer_that_adds_the_decay_to_the_gradient_is_centered(tmp_path: Path) -> None:
+    class Mine(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self, closure: None = None) -> None:
+            for parameter in self.param_groups[0]["params"]:
+                parameter.grad.add_(parameter, alpha=0.1)
+                parameter.sub_(parameter.grad, alpha=0.1)
+
+    model = nn.Linear(3, 2)
+    optimizer = Mine(model.parameters(), {"weight_decay": 0.1})
+    model(torch.tensor([[1.0, 2.0, 4.0]])).square().sum().backward()
+    attachment = Attachment(Options(str(tmp_path), weight_decay="coupled"))
+    step(attachment, optimizer)
+    assert attachment._observed[optimizer].entry.holds is True

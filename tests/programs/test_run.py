@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import signal
@@ -346,6 +347,44 @@ def test_merging_counts_ranks_once() -> None:
     assert (entry.optimizers, entry.steps, entry.mean_change, entry.holds) == (1, 5, 2.0, False)
     assert (merged.processes, merged.ranks) == (2, [0, 1])
     assert "NOT CENTERED" in merged.summary()
+
+
+def test_quiet_shows_a_failed_check(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = OptimizerRecord("SGD", "centered", at="at=gradient", centered=2, steps=5)
+    for holds, shown in ((True, False), (False, True)):
+        entry.holds = holds
+        monkeypatch.setattr("zeromean.cli.run.run", lambda *_: (0, Record([entry], processes=1)))
+        with pytest.raises(SystemExit) as ended:
+            main(["--quiet", "train.py"])
+        assert ended.value.code == 0
+        assert ("NOT CENTERED as expected" in capsys.readouterr().err) == shown
+
+
+def test_optimizer_may_be_collected_during_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(str(tmp_path))
+    left = [OptimizerRecord(name, "plain", steps=1) for name in "abc"]
+    for entry in left:
+        recorder.add(entry)
+    recorder.retire(left.pop())
+
+    def copied(entry: OptimizerRecord, **changes: object) -> OptimizerRecord:
+        if left:
+            recorder.retire(left.pop())  # as the garbage collector does
+        return dataclasses.replace(entry, **changes)
+
+    monkeypatch.setattr("zeromean.programs.record.replace", copied)
+    for _ in range(2):
+        recorder.write()
+        entries = read_records(tmp_path).optimizers
+        assert sorted((one.optimizer, one.optimizers) for one in entries) == [
+            ("a", 1),
+            ("b", 1),
+            ("c", 1),
+        ]
 
 
 def test_record_survives_json(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
                 given.record.write_text(record.dumps())
             except OSError as error:
                 note(f"cannot write {given.record} ({error.strerror})")
-        if not given.quiet or not record.acted or record.faults:
+        if not given.quiet or not record.acted or record.faults or record.warnings:
             advice = ". Use --skip-refused to leave this optimizer alone."
             note(record.summary() + (advice if record.refused else ""))
         if code == 0 and (record.faults or not record.acted):

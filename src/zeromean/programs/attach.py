@@ -342,7 +342,8 @@ class GradientCheck:
             largest, eps = _size(seen)
             if not math.isfinite(largest):
                 continue
-            value = _largest(mean + decay * old)
+            # Some optimizers add the decay to .grad itself.
+            value = min(_largest(mean), _largest(mean + decay * old))
             if largest:
                 value /= largest + abs(decay) * _size(parameter)[0]
             entry.gradient_mean = max(entry.gradient_mean or 0.0, value)

@@ -152,6 +152,20 @@ class Record:
             *(f"{python} has no zeromean, install it there" for python in self.missing),
         ]
 
+    @property
+    def warnings(self) -> list[str]:
+        """The failed checks and the remarks, one sentence each."""
+        failed = [one for one in self.optimizers if one.holds is False]
+        return [
+            *(f"{one.optimizer} {one.at} was NOT CENTERED as expected" for one in failed),
+            *self.notes,
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        """The remarks about all optimizers, each once."""
+        return [*dict.fromkeys(note for entry in self.optimizers for note in entry.notes)]
+
     def causes(self) -> str:
         """Return the reason why no optimizer was centered, as far as the record shows it."""
         if self.optimizers:
@@ -178,8 +192,7 @@ class Record:
             text += f"; {self.processes} processes"
         if not self.finished:
             text += "; steps counted at 1, 10, 100, ... because a process did not exit by itself"
-        notes = [note for entry in self.optimizers for note in entry.notes]
-        return "; ".join([text, *dict.fromkeys(notes), *([faults] if faults else [])])
+        return "; ".join([text, *self.notes, *([faults] if faults else [])])
 
     def dumps(self) -> str:
         """Return the record as JSON."""
@@ -283,16 +296,17 @@ class Recorder:
     def retire(self, entry: OptimizerRecord) -> None:
         """Sum up an optimizer that was deleted, so that the record does not grow."""
         with self._lock:
-            if any(entry is other for other in self._entries):
-                self._entries = [other for other in self._entries if other is not entry]
-                self._sum_up(self._kinds, entry)
+            # New objects, because the garbage collector may call this in the middle of a write.
+            entries, kinds = self._entries, self._kinds
+            if any(entry is other for other in entries):
+                entries = [other for other in entries if other is not entry]
+                self._entries, self._kinds = entries, self._sum_up(kinds, [entry])
 
     def write(self, finished: bool = False) -> None:
         """Write the record as it is now."""
         with self._lock:
-            kinds = {key: replace(kept) for key, kept in self._kinds.items()}
-            for entry in self._entries:
-                self._sum_up(kinds, entry)
+            entries, kinds = self._entries, self._kinds
+            kinds = self._sum_up(kinds, entries)
             self.record.optimizers = list(kinds.values())
             self.record.processes = int(bool(kinds))
             self.record.ranks = self._ranks if kinds else []
@@ -310,14 +324,21 @@ class Recorder:
         self.write(finished=True)
 
     @staticmethod
-    def _sum_up(kinds: dict[tuple[object, ...], OptimizerRecord], entry: OptimizerRecord) -> None:
-        if not entry.steps and entry.state != "refused":
-            return  # no step has ended in this process
-        known = kinds.get(entry.kind)
-        if known is None:
-            kinds[entry.kind] = replace(entry, notes=[*entry.notes])
-        else:
-            known.add(entry)
+    def _sum_up(
+        kinds: dict[tuple[object, ...], OptimizerRecord], entries: Iterable[OptimizerRecord]
+    ) -> dict[tuple[object, ...], OptimizerRecord]:
+        """Return the kinds with the entries added; both stay as they are."""
+        kinds = {**kinds}
+        for entry in entries:
+            if not entry.steps and entry.state != "refused":
+                continue  # no step has ended in this process
+            known = kinds.get(entry.kind)
+            if known is None:
+                kinds[entry.kind] = replace(entry, notes=[*entry.notes])
+            else:
+                kinds[entry.kind] = replace(known, notes=[*known.notes])
+                kinds[entry.kind].add(entry)
+        return kinds
 
 
 def _largest(a: float | None, b: float | None) -> float | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from zeromean.errors import ZeromeanError, ZeromeanWarning
+from zeromean.programs.record import OptimizerRecord, Record
 from zeromean.study import Method, ProgramTask, Study, Tuning
 from zeromean.study.engine.run import check_programs
 from zeromean.study.spec.program import MetricSource, parse_metric
@@ -139,7 +140,7 @@ def test_match_that_is_no_number_is_an_error() -> None:
     [
         ("loss", "not of the form NAME=REGEX"),
         ("=loss (.*)", "not of the form NAME=REGEX"),
-        ("loss=loss", "has no groups"),
+        ("loss=loss", "has no groups; one has to hold the number. Put NUMBER in the place"),
         ("loss=(a) (b)", "has 2 groups"),
         ("loss=loss ((", "not a regular expression"),
         ("loss=csv:file", "names no file or no COLUMN"),
@@ -204,6 +205,8 @@ def test_metric_files(tmp_path: Path) -> None:
     (tmp_path / "a" / "log.csv").write_text("epoch,acc\n0,0.5\n1,0.75\n2,\n")
     (tmp_path / "r.json").write_text('{"test": {"acc": 0.5, "all": [1, null]}}')
     (tmp_path / "b.csv").write_text("acc,epoch\n0.5,0\n", encoding="utf-8-sig")
+    texts = 'text,acc\r\na\u2028b,0.5\r\n"a\nb\x0c",0.75\r\n'
+    (tmp_path / "c.csv").write_text(texts, encoding="utf-8", newline="")
     lines = '{"loss": 2, "text": "a\u2028b"}\n\n{"other": 1}\n{"loss": 1e-3}\n'
     (tmp_path / "r.jsonl").write_text(lines, encoding="utf-8")
 
@@ -212,6 +215,7 @@ def test_metric_files(tmp_path: Path) -> None:
 
     assert values("csv", "*/log.csv", "acc") == [0.5, 0.75]
     assert values("csv", "b.csv", "acc") == [0.5]
+    assert values("csv", "c.csv", "acc") == [0.5, 0.75]
     assert values("json", "r.json", "test.acc") == [0.5]
     assert values("json", "r.json", "test.all") == pytest.approx([1, math.nan], nan_ok=True)
     assert values("jsonl", "r.jsonl", "loss") == [2, 0.001]
@@ -221,6 +225,45 @@ def test_metric_files(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"csv|r\.json|Expecting|is not a number"):
             values(kind, file, key)
+
+
+def test_copied_folder_does_not_lead_back(tmp_path: Path) -> None:
+    source, copy = tmp_path / "project", tmp_path / "out" / "runs" / "a" / "work"
+    (source / "saved").mkdir(parents=True)
+    (source / "last").symlink_to(source / "saved")
+    (source / "next").symlink_to("saved")
+    (source / "data").symlink_to(tmp_path)
+    program._copy_folder(source, copy, tmp_path / "out")
+    for name in ("last", "next"):
+        assert (copy / name).resolve() == copy / "saved"
+    assert (copy / "data").resolve() == tmp_path
+    with pytest.raises(ZeromeanError, match="is or contains the working folder"):
+        program._copy_folder(source, source / "runs" / "a" / "work", source)
+
+
+def test_fingerprint_covers_the_files_that_words_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    variant = Method("warm", arguments=("--more", "warm.yaml"))
+    spec = task("train.py", "--config=a.yaml", "--data", "images.npz")
+    runner = ProgramRunner(Study(tasks=(spec,), methods=("plain", variant)), spec)
+    found = set()
+    for name in ("train.py", "a.yaml", "warm.yaml", "images.npz"):
+        (tmp_path / name).write_text("1")
+        found.add(runner._fingerprint())
+    assert len(found) == 3  # the last file may be an output
+
+
+def test_failed_check_of_a_run_is_a_warning() -> None:
+    entry = OptimizerRecord("SGD", "centered", at="at=gradient", centered=1, holds=False)
+    entry.notes = ["plain is not plain: SGD centers by itself"]
+    with pytest.warns(ZeromeanWarning) as caught:
+        program._check_record(Record([entry]), Method("gc", gradient="gc"), Ended(0, 1.0, False))
+    assert [str(one.message) for one in caught] == [
+        "In a run of gc: SGD at=gradient was NOT CENTERED as expected.",
+        "In a run of gc: plain is not plain: SGD centers by itself.",
+    ]
 
 
 def job(study: Study, out: Path, method: str = "plain", seed: int = 3, **values: float) -> Job:

@@ -114,7 +114,7 @@ def parse_metric(text: str, setting: str = "metric") -> MetricSource:
         raise SettingError(
             setting,
             f"the pattern {source!r} has {groups or 'no'} groups; one has to hold the number",
-            r"Put NUMBER or a group such as ([\d.]+) in the place of the number"
+            "Put NUMBER in the place of the number"
             if not groups
             else "Write (?:...) for the groups without the number",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -303,11 +304,13 @@ class ProgramRunner:
             time.sleep(POLL_SECONDS)
 
     def _fingerprint(self) -> str:
-        """Digest of the command and of the scripts and settings that it names."""
+        """Digest of the command, and of the scripts and settings that it or a method names."""
         digest = hashlib.sha256(json.dumps(self._spec.command).encode())
-        for word in self._spec.command:
-            if word.endswith(SOURCES) and os.path.isfile(word):
-                digest.update(Path(word).read_bytes())
+        added = [word for method in self._study.methods for word in method.arguments]
+        for word in [*self._spec.command, *added]:
+            name = word if os.path.isfile(word) else word.partition("=")[2]  # --config=a.yaml
+            if name.endswith(SOURCES) and os.path.isfile(name):
+                digest.update(Path(name).read_bytes())
         return digest.hexdigest()[:16]
 
 
@@ -489,8 +492,9 @@ def read_points(source: MetricSource, folders: Sequence[Path], begin: int = 0) -
         places = " or ".join(map(str, folders))
         raise ValueError(f"the program wrote no file {source.file} below {places}")
     text = newest.read_text(encoding="utf-8-sig", errors="replace")
+    # Not splitlines: the texts in CSV and JSON may contain other line separators.
     if source.kind == "csv":
-        rows = list(csv.DictReader(text.splitlines()))
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
         if rows and source.key not in rows[0]:
             raise ValueError(f"{source.file} has the columns {', '.join(map(str, rows[0]))}")
         return [Point(float(row[source.key])) for row in rows if row[source.key]]
@@ -502,7 +506,6 @@ def read_points(source: MetricSource, folders: Sequence[Path], begin: int = 0) -
             value = value[part]
         values = value if isinstance(value, list) else [value]
         return [Point(_number(one)) for one in values]
-    # Not splitlines: the texts in JSON may contain other line separators.
     lines = [json.loads(line) for line in text.split("\n") if line.strip()]
     return [
         Point(_number(line[source.key]))
@@ -535,7 +538,9 @@ def _taken_over(record: Record) -> float | None:
 
 
 def _check_record(record: Record, method: Method, ended: Ended) -> None:
-    """Raise if the method did not act in the program, so that no other run would differ."""
+    """Raise if the method did not act in the program; warn of failed checks and remarks."""
+    for text in record.warnings:
+        warn(f"In a run of {method.label}: {text.rstrip('.')}.")
     if record.faults:
         raise ZeromeanError(
             "; ".join(record.faults),
@@ -554,7 +559,17 @@ def _check_record(record: Record, method: Method, ended: Ended) -> None:
 
 
 def _copy_folder(source: Path, target: Path, without: Path) -> None:
-    """Copy a folder, without the folder of the study if that is inside."""
+    """Copy a folder, without the folder of the study if that is inside.
+
+    Raises:
+        ZeromeanError: The copy would contain itself.
+    """
+    if source.is_relative_to(without) and target.resolve().is_relative_to(source):
+        raise ZeromeanError(
+            f"out {without} is or contains the working folder, whose copies would contain"
+            " themselves",
+            "Pass another folder",
+        )
 
     def ignore(folder: str, names: list[str]) -> list[str]:
         return [name for name in names if Path(folder, name) == without]
@@ -563,9 +578,10 @@ def _copy_folder(source: Path, target: Path, without: Path) -> None:
     for copy in target.rglob("*"):
         if copy.is_symlink():
             original = Path(os.path.realpath(source / copy.relative_to(target)))
-            if not original.is_relative_to(source):  # a relative link would lead elsewhere
-                copy.unlink()
-                copy.symlink_to(original)
+            if original.is_relative_to(source):  # an absolute link would leave the copy
+                original = target / original.relative_to(source)
+            copy.unlink()
+            copy.symlink_to(original)
 
 
 def _free_port() -> int:
