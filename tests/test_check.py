@@ -88,6 +88,17 @@ def test_adaptive_steps_are_centered_at_one_place() -> None:
         assert not any(getattr(layer, other) for layer in found)
 
 
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_step_along_signs_that_are_all_equal_is_not_centered(target: float) -> None:
+    model = nn.Linear(20, 1)
+    pair = torch.rand(16, 20), torch.full((16, 1), target)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    loss = F.binary_cross_entropy_with_logits
+    assert not zeromean.check(optimizer, model, pair, loss=loss).ok
+    zeromean.centralize(optimizer, model)
+    assert zeromean.check(optimizer, model, pair, loss=loss).ok
+
+
 def test_false_claim_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -34,7 +34,8 @@ def __dir__() -> list[str]:
 
 
 # Response up to which a gradient counts as centered. A step that depends on the gradient's mean
-# changes by about its own size when the mean does; any other step changes by rounding alone.
+# changes by about its own size when the mean and the signs of small entries do; any other step
+# changes by rounding alone.
 MAX_RESPONSE = 1e-2
 # Change of a mean, in rounding steps of the largest weight before or after the step, up to which it
 # counts as kept.
@@ -287,11 +288,18 @@ def _copies(
 
 
 def _shifted(gradient: Tensor, fan_in: FanIn) -> Tensor:
-    """Return the gradient plus its root mean square in every entry of a weight vector."""
+    """Return the gradient plus or minus its root mean square in every entry of a weight vector.
+
+    The sign is opposite to most of the vector's small entries, which change theirs: Adam's first
+    step and all steps of Lion depend on the signs alone.
+    """
     gradient = gradient.clone(memory_format=torch.preserve_format)
-    (means,) = vector_means([gradient], [fan_in])
-    size = torch.linalg.vector_norm(gradient.to(means.dtype)) / gradient.numel() ** 0.5
-    shift_([gradient], [fan_in], [torch.ones_like(means) * torch.where(size > 0, size, 1.0)])
+    exact = torch.promote_types(gradient.dtype, torch.float32)
+    size = torch.linalg.vector_norm(gradient.to(exact)) / gradient.numel() ** 0.5
+    size = torch.where(size > 0, size, 1.0)
+    small = torch.where(gradient.abs() <= size, gradient.sgn(), 0)
+    (signs,) = vector_means([small], [fan_in])
+    shift_([gradient], [fan_in], [torch.where(signs.real > 0, -size, size).to(signs.dtype)])
     return gradient
 
 
