@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 from collections.abc import Callable
@@ -270,6 +271,32 @@ def test_failing_closure_keeps_the_monitor_working() -> None:
     assert [sample.step for sample in samples] == [0]
 
 
+class Failing(torch.optim.SGD):
+    """An optimizer whose first step raises."""
+
+    failed = False
+
+    def step(self, closure: Any = None) -> Any:
+        if not self.failed:
+            self.failed = True
+            raise RuntimeError("out of memory")
+        return super().step(closure)
+
+
+def test_step_that_raised_is_not_measured() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    torch.optim.SGD(model.parameters())  # gives the inner step its hooks, whoever calls it
+    optimizer = Failing(model.parameters(), lr=0.1)
+    samples: list[Sample] = []
+    zeromean.monitor(optimizer, model, every=1, to=samples.append)
+    for size in (1.0, 100.0, 10.0):
+        model.weight.grad = torch.full((2, 3), size)
+        with contextlib.suppress(RuntimeError):
+            optimizer.step()
+    assert [sample.step for sample in samples] == [0, 1]
+    assert [sample.layers[0].gradient_mean for sample in samples] == [100.0, 10.0]
+
+
 @pytest.mark.parametrize("closure", [None, lambda: 0.0])
 @pytest.mark.parametrize("failing", ["begin", "see gradients"])
 def test_next_step_is_observed_after_a_failing_function(failing: str, closure: Any) -> None:
@@ -347,6 +374,24 @@ def test_complex_gradients_at_backward() -> None:
         optimizer.step()
         found.append(numbers(monitor.last.layers[0]))
     assert found[1] == pytest.approx(found[0], rel=1e-5, abs=1e-6)
+
+
+def test_complex_numbers_are_measured_by_their_magnitude() -> None:
+    model = nn.Linear(3, 2, bias=False, dtype=torch.complex64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    monitor = zeromean.monitor(optimizer, model, to=lambda sample: None)
+    model.weight.grad = torch.randn(2, 3, dtype=torch.complex64)
+    optimizer.step()
+    (layer,) = monitor.last.layers
+    weight, g = model.weight.detach(), model.weight.grad
+    assert layer.gradient_norm == pytest.approx(float(g.norm()))
+    assert layer.gradient_max == pytest.approx(float(g.abs().max()))
+    assert layer.gradient_max_centered == pytest.approx(
+        float(zeromean.center(g, 1).abs().max()), rel=1e-5
+    )
+    assert layer.gradient_mean == pytest.approx(float(torch.view_as_real(g).mean()), rel=1e-5)
+    mean = weight.mean(1).abs().square().mean().sqrt()
+    assert layer.weight_mean == pytest.approx(float(mean), rel=1e-5)
 
 
 def test_discarded_backward_pass_is_not_measured() -> None:

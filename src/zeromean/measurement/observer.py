@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -42,6 +43,7 @@ class StepObserver:
     ) -> None:
         self._begin, self._see_gradients, self._end = begin, see_gradients, end
         self._inside = self._observed = self._seen = False
+        self._depth = 0  # of the call stack in the step that is observed
         self._before = optimizer.register_step_pre_hook(self._before_step)
         _ordered(optimizer._optimizer_step_pre_hooks).move_to_end(self._before.id, last=False)
         self._after = optimizer.register_step_post_hook(self._after_step)
@@ -55,7 +57,9 @@ class StepObserver:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Arguments | None:
-        if self._inside:  # super().step() runs the hooks again within the same step
+        # super().step() runs the hooks again within the same step, in a deeper call. A step that
+        # raised has left the flag set.
+        if self._inside and _depth() > self._depth:
             return None
         _ordered(optimizer._optimizer_step_post_hooks).move_to_end(self._after.id)
         self._observed, self._seen = self._begin(optimizer), False
@@ -65,6 +69,7 @@ class StepObserver:
             wrapped = wrap_closure(args, kwargs, partial(self._run_closure, optimizer))
             if wrapped is None:
                 self._see_gradients(optimizer)
+        self._depth = _depth() if self._observed else 0
         self._inside = True  # last, because the functions above may raise, which ends the step
         return wrapped
 
@@ -86,6 +91,14 @@ class StepObserver:
         if self._inside:
             observed, self._inside, self._observed = self._observed, False, False
             self._end(optimizer, observed)
+
+
+def _depth() -> int:
+    """Return the number of frames in the call stack."""
+    depth, frame = 0, sys._getframe().f_back
+    while frame is not None:
+        depth, frame = depth + 1, frame.f_back
+    return depth
 
 
 def watch_backward(optimizer: Optimizer, watch: Callable[[Tensor, FanIn], None], on: bool) -> None:

@@ -27,7 +27,7 @@ class LayerStatistics:
         gradient_norm_centered: :math:`\|P g\|`.
         gradient_max: Largest :math:`|g_i|`.
         gradient_max_centered: Largest :math:`|(P g)_i|`.
-        gradient_mean: Mean of all entries of g.
+        gradient_mean: Mean of all entries of g; for complex ones, of real and imaginary parts.
         gradient_mean_centered: Mean of all entries of P g: 0 up to rounding.
         removed: Share of the energy that centering removes, :math:`1 - \|P g\|^2 / \|g\|^2`,
             0 to 1.

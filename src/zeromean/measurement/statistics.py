@@ -55,6 +55,7 @@ def gradient_statistics(
             mean = mean + broadcast(before, gradient, fan_in)
             whole = rest + mean
         vanished = (whole != 0) & (rest.to(gradient.dtype) == 0)
+        whole, rest = _wide(whole), _wide(rest)
         g, pg = _real(whole), _real(rest)
         rows.append(
             [
@@ -62,7 +63,7 @@ def gradient_statistics(
                 *((whole != 0).sum().to(g.dtype), vanished.sum().to(g.dtype)),
             ]
         )
-        maxima.append([_largest(g), _largest(pg)])
+        maxima.append([_largest(whole), _largest(rest)])
     unknown = [removed is not None and one is None for one in known]
     return GradientStatistics(_matrix(rows), _matrix(maxima), unknown)
 
@@ -174,10 +175,15 @@ def _gradient(parameter: Tensor) -> Tensor | None:
     return gradient
 
 
-def _real(x: Tensor) -> Tensor:
-    """Convert to float64, whose squares cannot underflow, and a complex number to two real ones."""
+def _wide(x: Tensor) -> Tensor:
+    """Convert to float64 or complex128, whose squares cannot underflow."""
     least = torch.float32 if x.device.type == "mps" else torch.float64  # mps has no float64
-    x = x.to(torch.promote_types(x.dtype, least))
+    return x.to(torch.promote_types(x.dtype, least))
+
+
+def _real(x: Tensor) -> Tensor:
+    """Convert to float64, and a complex number to two real ones."""
+    x = _wide(x)
     return torch.view_as_real(x) if x.is_complex() else x
 
 
@@ -206,18 +212,18 @@ def _layer(
     mean2, drift2, step2, weight2, largest, largest_rest = row[7:]
     if unknown:
         g = g2 = removed2 = nonzero = largest = math.nan
-    entries = one.parameter.numel() * (2 if one.parameter.is_complex() else 1)
-    in_vectors = entries
+    in_vectors = one.parameter.numel()
+    parts = in_vectors * (2 if one.parameter.is_complex() else 1)
     if one.fan_in.padding_idx is not None:
-        in_vectors -= entries // one.parameter.shape[0]
+        in_vectors -= in_vectors // one.parameter.shape[0]
     return LayerStatistics(
         name=name,
         gradient_norm=math.sqrt(g2) / scale,
         gradient_norm_centered=math.sqrt(pg2) / scale,
         gradient_max=largest / scale,
         gradient_max_centered=largest_rest / scale,
-        gradient_mean=g / entries / scale,
-        gradient_mean_centered=pg / entries / scale,
+        gradient_mean=g / parts / scale,
+        gradient_mean_centered=pg / parts / scale,
         removed=min(share(removed2, g2), 1.0),  # above 1 only by rounding
         vanished=share(vanished, nonzero),
         weight_mean=math.sqrt(mean2 / in_vectors),
