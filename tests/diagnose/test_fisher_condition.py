@@ -210,7 +210,8 @@ def test_frozen_weights_and_integer_parameters() -> None:
         assert not model.weight.requires_grad
 
 
-def test_inputs_by_name() -> None:
+@pytest.mark.parametrize("scale", [torch.full((5, 1), 2.0), torch.tensor(2.0)])
+def test_inputs_by_name(scale: Tensor) -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -220,11 +221,21 @@ def test_inputs_by_name() -> None:
             return self.layer(values) * scale
 
     model, x = Named(), torch.randn(5, 3)
-    batch = {"values": x, "scale": torch.full((5, 1), 2.0)}, None
+    batch = {"values": x, "scale": scale}, None
     for method in ("exact", "lanczos"):
         found = fisher_condition(model, batch, likelihood="gaussian", method=method)
         moments = torch.linalg.eigvalsh(4 * x.double().T @ x.double() / 5)
         assert found.eigenvalues[0][-1] == pytest.approx(float(moments[-1]), rel=1e-5)
+
+
+def test_input_without_a_row_per_sample_raises() -> None:
+    class Named(nn.Linear):
+        def forward(self, input: Tensor, offset: Tensor) -> Tensor:
+            return super().forward(input) + offset
+
+    batch = {"input": torch.randn(5, 3), "offset": torch.zeros(1, 2)}, None
+    with pytest.raises(ZeromeanError, match='method="lanczos"'):
+        fisher_condition(Named(3, 2), batch, likelihood="gaussian", method="exact")
 
 
 class Branching(nn.Module):

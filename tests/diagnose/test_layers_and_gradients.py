@@ -145,6 +145,22 @@ def test_centralized_optimizer_brings_its_plan() -> None:
     assert str(norms).endswith("No step has been measured yet.")
 
 
+def test_parameters_added_later_are_measured() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model)
+    optimizer.add_param_group({"params": [*model[1].parameters()]})
+    assert gradient_norms(optimizer).layers == ("0.weight", "1.weight")
+
+
+def test_centralized_optimizer_brings_its_model_for_a_selection() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model)
+    for layers in ("conv", lambda name, module: name in ("0", "3")):
+        assert gradient_norms(optimizer, layers=layers).layers == ("0.weight", "3.weight")
+
+
 def test_drop_in_brings_its_plan() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     optimizer = zeromean.optim.SGD(model, lr=0.1)

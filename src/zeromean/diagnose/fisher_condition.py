@@ -333,19 +333,22 @@ def _exact(
     fisher = np.zeros((size, size))
     samples = sum(count(inputs) for inputs, _ in batches)
 
-    def output(values: dict[str, Tensor], sample: Any) -> tuple[Tensor, Tensor]:
-        one = {k: v[None] for k, v in sample.items()} if isinstance(sample, dict) else sample[None]
+    def output(values: dict[str, Tensor], sample: Any, shared: Any) -> tuple[Tensor, Tensor]:
+        if isinstance(sample, dict):
+            one: Any = {name: value[None] for name, value in sample.items()} | shared
+        else:
+            one = sample[None]
         z = run(lambda *a, **k: functional_call(model, values, a, k), one)
         _check_output(z)
         z = z.reshape(-1, z.shape[-1])
         return z, z
 
-    jacobian_of_each = vmap(jacrev(output, has_aux=True), in_dims=(None, 0))
-    for part in _parts(model, batches, size):
+    jacobian_of_each = vmap(jacrev(output, has_aux=True), in_dims=(None, 0, None))
+    for part, shared in _parts(model, batches, size):
         try:
             with differentiable(model):
-                jacobians, z = jacobian_of_each(weights, part)
-        except RuntimeError as error:
+                jacobians, z = jacobian_of_each(weights, part, shared)
+        except (RuntimeError, ValueError) as error:
             raise ZeromeanError(
                 f"torch.func cannot batch this model ({error})", 'Pass method="lanczos"'
             ) from error
@@ -458,17 +461,24 @@ def _product(
     return product
 
 
-def _parts(model: nn.Module, batches: list[Pair], weights: int) -> Iterator[Any]:
-    """Split the inputs into parts whose Jacobians fit into memory."""
+def _parts(
+    model: nn.Module, batches: list[Pair], weights: int
+) -> Iterator[tuple[Any, dict[str, Tensor]]]:
+    """Split the inputs into parts whose Jacobians fit into memory.
+
+    Yields:
+        The inputs of some samples, and those by name that are single numbers, which all share.
+    """
     for inputs, _ in batches:
         z = _outputs(model, inputs)
         step = max(1, MAX_JACOBIAN_ENTRIES * count(inputs) // (weights * z.numel()))
         for start in range(0, count(inputs), step):
             here = slice(start, start + step)
             if isinstance(inputs, Mapping):
-                yield {name: value[here] for name, value in inputs.items()}
+                by_sample = {name: value[here] for name, value in inputs.items() if value.ndim}
+                yield by_sample, {name: x for name, x in inputs.items() if not x.ndim}
             else:
-                yield inputs[here]
+                yield inputs[here], {}
 
 
 def _outputs(model: nn.Module, inputs: Any) -> Tensor:

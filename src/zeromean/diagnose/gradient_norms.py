@@ -196,8 +196,9 @@ def gradient_norms(
     Args:
         subject: Optimizer to measure during training, or model.
         batches: For a model: one (input, target) pair, or an iterable of pairs.
-        model: For an optimizer: model whose layers define the axes. Without it, the plan
-            of a centralized optimizer or a drop-in is used, and shapes alone for another.
+        model: For an optimizer: model whose layers define the axes. Without it, a centralized
+            optimizer or a drop-in brings its plan, or its model if ``layers`` or ``embeddings`` is
+            given; for another optimizer shapes alone are used.
         loss: For a model: function of output and target, the mean over the batch. The default is
             cross-entropy, which needs class indices or probabilities as targets.
         layers, embeddings: Selection of layers, as in :func:`zeromean.centralize`.
@@ -295,13 +296,15 @@ def _rows(
     optimizer: Optimizer, model: nn.Module | None, layers: Layers, embeddings: bool
 ) -> Sequence[Row]:
     """Return the parameters to measure: by the model, the optimizer's own plan, or shapes."""
+    centering = centering_of(optimizer)
+    if model is None and centering is not None:
+        if layers == "all" and not embeddings:
+            return centering.current_plan(optimizer).centered
+        model = centering.model
     if model is not None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         return [row for row in weights_of(model, layers, embeddings) if id(row.parameter) in held]
     check_without_model(layers, embeddings)
-    centering = centering_of(optimizer)
-    if centering is not None and layers == "all":
-        return centering.plan.centered
     centering = Centering(optimizer, None, GCOptions(layers=layers))
     centering.warn_of_doubt()
     return centering.plan.centered
