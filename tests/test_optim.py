@@ -465,12 +465,13 @@ def test_lookahead_has_the_defaults_that_schedulers_look_at() -> None:
 
 
 def test_lookahead_shares_groups_after_inner_load() -> None:
-    model = network()
-    optimizer = optim.Lookahead(optim.SGD(model, lr=0.1))
+    optimizer = optim.Lookahead(optim.SGD(network(), lr=0.1))
     optimizer.optimizer.load_state_dict(optimizer.optimizer.state_dict())
-    backward(model)
-    optimizer.step()
+    # A scheduler sets the rate of the next step, and adds keys that it reads later.
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=5)
     assert optimizer.param_groups is optimizer.optimizer.param_groups
+    assert optimizer.optimizer.param_groups[0]["lr"] == pytest.approx(0.2 / 25)
+    assert optimizer.state_dict()["param_groups"][0]["lr"] == pytest.approx(0.2 / 25)
 
 
 def test_lookahead_refuses_the_checkpoint_of_another_optimizer() -> None:

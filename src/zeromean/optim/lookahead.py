@@ -62,7 +62,18 @@ class Lookahead(Optimizer):
         self.optimizer = optimizer
         self.defaults = optimizer.defaults  # schedulers read them
         self.k, self.alpha = k, alpha
-        self.param_groups = optimizer.param_groups
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The inner optimizer's param groups, which it replaces when it loads a state dict."""
+        return self._first_groups if self.optimizer is None else self.optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        if self.optimizer is None:
+            self._first_groups = groups
+        else:
+            self.optimizer.param_groups = groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a param group to the inner optimizer."""
@@ -83,7 +94,6 @@ class Lookahead(Optimizer):
             The loss that the closure returned, else None.
         """
         assert self.optimizer is not None
-        self.param_groups = self.optimizer.param_groups  # new ones after loading a state dict
         # A group may list a parameter twice.
         parameters = dict.fromkeys(p for group in self.param_groups for p in group["params"])
         for parameter in parameters:
@@ -120,7 +130,6 @@ class Lookahead(Optimizer):
         own = {key: value for key, value in state_dict.items() if key != "optimizer"}
         super().load_state_dict(own)
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.param_groups = self.optimizer.param_groups  # loading creates new ones
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"optimizer": self.optimizer, "k": self.k, "alpha": self.alpha}
