@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -176,19 +177,27 @@ def test_rule_for_a_missing_parameter_raises() -> None:
 
 
 @pytest.mark.usefixtures("rules")
-def test_axes_beyond_the_shape_are_reported() -> None:
-    register(Experts)(lambda module: {"w": FanIn((3,))})
-    row = zeromean.explain(Experts())[0]
-    assert not row.centered
-    assert "does not have" in row.reason
-
-
-@pytest.mark.usefixtures("rules")
 @pytest.mark.parametrize("entry", [(1,), [1], 1, True, FanIn], ids=str)
 def test_rule_with_an_invalid_entry_raises(entry: object) -> None:
     register(Experts)(lambda module: {"w": entry})
     with pytest.raises(zeromean.ZeromeanError, match=r"Experts returned .* for 'w'.*not a FanIn"):
         zeromean.explain(Experts())
+
+
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (FanIn((0, 1), groups=3), r"axes \(0, 1\), groups=3 and"),
+        (FanIn((0,), padding_idx=8), "padding_idx=8, which do not fit this shape"),
+        (FanIn((3,)), r"Experts has axes \(3,\)"),
+    ],
+)
+def test_axes_that_do_not_fit_the_shape_are_named(entry: FanIn, words: str) -> None:
+    register(Experts)(lambda module: {"w": entry})
+    row = zeromean.explain(Experts())[0]
+    assert not row.centered
+    assert re.search(words, row.reason)
 
 
 @pytest.mark.usefixtures("rules")
@@ -296,6 +305,9 @@ def test_register_rejects_other_subjects(subject: object) -> None:
         {"axes": (0,), "groups": 2.0},
         {"axes": (1,), "role": "convolution"},
         {"axes": (1,), "padding_idx": 0},
+        {"axes": (0,), "padding_idx": -1},
+        {"axes": (0,), "padding_idx": 1.0},
+        {"axes": (0,), "padding_idx": "0"},
     ],
     ids=str,
 )

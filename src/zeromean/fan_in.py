@@ -89,11 +89,16 @@ class FanIn:
                 f"FanIn(role={self.role!r}) is not one of {roles}",
                 "Use the role by which layers= selects this parameter",
             )
-        if self.padding_idx is not None and (0 not in self.axes or self.groups > 1):
+        if self.padding_idx is not None and (
+            not isinstance(self.padding_idx, SupportsIndex)
+            or self.padding_idx < 0
+            or 0 not in self.axes
+            or self.groups > 1
+        ):
             raise ZeromeanError(
                 f"FanIn(axes={self.axes!r}, groups={self.groups!r},"
-                f" padding_idx={self.padding_idx!r}) leaves out an index of axis 0, which is not"
-                " among the axes or splits into groups",
+                f" padding_idx={self.padding_idx!r}) needs an index of at least 0 as padding_idx,"
+                " and axis 0 among the axes, without groups",
                 "Omit padding_idx unless axis 0 is the input",
             )
 
