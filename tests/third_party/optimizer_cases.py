@@ -67,7 +67,7 @@ SCHEDULE_FREE = {
 
 FLAGGED = {
     name: getattr(po, name)
-    for name in ("AdaBelief", "AdEMAMix", "StableAdamW", "ADOPT", "CAME", "Lion", "Tiger")
+    for name in ("AdaBelief", "Adai", "AdEMAMix", "StableAdamW", "ADOPT", "CAME", "Lion", "Tiger")
 }
 PYTORCH_OPTIMIZER = {
     f"{name}, weight_decouple={flag}": Case(

@@ -391,6 +391,7 @@ def test_lars_keeps_means_and_uses_the_centered_gradient(
         (lambda p: po.Ranger21(p, num_iterations=10), "centralize_gradients=True"),
         (po.Ranger, "use_gc=True"),
         (lambda p: po.AdamP(p, use_gc=True), "use_gc=True"),
+        (lambda p: po.Adai(p, use_gc=True), "use_gc=True"),
     ],
 )
 def test_self_centering_optimizer_is_reported(make: Any, option: str) -> None:

@@ -123,6 +123,7 @@ _flagged = OptimizerTraits("coupled", ("exp_avg",), decouples_by="weight_decoupl
 _flagged_gc = replace(_flagged, centers_by="use_gc")
 _traits |= {
     "pytorch_optimizer.optimizer.adabelief.AdaBelief": _flagged,
+    "pytorch_optimizer.optimizer.adai.Adai": replace(_flagged_gc, momentum=()),
     "pytorch_optimizer.optimizer.adamp.AdamP": OptimizerTraits(
         momentum=("exp_avg",), centers_by="use_gc"
     ),
