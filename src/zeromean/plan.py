@@ -314,4 +314,9 @@ def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope)
 def _selected(owner: Owner, fan_in: FanIn, layers: Layers) -> bool:
     if callable(layers):
         return bool(layers(owner.module_name, owner.module))
+    return selects(layers, fan_in)
+
+
+def selects(layers: str, fan_in: FanIn) -> bool:
+    """Return whether ``layers``, which is no predicate, selects a layer of this role."""
     return layers == "all" or (fan_in.role == "conv") == (layers == "conv")

@@ -14,7 +14,7 @@ from zeromean.fan_in import FanIn
 from zeromean.jax.axes import AxesOfParameter, Layers, owners_by_axes, parse_axes
 from zeromean.jax.projection import add_per_vector, project, vector_means
 from zeromean.jax.trees import is_array
-from zeromean.plan import Scope, check_option, check_selection, make_plan
+from zeromean.plan import Scope, check_option, check_selection, make_plan, selects
 
 
 def centralize(
@@ -101,8 +101,7 @@ def _may_be_centered(given: AxesOfParameter, layers: Layers, embeddings: bool) -
     """Return whether a parameter with these axes may be centered; its shape is not known yet."""
     if not isinstance(given, FanIn):
         return isinstance(given, tuple)
-    is_selected = layers == "all" or (given.role == "conv") == (layers == "conv")
-    return is_selected and (embeddings or given.role != "embedding")
+    return selects(layers, given) and (embeddings or given.role != "embedding")
 
 
 # A function from updates to the axes of each leaf, which are None for a leaf that is left alone.
