@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -143,6 +145,36 @@ def test_originals_stay_unchanged() -> None:
             assert torch.equal(value, state["state"][index][key])
     assert len(optimizer._optimizer_step_pre_hooks) == 1
     assert model.training
+
+
+class RandomDepth(nn.Module):
+    """Scales its input by a random number."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * (1 + self.draw())
+
+
+# A copy of a bound method of NumPy's generator has a generator of its own.
+def from_python() -> float:
+    return random.random()
+
+
+def from_numpy() -> float:
+    return np.random.rand()
+
+
+@pytest.mark.parametrize("draw", [from_python, from_numpy])
+def test_networks_that_draw_numbers_outside_torch(draw: Callable[[], float]) -> None:
+    model = nn.Sequential(nn.Linear(6, 5), RandomDepth(draw), nn.Linear(5, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model)
+    before = random.getstate(), np.random.get_state()[2]
+    assert check(optimizer, model, (torch.randn(8, 6) + 1, torch.randn(8, 3))).ok
+    assert (random.getstate(), np.random.get_state()[2]) == before
 
 
 def test_optimizer_with_required_closure() -> None:

@@ -20,6 +20,7 @@ from zeromean.centralization.validate import check_subjects, refuse_loss
 from zeromean.errors import ZeromeanError, ZeromeanWarning
 from zeromean.fan_in import FanIn
 from zeromean.gc_options import GCOptions
+from zeromean.measurement.random_state import random_state_kept
 from zeromean.measurement.sample import warn_of_vanished
 from zeromean.measurement.statistics import vanishing_share
 from zeromean.projection import shift_, vector_means
@@ -249,8 +250,7 @@ def _step_on_copies(
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices):  # both steps draw the same random numbers
+    with random_state_kept(model):  # both steps draw the same random numbers
         if _needs_closure(optimizer):
             optimizer.step(closure)  # type: ignore[arg-type]
         else:

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
+from zeromean.measurement.random_state import random_state_kept
 from zeromean.model import owners
 from zeromean.plan import Layers, Owner, Row, make_plan
 from zeromean.sharded import is_sharded
@@ -179,8 +180,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     """
     held = [(part._buffers, dict(part._buffers)) for part in model.modules()]
     copies = {id(buffer): buffer.clone() for buffer in model.buffers()}
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices):
+    with random_state_kept(model):
         try:
             for buffers, before in held:
                 buffers.update({n: copies[id(b)] for n, b in before.items() if b is not None})
