@@ -313,6 +313,8 @@ random.seed(a=1); numpy.random.seed(2); torch.manual_seed(seed=3)
 print([random.random(), numpy.random.rand(), torch.rand(1).item()])
 random.seed("words")  # cannot be shifted
 print([random.random()])
+random.seed(1.5); numpy.random.seed([2, 3])
+print([random.random(), numpy.random.rand()])
 """
 
 
@@ -328,12 +330,15 @@ def test_seeds_of_a_program(tmp_path: Path, shift: int | None) -> None:
         torch.manual_seed(seeds[2])
         return str([random.random(), np.random.rand(), torch.rand(1).item()])
 
-    from_outside, own, words = done.stdout.splitlines()
+    from_outside, own, words, others = done.stdout.splitlines()
     assert from_outside == expected(9, 9, 9)
     more = shift or 0
     assert own == expected(1 + more, 2 + more, 3 + more)
     random.seed("words")
     assert words == str([random.random()])
+    random.seed(1.5 + more)
+    np.random.seed([2 + more, 3 + more])
+    assert others == str([random.random(), np.random.rand()])
 
 
 def test_merging_counts_ranks_once() -> None:

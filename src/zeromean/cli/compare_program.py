@@ -84,7 +84,12 @@ Variant = Annotated[
 ]
 TimeLimit = Annotated[float | None, _option("Time limit of a run in seconds.", "--timeout")]
 ShiftSeeds = Annotated[
-    bool, _option("Add the seed of a run to every seed that the program sets.", "--shift-seeds")
+    bool,
+    _option(
+        "Add the seed of a run to the numbers that the program passes to random.seed,"
+        " numpy.random.seed and torch.manual_seed.",
+        "--shift-seeds",
+    ),
 ]
 OwnFolder = Annotated[
     bool, _option("Start each run in its own copy of the working folder.", "--own-folder")

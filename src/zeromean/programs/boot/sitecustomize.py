@@ -109,14 +109,24 @@ def shift(module, name, modulus=2**63):
 
     def shifted(seed=None, *args, **kwargs):
         seed = kwargs.pop("a", seed)  # its name in random.seed
-        try:
-            seed = (operator.index(seed) + OPTIONS["shift_seeds"]) % modulus
-        except TypeError:
-            pass  # None, or a string
-        return original(seed, *args, **kwargs)
+        return original(shifted_seed(seed, modulus), *args, **kwargs)
 
     shifted.__doc__, shifted.__name__ = original.__doc__, name
     setattr(module, name, shifted)
+
+
+def shifted_seed(seed, modulus):
+    """Add a number to a seed, or to each of several; None and texts have nothing to add to."""
+    if hasattr(seed, "tolist"):  # an array or a number of NumPy or torch
+        seed = seed.tolist()
+    if isinstance(seed, (list, tuple)):
+        return [shifted_seed(one, modulus) for one in seed]
+    if isinstance(seed, float):
+        return seed + OPTIONS["shift_seeds"]
+    try:
+        return (operator.index(seed) + OPTIONS["shift_seeds"]) % modulus
+    except TypeError:
+        return seed
 
 
 def seed_random():

@@ -138,7 +138,8 @@ class ProgramTask(Spec, frozen=True, kw_only=True, tag_field="kind", tag="progra
         best: Whether the best value counts instead of the last one.
         tune_metric: The metric that tuning uses, in the form of ``metric``; None for ``metric``.
             Whether a higher value is better is inferred from its name, unless both have one name.
-        shift_seeds: Whether the run's seed is added to every seed that the program sets.
+        shift_seeds: Whether the run's seed is added to the numbers that the program passes to
+            ``random.seed``, ``numpy.random.seed`` and ``torch.manual_seed``.
         own_folder: Whether each run starts in its own copy of the working folder.
         timeout: Time limit of a run in seconds, or None.
         devices: Values of ``CUDA_VISIBLE_DEVICES``, each used by one run at a time; if empty, the
