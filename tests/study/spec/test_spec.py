@@ -158,6 +158,7 @@ OPTUNA = {"rates": [1, 2], "search": "optuna", "trials": 3}
         ({"tuning": {"rates": [1, 2], "search": "optuna"}}, "trials", "needs trials"),
         ({"tuning": {**OPTUNA, "rates": [1]}}, "rates", "has one rate"),
         ({"tuning": {**OPTUNA, "extensions": 1}}, "extensions", "only a grid grows"),
+        ({"tuning": {"rates": [1], "extensions": 1}}, "extensions", "one rate does not grow"),
         ({"tuning": {**OPTUNA, "weight_decays": [0, 1]}}, "weight_decays", "above 0"),
         ({"tuning": {"values": {"a": [1]}, "validation": 0.3}}, "validation", "both given"),
         ({"tuning": {"values": {"a": [1]}, "epochs": 0}}, "epochs", "both given"),

@@ -89,6 +89,12 @@ class Tuning(Spec, frozen=True):
             raise SettingError(
                 "extensions", "extensions is given, but only a grid grows", "Remove extensions"
             )
+        if len(self.rates) < 2 and self.extensions and "extensions" in self.changed:
+            raise SettingError(
+                "extensions",
+                "extensions is given, but a grid of one rate does not grow",
+                "Add a rate, or remove extensions",
+            )
         if optuna and len(self.rates) < 2:
             raise SettingError(
                 "rates", "search optuna has one rate; it needs the lowest and the highest",
