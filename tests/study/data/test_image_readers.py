@@ -201,7 +201,7 @@ def test_links_in_an_archive_are_counted(tmp_path: Path) -> None:
     write_imagefolder(tmp_path / "files")
     (tmp_path / "files/train/cat/link.png").symlink_to("0000.png")
     path = write_tar(tmp_path / "a.tar", tmp_path / "files")
-    with pytest.warns(ZeromeanWarning, match="1 files are not read, such as train/cat/link.png"):
+    with pytest.warns(ZeromeanWarning, match="1 file is not read, such as train/cat/link.png"):
         assert len(load_dataset(f"imagefolder:{path}").train_labels) == 30
 
 

@@ -116,8 +116,9 @@ class _Layout:
             raise ZeromeanError(f"{name} has no images", f"Arrange images as {LAYOUT}")
         if others:
             warn(
-                f"{name}: {others} files are not read, such as {left_out[0]}; only regular files"
-                " with the suffix of an image, in the folder of a class, are read."
+                f"{name}: {'1 file is' if others == 1 else f'{others} files are'} not read, such as"
+                f" {left_out[0]}; only regular files with the suffix of an image, in the folder of"
+                " a class, are read."
             )
 
     def label(self, path: str) -> tuple[str, str] | None:
