@@ -255,6 +255,19 @@ def test_fingerprint_covers_the_files_that_words_name(
     assert len(found) == 3  # the last file may be an output
 
 
+@pytest.mark.parametrize("file", ["own/train.py", "own/train/__main__.py"])
+def test_fingerprint_covers_the_module_that_is_run(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = task("python", "-m", "own.train")
+    runner = ProgramRunner(Study(tasks=(spec,)), spec)
+    before = runner._fingerprint()
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text("1")
+    assert runner._fingerprint() != before
+
+
 def test_failed_check_of_a_run_is_a_warning() -> None:
     entry = OptimizerRecord("SGD", "centered", at="at=gradient", centered=1, holds=False)
     entry.notes = ["plain is not plain: SGD centers by itself"]

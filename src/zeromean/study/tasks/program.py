@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +48,8 @@ DRAIN_SECONDS = 1.0
 LAST_LINES = 3
 # Files that a program reads; others that its command names may be its outputs.
 SOURCES = (".py", ".sh", ".yaml", ".yml", ".toml", ".json", ".cfg", ".ini")
+# Of the files of a module that is named by -m.
+MODULE_ENDS = (".py", "/__main__.py")
 _NUMBER = re.compile(NUMBER)
 # A number such as 1,234.56; three numbers in a row, such as 12,345,0.5, are none.
 _THOUSANDS = re.compile(r"(?<![\d.,])[-+]?\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -307,7 +310,9 @@ class ProgramRunner:
         """Digest of the command, and of the scripts and settings that it or a method names."""
         digest = hashlib.sha256(json.dumps(self._spec.command).encode())
         added = [word for method in self._study.methods for word in method.arguments]
-        for word in [*self._spec.command, *added]:
+        words = [*self._spec.command, *added]
+        modules = [two.replace(".", "/") for one, two in pairwise(words) if one == "-m"]
+        for word in [*words, *(f"{path}{end}" for path in modules for end in MODULE_ENDS)]:
             name = word if os.path.isfile(word) else word.partition("=")[2]  # --config=a.yaml
             if name.endswith(SOURCES) and os.path.isfile(name):
                 digest.update(Path(name).read_bytes())
