@@ -52,7 +52,17 @@ def test_fit_keeps_means_and_moves_weights(at: str, supports: Supports) -> None:
     supports("Driver", "compile and fit", at, "means kept, weights unlike the plain ones")
 
 
-@pytest.mark.parametrize("at", [pytest.param("gradient", marks=pytest.mark.slow), "update"])
+# torch compiles C++, which takes half a minute on a busy machine.
+SLOW_ON_TORCH = [pytest.mark.slow] if BACKEND == "torch" else []
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param("gradient", marks=pytest.mark.slow),
+        pytest.param("update", marks=SLOW_ON_TORCH),
+    ],
+)
 def test_compiled_fit_equals_fit(at: str, supports: Supports) -> None:
     if BACKEND == "torch" and shutil.which("c++") is None:
         pytest.skip("no C++ compiler, which torch.compile needs")
