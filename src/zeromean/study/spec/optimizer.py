@@ -181,7 +181,7 @@ class Optimizer(Spec, frozen=True):
         )
 
 
-def equivalent(one: Method, other: Method, optimizer: Optimizer, tuned_decay: bool = False) -> bool:
+def equivalent(one: Method, other: Method, optimizer: Optimizer) -> bool:
     r"""Return whether two methods are the same with an optimizer, up to rounding.
 
     The step of SGD is linear in the gradient and in the coupled decay, and so is the projection P:
@@ -192,7 +192,6 @@ def equivalent(one: Method, other: Method, optimizer: Optimizer, tuned_decay: bo
     Args:
         one, other: The methods.
         optimizer: The optimizer of both.
-        tuned_decay: Whether tuning sets the weight decay.
 
     Example:
         >>> gc, update = Method("a", gradient="gc"), Method("b", gradient="gc", at="update")
@@ -201,7 +200,7 @@ def equivalent(one: Method, other: Method, optimizer: Optimizer, tuned_decay: bo
     """
     if one.changes == other.changes:
         return True
-    decay_free = optimizer.decay == 0 and not tuned_decay
-    linear = optimizer.name == "sgd" or (optimizer.name == "sgdw" and decay_free)
+    # If the weight decay is tuned, the optimizer has the customary one here, which is not 0.
+    linear = optimizer.name == "sgd" or (optimizer.name == "sgdw" and optimizer.decay == 0)
     # The last field is the place of the centering.
     return linear and one.changes[:-1] == other.changes[:-1]

@@ -255,11 +255,8 @@ class Study(Spec, frozen=True, kw_only=True):
             {'plain': 'plain', 'gc': 'gc', 'gc-update': 'gc'}
         """
         chosen = self.optimizer(optimizer)
-        tuned = self.tuning is not None and bool(self.tuning.weight_decays)
         return {
-            one.label: next(
-                other.label for other in self.methods if equivalent(one, other, chosen, tuned)
-            )
+            one.label: next(other.label for other in self.methods if equivalent(one, other, chosen))
             for one in self.methods
         }
 
