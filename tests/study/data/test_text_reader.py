@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from zeromean.errors import ZeromeanError
-from zeromean.study.data.text import LENGTH, read_text, windows
+from zeromean.study.data.text import LENGTH, MAX_CHARACTERS, read_text, windows
 
 
 def test_byte_order_mark_is_no_character(tmp_path: Path) -> None:
@@ -36,3 +36,13 @@ def test_windows_overlap_by_one_character() -> None:
     assert pieces[1:, 0].tolist() == pieces[:-1, -1].tolist()
     with pytest.raises(ZeromeanError, match="has 1,000 characters; at least 1,281 are needed"):
         windows("x" * 1000)
+
+
+@pytest.mark.parametrize("different", [MAX_CHARACTERS, MAX_CHARACTERS + 1, MAX_CHARACTERS + 45])
+def test_rare_characters_share_one_index(different: int) -> None:
+    # The first one occurs most often, and the last one once.
+    text = "".join(chr(97 + one) for length in range(different, 0, -1) for one in range(length))
+    pieces, count = windows(text)
+    assert count == min(different, MAX_CHARACTERS + 1)
+    assert pieces.unique().tolist() == [*range(count)]
+    assert pieces[0, 0] == 0

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from study_helpers import PowerCut, records, with_task
 
 from zeromean.errors import ZeromeanError
-from zeromean.study import FunctionTask, Method, Study, read, run
+from zeromean.study import FunctionTask, ImageTask, Method, Study, read, run
 from zeromean.study.engine import results
 from zeromean.study.engine import run as engine_run
 from zeromean.study.engine.watcher import Watcher
@@ -86,8 +86,6 @@ def test_equivalent_methods_are_trained_once_and_noted(study: Study, tmp_path: P
 
 
 def test_epochs_record_training_and_test_metrics(study: Study, tmp_path: Path) -> None:
-    from zeromean.study import ImageTask
-
     found = run(with_task(study, seeds=1), tmp_path / "three classes")
     epoch = found.runs[0].epochs[-1]
     assert set(epoch.metrics) == {"train_loss", "train_score", "loss", "score", "learning_rate"}

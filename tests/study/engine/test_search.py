@@ -161,6 +161,18 @@ def test_a_trial_waits_for_those_that_it_learns_from() -> None:
     assert len(plan(tuning, {}, ACCURACY)[0]) == len(plan(tuning, later, ACCURACY)[0]) == 1
 
 
+def test_optuna_draws_a_weight_decay_for_each_trial() -> None:
+    rates, decays = (0.1, 1.0), (1e-5, 1e-2)
+    tuning = Tuning(rates=rates, weight_decays=decays, search="optuna", trials=2)
+    ((first,), _) = plan(tuning, {}, ACCURACY)
+    _, second = plan(tuning, {0: Outcome(first, 0.5)}, ACCURACY)[0]
+    for one in (first, second):
+        assert rates[0] <= one.lr <= rates[1]
+        assert one.weight_decay is not None
+        assert decays[0] <= one.weight_decay <= decays[1]
+    assert first.weight_decay != second.weight_decay
+
+
 def test_the_best_trial_is_the_one_with_the_best_score() -> None:
     low, high = Outcome(Candidate(0.1), 0.2), Outcome(Candidate(0.2), 0.9)
     failed = Outcome(Candidate(0.05), None)

@@ -254,8 +254,6 @@ def test_fuzzed_databases_raise_nothing_but_zeromean_errors(
 
 @pytest.mark.parametrize("count", [100, pytest.param(1500, marks=pytest.mark.slow)])
 def test_fuzzed_checkpoints_are_refused(tmp_path: Path, count: int) -> None:
-    import torch
-
     path = tmp_path / "work" / "run.pt"
     path.parent.mkdir()
     state = {"network": {"weight": torch.randn(20, 30)}, "epochs": [(1, {"loss": 0.5}, 1.0)]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def test_every_character_but_the_first_is_a_target() -> None:
     targets = pieces[:, 1:].flatten()
     ranked = dict(zip(text[1:], targets.tolist(), strict=False))
     assert [ranked[one] for one in text[1 : len(targets) + 1]] == targets.tolist()
+    assert sorted(ranked.values()) == [*range(alphabet)]
     assert torch.equal(pieces[1:, 0], pieces[:-1, -1])
 
 
@@ -41,11 +43,24 @@ def test_python_carries_a_text() -> None:
     assert "Python" in text
 
 
-def test_bad_texts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ZeromeanError, match="The text has 5 characters"):
-        windows("short")
-    with pytest.raises(ZeromeanError, match="cannot be read"):
-        read_text(f"text:{tmp_path}/nowhere")
+@pytest.mark.parametrize("tuned", [False, True])
+def test_a_text_is_divided_in_its_order_into_characters_and_the_next_ones(
+    tmp_path: Path, tuned: bool
+) -> None:
+    # Each character tells its place: 50 pieces, of which the last 5 are the test set.
+    text = "".join(chr(0x4E00 + place % 250) for place in range(50 * LENGTH + 1))
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    pieces, _ = windows(text)
+    task = TextTask(data=f"text:{tmp_path / 'text'}")
+    tuning = Tuning(rates=(0.1,), validation=0.2) if tuned else None
+    problem = load_problem(Study(tasks=(task,), tuning=tuning), task)
+    train = 36 if tuned else 45
+    assert torch.equal(problem.train.inputs, pieces[:train, :-1])
+    assert torch.equal(problem.test.inputs, pieces[45:, :-1])
+    assert torch.equal(problem.watched.inputs, pieces[36:45, :-1] if tuned else pieces[45:, :-1])
+    for part in (problem.train, problem.watched, problem.test):
+        assert torch.equal(part.targets[:, :-1], part.inputs[:, 1:])
+        assert torch.equal(part.targets[:-1, -1], part.inputs[1:, 0])
 
 
 @pytest.mark.parametrize("model", ["lstm", "transformer"])
@@ -190,6 +205,8 @@ def test_subsets_are_drawn_per_class(
         kept.inputs,
         take_subset(examples(40, 40, 40), ImageTask(train_size=size, imbalance=imbalance)).inputs,
     )
+    in_order = torch.cat([40 * label + torch.arange(n) for label, n in enumerate(expected)])
+    assert torch.equal(kept.inputs, in_order) == (min(expected) == 40)  # drawn at random
 
 
 @pytest.mark.parametrize(
@@ -247,6 +264,17 @@ def test_validation_of_a_short_text_is_refused(tmp_path: Path) -> None:
         load_problem(study, task)
 
 
+def test_fingerprint_covers_inputs_and_targets_of_every_part(study: Study) -> None:
+    tuned = replace(study, tuning=Tuning(rates=(0.1,)))
+    problem = load_problem(tuned, study.tasks[0])
+    found = {problem.fingerprint()}
+    for part in ("train", "watched", "test"):
+        for name, one in getattr(problem, part)._asdict().items():
+            changed = getattr(problem, part)._replace(**{name: one.flip(0)})
+            found.add(dataclasses.replace(problem, **{part: changed}).fingerprint())
+    assert len(found) == 7
+
+
 BORDERS = {
     "black": {"value": 0.0},
     "mean": {"value": 50.0},
@@ -286,8 +314,7 @@ def test_tiny_images_can_be_reflected() -> None:
 @pytest.mark.parametrize("border", ["mean", "black", "reflect"])
 def test_the_border_is_a_setting_and_named(study: Study, border: str) -> None:
     problem = loaded(study, augment="crop-flip", border=border)
-    assert f"border {'has the mean color' if border == 'mean' else ''}" in problem.preprocessing
-    assert (border in problem.preprocessing) or border == "reflect"
+    assert border in problem.preprocessing.partition("; the border ")[2]
     assert isinstance(problem.augment, CropFlip)
     color = problem.augment.color
     if border == "mean":
@@ -312,5 +339,7 @@ def test_augmentation_is_for_training_only(study: Study) -> None:
     plain, changed = (loaded(study, augment=augment) for augment in ("none", "crop-flip"))
     assert plain.augment is None
     assert loaded(study, augment="affine").augment == Affine()
-    assert torch.equal(plain.preprocess(plain.test.inputs), changed.preprocess(changed.test.inputs))
+    assert torch.equal(
+        plain.scored_inputs(plain.test.inputs), changed.scored_inputs(changed.test.inputs)
+    )
     assert plain.metric == ACCURACY

@@ -6,9 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
+from study_files import patterns
 from study_helpers import start, train, with_task
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -77,9 +79,7 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(map(torch.equal, first, second))
 
 
-def test_methods_of_a_seed_share_weights_and_batches(
-    problem: Problem, study: Study, witness: list[Witness]
-) -> None:
+def test_methods_of_a_seed_share_weights_and_batches(study: Study, witness: list[Witness]) -> None:
     study = with_task(study, model="cnn")
     for method in METHODS:
         torch.rand(3)  # whatever else draws random numbers must not matter
@@ -92,9 +92,7 @@ def test_methods_of_a_seed_share_weights_and_batches(
         assert not same(list(plain.network.parameters()), list(other.network.parameters()))
 
 
-def test_another_seed_changes_weights_and_batches(
-    problem: Problem, study: Study, witness: list[Witness]
-) -> None:
+def test_another_seed_changes_weights_and_batches(study: Study, witness: list[Witness]) -> None:
     for seed in (0, 1):
         train(start(study, "plain", seed))
     first, second = witness
@@ -115,7 +113,6 @@ def test_another_seed_changes_weights_and_batches(
     ],
 )
 def test_each_method_keeps_the_means_that_it_should(
-    problem: Problem,
     study: Study,
     witness: list[Witness],
     method: str,
@@ -143,7 +140,7 @@ def test_epoch_uses_each_image_once_without_the_last_batch() -> None:
     assert torch.equal(first, batches(count=23, batch_size=5, seed=0))
 
 
-def test_epochs_differ_in_order(problem: Problem, study: Study, witness: list[Witness]) -> None:
+def test_epochs_differ_in_order(study: Study, witness: list[Witness]) -> None:
     train(start(study))
     (seen,) = witness
     steps = len(seen.fed) // study.tasks[0].epochs
@@ -162,9 +159,7 @@ def test_training_images_are_standardized_by_channel(study: Study) -> None:
     assert not standard[:, 1].any()  # constant, and not divided by zero
 
 
-def test_networks_see_standardized_images(
-    problem: Problem, study: Study, witness: list[Witness]
-) -> None:
+def test_networks_see_standardized_images(study: Study, witness: list[Witness]) -> None:
     train(start(study))
     fed = torch.cat(witness[0].fed)
     assert fed.mean().abs() < 1e-5
@@ -259,7 +254,7 @@ def test_every_method_learns(study: Study, optimizer: str, method: str) -> None:
     assert epochs[-1].score > 0.6
 
 
-def test_diverged_run_ends_with_its_epoch(problem: Problem, study: Study) -> None:
+def test_diverged_run_ends_with_its_epoch(study: Study) -> None:
     training = start(study, lr=1e30)
     training.advance()
     assert training.ended
@@ -314,9 +309,7 @@ def test_top5_accuracy_needs_more_than_five_classes() -> None:
     assert found["score"] == (problem.test.targets == 9).double().mean().item()
 
 
-def test_training_accuracy_is_that_of_the_batches(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_accuracy_is_that_of_the_batches(study: Study) -> None:
     run = start(with_task(study, batch_size=48), lr=1e-9)
     epoch = run.advance()
     found = evaluate(run.problem, run.network, run.problem.train)
@@ -324,9 +317,7 @@ def test_training_accuracy_is_that_of_the_batches(
     assert epoch.train_loss == pytest.approx(found["loss"], rel=1e-4)
 
 
-def test_host_waits_do_not_grow_with_steps(
-    problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_host_waits_do_not_grow_with_steps(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = []
     item = Tensor.item
     monkeypatch.setattr(Tensor, "item", lambda tensor: waits.append(1) or item(tensor))
@@ -339,9 +330,7 @@ def test_host_waits_do_not_grow_with_steps(
     assert counts == [3 * study.tasks[0].epochs] * 2
 
 
-def test_seconds_leave_evaluation_out(
-    problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seconds_leave_evaluation_out(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     original = Training._train
 
@@ -359,8 +348,8 @@ def test_seconds_leave_evaluation_out(
     assert start(study).advance().seconds == 2
 
 
-def test_cosine_schedule_ends_at_zero(
-    problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch
+def test_cosine_schedule_takes_a_step_per_batch(
+    study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = []
     original = module.attach
@@ -378,15 +367,39 @@ def test_cosine_schedule_ends_at_zero(
     assert rates == pytest.approx(expected.tolist())
 
 
-def test_bfloat16_keeps_float32_weights_and_channels_last_images(
-    study: Study, witness: list[Witness]
-) -> None:
+def test_bfloat16_keeps_float32_weights(study: Study, witness: list[Witness]) -> None:
     for precision in ("float32", "bfloat16"):
         changed = with_task(study, model="cnn", precision=precision)
         epochs = train(start(changed))
         assert epochs[-1].train_loss < epochs[0].train_loss
     whole, half = witness
     assert all(parameter.dtype == torch.float32 for parameter in half.network.parameters())
-    assert half.fed[0].is_contiguous(memory_format=torch.channels_last)
     assert same(whole.start, half.start)
     assert not same(list(whole.network.parameters()), list(half.network.parameters()))
+
+
+def test_convolutions_and_images_are_channels_last(study: Study, tmp_path: Path) -> None:
+    # Images of one channel would have this layout in any case.
+    images, labels = patterns(30)
+    np.savez(tmp_path / "color.npz", images=np.stack([images] * 3, axis=3), labels=labels)
+    training = start(with_task(study, data=f"npz:{tmp_path / 'color.npz'}", model="cnn"))
+    seen = []
+    training.network.register_forward_pre_hook(lambda network, inputs: seen.append(inputs[0]))
+    evaluate(training.problem, training.network, training.problem.test)
+    weights = [one for one in training.network.parameters() if one.ndim == 4]
+    for one in (*seen, *weights):
+        assert one.is_contiguous(memory_format=torch.channels_last)
+        assert not one.is_contiguous()
+
+
+def test_random_numbers_of_an_epoch_depend_on_the_seed_alone(
+    problem: Problem, study: Study
+) -> None:
+    dropping = dataclasses.replace(
+        problem, make=lambda: nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 3))
+    )
+    first, second = (start(study, problem=dropping) for _ in range(2))
+    for _ in range(2):
+        loss = first.advance().train_loss
+        torch.rand(7)
+        assert second.advance().train_loss == loss
