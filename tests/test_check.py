@@ -87,7 +87,7 @@ def test_adaptive_steps_are_centered_at_one_place() -> None:
     model = network()
     for at, other in (("gradient", "mean_kept"), ("update", "gradient_centered")):
         found = check(optim.AdamW(model, lr=1e-2, at=at), model, batch())
-        assert not any(getattr(layer, other) for layer in found)
+        assert [getattr(layer, other) for layer in found] == [False] * 3
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0])
@@ -210,6 +210,23 @@ def test_optimizer_centralized_by_shapes() -> None:
     with pytest.warns(zeromean.ZeromeanWarning, match="Without a model"):
         zeromean.centralize(optimizer)
     assert check(optimizer, model, (torch.randn(8, 6) + 1, torch.randn(8, 3))).ok
+
+
+@pytest.mark.parametrize("make", [optim.SGD, torch.optim.SGD])
+def test_predicate_that_compares_modules(make: Any) -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
+
+    def layers(name: str, module: nn.Module) -> bool:
+        return module is model[1]
+
+    if make is optim.SGD:
+        optimizer = make(model, lr=0.1, layers=layers)
+    else:
+        optimizer = make(model.parameters(), lr=0.1)
+        zeromean.centralize(optimizer, model, layers=layers)
+    found = check(optimizer, model, (torch.randn(8, 6) + 1, torch.randn(8, 3)))
+    assert found.ok
+    assert [layer.name for layer in found] == ["1.weight"]
 
 
 def test_warnings_of_centralize_are_not_repeated() -> None:

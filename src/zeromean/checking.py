@@ -23,6 +23,7 @@ from zeromean.gc_options import GCOptions
 from zeromean.measurement.random_state import random_state_kept
 from zeromean.measurement.sample import warn_of_vanished
 from zeromean.measurement.statistics import vanishing_share
+from zeromean.plan import Layers
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import is_sharded
 from zeromean.tables import Table, TabularSequence
@@ -277,14 +278,28 @@ def _copies(
             f" copy.deepcopy ({error})",
             "Check them before wrapping or compiling them",
         ) from error
+    own, centering = centering_of(copied[1]), centering_of(optimizer)
+    if own is not None and centering is not None:  # a drop-in has its own model, if only a part
+        layers = _by_originals(own.options.layers, centering.model)
+        own.options = replace(own.options, layers=layers)
     handle = handle_of(optimizer)
     if handle is not None:  # a copy has lost its hooks
         with_model = handle.centering.model is not None
-        options = replace(handle.options, project_state=False)  # the state is projected already
+        layers = _by_originals(handle.options.layers, model)
+        # The state is projected already.
+        options = replace(handle.options, layers=layers, project_state=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZeromeanWarning)  # the user has seen them
             attach(copied[1], copied[0] if with_model else None, options)
     return copied
+
+
+def _by_originals(layers: Layers, model: nn.Module | None) -> Layers:
+    """Return the same selection for a copy of a model; a predicate may compare modules."""
+    if model is None or not callable(layers):
+        return layers
+    originals = dict(model.named_modules())
+    return lambda name, module: layers(name, originals.get(name, module))
 
 
 def _shifted(gradient: Tensor, fan_in: FanIn) -> Tensor:
