@@ -101,22 +101,14 @@ def test_compare_has_at_most_fifteen_options_of_its_own() -> None:
     assert 10 < len(options) <= 15
 
 
-@pytest.mark.parametrize(
-    ("words", "device", "code", "line"),
-    [
-        (("tables",), "/dev/full", 2, "No space left on device"),
-        (("explain", "mlp"), "/dev/full", 2, "No space left on device"),
-    ],
-)
-def test_full_output_ends_with_one_line(
-    words: tuple[str, ...], device: str, code: int, line: str
-) -> None:
-    with Path(device).open("w") as full:
+@pytest.mark.parametrize("words", [("tables",), ("explain", "mlp")])
+def test_full_output_ends_with_one_line(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             (*PROGRAM, *words), stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
-    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
-    assert line in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "No space left on device" in done.stderr
 
 
 def test_reader_that_closes_the_pipe_ends_it_silently(capsys: pytest.CaptureFixture[str]) -> None:

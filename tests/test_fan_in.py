@@ -50,9 +50,9 @@ def test_weight_vectors_feed_output_units(name: str) -> None:
     )
 
 
-def test_embedding_is_centered_over_tokens_without_padding() -> None:
-    embedding = nn.Embedding(7, 3, padding_idx=2)
-    (row,) = zeromean.explain(embedding, embeddings=True)
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_embedding_is_centered_over_tokens_without_padding(kind: type[nn.Module]) -> None:
+    (row,) = zeromean.explain(kind(7, 3, padding_idx=2), embeddings=True)
     assert (row.axes, row.role, row.centered) == ((0,), "embedding", True)
     assert row.fan_in is not None
     assert row.fan_in.padding_idx == 2
@@ -305,6 +305,7 @@ def test_register_rejects_other_subjects(subject: object) -> None:
         {"axes": (0,), "groups": 2.0},
         {"axes": (1,), "role": "convolution"},
         {"axes": (1,), "padding_idx": 0},
+        {"axes": (0,), "groups": 2, "padding_idx": 0},
         {"axes": (0,), "padding_idx": -1},
         {"axes": (0,), "padding_idx": 1.0},
         {"axes": (0,), "padding_idx": "0"},

@@ -39,9 +39,8 @@ def test_steps_agree_to_1e_12(case: Case) -> None:
 
 def test_every_optimizer_and_place_is_covered() -> None:
     assert len(TORCH_CASES) == 21
-    assert {case.optimizer.partition("_")[0] for case in TORCH_CASES} == {
-        "SGD",
-        "Adam",
-        "AdamW",
-        "Adagrad",
+    found = [as_centralize(case) for case in TORCH_CASES]
+    assert {(kind.__name__, options["at"]) for kind, _, options in found} == {
+        *((kind, "gradient") for kind in ("SGD", "Adam", "AdamW", "Adagrad")),
+        *((kind, "update") for kind in ("Adam", "AdamW")),
     }

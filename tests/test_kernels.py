@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from zeromean.kernels import (
     reference,
     shared_library,
     triton_backend,
+    weight_norm,
 )
 from zeromean.kernels.layout import Layout, layout_of
 from zeromean.kernels.step_spec import STATE, Rule
@@ -364,6 +366,35 @@ def test_tensors_that_share_memory_are_centered_in_turn(backend: str) -> None:
     for keeper, recorded in zip(keepers, means, strict=True):
         keeper.restore(recorded)
     torch.testing.assert_close(gradient.mean(1), torch.zeros(120), rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("native_library")
+def test_two_threads_step_as_one_does() -> None:
+    rule = RULES["AdamW"][0]
+    entries = [
+        entry_of(torch.randn(shape), fan_in, rule, "gradient") for shape, fan_in in CASES.values()
+    ]
+    by_two = copy.deepcopy(entries)
+    gradients = [torch.randn(entry.weight.shape) for entry in entries]
+    run(entries, gradients, [rule], "gradient")
+    torch.set_num_threads(2)
+    run(by_two, gradients, [rule], "gradient")
+    for case, entry, other in zip(CASES, entries, by_two, strict=True):
+        torch.testing.assert_close(other.weight, entry.weight, msg=lambda m, c=case: c + m)
+
+
+@pytest.mark.usefixtures("native_library")
+@pytest.mark.parametrize("fan_in", [ROWS, COLUMNS], ids=["rows", "columns"])
+def test_two_threads_normalize_as_one_does(fan_in: FanIn) -> None:
+    v, gain, gradient = torch.randn(200, 200), torch.rand(200), torch.randn(200, 200)
+    normalize = weight_norm.prepare(v, gain, None, True, None, fan_in)
+    assert normalize is not None
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        w, kept = normalize.forward(v, gain, None)
+        found.append((w, kept, *normalize.backward(gradient, v, gain, kept, (True, True))))
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.usefixtures("backend")

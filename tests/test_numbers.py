@@ -257,12 +257,12 @@ def test_unfrozen_parameter_is_centered() -> None:
 )
 def test_foreach_and_fused_steps(at: Any, options: dict[str, Any]) -> None:
     results = []
-    for extra in (options, {}):
+    for extra, fused in ((options, False), ({}, None)):
         torch.manual_seed(0)
         model = nn.Linear(6, 4).double()
         hyper = {"lr": 0.01, "weight_decay": 0.1, **extra}
         optimizer = torch.optim.AdamW(model.parameters(), **hyper)
-        zeromean.centralize(optimizer, model, at=at)
+        zeromean.centralize(optimizer, model, at=at, fused=fused)
         for _ in range(3):
             optimizer.zero_grad()
             model(torch.randn(8, 6).double()).square().mean().backward()

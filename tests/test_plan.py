@@ -162,12 +162,6 @@ def test_parametrization_that_cannot_be_copied_is_left_alone() -> None:
     assert not zeromean.explain(layer).centered
 
 
-def test_integer_weights_are_left_alone() -> None:
-    layer = nn.Linear(4, 4, bias=False)
-    layer.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
-    assert not zeromean.explain(layer).centered
-
-
 def test_empty_parameter_is_left_alone() -> None:
     layer = nn.Linear(4, 4)
     layer.weight = nn.Parameter(torch.ones(0, 4))

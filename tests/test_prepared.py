@@ -154,13 +154,14 @@ def test_empty_gradients_share_no_memory() -> None:
 
 
 @pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("fused", [None, False])
 @pytest.mark.parametrize("at", ["gradient", "update"])
-def test_centralized_optimizer_follows_changes(at: Any) -> None:
+def test_centralized_optimizer_follows_changes(at: Any, fused: bool | None) -> None:
     model = network()
     other = copy.deepcopy(model)
     decayed = {"lr": 0.1, "momentum": 0.9}
     optimizer, plain = (torch.optim.SGD(m[:3].parameters(), **decayed) for m in (model, other))
-    zeromean.centralize(optimizer, model, at=at)
+    zeromean.centralize(optimizer, model, at=at, fused=fused)
     rows = zeromean.explain(other)
 
     def channels_last() -> None:
@@ -181,6 +182,12 @@ def test_centralized_optimizer_follows_changes(at: Any) -> None:
         for o, m in ((optimizer, model), (plain, other)):
             o.add_param_group({"params": list(m[4].parameters()), "weight_decay": 0.1})
 
+    def moved_to_the_other_group() -> None:
+        for o in (optimizer, plain):
+            first, second = (group["params"] for group in o.param_groups)
+            second[:0] = first[-2:]
+            del first[-2:]
+
     def load() -> None:
         for o in (optimizer, plain):
             o.load_state_dict(o.state_dict())
@@ -188,8 +195,11 @@ def test_centralized_optimizer_follows_changes(at: Any) -> None:
     def gradient_laid_otherwise() -> None:
         model[2].weight.grad = model[2].weight.grad.to(memory_format=torch.channels_last)
 
-    changes = [channels_last, new_storage, no_gradient, decay, another_group, load]
-    for change in [None, *changes, gradient_laid_otherwise, None]:
+    changes = [
+        channels_last, new_storage, no_gradient, decay, another_group, moved_to_the_other_group,
+        load, gradient_laid_otherwise,
+    ]  # fmt: skip
+    for change in [None, *changes, None]:
         backward(model, other)
         if change is not None:
             change()
@@ -205,7 +215,7 @@ def test_means_of_weights_that_change_their_type_are_kept() -> None:
         weight = nn.Parameter(torch.randn(6, 50, dtype=types[0]))
         optimizer = torch.optim.SGD([weight], lr=0.01)
         with pytest.warns(zeromean.ZeromeanWarning, match="only shapes"):
-            zeromean.centralize(optimizer, at="update")
+            zeromean.centralize(optimizer, at="update", fused=False)
         for dtype in types:
             weight.data = weight.data.to(dtype)
             before = weight.detach().double().mean(1)
@@ -230,16 +240,26 @@ def by_hand(rows: zeromean.Plan, optimizer: torch.optim.Optimizer, at: str) -> N
             p.sub_(means(p - old, fan_ins[p]))
 
 
-@pytest.mark.parametrize("at", ["gradient", "update", "backward"])
+@pytest.mark.usefixtures("native_library")
+@pytest.mark.parametrize(
+    ("at", "fused"),
+    [
+        ("gradient", None),
+        ("gradient", False),
+        ("update", None),
+        ("update", False),
+        ("backward", None),
+    ],
+)
 def test_every_place_uses_the_native_kernels(
-    native_library: None, monkeypatch: pytest.MonkeyPatch, at: Any
+    monkeypatch: pytest.MonkeyPatch, at: Any, fused: bool | None
 ) -> None:
     def refuse(*args: Any) -> Any:
         raise AssertionError("a loop over tensors")
 
     model = network()
     optimizer = torch.optim.AdamW(model.parameters())
-    zeromean.centralize(optimizer, model, at=at)
+    zeromean.centralize(optimizer, model, at=at, fused=fused)
     start = copy.deepcopy(model)
     monkeypatch.setattr(reference, "vector_means", refuse)
     monkeypatch.setattr(reference, "shift_", refuse)

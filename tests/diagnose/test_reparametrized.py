@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from test_fisher_condition import by_definition
 from torch import nn
 
 import zeromean
@@ -58,17 +59,10 @@ def test_fisher_information_is_by_the_trained_proxies(method: str) -> None:
     model, (x, _) = network(method), batch()
     found = fisher_condition(model, (x, None))
     assert [name.partition(".")[0] for name in found.layers] == ["2", "4"]
-    module = model[2]
     trained = [
-        parameter for name, parameter in module.named_parameters() if name not in ("bias", "d")
+        parameter for name, parameter in model[2].named_parameters() if name not in ("bias", "d")
     ]
-    total = torch.zeros(len(found.eigenvalues[0]), len(found.eigenvalues[0]), dtype=torch.float64)
-    for sample in x:
-        log_p = model.eval()(sample[None]).log_softmax(-1).flatten()
-        for one in log_p:
-            parts = torch.autograd.grad(one, trained, retain_graph=True)
-            gradient = torch.cat([part.flatten() for part in parts])
-            total += one.detach().exp() * torch.outer(gradient, gradient) / len(x)
+    total = by_definition(model.eval(), trained, x)
     assert found.eigenvalues[0] == pytest.approx(
         torch.linalg.eigvalsh(total).numpy(), abs=1e-10 * float(total.trace())
     )
