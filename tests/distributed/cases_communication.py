@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from cases_fsdp2 import my_part, shard
@@ -174,6 +175,8 @@ def momentum_from_before() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for tokens in batches(2):
         step_once(model, optimizer, my_part(tokens))
+    with pytest.warns(zeromean.ZeromeanWarning, match="momentum of earlier steps"):
+        zeromean.centralize(optimizer, model).remove()
     handle = zeromean.centralize(optimizer, model, project_state=True)
     for row in handle.plan.centered:
         buffer = optimizer.state[row.parameter]["momentum_buffer"].full_tensor()

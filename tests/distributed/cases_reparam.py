@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from cases_fsdp2 import my_part, shard
 from processes import case, refuses
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -48,11 +49,19 @@ def shard_nnn() -> None:
 
 
 def mixed_precision() -> None:
-    """Gathered in bfloat16, the weight is computed in float32 and has no mean beyond rounding."""
-    import torch
-
+    """The gains and proxies are gathered in bfloat16; the weight is computed in float32."""
     model = Network()
     zeromean.reparametrize(model, "cwn")
+    weights: list[tuple[Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def compare(layer: Any, *_: object) -> None:
+        originals = layer.parametrizations.weight
+        x = zeromean.center(originals.original1.float(), 1)
+        exact = originals.original0.float() * x / x.norm(dim=1, keepdim=True)
+        weights.append((layer.weight, exact.bfloat16()))
+
+    model.linear.register_forward_hook(compare)
     model = shard(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
@@ -63,6 +72,9 @@ def mixed_precision() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+    assert len(weights) == 5
+    for weight, expected in weights:
+        torch.testing.assert_close(weight, expected, rtol=2**-7, atol=1e-6)
 
 
 for method in ("wn", "cwn", "ws"):

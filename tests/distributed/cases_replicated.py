@@ -126,11 +126,16 @@ def zero_momentum_from_before() -> None:
     assert warned
     handle = zeromean.centralize(optimizer, model, project_state=True)
     rows = {id(row.parameter): row for row in handle.plan.centered}
+    checked = torch.tensor(0)
     for parameter, state in optimizer.optim.state.items():
         row = rows.get(id(parameter))
         if row:
             buffer = state["momentum_buffer"]
+            assert buffer.abs().max() > 0
             torch.testing.assert_close(buffer, zeromean.center(buffer, row.axes, row.groups))
+            checked += 1
+    dist.all_reduce(checked)
+    assert checked == len(rows)
 
 
 def post_local_sgd() -> None:

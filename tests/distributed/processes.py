@@ -139,7 +139,7 @@ def _run_rank(rank: int, world: int, folder: Path, cases: Sequence[Case]) -> NoR
                 warnings.simplefilter("error")
                 case.check()
             endings[case.name] = ""
-        except Exception:
+        except (Exception, pytest.fail.Exception):  # pytest.raises fails with the second
             endings[case.name] = traceback.format_exc()
     file = folder / f"{rank}.json"
     file.with_suffix(".tmp").write_text(json.dumps(endings))

@@ -165,6 +165,16 @@ def test_callback_detaches_after_training(tmp_path: Path) -> None:
     assert zeromean.status(trainer.optimizer).attached is None
 
 
+def test_training_after_an_interrupted_one_attaches_again() -> None:
+    """The Trainer does not call on_train_end if training raises, and keeps its optimizer."""
+    model, callback = network(), Centralize()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        callback.on_train_begin(None, None, None, model=model, optimizer=optimizer)
+    assert callback.handle is not None
+    assert zeromean.status(optimizer).attached == callback.handle.how
+
+
 def test_trainer_without_optimizer_raises() -> None:
     with pytest.raises(zeromean.ZeromeanError, match="no optimizer"):
         Centralize().on_train_begin(None, None, None, model=network())

@@ -143,15 +143,13 @@ def test_sharpness_aware_minimization(at: Any, supports: Say) -> None:
 
 def test_other_wrappers_raise_and_name_the_inner_optimizer() -> None:
     model = network()
-    wrappers: list[Any] = [
-        pytorch_optimizer.SAM(model.parameters(), SGD, lr=0.1),
-        pytorch_optimizer.Lookahead(SGD(model.parameters(), lr=0.1)),
-        schedulefree.ScheduleFreeWrapper(SGD(model.parameters(), lr=0.1)),
-    ]
-    for wrapper in wrappers:
-        with pytest.raises(
-            zeromean.ZeromeanError, match=r"Pass optimizer\.(base_?)?(optimizer)?\.$"
-        ):
+    wrappers: dict[str, Any] = {
+        "base_optimizer": pytorch_optimizer.SAM(model.parameters(), SGD, lr=0.1),
+        "optimizer": pytorch_optimizer.Lookahead(SGD(model.parameters(), lr=0.1)),
+        "base": schedulefree.ScheduleFreeWrapper(SGD(model.parameters(), lr=0.1)),
+    }
+    for inner, wrapper in wrappers.items():
+        with pytest.raises(zeromean.ZeromeanError, match=rf"Pass optimizer\.{inner}\.$"):
             zeromean.centralize(wrapper, model)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from uuid import uuid4
 
 import numpy as np
 from table import JOBS, LAYERS, SETTINGS, Array, Framework, Job, Layout, Walk, is_quick
@@ -23,6 +24,8 @@ BACKENDS = ("torch", "jax", "tensorflow")
 # Keras rounds some float64 numbers to float32: rates on TensorFlow, losses elsewhere.
 TOLERANCE = 1e-6
 PARTS = ("outputs", "weights", "biases")
+# Not the process id: a later process may have the same one, and would read old results.
+RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid4().hex
 
 
 class Stored(Protocol):
@@ -94,8 +97,7 @@ def key(row: str, job: Job, part: str) -> str:
 @cache
 def walks(backend: str, quick: bool) -> Mapping[str, Array]:
     """The walks of a backend, computed once even if tests run in parallel."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    file = Path(tempfile.gettempdir()) / f"zeromean-{run}-{backend}-{quick}.npz"
+    file = Path(tempfile.gettempdir()) / f"zeromean-{RUN}-{backend}-{quick}.npz"
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():

@@ -224,6 +224,20 @@ def test_embeddings_are_centered_over_tokens() -> None:
     np.testing.assert_allclose(found, table - array, atol=1e-6)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="independent of the backend")
+def test_unmoved_half_precision_vector_gets_no_correction() -> None:
+    dense = L.Dense(2, dtype="bfloat16", use_bias=False)
+    model = keras.Sequential([keras.Input((3,)), dense])
+    optimizer = zeromean.keras.centralize(O.SGD(1.0), model, at="update")
+    optimizer.build(model.trainable_variables)
+    optimizer._rounding_errors[0].assign(np.full((1, 2), 0.5))
+    (before,) = values([dense.kernel])
+    gradient = keras.ops.cast(np.array([[0, 1], [0, 0], [0, 0]]), "bfloat16")
+    (after,) = step(optimizer, model, [gradient])
+    np.testing.assert_array_equal(after[:, 0], before[:, 0])
+    assert after[:, 1].mean() - before[:, 1].mean() == pytest.approx(0.5, abs=0.01)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_weights_keep_their_means(dtype: str, supports: Supports) -> None:
     """With the rounding error carried, the drift stays far below a rounding step."""

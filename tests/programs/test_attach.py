@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zeromean.centralization.centralize import handle_of
 from zeromean.programs.attach import Attachment
 from zeromean.programs.options import Options
 
@@ -55,6 +56,20 @@ def test_diverged_step_is_not_checked(name: str, number: float, tmp_path: Path) 
     assert entry.holds is True
     train(torch.full((1, 3), number))
     assert (entry.steps, entry.holds) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "RMSprop"])
+def test_step_that_is_not_centered_is_noticed(name: str, tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.1)
+    attachment = Attachment(Options(str(tmp_path)))
+    for holds in (True, False):
+        optimizer.zero_grad()
+        model(torch.tensor([[1.0, 2.0, 4.0]])).square().sum().backward()
+        step(attachment, optimizer)
+        assert attachment._observed[optimizer].entry.holds is holds
+        if handle := handle_of(optimizer):
+            handle.remove()
 
 
 def test_zscore_leaves_the_gradients_of_other_optimizers_alone(tmp_path: Path) -> None:

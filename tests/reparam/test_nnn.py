@@ -162,6 +162,17 @@ def test_reset_parameters_starts_from_the_plain_initialization() -> None:
     torch.testing.assert_close(whitening @ covariance @ whitening, torch.eye(6).double())
 
 
+def test_estimate_uses_exactly_the_latest_samples() -> None:
+    layer = NaturalLinear(nn.Linear(6, 2).double(), every=1, samples=10)
+    batches = [inputs(rows) for rows in (7, 4, 5, 3, 25)]
+    for number, x in enumerate(batches):
+        with torch.no_grad():
+            layer.v.add_(1)  # one update
+        layer(x)
+        latest = torch.cat(batches[: number + 1])[-10:]
+        torch.testing.assert_close(layer.c, latest.mean(0))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -296,16 +296,17 @@ def test_backward_stores_nothing_of_the_weight_s_size(method: str, backend: str)
     assert weight.data_ptr() != v.data_ptr()
 
 
-def test_wrapped_and_sharded_models_are_refused() -> None:
-    class DistributedDataParallel(nn.Module):
-        __module__ = "torch.nn.parallel.distributed"
-        __qualname__ = "DistributedDataParallel"
-
-        def __init__(self, module: nn.Module) -> None:
-            super().__init__()
-            self.module = module
-
-    wrapped = DistributedDataParallel(nn.Linear(4, 3))
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch.nn.parallel.distributed.DistributedDataParallel",
+        "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel",
+    ],
+)
+def test_wrapped_models_are_refused(name: str) -> None:
+    """The classes have the names of torch's, which need a process group."""
+    module, _, kind = name.rpartition(".")
+    wrapped = type(kind, (nn.Sequential,), {"__module__": module})(nn.Linear(4, 3))
     with pytest.raises(zeromean.ZeromeanError, match="Call reparametrize first, then wrap it"):
         zeromean.reparametrize(wrapped, "cwn")
     with pytest.raises(zeromean.ZeromeanError, match="Call fold first, then wrap it"):

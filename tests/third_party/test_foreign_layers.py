@@ -128,6 +128,8 @@ def test_lily_stores_b_transposed() -> None:
         model, peft.LilyConfig(r=3, num_B=2, stride_A=1, target_modules=["0", "1"])
     )
     rows = {row.name: row for row in zeromean.explain(adapted) if "lily" in row.name}
+    parts = {name.rpartition("lily_")[2].partition(".")[0] for name in rows}
+    assert parts == {"A", "B", "router"}
     for name, row in rows.items():
         assert (row.axes, row.groups) == (((0,), 2) if "lily_B" in name else ((1,), 1))
         assert row.centered

@@ -16,6 +16,7 @@ from optimizer_cases import APART, CASES, TORCH, Case
 from torch import Tensor, nn, optim
 
 import zeromean
+from zeromean.centralization.optimizer_traits import traits_of
 
 Say = Callable[[str, str, str, str], None]
 DECAY = 0.3
@@ -71,7 +72,10 @@ def means(model: nn.Module) -> list[Tensor]:
 
 
 def check_what_it_saw(case: Case, **options: Any) -> None:
-    """Compare with a plain optimizer that gets P(g), or P(g + lambda w) without decay."""
+    """Compare with a plain optimizer that gets P(g), or P(g + lambda w) without decay.
+
+    The momentum, which is linear in what the optimizer saw, is zero-mean.
+    """
     model = layers(case)
     reference = copy.deepcopy(model)
     inside = DECAY if case.decay == "coupled" else 0.0
@@ -90,6 +94,14 @@ def check_what_it_saw(case: Case, **options: Any) -> None:
         optimizer.step()
         plain.step()
         assert_same(model, reference, case)
+    for key in traits_of(optimizer).momentum:
+        assert any(key in state for state in optimizer.state.values()), f"there is no {key}"
+        for row in rows.values():
+            buffer = optimizer.state[row.parameter].get(key)
+            if buffer is not None:  # Muon has some keys for its matrices, others for the rest
+                centered = zeromean.center(buffer, row.axes, row.groups)
+                rounding = 1e-6 * float(buffer.abs().max())
+                torch.testing.assert_close(buffer, centered, rtol=0, atol=rounding)
 
 
 @pytest.fixture(autouse=True)

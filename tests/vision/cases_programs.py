@@ -121,7 +121,11 @@ def test_evaluation_scores_a_perfect_detector_with_100(scenes: Path) -> None:
 
 def test_training_images_leave_out_crowds_and_renumber_categories(scenes: Path) -> None:
     images = detection.CocoImages(scenes, "train", masks=True, train=True)
+    annotations = images.coco.imgToAnns
+    assert any(a["iscrowd"] for i in images.ids for a in annotations[i])
     for image, target in images:
+        found = annotations[target["image_id"].item()]
+        assert len(target["masks"]) == sum(not a["iscrowd"] for a in found)
         assert image.shape == (3, 64, 96)
         assert target["masks"].shape[1:] == image.shape[1:]
         assert target["labels"].min() >= 1

@@ -115,6 +115,7 @@ def test_recipe_runs_to_its_end(
     assert kept.published_data == (not recipe.data.form)
     for run in results.read(tmp_path / name).runs:
         assert run.failure is None
-    for file in (tmp_path / name / "runs").glob("*/record.json"):
-        record = json.loads(file.read_text())
-        assert record["optimizers"], file
+    files = [*(tmp_path / name / "runs").glob("*/record.json")]
+    assert files
+    for file in files:
+        assert json.loads(file.read_text())["optimizers"], file
