@@ -47,7 +47,7 @@ def test_python_carries_a_text() -> None:
 def test_a_text_is_divided_in_its_order_into_characters_and_the_next_ones(
     tmp_path: Path, tuned: bool
 ) -> None:
-    # Each character tells its place: 50 pieces, of which the last 5 are the test set.
+    # Each character stands for its place: 50 pieces, of which the last 5 are the test set.
     text = "".join(chr(0x4E00 + place % 250) for place in range(50 * LENGTH + 1))
     (tmp_path / "text").write_text(text, encoding="utf-8")
     pieces, _ = windows(text)
