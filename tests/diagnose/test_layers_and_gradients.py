@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -335,11 +336,20 @@ def test_recurrent_layers_are_left_out() -> None:
     [gradient_norms, preactivations, intensity_response, fisher_condition, sharpness],
 )
 def test_shuffled_batches_leave_random_numbers_alone(measure: Callable[..., object]) -> None:
-    data = torch.utils.data.TensorDataset(torch.randn(6, 4), torch.arange(6) % 3)
+    class Augmented(torch.utils.data.TensorDataset):
+        def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+            x, target = super().__getitem__(index)
+            return x + float(np.random.rand() + random.random()), target
+
+    data = Augmented(torch.randn(6, 4), torch.arange(6) % 3)
     model = nn.Linear(4, 3)
-    before = torch.get_rng_state()
+
+    def state() -> tuple[object, ...]:
+        return torch.get_rng_state().tolist(), np.random.get_state()[2], random.getstate()
+
+    before = state()
     measure(model, torch.utils.data.DataLoader(data, batch_size=2, shuffle=True))
-    assert torch.equal(torch.get_rng_state(), before)
+    assert state() == before
 
 
 # --- Intensity response ---------------------------------------------------------------------------

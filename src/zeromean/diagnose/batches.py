@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zeromean.errors import ZeromeanError
+from zeromean.measurement.random_state import random_state_kept
 
 Pair: TypeAlias = tuple[Any, Any]
 Batches: TypeAlias = Pair | Iterable[Pair]
@@ -32,7 +33,7 @@ def pairs(batches: Batches, model: nn.Module) -> list[Pair]:
         raise ZeromeanError(f"batches is {type(batches).__name__}, not (input, target) pairs", _FIX)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     kept = []
-    with torch.random.fork_rng(devices=[]):  # iterating over a DataLoader draws from it
+    with random_state_kept(model):  # a DataLoader draws from torch, its transforms from others too
         drawn = list(batches)
     for pair in drawn:
         if not (isinstance(pair, tuple | list) and len(pair) == 2):
