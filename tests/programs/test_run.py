@@ -313,7 +313,7 @@ random.seed(a=1); numpy.random.seed(2); torch.manual_seed(seed=3)
 print([random.random(), numpy.random.rand(), torch.rand(1).item()])
 random.seed("words")  # cannot be shifted
 print([random.random()])
-random.seed(1.5); numpy.random.seed([2, 3])
+random.seed(1.5); numpy.random.seed((2, 3))
 print([random.random(), numpy.random.rand()])
 """
 

@@ -119,8 +119,8 @@ def shifted_seed(seed, modulus):
     """Add a number to a seed, or to each of several; None and texts have nothing to add to."""
     if hasattr(seed, "tolist"):  # an array or a number of NumPy or torch
         seed = seed.tolist()
-    if isinstance(seed, (list, tuple)):
-        return [shifted_seed(one, modulus) for one in seed]
+    if isinstance(seed, (list, tuple)):  # Python 3.10 takes a tuple but no list
+        return type(seed)([shifted_seed(one, modulus) for one in seed])
     if isinstance(seed, float):
         return seed + OPTIONS["shift_seeds"]
     try:
