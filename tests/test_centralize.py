@@ -174,10 +174,12 @@ def test_attaching_in_mid_training() -> None:
 @pytest.mark.parametrize(
     "buffer", [torch.zeros(3, 4, dtype=torch.uint8), torch.ones(12)], ids=["quantized", "flat"]
 )
-def test_momentum_that_is_stored_differently_is_not_examined(buffer: torch.Tensor) -> None:
+def test_momentum_that_is_stored_differently_is_not_projected(buffer: torch.Tensor) -> None:
     model = nn.Linear(4, 3, bias=False)
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
     optimizer.state[model.weight]["momentum_buffer"] = buffer
+    with pytest.raises(zeromean.ZeromeanError, match="cannot project momentum_buffer of SGD"):
+        zeromean.centralize(optimizer, model, project_state=True)
     zeromean.centralize(optimizer, model, fused=False)
     optimizer.load_state_dict(optimizer.state_dict())
 

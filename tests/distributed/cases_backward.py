@@ -83,6 +83,7 @@ def check_fsdp1(accumulated: bool) -> None:
     with FullyShardedDataParallel.summon_full_params(model):
         for p, q in zip(model.parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
+    optimizer.load_state_dict(optimizer.state_dict())
 
 
 for world in (2, 3):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from zeromean import fsdp1
 from zeromean.centralization.centering import CenteredParameter, Centering
 from zeromean.centralization.optimizer_traits import unwrap
 from zeromean.eager import eager
@@ -195,7 +196,8 @@ def project_momentum(optimizer: Optimizer, centering: Centering) -> None:
     """Project the momentum buffers of earlier steps once.
 
     Raises:
-        ZeromeanError: The optimizer has state, and its momentum buffers are not known.
+        ZeromeanError: The optimizer has state, and its momentum buffers are not known, or one of
+            them is quantized, has another shape, or is a flat shard.
     """
     state_of = unwrap(optimizer).state
     if not centering.traits.known and state_of:
@@ -207,20 +209,23 @@ def project_momentum(optimizer: Optimizer, centering: Centering) -> None:
             "Project those buffers with zeromean.center, or start with a new optimizer",
         )
     found = _momentum(optimizer, centering)
-    center_([buffer for buffer, _ in found], [fan_in for _, fan_in in found])
+    for buffer in found:
+        if not buffer.plain:
+            raise ZeromeanError(
+                f"project_state=True cannot project {buffer.key} of {type(optimizer).__name__}: a"
+                f" buffer of {buffer.tensor.dtype} and shape {tuple(buffer.tensor.shape)} does not"
+                " hold whole weight vectors",
+                "Leave project_state out, or start with a new optimizer",
+            )
+    center_([buffer.tensor for buffer in found], [buffer.fan_in for buffer in found])
 
 
 @torch.no_grad()
 def warn_of_momentum(optimizer: Optimizer, centering: Centering) -> None:
     """Warn if momentum buffers of earlier steps are not zero-mean."""
-    found = [
-        (buffer, fan_in)
-        for buffer, fan_in in _momentum(optimizer, centering)
-        # A subclass may store its momentum quantized or with another shape.
-        if (buffer.is_floating_point() or buffer.is_complex()) and fan_in.fits(buffer.shape)
-    ]
-    buffers = [buffer for buffer, _ in found]
-    means_of = vector_means(buffers, [fan_in for _, fan_in in found])
+    found = [buffer for buffer in _momentum(optimizer, centering) if buffer.plain]
+    buffers = [buffer.tensor for buffer in found]
+    means_of = vector_means(buffers, [buffer.fan_in for buffer in found])
     for buffer, means in zip(buffers, means_of, strict=True):
         # Rounding leaves about eps of the largest entry; the mean of earlier steps is far above.
         here = local_part(buffer)
@@ -233,11 +238,25 @@ def warn_of_momentum(optimizer: Optimizer, centering: Centering) -> None:
             return
 
 
-def _momentum(optimizer: Optimizer, centering: Centering) -> list[tuple[Tensor, FanIn]]:
+class _Momentum(NamedTuple):
+    """A momentum buffer; not plain if it is quantized, has another shape, or is a flat shard."""
+
+    key: str
+    tensor: Tensor
+    fan_in: FanIn
+    plain: bool
+
+
+def _momentum(optimizer: Optimizer, centering: Centering) -> list[_Momentum]:
     state_of = unwrap(optimizer).state
-    return [
-        (buffer, fan_in)
-        for _, parameter, fan_in in centering.parameters(optimizer)
-        for key in centering.traits.momentum
-        if (buffer := state_of.get(parameter, {}).get(key)) is not None
-    ]
+    found = []
+    for _, parameter, fan_in in centering.parameters(optimizer):
+        for key in centering.traits.momentum:
+            buffer = state_of.get(parameter, {}).get(key)
+            if buffer is not None:
+                plain = buffer.is_floating_point() or buffer.is_complex()
+                plain = plain and buffer.shape == parameter.shape
+                # The fan-in of a flat shard of FSDP1 is that of the whole weight.
+                plain = plain and not fsdp1.is_flat(parameter)
+                found.append(_Momentum(key, buffer, fan_in, plain))
+    return found
