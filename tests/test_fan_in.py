@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import pytest
@@ -188,16 +187,16 @@ def test_rule_with_an_invalid_entry_raises(entry: object) -> None:
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        (FanIn((0, 1), groups=3), r"axes \(0, 1\), groups=3 and"),
-        (FanIn((0,), padding_idx=8), "padding_idx=8, which do not fit this shape"),
-        (FanIn((3,)), r"Experts has axes \(3,\)"),
+        (FanIn((0, 1), groups=3), "has axes (0, 1) in 3 groups, which"),
+        (FanIn((0,), padding_idx=8), "axes (0,) with padding_idx=8, which do not fit this shape"),
+        (FanIn((3,)), "Experts has axes (3,), which"),
     ],
 )
 def test_axes_that_do_not_fit_the_shape_are_named(entry: FanIn, words: str) -> None:
     register(Experts)(lambda module: {"w": entry})
     row = zeromean.explain(Experts())[0]
     assert not row.centered
-    assert re.search(words, row.reason)
+    assert words in row.reason
 
 
 @pytest.mark.usefixtures("rules")

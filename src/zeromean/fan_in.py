@@ -102,6 +102,12 @@ class FanIn:
                 "Omit padding_idx unless axis 0 is the input",
             )
 
+    def words(self) -> str:
+        """Return the axes for a message, with groups and padding index if there are any."""
+        groups = f" in {self.groups} groups" if self.groups > 1 else ""
+        padding = "" if self.padding_idx is None else f" with padding_idx={self.padding_idx}"
+        return f"axes {self.axes}{groups}{padding}"
+
     def fits(self, shape: Sequence[int]) -> bool:
         """Return whether a parameter of this shape has these axes, groups and padding index."""
         if max(self.axes) >= len(shape):

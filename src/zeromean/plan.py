@@ -283,8 +283,7 @@ def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope)
         return row
     if not fan_in.fits(first.shape):
         return replace(row, fan_in=None).left_alone(
-            f"{first.reason} has axes {fan_in.axes}, groups={fan_in.groups} and"
-            f" padding_idx={fan_in.padding_idx}, which do not fit this shape"
+            f"{first.reason} has {fan_in.words()}, which do not fit this shape"
         )
     size = fan_in.size(first.shape)
     if size == 1:

@@ -155,7 +155,7 @@ def owners_by_axes(tree: Any, axes: Mapping[str, AxesOfParameter]) -> Iterator[O
             ) from error
         if isinstance(given, FanIn) and not given.fits(shape):
             raise ZeromeanError(
-                f"the parameter {leaf.name!r}: {given} does not fit its shape {shape}",
+                f"the parameter {leaf.name!r}: {given.words()} do not fit its shape {shape}",
                 "Pass axes=zeromean.jax.fan_in(model) of the model that is trained",
             )
         holder = Holder(leaf.name, None, "given axes", given or "its axes are given as None")

@@ -45,8 +45,7 @@ def check_fan_in(fan_in: FanIn | None, x: Tensor) -> None:
     """Raise unless a tensor has the fan-in axes that were planned for it."""
     if fan_in is not None and not fan_in.fits(x.shape):
         raise ZeromeanError(
-            f"the fan-in axes {fan_in.axes} in {fan_in.groups} groups do not fit the shape"
-            f" {tuple(x.shape)}",
+            f"the fan-in {fan_in.words()} do not fit the shape {tuple(x.shape)}",
             "Build the optimizer, or centralize it, after a parameter got its final shape",
         )
 
