@@ -20,8 +20,8 @@ WIDTH = 5.0
 # be. The most common methods always have the same color.
 NAMED = {"plain": "#4d4d4d", "gc": "#0072b2", "gc-conv": "#b84a00", "gc-update": "#007a59"}
 OTHERS = (
-    *("#a8326f", "#8a6100", "#1a7f9c", "#8c564b", "#6a3d9a", "#b2182b", "#1b7837", "#7468b3"),
-    *("#00767d", "#c51b7d", "#6b6b00", "#2166ac"),
+    *("#a8326f", "#8a6100", "#6a3d9a", "#1b7837", "#00767d", "#b2182b", "#7468b3", "#8c564b"),
+    *("#1a7f9c", "#c51b7d", "#6b6b00", "#2166ac"),
 )
 # Line style, marker and CSS border; the next ones are used when all of OTHERS are in use.
 ROUNDS = (("-", "o", "solid"), ("--", "s", "dashed"), ("-.", "^", "double"))
