@@ -1,10 +1,11 @@
-"""Write the table and the forest plot of all comparisons into the page of results.
+"""Write the table and the forest plot of all comparisons, and the charts by epoch.
 
     python studies/index.py
 
 Reads the databases in ``studies/results``, and the comparisons that ``comparisons.toml`` there
-records. Writes ``docs/results/forest.svg``, and the end of ``docs/results/index.md``, below
-its mark.
+records. Writes ``docs/results/forest.svg``; the end of ``docs/results/index.md``, below its mark;
+and for each study that names ``pictures`` the charts of its tasks, ``docs/results/NAME.png`` and
+``NAME-training.png``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from matplotlib.transforms import blended_transform_factory
 from zeromean.cli.output import one_line_errors
 from zeromean.errors import ZeromeanError
 from zeromean.study.engine import results
-from zeromean.study.report import sections
+from zeromean.study.report import curves, sections
 from zeromean.study.report.drawing import figure, tidy
 from zeromean.study.report.statistics import LEVEL, min_seeds
 from zeromean.study.report.table import MISSING
@@ -244,8 +245,21 @@ def _draw_row(axes: Axes, row: Row, height: int, sign: float, limit: float) -> N
     axes.plot(mean, height, marker, color=color, markersize=5, mfc=color if filled else "white")
 
 
+def draw_curves(studies: Path, pages: Path) -> None:
+    """Draw score and training by epoch for each task that has a picture's name."""
+    for words in read_table(studies / "results" / "comparisons.toml").get("studies", ()):
+        names = words.get("pictures", ())
+        if names:
+            comparisons = results.read(studies / "results" / words["name"]).comparisons
+            for comparison, name in zip(comparisons, names, strict=True):
+                curves.draw_scores(comparison).savefig(pages / f"{name}.png", dpi=100)
+                training = curves.draw_training(comparison)
+                if training is not None:
+                    training.savefig(pages / f"{name}-training.png", dpi=100)
+
+
 def main() -> None:
-    """Write page and picture."""
+    """Write page and pictures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--studies", type=Path, default=STUDIES, help="folder of the studies")
     parser.add_argument("--pages", type=Path, default=PAGES, help="folder with index.md")
@@ -259,6 +273,7 @@ def main() -> None:
         file.write_text(f"{head}{mark}\n{page(rows, unfinished)}", encoding="utf-8")
         with rc_context({"svg.fonttype": "none", "svg.hashsalt": "forest"}):
             draw(rows).savefig(arguments.pages / "forest.svg", metadata={"Date": None})
+        draw_curves(arguments.studies, arguments.pages)
         print(f"{len(rows)} comparisons, {len(unfinished)} unfinished studies")
 
 

@@ -221,7 +221,12 @@ def test_index_shows_finished_recorded_and_unfinished_studies(
 
     (folder / "results" / "comparisons.toml").write_text(
         f"""
-        studies = [{{ name = "2-tiny", page = "digits.md", tasks = ["Digits"] }}]
+        [[studies]]
+        name = "2-tiny"
+        page = "digits.md"
+        tasks = ["Digits"]
+        pictures = ["digits"]
+
         [[recorded]]
         task = "Faces"
         optimizer = "AdamW"
@@ -260,3 +265,4 @@ def test_index_shows_finished_recorded_and_unfinished_studies(
     assert "| 4-begun | 0 | 4 |" in text
     picture = (folder / "forest.svg").read_text()
     assert all(words in picture for words in ("Digits, sgd", "Faces, AdamW"))
+    assert {file.name for file in folder.glob("*.png")} == {"digits.png", "digits-training.png"}
