@@ -21,7 +21,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import zeromean
-from zeromean.recipes.programs import classification, detection, reid, reinforce
+from zeromean.recipes.programs import classification, detection, reid, reinforce, training
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,6 +73,52 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, str(script), str(out), "--train", "8", "--val", "24"], check=True
     )
     return out
+
+
+# --- the shared parts
+
+
+def test_weights_are_loaded_except_for_the_classifier(tmp_path: Path) -> None:
+    saved, model = (timm.create_model("resnet18", num_classes=3) for _ in range(2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    weights = saved.state_dict()
+    old = {name: value for name, value in weights.items() if "num_batches" not in name}
+    for file in (weights, {"state_dict": weights}, {"model": old}):
+        torch.save(file, tmp_path / "w.pth")
+        training.load_weights(model, tmp_path / "w.pth", fresh="fc.")
+        for name, value in model.state_dict().items():
+            expected = before if name.startswith("fc.") else weights
+            assert torch.equal(value, expected[name]), name
+        model.load_state_dict(before)
+
+
+@pytest.mark.parametrize(
+    ("file", "error"),
+    [
+        (None, "cannot be read as weights: .*No such file"),
+        (b"", "cannot be read as weights"),
+        (b"no weights", "cannot be read as weights"),
+        ([1, 2], "has no names and weights"),
+        ({"model": 5}, "has no names and weights"),
+        ({0: torch.ones(2)}, "has no names and weights"),
+        ({}, "lacks 2 of 2 tensors, 0.weight first"),
+        ({"0.weight": torch.ones(2, 2), "0.bias": torch.ones(3)}, "lacks 1 of 2 .* 0.bias first"),
+        ({"0.weight": torch.ones(2, 2), "0.bias": torch.ones(2), "7.bias": torch.ones(2)},
+         "has 1 tensors that the network lacks, 7.bias first"),
+    ],
+    ids=["missing", "empty", "text", "list", "number", "names", "nothing", "shape", "more"],
+)  # fmt: skip
+def test_unsuitable_weights_are_refused(file: object, error: str, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    if isinstance(file, bytes):
+        path.write_bytes(file)
+    elif file is not None:
+        torch.save(file, path)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    before = model[0].weight.detach().clone()
+    with pytest.raises(SystemExit, match=f"w.pth {error}"):
+        training.load_weights(model, path, fresh="fc.")
+    assert torch.equal(model[0].weight, before)
 
 
 # --- detection
@@ -181,7 +227,7 @@ def test_pretrained_backbone_is_loaded_whole_with_its_first_stages_frozen(tmp_pa
     for name, parameter in model.backbone.body.named_parameters():
         assert torch.equal(parameter, weights[name])
         assert parameter.requires_grad == name.startswith(("layer2", "layer3", "layer4"))
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(SystemExit, match=r"w.pth lacks \d+ of 265 tensors, layer1.0.conv1"):
         detection.build(options(weights=tmp_path / "w.pth"), classes=3)
 
 
@@ -245,19 +291,6 @@ def test_last_stride_is_one_and_the_neck_has_no_bias(name: str) -> None:
 
 
 # --- classification
-
-
-def test_classifier_starts_fresh_even_if_the_checkpoint_has_as_many_classes(tmp_path: Path) -> None:
-    saved, model = (timm.create_model("resnet18", num_classes=3) for _ in range(2))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    torch.save({"state_dict": saved.state_dict()}, tmp_path / "w.pth")
-    classification.load_checkpoint(model, tmp_path / "w.pth")
-    for name, value in model.state_dict().items():
-        expected = before if name.startswith("fc.") else saved.state_dict()
-        assert torch.equal(value, expected[name]), name
-    torch.save({}, tmp_path / "w.pth")
-    with pytest.raises(SystemExit, match="lacks 120 of 120 tensors, conv1"):
-        classification.load_checkpoint(model, tmp_path / "w.pth")
 
 
 def test_top5_accuracy_counts_the_five_best() -> None:
@@ -358,8 +391,17 @@ PEOPLE = [
     [
         ("classification", "--batch-size 9", "8 training images are fewer than --batch-size 9"),
         ("classification", "--model nothing", "timm has no model nothing"),
+        ("classification", "--epochs 0", "--epochs: 0 is not at least 1"),
+        ("classification", "--batch-size x", "--batch-size: invalid whole number value: 'x'"),
+        ("classification", "--lr -1", "--lr: -1 is not at least 0.0"),
+        ("classification", "--head-lr nan", "--head-lr: nan is not at least 0.0"),
+        ("classification", "--device nothing", "--device nothing cannot be used"),
+        ("classification", "--augment crop --size 99", "a --resize of at least --size 99"),
         ("reid", "--identities 5 --images 1", "5 images of 5 identities or more"),
         ("reid", "--identities 2 --images 9", "has 16 of 4 in all"),
+        ("reid", "--model nothing", "timm has no model nothing"),
+        ("reid", "--evaluate-every 0", "--evaluate-every: 0 is not at least 1"),
+        ("reid", "--smoothing 2", "--smoothing: 2 is not at least 0.0 and at most 1.0"),
     ],
 )
 def test_unsuitable_options_end_in_one_line(
@@ -387,6 +429,21 @@ def test_batch_that_processes_cannot_share_ends_in_one_line(
         done = run(program, data, option, 4)
         assert done.code == 2
         assert done.stderr.endswith(f"{option} 4 cannot be split over 3 processes\n")
+
+
+def test_reid_refuses_other_networks(tmp_path: Path) -> None:
+    done = run("reid", write_people(tmp_path), *PEOPLE, "--model", "test_vit")
+    assert done.code == 1
+    assert done.stderr == "--model test_vit is not a ResNet\n"
+
+
+def test_resuming_with_other_options_ends_in_one_line(tmp_path: Path) -> None:
+    words = ["--episodes", 5, "--evaluations", 1, "--out", tmp_path]
+    assert run("reinforce", *words, "--hidden", 8).code == 0
+    done = run("reinforce", *words, "--hidden", 9, "--resume")
+    assert done.code == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "last.pt with these options: Error(s) in loading state_dict" in done.stderr
 
 
 def test_one_camera_cannot_be_evaluated(tmp_path: Path) -> None:
@@ -428,10 +485,18 @@ def test_classifier_with_rate_zero_keeps_its_weights(tmp_path: Path) -> None:
 
 
 def test_centers_follow_the_features_without_weight_in_the_loss(tmp_path: Path) -> None:
-    words = [*PEOPLE, "--center-weight", 0, "--epochs", 2, "--out", tmp_path / "out"]
-    done = run("reid", write_people(tmp_path / "data"), *words)
-    assert done.code == 0, done.stderr
-    assert torch.load(tmp_path / "out" / "last.pt")["centers"].isfinite().all()
+    data, states = write_people(tmp_path / "data"), []
+    for rate in (0, 0.5):
+        words = [*PEOPLE, "--center-weight", 0, "--center-lr", rate, "--out", tmp_path / "out"]
+        done = run("reid", data, *words)
+        assert done.code == 0, done.stderr
+        states.append(torch.load(tmp_path / "out" / "last.pt"))
+    still, moved = (state["centers"] for state in states)
+    assert ((moved - still).abs().amax(1) > 0.1).all()
+    # The features of a ResNet are not negative, so the centers move there.
+    assert (moved.clamp(max=0) >= still.clamp(max=0)).all()
+    for name, value in states[0]["model"].items():
+        assert torch.equal(value, states[1]["model"][name]), name
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""Training programs of the recipes; each runs on its own and does not import zeromean."""
+"""Training programs of the recipes; apart from `training`, they use nothing of zeromean."""

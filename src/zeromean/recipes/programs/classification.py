@@ -11,9 +11,7 @@ each process, as in the published runs.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -21,6 +19,15 @@ import timm
 import torch
 from torch import nn
 from torchvision import datasets, transforms
+
+from zeromean.recipes.programs.training import (
+    Record,
+    add_device,
+    at_least,
+    join,
+    load_weights,
+    make_parser,
+)
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -69,18 +76,6 @@ def load_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tupl
     return *drawn, train.classes
 
 
-def load_checkpoint(model: nn.Module, path: str) -> None:
-    """Load all weights except for those of the classifier."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    classifier = model.pretrained_cfg["classifier"]
-    own = {k: v for k, v in model.state_dict().items() if not k.startswith(classifier)}
-    missing = [k for k, v in own.items() if k not in state or state[k].shape != v.shape]
-    if missing:
-        raise SystemExit(f"{path} lacks {len(missing)} of {len(own)} tensors, {missing[0]} first")
-    model.load_state_dict({k: state[k] for k in own}, strict=False)
-
-
 def evaluate(model: nn.Module, loader, device: torch.device) -> dict[str, float]:
     """Return the loss and top-1 and top-5 accuracy in percent, over all processes."""
     model.eval()
@@ -99,9 +94,8 @@ def evaluate(model: nn.Module, loader, device: torch.device) -> dict[str, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__, out="classification")
+    add_device(parser)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="resnet50", help="name of a timm model")
     parser.add_argument(
@@ -111,59 +105,51 @@ def main() -> None:
         "--checkpoint", help="local weights to start from; the classifier starts fresh"
     )
     parser.add_argument(
-        "--size", type=int, default=224, help="side of the images that the network sees"
+        "--size", type=at_least(1), default=224, help="side of the images that the network sees"
     )
-    parser.add_argument("--resize", type=int, default=256, help="shorter side before cropping")
+    parser.add_argument(
+        "--resize", type=at_least(1), default=256, help="shorter side before cropping"
+    )
     parser.add_argument(
         "--augment",
         choices=["none", "center", "crop", "resized-crop"],
         default="resized-crop",
         help="crop of training images; all but none also mirror them",
     )
-    parser.add_argument("--train-size", type=int, help="number of training images, drawn at random")
-    parser.add_argument("--test-size", type=int)
     parser.add_argument(
-        "--split-seed", type=int, default=0, help="seed of the choice of training images"
+        "--train-size", type=at_least(1), help="number of training images, drawn at random"
     )
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument(
+        "--test-size", type=at_least(1), help="number of test images, drawn at random"
+    )
+    parser.add_argument(
+        "--split-seed", type=at_least(0), default=0, help="seed of the choice of training images"
+    )
+    parser.add_argument("--epochs", type=at_least(1), default=100)
     parser.add_argument(
         "--drops",
-        type=int,
+        type=at_least(0),
         nargs="*",
         default=[30, 60, 90],
         help="epochs after which lr falls to a tenth",
     )
     parser.add_argument("--schedule", choices=["steps", "cosine"], default="steps")
     parser.add_argument(
-        "--batch-size", type=int, default=256, help="images per step over all processes"
+        "--batch-size", type=at_least(1), default=256, help="images per step over all processes"
     )
     parser.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd")
-    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--lr", type=at_least(0.0), default=0.1)
     parser.add_argument(
-        "--head-lr", type=float, help="learning rate of the classifier (default: --lr)"
+        "--head-lr", type=at_least(0.0), help="learning rate of the classifier (default: --lr)"
     )
-    parser.add_argument("--momentum", type=float, default=0.9)
-    parser.add_argument("--weight-decay", type=float, default=1e-4)
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue from OUT/last.pt if it exists"
-    )
-    parser.add_argument("--out", type=Path, default=Path("classification"))
+    parser.add_argument("--momentum", type=at_least(0.0), default=0.9)
+    parser.add_argument("--weight-decay", type=at_least(0.0), default=1e-4)
+    parser.add_argument("--workers", type=at_least(0), default=0)
     args = parser.parse_args()
-
-    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    if args.batch_size % world:
-        parser.error(f"--batch-size {args.batch_size} cannot be split over {world} processes")
-    device = torch.device(args.device)
-    if world > 1:
-        torch.distributed.init_process_group()
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
-    torch.manual_seed(args.seed)
+    if args.augment == "crop" and args.size > args.resize:
+        parser.error(f"--augment crop needs a --resize of at least --size {args.size}")
+    processes = join(args, parser, "--batch-size")
+    world, rank, device = processes
     train, test, classes = load_data(args, parser)
     if len(train) < args.batch_size:
         parser.error(f"{len(train)} training images are fewer than --batch-size {args.batch_size}")
@@ -172,7 +158,7 @@ def main() -> None:
     norm = {"norm_layer": "groupnorm"} if args.norm == "group" else {}
     model = timm.create_model(args.model, num_classes=len(classes), **norm)
     if args.checkpoint:
-        load_checkpoint(model, args.checkpoint)
+        load_weights(model, args.checkpoint, fresh=model.pretrained_cfg["classifier"])
     model.to(device)
     head = {id(p) for p in model.get_classifier().parameters()}
     groups = [
@@ -203,21 +189,12 @@ def main() -> None:
         return 0.1 ** sum(epoch >= drop for drop in args.drops)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    args.out.mkdir(parents=True, exist_ok=True)
-    begun, last = 0, args.out / "last.pt"
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    if args.resume and last.exists():
-        state = torch.load(last, map_location=device, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        begun = state["epoch"]
-    else:
-        (args.out / "metrics.jsonl").unlink(missing_ok=True)
-    wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    record = Record(args, processes, parts)
+    wrapped = processes.wrap(model)
 
-    for epoch in range(begun, args.epochs):
+    for epoch in record.epochs(args.epochs):
         started, total, right, count = time.perf_counter(), 0.0, 0, 0
-        torch.manual_seed((args.seed * 1000 + epoch) * world + rank + 1)
         sampler.set_epoch(epoch)
         model.train()
         for images, labels in loader:
@@ -234,21 +211,10 @@ def main() -> None:
         schedule.step()
         metrics = {"train_loss": float(total) / count, "train_top1": 100 * float(right) / count}
         seconds = time.perf_counter() - started
-        if not math.isfinite(metrics["train_loss"]):
-            raise SystemExit(f"epoch {epoch + 1}: the loss is {metrics['train_loss']}")
+        record.check(epoch + 1, metrics["train_loss"])
         metrics |= evaluate(model, test_loader, device)
-        if rank == 0:
-            print(
-                f"epoch {epoch + 1} " + " ".join(f"{k} {v:.4f}" for k, v in metrics.items()),
-                flush=True,
-            )
-            with (args.out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"epoch": epoch + 1, "seconds": seconds, **metrics}) + "\n")
-            state = {name: part.state_dict() for name, part in parts.items()}
-            torch.save({**state, "epoch": epoch + 1}, last.with_suffix(".tmp"))
-            last.with_suffix(".tmp").replace(last)
-        if world > 1:
-            torch.distributed.barrier()
+        record.write(epoch + 1, metrics, seconds)
+        record.save(epoch + 1)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import math
-import os
 import time
 from functools import partial
 from pathlib import Path
@@ -31,6 +28,15 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms.functional import to_tensor
+
+from zeromean.recipes.programs.training import (
+    Record,
+    add_device,
+    at_least,
+    join,
+    load_weights,
+    make_parser,
+)
 
 BACKBONES = {
     "resnet18": partial(ResNet, BasicBlock, [2, 2, 2, 2]),
@@ -89,10 +95,8 @@ def build(args: argparse.Namespace, classes: int) -> nn.Module:
     norms = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "group": group}
     backbone = BACKBONES[args.backbone](norm_layer=norms[args.norm])
     if args.weights:
-        state = torch.load(args.weights, map_location="cpu", weights_only=True)
-        state = {k: v for k, v in state.get("model", state).items() if not k.startswith("fc.")}
         backbone.fc = nn.Identity()
-        backbone.load_state_dict(state)
+        load_weights(backbone, args.weights, fresh="fc.")
         for stage in (backbone.conv1, backbone.bn1, backbone.layer1):
             stage.requires_grad_(False)
     norm = group if args.norm == "group" else None
@@ -165,8 +169,8 @@ def score(truth: COCO, found: list[dict], masks: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    formatter = argparse.RawTextHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser = make_parser(__doc__, out="detection")
+    add_device(parser)
     parser.add_argument("data", type=Path)
     parser.add_argument("--backbone", choices=BACKBONES, default="resnet50")
     parser.add_argument("--weights", help="backbone weights; stem and first stage freeze")
@@ -174,45 +178,52 @@ def main() -> None:
     parser.add_argument("--ws", action="store_true", help="weight standardization of convolutions")
     parser.add_argument("--box-head", choices=["2fc", "4c1f"], default="2fc")
     parser.add_argument("--masks", action="store_true", help="Mask R-CNN instead of Faster R-CNN")
-    parser.add_argument("--anchors", type=int, nargs="+", default=[32, 64, 128, 256, 512])
-    parser.add_argument("--channels", type=int, default=256, help="width of FPN and heads")
     parser.add_argument(
-        "--proposals", type=int, default=2000, help="of the RPN; half in evaluation"
+        "--anchors",
+        type=at_least(1),
+        nargs=5,
+        default=[32, 64, 128, 256, 512],
+        help="size of the anchors at each level of the FPN, in pixels",
     )
-    parser.add_argument("--rois", type=int, default=512, help="regions per image in training")
-    parser.add_argument("--min-size", type=int, default=800)
-    parser.add_argument("--max-size", type=int, default=1333)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--evaluate-every", type=int, default=1, help="epochs; each saves, too")
-    parser.add_argument("--drops", type=int, nargs="*", default=[8, 11])
-    parser.add_argument("--batch-size", type=int, default=16, help="images over all processes")
-    parser.add_argument("--lr", type=float, default=0.02)
-    parser.add_argument("--momentum", type=float, default=0.9)
-    parser.add_argument("--weight-decay", type=float, default=1e-4)
-    parser.add_argument("--clip", type=float, default=35.0, help="bound of the gradient norm")
-    parser.add_argument("--warmup", type=int, default=500, help="steps")
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
-    parser.add_argument("--resume", action="store_true", help="continue from OUT/last.pt")
-    parser.add_argument("--out", type=Path, default=Path("detection"))
+    parser.add_argument("--channels", type=at_least(1), default=256, help="width of FPN and heads")
+    parser.add_argument(
+        "--proposals",
+        type=at_least(2),
+        default=2000,
+        help="regions that the RPN proposes in training; half as many in evaluation",
+    )
+    parser.add_argument(
+        "--rois", type=at_least(1), default=512, help="regions per image in training"
+    )
+    parser.add_argument("--min-size", type=at_least(1), default=800)
+    parser.add_argument("--max-size", type=at_least(1), default=1333)
+    parser.add_argument("--epochs", type=at_least(1), default=12)
+    parser.add_argument(
+        "--evaluate-every",
+        type=at_least(1),
+        default=1,
+        help="epochs between evaluations, each of which also saves a checkpoint",
+    )
+    parser.add_argument("--drops", type=at_least(0), nargs="*", default=[8, 11])
+    parser.add_argument(
+        "--batch-size", type=at_least(1), default=16, help="images per step over all processes"
+    )
+    parser.add_argument("--lr", type=at_least(0.0), default=0.02)
+    parser.add_argument("--momentum", type=at_least(0.0), default=0.9)
+    parser.add_argument("--weight-decay", type=at_least(0.0), default=1e-4)
+    parser.add_argument(
+        "--clip", type=at_least(0.0), default=35.0, help="bound of the gradient norm"
+    )
+    parser.add_argument("--warmup", type=at_least(0), default=500, help="steps")
+    parser.add_argument("--workers", type=at_least(0), default=0)
     args = parser.parse_args()
     for name in ("annotations/instances_{}2017.json", "{}2017"):
         for path in (args.data / name.format(split) for split in ("train", "val")):
             if not path.exists():
                 parser.error(f"{path} is missing; DATA holds COCO 2017 of cocodataset.org")
 
-    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    if args.batch_size % world:
-        parser.error(f"--batch-size {args.batch_size} cannot be split over {world} processes")
-    device = torch.device(args.device)
-    if world > 1:
-        torch.distributed.init_process_group()
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
-    torch.manual_seed(args.seed)
+    processes = join(args, parser, "--batch-size")
+    world, rank, device = processes
     train = CocoImages(args.data, "train", args.masks, train=True)
     val = CocoImages(args.data, "val", args.masks, train=False)
     model = build(args, len(train.categories)).to(device)
@@ -229,21 +240,12 @@ def main() -> None:
         return warm * 0.1 ** sum(step >= drop * steps for drop in args.drops)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    args.out.mkdir(parents=True, exist_ok=True)
-    begun, last = 0, args.out / "last.pt"
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    if args.resume and last.exists():
-        state = torch.load(last, map_location=device, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        begun = state["epoch"]
-    else:
-        (args.out / "metrics.jsonl").unlink(missing_ok=True)
-    wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    record = Record(args, processes, parts)
+    wrapped = processes.wrap(model)
 
-    for epoch in range(begun, args.epochs):
+    for epoch in record.epochs(args.epochs):
         started, total = time.perf_counter(), torch.zeros((), device=device)
-        torch.manual_seed(args.seed * 1000 + epoch * world + rank + 1)
         sampler.set_epoch(epoch)
         model.train()
         for batch in loader:
@@ -259,21 +261,11 @@ def main() -> None:
             total += loss.detach()
         mean_loss = total.item() / steps
         seconds = time.perf_counter() - started
-        if not math.isfinite(mean_loss):
-            raise SystemExit(f"epoch {epoch + 1}: the loss is {mean_loss}")
-        if epoch + 1 < args.epochs and (epoch + 1) % args.evaluate_every:
-            continue
-        metrics = {"loss": mean_loss, **evaluate(model, val_loader, val, device)}
-        if rank == 0:
-            words = [f"{name} {value:.4f}" for name, value in metrics.items()]
-            print(f"epoch {epoch + 1}", *words, flush=True)
-            with (args.out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"epoch": epoch + 1, "seconds": seconds, **metrics}) + "\n")
-            state = {name: part.state_dict() for name, part in parts.items()}
-            torch.save({**state, "epoch": epoch + 1}, last.with_suffix(".tmp"))
-            last.with_suffix(".tmp").replace(last)
-        if world > 1:
-            torch.distributed.barrier()
+        record.check(epoch + 1, mean_loss)
+        if (epoch + 1) % args.evaluate_every == 0 or epoch + 1 == args.epochs:
+            metrics = {"loss": mean_loss, **evaluate(model, val_loader, val, device)}
+            record.write(epoch + 1, metrics, seconds)
+            record.save(epoch + 1)
 
 
 if __name__ == "__main__":

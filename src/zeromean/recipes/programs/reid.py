@@ -10,10 +10,6 @@ identity 0000 holds distractors and is kept. Each evaluation prints mAP and rank
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import os
 import re
 import time
 from pathlib import Path
@@ -27,6 +23,15 @@ from pytorch_metric_learning.miners import BatchHardMiner
 from pytorch_metric_learning.samplers import MPerClassSampler
 from torch import nn
 from torchvision import transforms
+
+from zeromean.recipes.programs.training import (
+    Record,
+    add_device,
+    at_least,
+    join,
+    load_weights,
+    make_parser,
+)
 
 NAME = re.compile(r"(-?\d+)_c(\d+)")
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -59,6 +64,8 @@ class BNNeck(nn.Module):
     def __init__(self, model: str, identities: int) -> None:
         super().__init__()
         self.backbone = timm.create_model(model, num_classes=0)
+        if not isinstance(self.backbone, timm.models.ResNet):
+            raise SystemExit(f"--model {model} is not a ResNet")
         first = self.backbone.layer4[0]
         for module in first.modules():
             if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
@@ -118,59 +125,50 @@ def describe(model: nn.Module, people: People, device: torch.device, batch_size:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__, out="reid")
+    add_device(parser)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="resnet50", help="a ResNet of timm")
     parser.add_argument("--checkpoint", help="local ImageNet weights of that model")
-    parser.add_argument("--height", type=int, default=256)
-    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--height", type=at_least(1), default=256)
+    parser.add_argument("--width", type=at_least(1), default=128)
     parser.add_argument(
-        "--pad", type=int, default=10, help="pixels of padding before the random crop"
+        "--pad", type=at_least(0), default=10, help="pixels of padding before the random crop"
     )
     parser.add_argument("--no-flip", action="store_true")
-    parser.add_argument("--epochs", type=int, default=120)
-    parser.add_argument("--drops", type=int, nargs="*", default=[40, 70])
+    parser.add_argument("--epochs", type=at_least(1), default=120)
+    parser.add_argument("--drops", type=at_least(0), nargs="*", default=[40, 70])
     parser.add_argument(
-        "--warmup", type=int, default=10, help="epochs of warm-up from 0.01 of the learning rate"
+        "--warmup",
+        type=at_least(0),
+        default=10,
+        help="epochs of warm-up from 0.01 of the learning rate",
     )
     parser.add_argument(
-        "--identities", type=int, default=16, help="identities per step over all processes"
+        "--identities", type=at_least(1), default=16, help="identities per step over all processes"
     )
-    parser.add_argument("--images", type=int, default=4, help="images of each identity in a batch")
+    parser.add_argument(
+        "--images", type=at_least(1), default=4, help="images of each identity in a batch"
+    )
     parser.add_argument("--optimizer", choices=["adam", "sgd"], default="adam")
-    parser.add_argument("--lr", type=float, default=3.5e-4)
-    parser.add_argument("--momentum", type=float, default=0.9)
-    parser.add_argument("--weight-decay", type=float, default=5e-4)
-    parser.add_argument("--margin", type=float, default=0.3)
-    parser.add_argument("--center-weight", type=float, default=0.0005)
-    parser.add_argument("--center-lr", type=float, default=0.5)
-    parser.add_argument("--smoothing", type=float, default=0.1)
-    parser.add_argument("--evaluate-every", type=int, default=10, help="epochs")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue from OUT/last.pt if it exists"
-    )
-    parser.add_argument("--out", type=Path, default=Path("reid"))
+    parser.add_argument("--lr", type=at_least(0.0), default=3.5e-4)
+    parser.add_argument("--momentum", type=at_least(0.0), default=0.9)
+    parser.add_argument("--weight-decay", type=at_least(0.0), default=5e-4)
+    parser.add_argument("--margin", type=at_least(0.0), default=0.3)
+    parser.add_argument("--center-weight", type=at_least(0.0), default=0.0005)
+    parser.add_argument("--center-lr", type=at_least(0.0), default=0.5)
+    parser.add_argument("--smoothing", type=at_least(0.0, 1.0), default=0.1)
+    parser.add_argument("--evaluate-every", type=at_least(1), default=10, help="epochs")
     args = parser.parse_args()
     for name in ("bounding_box_train", "query", "bounding_box_test"):
         if not (args.data / name).is_dir():
             parser.error(
                 f"{args.data / name} is missing; Market-1501 goes into DATA in its own layout"
             )
-    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    if args.identities % world:
-        parser.error(f"--identities {args.identities} cannot be split over {world} processes")
-    device = torch.device(args.device)
-    if world > 1:
-        torch.distributed.init_process_group()
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
-    torch.manual_seed(args.seed)
+    if not timm.is_model(args.model):
+        parser.error(f"timm has no model {args.model}")
+    processes = join(args, parser, "--identities")
+    world, device = processes.count, processes.device
 
     finish = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
     resize = transforms.Resize((args.height, args.width))
@@ -200,8 +198,7 @@ def main() -> None:
         parser.error(f"no query of {args.data} has a gallery image from another camera")
     model = BNNeck(args.model, identities)
     if args.checkpoint:
-        state = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
-        model.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
+        load_weights(model.backbone, args.checkpoint, fresh="fc.")
     model.to(device)
     trained = [p for p in model.parameters() if p.requires_grad]
     if args.optimizer == "sgd":
@@ -217,21 +214,12 @@ def main() -> None:
         return warm * 0.1 ** sum(epoch >= drop for drop in args.drops)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    args.out.mkdir(parents=True, exist_ok=True)
-    begun, last = 0, args.out / "last.pt"
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    if args.resume and last.exists():
-        state = torch.load(last, map_location=device, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        centers.data, begun = state["centers"], state["epoch"]
-    else:
-        (args.out / "metrics.jsonl").unlink(missing_ok=True)
-    wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "centers": centers}
+    record = Record(args, processes, parts)
+    wrapped = processes.wrap(model)
 
-    for epoch in range(begun, args.epochs):
+    for epoch in record.epochs(args.epochs):
         started, total, steps = time.perf_counter(), 0.0, 0
-        torch.manual_seed((args.seed * 1000 + epoch) * world + rank + 1)
         # The sampler draws from the random state of numpy.
         np.random.seed(torch.randint(2**31, ()).item())
         sampler = MPerClassSampler(train.labels, args.images, batch, len(train) // world)
@@ -259,24 +247,13 @@ def main() -> None:
             total, steps = total + loss.item(), steps + 1
         schedule.step()
         seconds = time.perf_counter() - started
-        if not math.isfinite(total):
-            raise SystemExit(f"epoch {epoch + 1}: the loss is {total / steps}")
-        if rank == 0 and ((epoch + 1) % args.evaluate_every == 0 or epoch + 1 == args.epochs):
+        record.check(epoch + 1, total / steps)
+        last = epoch + 1 == args.epochs
+        if processes.rank == 0 and ((epoch + 1) % args.evaluate_every == 0 or last):
             metrics = {"loss": total / steps}
             metrics |= retrieval(*(describe(model, p, device, batch) for p in (query, gallery)))
-            print(
-                f"epoch {epoch + 1} " + " ".join(f"{k} {v:.4f}" for k, v in metrics.items()),
-                flush=True,
-            )
-            with (args.out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"epoch": epoch + 1, "seconds": seconds, **metrics}) + "\n")
-        if rank == 0:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            state |= {"centers": centers.data, "epoch": epoch + 1}
-            torch.save(state, last.with_suffix(".tmp"))
-            last.with_suffix(".tmp").replace(last)
-        if world > 1:
-            torch.distributed.barrier()
+            record.write(epoch + 1, metrics, seconds)
+        record.save(epoch + 1)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,16 @@ evaluation prints one line with the mean return of greedy episodes.
 
 from __future__ import annotations
 
-import argparse
-import json
+import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import gymnasium
 import numpy as np
 import torch
 from torch import nn
 from torch.distributions import Categorical
+
+from zeromean.recipes.programs.training import Processes, Record, at_least, make_parser
 
 # Larger than the seeds of the training episodes.
 EVALUATION_SEED = 10**9
@@ -56,27 +56,26 @@ def discounted(rewards: list[float], gamma: float) -> torch.Tensor:
     return torch.tensor(returns[::-1])
 
 
+class RandomNumbers:
+    """The state of torch's random numbers, as a part of a checkpoint."""
+
+    state_dict = staticmethod(torch.get_rng_state)
+    load_state_dict = staticmethod(torch.set_rng_state)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__, out="reinforce")
     parser.add_argument("--env", default="CartPole-v1", help="environment with discrete actions")
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--episodes", type=int, default=500)
-    parser.add_argument("--batch-size", type=int, default=5, help="episodes per update")
+    parser.add_argument("--hidden", type=at_least(1), default=128)
+    parser.add_argument("--episodes", type=at_least(1), default=500)
+    parser.add_argument("--batch-size", type=at_least(1), default=5, help="episodes per update")
     parser.add_argument("--optimizer", choices=["adam", "sgd"], default="adam")
-    parser.add_argument("--lr", type=float, default=0.01)
-    parser.add_argument("--gamma", type=float, default=0.99)
-    parser.add_argument("--evaluate-every", type=int, default=50, help="episodes")
+    parser.add_argument("--lr", type=at_least(0.0), default=0.01)
+    parser.add_argument("--gamma", type=at_least(0.0, 1.0), default=0.99)
+    parser.add_argument("--evaluate-every", type=at_least(1), default=50, help="episodes")
     parser.add_argument(
-        "--evaluations", type=int, default=10, help="greedy episodes per evaluation"
+        "--evaluations", type=at_least(1), default=10, help="greedy episodes per evaluation"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue from OUT/last.pt if it exists"
-    )
-    parser.add_argument("--out", type=Path, default=Path("reinforce"))
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
@@ -96,18 +95,11 @@ def main() -> None:
     )
     kind = torch.optim.Adam if args.optimizer == "adam" else torch.optim.SGD
     optimizer = kind(policy.parameters(), lr=args.lr)
-    args.out.mkdir(parents=True, exist_ok=True)
-    begun, last = 0, args.out / "last.pt"
-    if args.resume and last.exists():
-        state = torch.load(last, weights_only=True)
-        policy.load_state_dict(state["policy"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
-        begun = state["episode"]
-    else:
-        (args.out / "metrics.jsonl").unlink(missing_ok=True)
+    parts = {"policy": policy, "optimizer": optimizer, "random": RandomNumbers()}
+    record = Record(args, Processes(), parts, unit="episode")
 
-    for number in range(begun, args.episodes, args.batch_size):
+    started = time.perf_counter()
+    for number in range(record.begun, args.episodes, args.batch_size):
         done = min(number + args.batch_size, args.episodes)
         loss = torch.zeros(())
         with torch.autocast("cpu", torch.bfloat16, enabled=args.amp):
@@ -124,16 +116,9 @@ def main() -> None:
             seeds = range(EVALUATION_SEED, EVALUATION_SEED + args.evaluations)
             scores = [sum(rewards) for _, _, rewards in play(envs, policy, seeds, greedy=True)]
             value = sum(scores) / len(scores)
-            print(f"episode {done} return {value:.1f}", flush=True)
-            with (args.out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"episode": done, "return": value}) + "\n")
-            state = {
-                "policy": policy.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "episode": done,
-            }
-            torch.save({**state, "random": torch.get_rng_state()}, last.with_suffix(".tmp"))
-            last.with_suffix(".tmp").replace(last)
+            record.write(done, {"return": value}, time.perf_counter() - started)
+            record.save(done)
+            started = time.perf_counter()
 
 
 if __name__ == "__main__":
