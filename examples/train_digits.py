@@ -1,4 +1,4 @@
-"""A training program that knows nothing of zeromean: `zeromean run` and `zeromean compare` do.
+"""A training program without zeromean, for `zeromean run` and `zeromean compare`.
 
 Needs scikit-learn, for the data.
 """
