@@ -265,8 +265,8 @@ def summary_of(interval: tuple[float, float], corrected_p: float, comparisons: i
 @pytest.mark.parametrize(
     ("interval", "p_value", "comparisons", "verdict", "sentence"),
     [
-        ((-0.001, 0.02), 0.04, 1, "helped", "The bootstrap interval includes 0, but the perm"),
-        ((0.001, 0.02), 0.06, 1, "no difference shown", "excludes 0, but the permutation test"),
+        ((-0.001, 0.02), 0.04, 1, "helped", "The bootstrap interval includes 0, but the sign"),
+        ((0.001, 0.02), 0.06, 1, "no difference shown", "excludes 0, but the sign-flip test"),
         ((0.001, 0.02), 0.06, 2, "no difference shown", "its p is above 0.05 after correction."),
         ((0.001, 0.02), 0.04, 1, "helped", None),
         ((-0.001, 0.02), 0.2, 1, "no difference shown", None),
@@ -282,7 +282,7 @@ def test_text_says_which_of_interval_and_test_decides(
     summary = summary_of(interval, p_value, comparisons)
     found = conclude(summary, summary)
     assert found.verdict == verdict
-    assert ("permutation test" in found.text) == (sentence is not None)
+    assert ("sign-flip test" in found.text) == (sentence is not None)
     assert sentence is None or sentence in found.text
 
 

@@ -33,7 +33,7 @@ class Conclusion:
 
     Args:
         method: Label of the method.
-        verdict: Answer in a few words, decided by the permutation test.
+        verdict: Answer in a few words, decided by the sign-flip test.
         text: Sentences with the numbers.
     """
 
@@ -128,11 +128,11 @@ def _disagreement(final: Paired, verdict: Verdict, corrected: bool) -> list[str]
     if excludes_zero and not shown:
         after = " after correction" if corrected else ""
         return [
-            "The interval, a bootstrap without correction, excludes 0, but the permutation test"
+            "The interval, a bootstrap without correction, excludes 0, but the sign-flip test"
             f" decides, and its p is above {LEVEL:g}{after}."
         ]
     if shown and not excludes_zero:
-        return ["The bootstrap interval includes 0, but the permutation test decides."]
+        return ["The bootstrap interval includes 0, but the sign-flip test decides."]
     return []
 
 
