@@ -222,7 +222,11 @@ def test_page_shows_how_the_run_was_centralized(folder: Path, nested: bool) -> N
         (("list.pt",), "own_models:mlp", "list.pt contains list, but neither a state_dict nor one"),
         (("whole.pt",), "own_models:mlp", "whole.pt holds a pickled object of torch.nn.modules."),
         (("mlp.pt",), "own_models:batch_norm", "does not fit --model"),
-        (("mlp.pt",), "own_models", "the model 'own_models' is not one of module:factory"),
+        (
+            ("mlp.pt",),
+            "mlp.pt",
+            "the model 'mlp.pt' is not one of module:factory, file.py:factory, timm:NAME, mlp, cnn",
+        ),
         (("mlp.pt",), "nowhere:mlp", "there is no module nowhere"),
         (("mlp.pt",), "own_models:vgg", "own_models has no function vgg"),
         (("mlp.pt",), "own_models:broken", "KeyError: 'no such size'"),

@@ -19,7 +19,7 @@ from zeromean.plan import Plan, make_plan
 from zeromean.user_function import load_function
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-FORMS = "module:factory, file.py:factory, timm:NAME, a checkpoint file"
+FORMS = "module:factory, file.py:factory, timm:NAME"
 # Channels, side in pixels and classes of the data that a network was designed for, if not those of
 # CIFAR-10.
 INPUTS = {"mlp": (1, 8, 10), "cnn": (1, 8, 10), "horses": (3, 300, 2), "mlp-yaleb": (1, 32, 38),
@@ -55,22 +55,26 @@ def plan_of(name: str, layers: Any, embeddings: bool) -> tuple[Plan, str]:
     """
     if name.endswith(CHECKPOINTS) or (Path(name).is_file() and not name.endswith(".py")):
         return _plan_of_checkpoint(Path(name), layers, embeddings)
-    return explain(make_model(name), layers=layers, embeddings=embeddings), ""
+    model = make_model(name, forms=f"{FORMS}, a checkpoint file")
+    return explain(model, layers=layers, embeddings=embeddings), ""
 
 
-def make_model(name: str, images: tuple[int, int, int] | None = None) -> nn.Module:
+def make_model(
+    name: str, images: tuple[int, int, int] | None = None, forms: str = FORMS
+) -> nn.Module:
     """Make the model of that name.
 
     Args:
         name: See :func:`plan_of`, except for checkpoints.
         images: Channels, side in pixels and number of classes, for built-in networks (default:
             those that the network was designed for).
+        forms: Forms of a name that an error lists.
     """
     if name in names():
         return _built_in(name, images)
     if name.startswith("timm:"):
         return _timm(name, images)
-    return _call_factory(name)
+    return _call_factory(name, forms)
 
 
 def _built_in(name: str, images: tuple[int, int, int] | None) -> nn.Module:
@@ -100,11 +104,11 @@ def _timm(name: str, images: tuple[int, int, int] | None) -> nn.Module:
     return model
 
 
-def _call_factory(text: str) -> nn.Module:
+def _call_factory(text: str, forms: str) -> nn.Module:
     place, colon, factory = text.rpartition(":")
     if not (place and colon and factory):
         raise ZeromeanError(
-            f"the model {text!r} is not one of {FORMS}, {networks()}",
+            f"the model {text!r} is not one of {forms}, {networks()}",
             f"Pass {text}:NAME, with a function in it that returns the model"
             if text.endswith(".py")
             else "Use one of these, such as models.py:resnet for a function in a file"
