@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,7 +109,17 @@ def _require(path: Path, data: DataSet) -> Path:
 
 
 def _images(folder: Path, data: DataSet) -> list[str]:
-    return [one.name for one in _require(folder, data).iterdir() if is_image(one.name)]
+    names = [one.name for one in _require(folder, data).iterdir()]
+    return [name for name in names if is_image(name) and not is_hidden(name)]
+
+
+def _count_below(folder: Path) -> int:
+    """Return the number of images below a folder, without hidden files and folders."""
+    count = 0
+    for _, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        count += sum(is_image(name) and not is_hidden(name) for name in files)
+    return count
 
 
 def _coco(folder: Path, data: DataSet) -> tuple[int, int, int]:
@@ -148,7 +159,7 @@ def _folders(folder: Path, data: DataSet) -> tuple[int, int, int]:
             raise ZeromeanError(
                 f"{part} has no folders of classes", f"Put into {data.form}: {data.note}"
             )
-        counts.append(sum(len(_images(one, data)) for one in classes))
+        counts.append(sum(map(_count_below, classes)))
     return counts[0], counts[1], len(classes)
 
 

@@ -24,6 +24,8 @@ from zeromean.recipes.programs.training import (
     Record,
     add_device,
     at_least,
+    is_hidden,
+    is_image,
     join,
     load_weights,
     make_parser,
@@ -33,11 +35,16 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Photos(datasets.ImageFolder):
-    """Images in one folder per class; hidden folders are not classes."""
+    """Images in one folder per class; hidden files and folders are left out."""
+
+    def __init__(self, root: Path, transform) -> None:
+        super().__init__(
+            root, transform, is_valid_file=lambda file: is_image(Path(file), Path(root))
+        )
 
     def find_classes(self, directory: Path) -> tuple[list[str], dict[str, int]]:
         found, _ = super().find_classes(directory)
-        classes = [name for name in found if not name.startswith((".", "@eaDir", "__MACOSX"))]
+        classes = [name for name in found if not is_hidden(name)]
         return classes, {name: number for number, name in enumerate(classes)}
 
 
@@ -72,6 +79,12 @@ def load_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tupl
         parser.error(str(error))
     if train.classes != tested.classes:
         parser.error(f"{test} has other class folders than {args.data / 'train'}")
+    for option, size, images in (
+        ("--train-size", args.train_size, train),
+        ("--test-size", args.test_size, tested),
+    ):
+        if size is not None and size > len(images):
+            parser.error(f"{option} is {size}, but {images.root} has {len(images)} images")
     drawn = draw(train, args.train_size, args.split_seed), draw(tested, args.test_size, 0)
     return *drawn, train.classes
 
@@ -102,7 +115,7 @@ def main() -> None:
         "--norm", choices=["own", "group"], default="own", help="group: 32 groups, in a ResNet"
     )
     parser.add_argument(
-        "--checkpoint", help="local weights to start from; the classifier starts fresh"
+        "--checkpoint", help="local weights of that model; the classifier starts fresh"
     )
     parser.add_argument(
         "--size", type=at_least(1), default=224, help="side of the images that the network sees"
@@ -123,7 +136,7 @@ def main() -> None:
         "--test-size", type=at_least(1), help="number of test images, drawn at random"
     )
     parser.add_argument(
-        "--split-seed", type=at_least(0), default=0, help="seed of the choice of training images"
+        "--split-seed", type=at_least(0), default=0, help="seed of the --train-size images"
     )
     parser.add_argument("--epochs", type=at_least(1), default=100)
     parser.add_argument(
@@ -131,7 +144,7 @@ def main() -> None:
         type=at_least(0),
         nargs="*",
         default=[30, 60, 90],
-        help="epochs after which lr falls to a tenth",
+        help="with --schedule steps: epochs after which lr falls to a tenth",
     )
     parser.add_argument("--schedule", choices=["steps", "cosine"], default="steps")
     parser.add_argument(
@@ -142,12 +155,12 @@ def main() -> None:
     parser.add_argument(
         "--head-lr", type=at_least(0.0), help="learning rate of the classifier (default: --lr)"
     )
-    parser.add_argument("--momentum", type=at_least(0.0), default=0.9)
+    parser.add_argument("--momentum", type=at_least(0.0), default=0.9, help="of SGD")
     parser.add_argument("--weight-decay", type=at_least(0.0), default=1e-4)
     parser.add_argument("--workers", type=at_least(0), default=0)
     args = parser.parse_args()
-    if args.augment == "crop" and args.size > args.resize:
-        parser.error(f"--augment crop needs a --resize of at least --size {args.size}")
+    if args.size > args.resize:
+        parser.error(f"--size {args.size} is larger than --resize {args.resize}")
     processes = join(args, parser, "--batch-size")
     world, rank, device = processes
     train, test, classes = load_data(args, parser)
@@ -156,7 +169,14 @@ def main() -> None:
     if not timm.is_model(args.model):
         parser.error(f"timm has no model {args.model}")
     norm = {"norm_layer": "groupnorm"} if args.norm == "group" else {}
-    model = timm.create_model(args.model, num_classes=len(classes), **norm)
+    try:
+        model = timm.create_model(args.model, num_classes=len(classes), **norm)
+    except TypeError:  # the network has no argument norm_layer
+        if not norm:
+            raise
+        model = None
+    if args.norm == "group" and not isinstance(model, timm.models.ResNet):
+        parser.error(f"--norm group needs a ResNet, not {args.model}")
     if args.checkpoint:
         load_weights(model, args.checkpoint, fresh=model.pretrained_cfg["classifier"])
     model.to(device)

@@ -95,7 +95,6 @@ def build(args: argparse.Namespace, classes: int) -> nn.Module:
     norms = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "group": group}
     backbone = BACKBONES[args.backbone](norm_layer=norms[args.norm])
     if args.weights:
-        backbone.fc = nn.Identity()
         load_weights(backbone, args.weights, fresh="fc.")
         for stage in (backbone.conv1, backbone.bn1, backbone.layer1):
             stage.requires_grad_(False)
@@ -123,9 +122,11 @@ def build(args: argparse.Namespace, classes: int) -> nn.Module:
         parts["mask_predictor"] = mask_rcnn.MaskRCNNPredictor(width, width, classes + 1)
     model = (mask_rcnn.MaskRCNN if args.masks else faster_rcnn.FasterRCNN)(fpn, **parts)
     if args.ws:
-        for module in [m for m in model.modules() if isinstance(m, nn.Conv2d)]:
-            if module.weight.requires_grad and module.out_channels >= 64:
-                nn.utils.parametrize.register_parametrization(module, "weight", StandardizeWeight())
+        # As published: not the RPN and the layers that predict.
+        places = [model.backbone, model.roi_heads.box_head]
+        places += [model.roi_heads.mask_head] if args.masks else []
+        for module in [m for place in places for m in place.modules() if isinstance(m, nn.Conv2d)]:
+            nn.utils.parametrize.register_parametrization(module, "weight", StandardizeWeight())
     return model
 
 
@@ -212,7 +213,7 @@ def main() -> None:
     parser.add_argument("--momentum", type=at_least(0.0), default=0.9)
     parser.add_argument("--weight-decay", type=at_least(0.0), default=1e-4)
     parser.add_argument(
-        "--clip", type=at_least(0.0), default=35.0, help="bound of the gradient norm"
+        "--clip", type=at_least(0.0), default=35.0, help="bound of the gradient norm; 0: none"
     )
     parser.add_argument("--warmup", type=at_least(0), default=500, help="steps")
     parser.add_argument("--workers", type=at_least(0), default=0)
@@ -225,6 +226,11 @@ def main() -> None:
     processes = join(args, parser, "--batch-size")
     world, rank, device = processes
     train = CocoImages(args.data, "train", args.masks, train=True)
+    if len(train) < args.batch_size:
+        parser.error(
+            f"{len(train)} training images with objects are fewer than"
+            f" --batch-size {args.batch_size}"
+        )
     val = CocoImages(args.data, "val", args.masks, train=False)
     model = build(args, len(train.categories)).to(device)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -255,7 +261,8 @@ def main() -> None:
                 loss = sum(wrapped(images, targets).values())
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, args.clip)
+            if args.clip:
+                nn.utils.clip_grad_norm_(parameters, args.clip)
             optimizer.step()
             schedule.step()
             total += loss.detach()

@@ -28,6 +28,7 @@ from zeromean.recipes.programs.training import (
     Record,
     add_device,
     at_least,
+    is_image,
     join,
     load_weights,
     make_parser,
@@ -41,7 +42,7 @@ class People(torch.utils.data.Dataset):
     """The images of a folder, with identity and camera from the file name."""
 
     def __init__(self, folder: Path, transform, relabel: bool) -> None:
-        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        files = sorted(file for file in folder.iterdir() if is_image(file, folder))
         found = [(f, match) for f in files if (match := NAME.match(f.name)) and int(match[1]) != -1]
         self.files = [file for file, _ in found]
         self.identities = [int(match[1]) for _, match in found]
@@ -152,7 +153,7 @@ def main() -> None:
     )
     parser.add_argument("--optimizer", choices=["adam", "sgd"], default="adam")
     parser.add_argument("--lr", type=at_least(0.0), default=3.5e-4)
-    parser.add_argument("--momentum", type=at_least(0.0), default=0.9)
+    parser.add_argument("--momentum", type=at_least(0.0), default=0.9, help="of SGD")
     parser.add_argument("--weight-decay", type=at_least(0.0), default=5e-4)
     parser.add_argument("--margin", type=at_least(0.0), default=0.3)
     parser.add_argument("--center-weight", type=at_least(0.0), default=0.0005)
@@ -184,6 +185,8 @@ def main() -> None:
     gallery = People(args.data / "bounding_box_test", still, relabel=False)
     identities, drawn = len(set(train.labels)), args.identities // world
     batch = drawn * args.images
+    if batch < 2:
+        parser.error("batch normalization needs two images; raise --identities or --images")
     if len(train) // world < batch or identities < drawn:
         parser.error(
             f"each process needs {batch} images of {drawn} identities or more;"

@@ -19,7 +19,8 @@ from torch.distributions import Categorical
 
 from zeromean.recipes.programs.training import Processes, Record, at_least, make_parser
 
-# Larger than the seeds of the training episodes.
+# Each seed of a run has this many seeds of training episodes; those of evaluation are above all.
+EPISODES = 100_000
 EVALUATION_SEED = 10**9
 
 
@@ -67,7 +68,7 @@ def main() -> None:
     parser = make_parser(__doc__, out="reinforce")
     parser.add_argument("--env", default="CartPole-v1", help="environment with discrete actions")
     parser.add_argument("--hidden", type=at_least(1), default=128)
-    parser.add_argument("--episodes", type=at_least(1), default=500)
+    parser.add_argument("--episodes", type=at_least(1, EPISODES), default=500)
     parser.add_argument("--batch-size", type=at_least(1), default=5, help="episodes per update")
     parser.add_argument("--optimizer", choices=["adam", "sgd"], default="adam")
     parser.add_argument("--lr", type=at_least(0.0), default=0.01)
@@ -77,6 +78,8 @@ def main() -> None:
         "--evaluations", type=at_least(1), default=10, help="greedy episodes per evaluation"
     )
     args = parser.parse_args()
+    if args.seed >= EVALUATION_SEED // EPISODES:
+        parser.error(f"--seed {args.seed} is not below {EVALUATION_SEED // EPISODES}")
 
     torch.manual_seed(args.seed)
     try:
@@ -103,7 +106,7 @@ def main() -> None:
         done = min(number + args.batch_size, args.episodes)
         loss = torch.zeros(())
         with torch.autocast("cpu", torch.bfloat16, enabled=args.amp):
-            seeds = range(args.seed * 100_000 + number, args.seed * 100_000 + done)
+            seeds = range(args.seed * EPISODES + number, args.seed * EPISODES + done)
             for states, actions, rewards in play(envs, policy, seeds, greedy=False):
                 returns = discounted(rewards, args.gamma)
                 advantage = (returns - returns.mean()) / (returns.std(correction=0) + 1e-6)

@@ -15,6 +15,15 @@ import torch
 from torch import nn
 
 Number = TypeVar("Number", int, float)
+SUFFIXES = (
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+# Errors of torch.load, whose unpickler does not check what it reads.
+UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError),
+    *(AttributeError, IndexError, KeyError, TypeError, ValueError),
+)
 
 
 def at_least(low: Number, high: float = math.inf) -> Callable[[str], Number]:
@@ -29,6 +38,16 @@ def at_least(low: Number, high: float = math.inf) -> Callable[[str], Number]:
 
     parse.__name__ = "whole number" if isinstance(low, int) else "number"
     return parse
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of that name is hidden or made by an operating system."""
+    return name.startswith(".") or name in ("@eaDir", "__MACOSX")
+
+
+def is_image(file: Path, root: Path) -> bool:
+    """Return whether a file is an image, and nothing on its way from the root is hidden."""
+    return file.suffix.lower() in SUFFIXES and not any(map(is_hidden, file.relative_to(root).parts))
 
 
 def make_parser(description: str | None, out: str) -> argparse.ArgumentParser:
@@ -74,6 +93,8 @@ def join(args: argparse.Namespace, parser: argparse.ArgumentParser, shared: str)
         parser.error(f"{shared} {total} cannot be split over {count} processes")
     try:
         device = torch.device(args.device)
+        if count > 1 and device.index is not None:
+            parser.error(f"--device {device} is one device, but there are {count} processes")
         if count > 1 and device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
@@ -90,7 +111,7 @@ def load_weights(model: nn.Module, path: str, fresh: str) -> None:
     """Load the weights of a file, except for those whose names start with ``fresh``."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise SystemExit(f"{path} cannot be read as weights: {first_line(error)}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict):
@@ -110,7 +131,8 @@ def load_weights(model: nn.Module, path: str, fresh: str) -> None:
     unknown = [k for k in state if k not in own]
     if unknown:
         raise SystemExit(
-            f"{path} has {len(unknown)} tensors that the network lacks, {unknown[0]} first"
+            f"the network lacks {len(unknown)} of the {len(state)} tensors of {path},"
+            f" {unknown[0]} first"
         )
     model.load_state_dict(state, strict=False)
 
@@ -137,14 +159,17 @@ class Record:
         parts: dict[str, Any],
         unit: str = "epoch",
     ) -> None:
-        args.out.mkdir(parents=True, exist_ok=True)
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SystemExit(f"--out {args.out} cannot be used as a folder: {error}") from None
         self._seed, self._processes, self._parts, self._unit = args.seed, processes, parts, unit
         self._metrics, self._last = args.out / "metrics.jsonl", args.out / "last.pt"
         self.begun = 0
         if args.resume and self._last.exists():
             try:
                 self._load(torch.load(self._last, processes.device, weights_only=True))
-            except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            except UNREADABLE as error:
                 raise SystemExit(
                     f"--resume cannot continue from {self._last} with these options:"
                     f" {first_line(error)}"
@@ -159,6 +184,19 @@ class Record:
             else:
                 part.load_state_dict(state[name])
         self.begun = state[self._unit]
+        if self._processes.rank == 0 and self._metrics.exists():
+            # A program that is killed between write and save has written an epoch that it repeats.
+            lines = self._metrics.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if self._is_done(line)]
+            self._metrics.with_suffix(".tmp").write_text("".join(kept))
+            self._metrics.with_suffix(".tmp").replace(self._metrics)
+
+    def _is_done(self, line: str) -> bool:
+        """Return whether a line of the metrics is whole and not after the checkpoint."""
+        try:
+            return json.loads(line)[self._unit] <= self.begun
+        except ValueError:
+            return False
 
     def epochs(self, count: int) -> Iterator[int]:
         """Yield the epochs that are left, and seed each."""
