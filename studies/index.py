@@ -137,8 +137,22 @@ def measured(out: Path, words: dict[str, Any]) -> Iterator[Row]:
                 )
 
 
-def collect(folder: Path) -> tuple[list[Row], list[tuple[str, int, int]]]:
-    """Return all comparisons, and name, stored runs and known runs of each unfinished study.
+class Collected(NamedTuple):
+    """The comparisons of all studies.
+
+    Args:
+        rows: The comparisons.
+        finished: Folder of the results of each finished study, and its words.
+        unfinished: Name, stored runs and known runs of each unfinished study.
+    """
+
+    rows: list[Row]
+    finished: list[tuple[Path, dict[str, Any]]]
+    unfinished: list[tuple[str, int, int]]
+
+
+def collect(folder: Path) -> Collected:
+    """Collect the comparisons of all studies.
 
     Raises:
         ZeromeanError: A finished study has no words in ``comparisons.toml``.
@@ -146,7 +160,7 @@ def collect(folder: Path) -> tuple[list[Row], list[tuple[str, int, int]]]:
     file = folder / "results" / "comparisons.toml"
     table = read_table(file)
     words = {one["name"]: one for one in table.get("studies", ())}
-    rows, unfinished = [], []
+    rows, finished, unfinished = [], [], []
     for out in sorted((folder / "results").glob("*")):
         if not results.holds_study(out):
             continue
@@ -160,10 +174,11 @@ def collect(folder: Path) -> tuple[list[Row], list[tuple[str, int, int]]]:
                 f"{file} has no table [[studies]] with name = {out.name!r}",
                 "Add one with page and tasks",
             )
+        finished.append((out, words[out.name]))
         rows += measured(out, words[out.name])
     rows += recorded(table.get("recorded", []))
     metrics = list(dict.fromkeys([ACCURACY, LOSS, *(row.metric for row in rows)]))
-    return sorted(rows, key=lambda row: metrics.index(row.metric)), unfinished
+    return Collected(sorted(rows, key=lambda row: metrics.index(row.metric)), finished, unfinished)
 
 
 def label(noun: str, metric: Metric) -> str:
@@ -245,17 +260,13 @@ def _draw_row(axes: Axes, row: Row, height: int, sign: float, limit: float) -> N
     axes.plot(mean, height, marker, color=color, markersize=5, mfc=color if filled else "white")
 
 
-def draw_curves(studies: Path, pages: Path) -> None:
-    """Draw score and training by epoch for each task that has a picture's name."""
-    for words in read_table(studies / "results" / "comparisons.toml").get("studies", ()):
-        names = words.get("pictures", ())
-        if names:
-            comparisons = results.read(studies / "results" / words["name"]).comparisons
-            for comparison, name in zip(comparisons, names, strict=True):
-                curves.draw_scores(comparison).savefig(pages / f"{name}.png", dpi=100)
-                training = curves.draw_training(comparison)
-                if training is not None:
-                    training.savefig(pages / f"{name}-training.png", dpi=100)
+def draw_curves(out: Path, names: list[str], pages: Path) -> None:
+    """Draw score and training by epoch of each task of a study."""
+    for comparison, name in zip(results.read(out).comparisons, names, strict=True):
+        curves.draw_scores(comparison).savefig(pages / f"{name}.png", dpi=100)
+        training = curves.draw_training(comparison)
+        if training is not None:
+            training.savefig(pages / f"{name}-training.png", dpi=100)
 
 
 def main() -> None:
@@ -265,7 +276,7 @@ def main() -> None:
     parser.add_argument("--pages", type=Path, default=PAGES, help="folder with index.md")
     arguments = parser.parse_args()
     with one_line_errors():
-        rows, unfinished = collect(arguments.studies)
+        rows, finished, unfinished = collect(arguments.studies)
         file = arguments.pages / "index.md"
         head, mark, _ = file.read_text(encoding="utf-8").partition(MARK)
         if not mark:
@@ -273,7 +284,9 @@ def main() -> None:
         file.write_text(f"{head}{mark}\n{page(rows, unfinished)}", encoding="utf-8")
         with rc_context({"svg.fonttype": "none", "svg.hashsalt": "forest"}):
             draw(rows).savefig(arguments.pages / "forest.svg", metadata={"Date": None})
-        draw_curves(arguments.studies, arguments.pages)
+        for out, words in finished:
+            if "pictures" in words:
+                draw_curves(out, words["pictures"], arguments.pages)
         print(f"{len(rows)} comparisons, {len(unfinished)} unfinished studies")
 
 

@@ -5,7 +5,7 @@
 The study files are run in the order of their names. Results are stored in ``studies/results/NAME``;
 an interrupted study continues after its last epoch. While the file ``runs/PAUSE`` exists, training
 waits after an epoch; each of several jobs may finish a second one. A study that cannot run, such as
-one whose data are missing, is left out with one line that says why.
+one whose data are missing or whose results cannot be read, is left out with one line that says why.
 """
 
 from __future__ import annotations
@@ -90,6 +90,19 @@ def entries(folder: Path) -> list[Entry]:
         Entry(file.stem, read(file), folder / "results" / file.stem)
         for file in sorted(folder.glob("*.toml"))
     ]
+
+
+def can_be_read(entry: Entry) -> bool:
+    """Return whether the results of a study can be read; print a line if they cannot."""
+    try:
+        missing_runs(entry.study, entry.out)
+        if holds_study(entry.out):
+            with open_store(entry.out) as (store, _, _):
+                store.runs()
+    except ZeromeanError as error:
+        print(f"{entry.name} is left out: {error}", flush=True)
+        return False
+    return True
 
 
 def load_of(study: Study, task: TrainedTask) -> Load:
@@ -189,7 +202,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with one_line_errors():
         check_jobs(arguments.jobs, ray=None)
-        every = entries(arguments.folder.resolve())
+        listed = entries(arguments.folder.resolve())
+        every = [entry for entry in listed if can_be_read(entry)]
         pause = arguments.pause.resolve()
         os.chdir(arguments.data)  # the paths of data in the files are relative to it
         timed: dict[Load, float] = {}
@@ -201,7 +215,7 @@ def main() -> None:
             complete = run_all(every, pause, timed, arguments.jobs)
         except KeyboardInterrupt:
             refuse("interrupted; the same command continues", INTERRUPTED)
-    sys.exit(0 if complete else 1)
+    sys.exit(0 if complete and every == listed else 1)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,24 @@ def test_interrupted_list_continues(
     assert (out / "report.html").exists()
 
 
+def test_study_with_damaged_results_is_left_out(
+    studies: ModuleType,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / "1-damaged.toml").write_text(TINY)
+    damaged = folder / "results" / "1-damaged" / "study.sqlite"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("no database")
+    assert start(studies, monkeypatch, "--folder", folder, "--data", tmp_path) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("1-damaged is left out: ")
+    assert "2-tiny is finished: " in printed
+    assert damaged.read_text() == "no database"
+
+
 def test_training_waits_while_the_pause_file_exists(
     studies: ModuleType, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +239,10 @@ def test_index_shows_finished_recorded_and_unfinished_studies(
 
     (folder / "results" / "comparisons.toml").write_text(
         f"""
+        [[studies]]
+        name = "4-begun"
+        pictures = ["begun"]
+
         [[studies]]
         name = "2-tiny"
         page = "digits.md"
