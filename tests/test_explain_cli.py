@@ -145,6 +145,22 @@ def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Unknown model (vgg)" in stderr
 
 
+def test_torchvision_that_does_not_match_torch_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "timm.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    code, stdout, stderr = invoke("timm:resnet50")
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert (
+        "(operator torchvision::nms does not exist). Run: pip install timm, with a torchvision that"
+        in stderr
+    )
+
+
 def test_missing_timm_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     code, stdout, stderr = invoke("timm:resnet50")

@@ -73,6 +73,7 @@ def test_table_is_printed_if_no_file_can_be_written(
         (("--repeats", "0"), "--repeats is 0; at least 1 is needed"),
         (("--repeats", "many"), "'--repeats'"),
         (("--threads", "-1"), "--threads is -1; at least 1 is needed"),
+        (("--threads", "3000000000"), "--threads is 3000000000; at most 1024 are allowed"),
         (("--device", "abacus"), 'torch cannot use the device "abacus"'),
         (("--device", "meta"), 'torch cannot use the device "meta"'),
         (("--out", os.devnull), f"--out {os.devnull} is a file"),

@@ -74,8 +74,25 @@ def test_fast_step_is_repeated() -> None:
     clock = Clock()
     steps = {"a": partial(clock.step, "a", 0.002), "b": partial(clock.step, "b", 0.1)}
     times = time_in_turn(steps, 1, clock=clock)
-    assert "".join(clock.log) == "aaabbbaaab"
+    assert "".join(clock.log) == "aaa" + "aa" + "aaaa" + "bbb" + "aaaab"
     assert times.ratio("b", "a") == pytest.approx(50)
+
+
+@pytest.mark.parametrize("begin", [0.0, 0.0155])
+def test_step_is_repeated_for_many_ticks_of_a_coarse_clock(begin: float) -> None:
+    now, tick = begin, 0.0156
+
+    def clock() -> float:
+        nonlocal now
+        now += 1e-6
+        return now // tick * tick
+
+    def step() -> None:
+        nonlocal now
+        now += 3e-3
+
+    times = time_in_turn({"s": step}, 5, clock=clock)
+    assert times.seconds["s"] == pytest.approx([3e-3] * 5, rel=0.1)
 
 
 def test_device_is_synchronized_around_each_measurement() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -190,6 +191,15 @@ def test_layers_see_the_version_of_their_weights(tmp_path: Path, wrap: Any) -> N
     torch.save({"model": wrap(saved).state_dict()}, path)
     load_weights(model, read_checkpoint(path), path)
     assert torch.equal(model[0].weight, saved[0].weight)
+
+
+def test_page_that_cannot_be_written_is_refused_before_measuring(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    code, stdout, stderr = run("mlp.pt", "--out", "pages/one.html")
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("zeromean: --out pages/one.html cannot be written. Pass a file in a folder")
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,8 @@ CLOCKS: Mapping[str, Callable[[], float]] = {
 }
 WARM_UP = 3  # calls that create state, compile programs and fill caches
 MIN_SECONDS = 0.005  # a faster step is repeated within each round
+MAX_CALLS = 2**20
+MAX_POLLS = 200_000  # several tens of milliseconds
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,14 @@ def time_in_turn(
         synchronize()
         return (clock() - start) / calls
 
+    # A clock of processor time may advance by milliseconds at a time.
+    least = max(min_seconds, 20 * _tick(clock))
     calls = {}
     for name, step in steps.items():
         measure(step, WARM_UP - 1)
-        calls[name] = max(1, math.ceil(min_seconds / max(measure(step, 1), 1e-9)))
+        calls[name] = 1
+        while calls[name] < MAX_CALLS and calls[name] * measure(step, calls[name]) < least:
+            calls[name] *= 2
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)
     for _ in range(rounds):
@@ -96,3 +101,12 @@ def time_in_turn(
             seconds[name].append(measure(steps[name], calls[name]))
         names.reverse()
     return Times({name: tuple(taken) for name, taken in seconds.items()})
+
+
+def _tick(clock: Callable[[], float]) -> float:
+    """Return the step by which a clock advances, or 0 if it stands still."""
+    start = clock()
+    for _ in range(MAX_POLLS):
+        if (now := clock()) > start:
+            return now - start
+    return 0.0

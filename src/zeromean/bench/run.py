@@ -34,6 +34,7 @@ from zeromean.errors import ZeromeanError
 from zeromean.study.engine import environment
 from zeromean.study.engine.executors import with_threads
 from zeromean.study.networks.build import build
+from zeromean.study.spec.study import MAX_THREADS
 from zeromean.study.tasks.load import check_device
 
 MIN_PARAMETERS_FOR_BANDWIDTH = 1_000_000  # fewer parameters fit into the caches
@@ -79,6 +80,10 @@ class Settings:
         for option, number in (("--repeats", self.repeats), ("--threads", self.threads)):
             if number < 1:
                 raise ZeromeanError(f"{option} is {number}; at least 1 is needed", "Raise it")
+        if self.threads > MAX_THREADS:
+            raise ZeromeanError(
+                f"--threads is {self.threads}; at most {MAX_THREADS} are allowed", "Lower it"
+            )
         check_device(self.device)
         try:
             is_file = self.out.exists() and not self.out.is_dir()

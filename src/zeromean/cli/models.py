@@ -89,10 +89,11 @@ def _built_in(name: str, images: tuple[int, int, int] | None) -> nn.Module:
 def _timm(name: str, images: tuple[int, int, int] | None) -> nn.Module:
     try:
         timm = importlib.import_module("timm")
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision does not match torch
         raise ZeromeanError(
             f"the model {name} needs timm, which cannot be imported ({error})",
-            "Run: pip install timm; or pass module:factory",
+            "Run: pip install timm, with a torchvision that matches this torch; or pass"
+            " module:factory",
         ) from error
     options = {} if images is None else {"in_chans": images[0], "num_classes": images[2]}
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,6 +100,10 @@ def prepare_folder(path: Path) -> None:
         raise ZeromeanError(f"--out {path} is a folder", "Pass the path of a file as --out")
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise ZeromeanError(
+            f"--out {path} cannot be written", "Pass a file in a folder that can be written to"
+        )
 
 
 def write(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from zeromean.errors import needs_extra
+from zeromean.errors import ZeromeanError, needs_extra
 from zeromean.study.spec.task import TIMM_PREFIX
 from zeromean.study.spec.validation import SettingError
 
@@ -26,7 +26,13 @@ def timm_network(name: str, channels: int, side: int, classes: int) -> nn.Module
     """
     model = f'model "{TIMM_PREFIX}{name}"'
     with needs_extra("timm", model):
-        import timm
+        try:
+            import timm
+        except RuntimeError as error:  # from torchvision, if it does not match torch
+            raise ZeromeanError(
+                f"{model} needs timm, which cannot be imported ({_line(error)})",
+                "Install a torchvision that matches this torch",
+            ) from error
     if not timm.is_model(name):
         raise SettingError(
             "model",
