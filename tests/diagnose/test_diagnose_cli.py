@@ -199,7 +199,9 @@ def test_page_that_cannot_be_written_is_refused_before_measuring(
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     code, stdout, stderr = run("mlp.pt", "--out", "pages/one.html")
     assert (code, stdout) == (2, "")
-    assert stderr.startswith("zeromean: --out pages/one.html cannot be written. Pass a file in a folder")
+    assert stderr.startswith(
+        "zeromean: --out pages/one.html cannot be written. Pass a file in a folder"
+    )
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,11 +24,6 @@ from zeromean.recipes.scale import scaled
 from zeromean.study.spec import toml
 from zeromean.study.spec.program import parse_metric
 from zeromean.study.spec.records import FINAL, Candidate, Epoch, Key, Run
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [recipe for recipe in registry.recipes() if recipe.program is not None]

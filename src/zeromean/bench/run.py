@@ -334,7 +334,7 @@ def _environment(device: torch.device) -> dict[str, str]:
     for package in ("pytorch_optimizer", "optax", "jax"):
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # noqa: PERF203
+        except PackageNotFoundError:
             found[package] = "not installed"
     if hasattr(os, "getloadavg"):
         found["load before"] = f"{os.getloadavg()[0]:.1f}"

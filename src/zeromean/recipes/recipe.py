@@ -6,7 +6,7 @@ programs.
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,11 +21,6 @@ from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.task import ImageTask
 from zeromean.study.spec.toml import from_table
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # Placeholders in a recipe's file for the data, the pretrained weights and the device of the user.
 PLACEHOLDER = "DATA"

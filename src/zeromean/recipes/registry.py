@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -10,11 +10,6 @@ from importlib.resources import files
 from zeromean.errors import ZeromeanError
 from zeromean.recipes import published
 from zeromean.recipes.recipe import Recipe, parse
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -136,7 +136,7 @@ class Store:
         """Record the environment of the runs that are added from now on."""
         text = json.dumps(dict(environment))
         if text not in self._sessions:
-            started = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+            started = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
             with self._writing() as database:
                 self._sessions[text] = database.execute(
                     "INSERT INTO sessions (started, environment) VALUES (?, ?)", (started, text)

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 # The trial of a run that belongs to the comparison itself, not to tuning.
@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
     values: tuple[tuple[str, float], ...] = ()
 
 
-class RunStatus(str, Enum):
+class RunStatus(StrEnum):
     """The status of a run that ended."""
 
     FINISHED = "finished"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,6 @@ from zeromean.study.spec.optimizer import Optimizer
 from zeromean.study.spec.schedule import Schedule
 from zeromean.study.spec.study import Study
 from zeromean.study.spec.validation import SettingError, Spec, build
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def read(path: Path) -> Study:
