@@ -41,7 +41,7 @@ studies: .venv/demo
 	$(BIN)/python studies/run.py --data '$(DATA)' --jobs '$(JOBS)'
 
 clean:
-	rm -rf .venv build dist runs
+	rm -rf .venv build dist runs/demo src/zeromean/kernels/*.so
 
 .venv/torch: constraints.txt
 	$(PYTHON) -m venv .venv

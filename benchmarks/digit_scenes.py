@@ -98,6 +98,8 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=600)
     parser.add_argument("--val", type=int, default=200)
     args = parser.parse_args()
+    if args.out.exists() and any(args.out.iterdir()):
+        parser.error(f"{args.out} is not empty; pass another folder")
     digits, labels = load_digits(return_X_y=True)
     digits = digits.reshape(-1, 8, 8)
     held_out = np.arange(len(digits)) % 5 == 0

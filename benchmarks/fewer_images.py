@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zeromean.cli.output import one_line_errors
 from zeromean.errors import ZeromeanError
 from zeromean.study.data.disk_images import split
 from zeromean.study.data.load import load_dataset
@@ -45,14 +46,33 @@ def main() -> None:
     parser.add_argument("--test", type=integers, required=True, help="per class")
     parser.add_argument("--out", type=Path, required=True, help=".npz file")
     arguments = parser.parse_args()
+    with one_line_errors():
+        write(arguments)
+
+
+def write(arguments: argparse.Namespace) -> None:
+    """Write the archive.
+
+    Raises:
+        ZeromeanError: The data lacks the classes or images.
+    """
     data = load_dataset(arguments.data)
     classes = arguments.classes or range(len(data.classes))
+    if not all(0 <= label < len(data.classes) for label in classes):
+        raise ZeromeanError(
+            f"--classes has numbers that are not below {len(data.classes)}", "Correct --classes"
+        )
     arrays = {}
     for part, images, labels, counts in (
         ("train", data.train_images, data.train_labels, arguments.train),
         ("test", data.test_images, data.test_labels, arguments.test),
     ):
         per_class = counts * len(classes) if len(counts) == 1 else counts
+        if len(per_class) != len(classes):
+            raise ZeromeanError(
+                f"--{part} has {len(counts)} numbers for {len(classes)} classes",
+                "Pass one number, or one per class",
+            )
         chosen = [
             first_of_class(labels, label, count, f"{part} images of {data.classes[label]}")
             for label, count in zip(classes, per_class, strict=True)

@@ -52,6 +52,9 @@ def run(millions: float, *prefix: str) -> tuple[Seconds, list[float]]:
     words = [*prefix, sys.executable, "-c", PROGRAM, str(millions)]
     done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, check=False)
     elapsed = time.perf_counter() - begin
+    # `zeromean run` exits with 3 if nothing steps.
+    if done.returncode not in ((0, 3) if prefix and millions == NO_STEP else (0,)):
+        raise SystemExit(f"{done.stderr}{words[:3]} ended with exit code {done.returncode}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = sum(getattr(after, name) - getattr(before, name) for name in ("ru_utime", "ru_stime"))
     return Seconds(elapsed, cpu), [float(word) for word in done.stdout.split()]

@@ -26,9 +26,12 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 
 
 class ImageFolders(keras.utils.PyDataset):
-    """Batches of scaled images and their labels, 0 or 1, shuffled in each epoch."""
+    """Batches of scaled images and their labels, 0 or 1.
 
-    def __init__(self, folder: Path, size: int, batch: int, most: int, seed: int) -> None:
+    Each epoch has ``most`` batches of the images in a new order; None: all of them, in order.
+    """
+
+    def __init__(self, folder: Path, size: int, batch: int, most: int | None, seed: int) -> None:
         super().__init__()
         classes = sorted(path for path in folder.iterdir() if path.is_dir())
         if len(classes) != 2:
@@ -44,10 +47,12 @@ class ImageFolders(keras.utils.PyDataset):
         self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
-        self.draw.shuffle(self.files)
+        if self.most is not None:
+            self.draw.shuffle(self.files)
 
     def __len__(self) -> int:
-        return min(self.most, -(-len(self.files) // self.batch))
+        batches = -(-len(self.files) // self.batch)
+        return batches if self.most is None else min(self.most, batches)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         files = self.files[index * self.batch : (index + 1) * self.batch]
@@ -96,7 +101,7 @@ def run(options: argparse.Namespace, centralized: bool) -> tuple[float, float, f
         optimizer.build(model.trainable_variables)
         print(zeromean.keras.explain(optimizer))
     train = ImageFolders(options.train, options.size, options.batch, 8, options.seed)
-    validation = ImageFolders(options.validation, options.size, 32, 8, options.seed)
+    validation = ImageFolders(options.validation, options.size, 32, None, options.seed)
     start = time.perf_counter()
     model.fit(train, epochs=options.epochs, validation_data=validation, verbose=2)
     seconds = time.perf_counter() - start

@@ -2,7 +2,8 @@
 
 Trains the paper's MLP per method and seed and measures mean and variance of the pre-activations of
 layers 1 and 2, the conditioning of the Fisher information of the second last layer, and the
-training loss. A finished run is a file in OUT and is not repeated.
+training loss. A finished run is a file in OUT and is not repeated; with other data, pass another
+OUT.
 
     python benchmarks/figures/cwn_figure2.py --data yaleb_32x32.npz --out runs/cwn_figure2
 
@@ -26,7 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zeromean
+from zeromean.cli.output import one_line_errors
 from zeromean.diagnose.result import BLUE, FONT_SIZE, GRAY, GREEN, ORANGE
+from zeromean.errors import ZeromeanError
 
 WIDTHS = (1024, 128, 64, 48, 48, 38)
 LINEAR = tuple(range(0, 2 * len(WIDTHS) - 2, 2))
@@ -50,16 +53,23 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5, help="images per class to measure on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    with one_line_errors():
+        make_figure(arguments)
+
+
+def make_figure(arguments: argparse.Namespace) -> None:
+    """Train the missing runs, then draw."""
+    rates = learning_rates(arguments.lr)
     arguments.out.mkdir(parents=True, exist_ok=True)
     arguments.pictures.mkdir(parents=True, exist_ok=True)
     with np.load(arguments.data) as data:
         images = torch.from_numpy(data["images"]).flatten(1).float() / 255
         labels = torch.from_numpy(data["labels"]).long()
-    rates = learning_rates(arguments.lr)
+    measured = f"every{arguments.every}-images{arguments.images}"
     runs: dict[str, list[Curves]] = {}
     for method, seed in itertools.product(COLORS, range(arguments.seeds)):
-        name = f"{method}-lr{rates[method]:g}-{arguments.epochs}epochs-seed{seed}.json"
-        file = arguments.out / name
+        trained = f"{method}-lr{rates[method]:g}-{arguments.epochs}epochs-seed{seed}"
+        file = arguments.out / f"{trained}-{measured}.json"
         if not file.exists():
             found = run(method, seed, rates[method], images, labels, arguments)
             file.with_suffix(".tmp").write_text(json.dumps(found))
@@ -74,11 +84,17 @@ def main() -> None:
 
 def learning_rates(words: list[str]) -> dict[str, float]:
     """Return the rate of each method."""
-    if len(words) == 1 and "=" not in words[0]:
-        return dict.fromkeys(COLORS, float(words[0]))
-    rates = {method: float(rate) for method, _, rate in (word.partition("=") for word in words)}
+    try:
+        if len(words) == 1 and "=" not in words[0]:
+            return dict.fromkeys(COLORS, float(words[0]))
+        rates = {method: float(rate) for method, _, rate in (word.partition("=") for word in words)}
+    except ValueError as error:
+        raise ZeromeanError(f"--lr is {' '.join(words)} ({error})", "Pass numbers") from error
     if rates.keys() != COLORS.keys():
-        raise SystemExit(f"--lr needs one rate, or one for each of {', '.join(COLORS)}")
+        raise ZeromeanError(
+            f"--lr has rates for {', '.join(rates)}",
+            f"Pass one rate, or one for each of {', '.join(COLORS)}",
+        )
     return rates
 
 

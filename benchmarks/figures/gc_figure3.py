@@ -76,6 +76,7 @@ def main() -> None:
         found.plot([axes])
         axes.axhline(PUBLISHED, color="black", linewidth=1)
         axes.set_title(title, fontsize=FONT_SIZE)
+    arguments.pictures.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.pictures / "gc_figure3_resnet50.png", dpi=100)
 
 

@@ -1,7 +1,7 @@
 """Draw Figures 3 and 4 of the GC paper for a ResNet-50 on CIFAR-10, a smaller setting than theirs.
 
 Trains SGD with and without GC, from the same initial weights and on the same batches. A finished
-run is a file in OUT and is not repeated.
+run is a file in OUT and is not repeated; with other options, pass another OUT.
 
     python benchmarks/figures/gc_figures.py --data imagefolder:cifar10.tar.xz --out runs/gc_figures
 """
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zeromean
+from zeromean.cli.output import one_line_errors
 from zeromean.diagnose.result import BLUE, FONT_SIZE, ORANGE
+from zeromean.errors import ZeromeanError
 from zeromean.study.data.load import load_dataset
 from zeromean.study.networks.build import build
 
@@ -42,17 +44,38 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    with one_line_errors():
+        make_figures(arguments)
+
+
+def make_figures(arguments: argparse.Namespace) -> None:
+    """Train the missing runs, then draw.
+
+    Raises:
+        ZeromeanError: A finished run has other options.
+    """
     arguments.out.mkdir(parents=True, exist_ok=True)
     arguments.pictures.mkdir(parents=True, exist_ok=True)
-    missing = [method for method in METHODS if not (arguments.out / f"{method}.pt").exists()]
+    files = {method: arguments.out / f"{method}.pt" for method in METHODS}
+    names = ("data", "images", "epochs", "batch_size")
+    settings = {name: getattr(arguments, name) for name in names}
+    runs = {method: torch.load(file) for method, file in files.items() if file.exists()}
+    for method, run in runs.items():
+        if run.get("settings") != settings:
+            raise ZeromeanError(
+                f"{files[method]} was trained with other options, {run.get('settings')}",
+                "Pass another --out",
+            )
+    missing = [method for method in METHODS if method not in runs]
     if missing:
         images, labels = training_images(arguments.data, arguments.images)
-        for method in missing:
-            run = train(method, images, labels, arguments.epochs, arguments.batch_size)
-            partial = arguments.out / f"{method}.partial"
-            torch.save(run, partial)
-            partial.rename(arguments.out / f"{method}.pt")
-    runs = {method: torch.load(arguments.out / f"{method}.pt") for method in METHODS}
+    for method in missing:
+        run = train(method, images, labels, arguments.epochs, arguments.batch_size)
+        runs[method] = {**run, "settings": settings}
+        partial = arguments.out / f"{method}.partial"
+        torch.save(runs[method], partial)
+        partial.rename(files[method])
+    runs = {method: runs[method] for method in METHODS}
     for method, run in runs.items():
         loss = run["losses"][-20:].mean()
         print(f"{method}: {run['scale']}, {run['seconds']:.0f} s, final loss {loss:.3f}")
@@ -104,6 +127,7 @@ def train(method: str, images: Tensor, labels: Tensor, epochs: int, batch_size: 
                 flush=True,
             )
     return {
+        "shape": (images.shape[1], int(labels.max()) + 1),
         "start": start,
         "end": model.state_dict(),
         "layers": list(norms.layers),
@@ -128,7 +152,7 @@ def figure_3(runs: dict[str, dict]) -> Figure:
         ("trained with GC", runs["gc"]["end"]),
     )
     for one, (title, state) in zip(axes, states, strict=True):
-        model = network(3, 10)
+        model = network(*runs["plain"]["shape"])
         model.load_state_dict(state)
         means = zeromean.diagnose.weight_means(model, layers="conv")
         print(f"{title}: {means.answer}")

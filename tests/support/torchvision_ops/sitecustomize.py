@@ -1,8 +1,8 @@
 """Lets torchvision run on a build of torch that its compiled operators do not match.
 
-Put this folder on PYTHONPATH. When a program imports torchvision, the operators `nms` and `qnms`
-are defined in plain torch, and `roi_align` uses `grid_sample`, which is several times faster than
-torchvision's own fallback. Programs that do not import torchvision are not affected.
+Put this folder on PYTHONPATH. When a program imports torchvision, the operator `nms` is defined in
+plain torch, `qnms` is declared, and `roi_align` uses `grid_sample`, which is several times faster
+than torchvision's own fallback. Programs that do not import torchvision are not affected.
 """
 
 import importlib.abc
