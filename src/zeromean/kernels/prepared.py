@@ -25,7 +25,7 @@ from zeromean.kernels import reference
 from zeromean.kernels.checks import has_own_class
 from zeromean.kernels.layout import Layout, layout_of, same_layout
 from zeromean.kernels.step_spec import STATE, At, Entry, Kind, Number, Rule
-from zeromean.kernels.tensor_memory import Memory, has_repeats
+from zeromean.kernels.tensor_memory import Memory, changed_since, has_repeats, versions
 
 # Whether a backend knows a tensor's type and device.
 Known = Callable[[Tensor], bool]
@@ -148,24 +148,26 @@ class PreparedMeanKeeper(ABC):
         for found in self._layouts:
             self._before.append(self._before[-1] + found.outer * found.inner)
 
-    def record(self) -> Tensor | None:
-        """Return the mean of every weight vector, or None if a weight moved or changed."""
+    def record(self) -> tuple[Tensor, list[int]] | None:
+        """Return all means and the weights' versions, or None if a weight moved or changed."""
         found = self._held.addresses(self._weights)
         if found is None:
             return None
         recorded = torch.empty(self._before[-1], dtype=self._means, device=self._weights[0].device)
         self._run("note", found, recorded)
-        return recorded
+        return recorded, versions(self._weights)
 
-    def restore(self, recorded: Tensor) -> None:
+    def restore(self, recorded: tuple[Tensor, list[int]]) -> None:
         """Give every weight vector its recorded mean."""
+        means, before = recorded
         found = self._held.addresses(self._weights)
         if found is not None:
-            self._run("keep", found, recorded)
-            increment_version(self._weights)
+            self._run("keep", found, means)
+            increment_version(changed_since(before, self._weights))
         else:  # the step moved its weights to other memory
             lengths = [end - start for start, end in pairwise(self._before)]
-            reference.MeanKeeper(self._entries).restore(torch.split(recorded, lengths))
+            split = torch.split(means, lengths)
+            reference.MeanKeeper(self._entries).restore((split, before))
 
     @abstractmethod
     def _run(self, kind: str, weights: array[int], means: Tensor) -> None:

@@ -8,11 +8,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from zeromean.fan_in import FanIn
 from zeromean.kernels.checks import check_shape, check_step, check_storage, has_own_class
 from zeromean.kernels.step_spec import AdamRule, At, Decay, Entry, Kind, Number, Rule, SGDRule
-from zeromean.kernels.tensor_memory import has_repeats
+from zeromean.kernels.tensor_memory import changed_since, has_repeats, versions
 from zeromean.projection import shift_, vector_means
 from zeromean.sharded import local_part, summed_over_ranks
 
@@ -84,20 +85,19 @@ class MeanKeeper:
         self._weights = [entry.weight for entry in entries]
         self._found = _described(entries)
 
-    def record(self) -> Sequence[Tensor] | None:
-        """Return the mean of every weight vector, or None if a residual no longer fits."""
+    def record(self) -> tuple[Sequence[Tensor], list[int]] | None:
+        """Return all means and the weights' versions, or None if a residual no longer fits."""
         if _described(self._entries) != self._found:
             return None
         check_storage(*self._weights)
-        return vector_means(self._weights, _fan_ins(self._entries))
+        return vector_means(self._weights, _fan_ins(self._entries)), versions(self._weights)
 
-    def restore(self, recorded: Sequence[Tensor]) -> None:
+    def restore(self, recorded: tuple[Sequence[Tensor], list[int]]) -> None:
         """Give every weight vector that moved its recorded mean."""
+        means, versions_before = recorded
         fan_ins = _fan_ins(self._entries)
         after = vector_means(self._weights, fan_ins)
-        before = [
-            old.view(new.shape).to(new.dtype) for old, new in zip(recorded, after, strict=True)
-        ]
+        before = [old.view(new.shape).to(new.dtype) for old, new in zip(means, after, strict=True)]
         aims = [
             old if entry.residual is None else old + _residual(entry, old)
             for entry, old in zip(self._entries, before, strict=True)
@@ -106,7 +106,9 @@ class MeanKeeper:
             torch.where(new == old, 0, aim - new)
             for old, new, aim in zip(before, after, aims, strict=True)
         ]
-        shift_(self._weights, fan_ins, amounts)
+        # Through .data, because autograd must not take a weight that did not move for changed.
+        shift_([weight.data for weight in self._weights], fan_ins, amounts)
+        increment_version(changed_since(versions_before, self._weights))
         rounded = [n for n, entry in enumerate(self._entries) if entry.residual is not None]
         left = vector_means([self._weights[n] for n in rounded], [fan_ins[n] for n in rounded])
         for n, mean in zip(rounded, left, strict=True):

@@ -77,6 +77,16 @@ def has_repeats(found: Iterable[int]) -> bool:
     return len({*places}) < len(places)
 
 
+def versions(tensors: Sequence[Tensor]) -> list[int]:
+    """Return the version of each tensor, by which autograd detects that it changed."""
+    return [x._version for x in tensors]
+
+
+def changed_since(before: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors whose version has changed."""
+    return [x for x, version in zip(tensors, before, strict=True) if x._version != version]
+
+
 def _describe(tensors: Sequence[Tensor], fixed: bool) -> list[tuple[object, ...]]:
     return [_words(x, fixed) if x.layout is torch.strided else () for x in tensors]
 
