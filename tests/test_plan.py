@@ -49,6 +49,7 @@ def test_excluded_parameters_have_a_reason() -> None:
 
 def test_scope_tensor_uses_all_axes() -> None:
     assert centered(small_network(), scope="tensor")["0.weight"] == (0, 1, 2)
+    assert centered(nn.Linear(1, 4), scope="tensor") == {"weight": (0, 1)}
 
 
 @pytest.mark.parametrize("embeddings", [False, True])
@@ -59,6 +60,15 @@ def test_tied_owners_with_different_axes_are_left_alone(embeddings: bool) -> Non
     assert not row.centered
     assert "tied" in row.reason
     assert "head.weight" in row.reason
+
+
+def test_tied_owners_whose_groups_differ_name_them() -> None:
+    model = nn.ModuleDict(
+        {"a": nn.ConvTranspose1d(4, 4, 3), "b": nn.ConvTranspose1d(4, 8, 3, groups=2)}
+    )
+    model["b"].weight = model["a"].weight
+    row = next(row for row in zeromean.explain(model) if row.name == "a.weight")
+    assert row.reason.endswith("a.weight has axes (0, 2), b.weight has axes (0, 2) in 2 groups")
 
 
 def test_tied_owners_with_equal_axes_share_a_row() -> None:
@@ -166,6 +176,12 @@ def test_empty_parameter_is_left_alone() -> None:
     layer = nn.Linear(4, 4)
     layer.weight = nn.Parameter(torch.ones(0, 4))
     assert not zeromean.explain(layer)[0].centered
+
+
+def test_embedding_of_its_padding_row_alone_is_left_alone() -> None:
+    (row,) = zeromean.explain(nn.Embedding(1, 4, padding_idx=0), embeddings=True)
+    assert not row.centered
+    assert "no entries" in row.reason
 
 
 def test_table_shows_every_parameter() -> None:

@@ -275,7 +275,7 @@ def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope)
     row = Row(first.name, first.shape, fan_in, False, first.reason, first.parameter, undescribed)
     if any(owner.fan_in != fan_in for owner in owners):
         claims = ", ".join(
-            f"{owner.name} {f'has axes {owner.fan_in.axes}' if owner.fan_in else 'has none'}"
+            f"{owner.name} has {owner.fan_in.words() if owner.fan_in else 'none'}"
             for owner in owners
         )
         return replace(row, fan_in=None).left_alone(f"tied owners disagree on its axes: {claims}")
@@ -285,11 +285,12 @@ def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope)
         return replace(row, fan_in=None).left_alone(
             f"{first.reason} has {fan_in.words()}, which do not fit this shape"
         )
-    size = fan_in.size(first.shape)
+    averaged = fan_in.over_tensor(first.shape) if scope == "tensor" else fan_in
+    size = averaged.size(first.shape)
+    if size == 0 or math.prod(first.shape) == 0:
+        return row.left_alone("it has no entries to average")
     if size == 1:
         return row.left_alone("fan-in 1: centering or normalizing one entry would freeze it")
-    if math.prod(first.shape) == 0:
-        return row.left_alone("it has no entries")
     if fan_in.role == "embedding" and not embeddings:
         return row.left_alone(
             "an embedding, off by default: embeddings=True centers it over its tokens"
@@ -300,14 +301,8 @@ def _decide(owners: list[Owner], layers: Layers, embeddings: bool, scope: Scope)
     if unselected:
         chosen = f"layers={layers!r}" if isinstance(layers, str) else "the layers predicate"
         return row.left_alone(f"{chosen} leaves out {unselected[0] or 'the model itself'}")
-    if scope == "tensor":
-        return replace(
-            row,
-            fan_in=fan_in.over_tensor(first.shape),
-            centered=True,
-            reason=f"{first.reason}, the whole tensor as one vector",
-        )
-    return replace(row, centered=True, reason=f"{first.reason}, fan-in {size}")
+    vectors = "the whole tensor as one vector" if scope == "tensor" else f"fan-in {size}"
+    return replace(row, fan_in=averaged, centered=True, reason=f"{first.reason}, {vectors}")
 
 
 def _selected(owner: Owner, fan_in: FanIn, layers: Layers) -> bool:
