@@ -430,7 +430,7 @@ class _Launch:
         table = self._rules.of([0.0 if isinstance(n, Tensor) else n for n in rules])
         for place, number in enumerate(rules):
             if isinstance(number, Tensor):  # copied from device to device without waiting
-                table[place].copy_(number)
+                table[place : place + 1].copy_(number)  # of shape () or (1,)
         read = self._read.of([*gradients])
         written = read
         if into is not None and into != gradients:
