@@ -43,6 +43,7 @@ class Centering:
         self.traits = traits_of(optimizer, options.weight_decay)
         self._foreign: set[int] = set()
         self._stepped = False
+        self._fan_ins: dict[Tensor, FanIn | None] = {}
         self._found: _Found | None
         self.plan = self._make_plan(optimizer)
 
@@ -156,6 +157,13 @@ class Centering:
                 " belong to the model and are not centered. Pass the model that holds all of them."
             )
         rows += foreign
+        lost = [row for row in rows if self._fan_ins.get(row.parameter) and not row.centered]
+        lost = [row for row in lost if id(row.parameter) in held]
+        if lost:
+            warn(
+                f"{len(lost)} parameters ({lost[0].name} first) were centered, but no longer are:"
+                f" {lost[0].reason}. Call centralize after wrapping or changing the model."
+            )
         # Other parameters of the model are planned if they are added to the optimizer.
         self._fan_ins = {
             row.parameter: row.fan_in if row.centered else None
