@@ -244,6 +244,24 @@ def test_unmoved_parameters_stay_bit_identical() -> None:
             assert torch.equal(weight, before[name])
 
 
+@pytest.mark.usefixtures("backend")
+def test_unmoved_weights_do_not_count_as_changed() -> None:
+    first, second = nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    optimizer = torch.optim.RMSprop([*first.parameters(), *second.parameters()], lr=0.1)
+    zeromean.centralize(optimizer, nn.ModuleList([first, second]), at="update")
+    x = torch.randn(2, 3)
+    losses = [first(x).sum(), second(x).sum()]
+    losses[0].backward()
+    optimizer.step()
+    losses[1].backward()  # autograd refuses it if the weights of `second` count as changed
+    optimizer.zero_grad()
+    loss = second(x).square().sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def drift_in_half_precision(at: str | None, steps: int = 300) -> float:
     """Return how far the vector means move, in standard deviations of the weights."""
     torch.manual_seed(1)
@@ -766,6 +784,28 @@ def test_gradients_that_share_memory_raise(layers: Any, steps_before: int) -> No
         optimizer.step()
 
 
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("steps_before", [0, 1])
+def test_gradients_of_different_backends_that_share_memory_raise(
+    steps_before: int, fused: bool | None
+) -> None:
+    """No kernel serves an embedding with a padding row."""
+    model = nn.Sequential(nn.Embedding(4, 4, padding_idx=0), nn.Linear(4, 4, bias=False))
+    optimizer = SGD(model.parameters(), lr=0.1)
+    zeromean.centralize(optimizer, model, embeddings=True, fused=fused)
+    for _ in range(steps_before):
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+    shared = torch.randn(4, 4)
+    for p in model.parameters():
+        p.grad = shared.view(4, 4)
+    before = copy.deepcopy(model.state_dict()), shared.clone()
+    with pytest.raises(zeromean.ZeromeanError, match=r"0\.weight and 1\.weight share memory"):
+        optimizer.step()
+    torch.testing.assert_close((model.state_dict(), shared), before, rtol=0, atol=0)
+
+
 def test_expanded_gradient_raises() -> None:
     model = nn.Linear(3, 2)
     optimizer = SGD(model.parameters(), lr=0.1)
@@ -779,6 +819,19 @@ def test_plan_without_centered_parameters_warns() -> None:
     model = nn.BatchNorm1d(3)
     with pytest.warns(zeromean.ZeromeanWarning, match="Nothing is centered"):
         zeromean.centralize(SGD(model.parameters(), lr=0.1), model)
+
+
+def test_a_layer_that_its_predicate_no_longer_finds_warns() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).double()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    handle = zeromean.centralize(optimizer, model, layers=lambda name, module: name == "0")
+    model[0] = nn.Sequential(model[0])
+    backward_of_linear(model, optimizer)
+    with pytest.warns(zeromean.ZeromeanWarning, match=r"0\.0\.weight first.*leaves out 0\.0"):
+        optimizer.step()
+    assert not handle.plan.centered
+    backward_of_linear(model, optimizer)
+    optimizer.step()  # warns once
 
 
 def test_optimizer_without_parameters_warns_and_plans_later() -> None:

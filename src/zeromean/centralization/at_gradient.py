@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from zeromean.fan_in import FanIn
 from zeromean.kernels import Entry, center_, prepare_center
 from zeromean.kernels.backends import CenterPart
 from zeromean.kernels.prepared import RunCenter
+from zeromean.kernels.tensor_memory import has_repeats
 from zeromean.projection import vector_means
 from zeromean.sharded import gradient_of, local_part
 
@@ -30,12 +31,20 @@ def wrap_closure(
     args: tuple[Any, ...], kwargs: dict[str, Any], run: Callable[[Closure], Any]
 ) -> Arguments | None:
     """Return the arguments of a step, its closure called through ``run``; None without closure."""
-    closure = args[1] if len(args) > 1 else kwargs.get("closure")
-    if closure is None:
-        return None
+    closure = closure_of(args, kwargs)
+    return None if closure is None else replace_closure(args, kwargs, partial(run, closure))
+
+
+def closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Closure | None:
+    """Return the closure in the arguments of a step; None if there is none."""
+    return args[1] if len(args) > 1 else kwargs.get("closure")
+
+
+def replace_closure(args: tuple[Any, ...], kwargs: dict[str, Any], closure: Closure) -> Arguments:
+    """Return the arguments of a step with another closure."""
     if len(args) > 1:
-        return (args[0], partial(run, closure), *args[2:]), kwargs
-    return args, {**kwargs, "closure": partial(run, closure)}
+        return (args[0], closure, *args[2:]), kwargs
+    return args, {**kwargs, "closure": closure}
 
 
 class AtGradient:
@@ -110,14 +119,22 @@ class AtGradient:
             call(factors)
 
 
-def refuse_shared(optimizer: Optimizer, centering: Centering) -> None:
+def refuse_shared(
+    optimizer: Optimizer, centering: Centering, written: Container[int] | None = None
+) -> None:
     """Raise if centering in place would write to memory repeatedly, or change another gradient.
+
+    Args:
+        optimizer: The optimizer.
+        centering: Its centering.
+        written: The ids of parameters; gradients of others are not centered in place. None
+            (default) for all.
 
     Raises:
         ZeromeanError: The gradient of a centered parameter is expanded, or shares its memory with
             the gradient of another parameter.
     """
-    centered = {id(entry.parameter) for entry in centering.parameters(optimizer)}
+    fan_ins = centering.fan_ins(optimizer)
     first: dict[int, Tensor] = {}
     for parameter in (p for group in optimizer.param_groups for p in group["params"]):
         gradient = parameter.grad
@@ -127,7 +144,10 @@ def refuse_shared(optimizer: Optimizer, centering: Centering) -> None:
         # autograd may give views of one tensor to the weights of torch.stack(weights).sum(0).
         address = local_part(gradient).data_ptr() if dense else 0
         other = first.setdefault(address or id(gradient), parameter)
-        if id(parameter) not in centered and id(other) not in centered:
+        if not any(
+            fan_ins[p] is not None and (written is None or id(p) in written)
+            for p in (parameter, other)
+        ):
             continue
         expanded = dense and any(
             stride == 0 and size > 1
@@ -184,8 +204,15 @@ class _Ready(NamedTuple):
         )
 
     def bind(self, gradients: list[Any]) -> list[RunCenter] | None:
-        """Return the centering of all gradients, or None if a tensor changed."""
+        """Return the centering of all gradients, or None if a tensor changed or two share memory.
+
+        Each part compares its own gradients.
+        """
         here = [gradients[n] for n in self.present]
+        if len(self.parts) > 1 and has_repeats(
+            x.data_ptr() for x in map(local_part, here) if x.layout is torch.strided
+        ):
+            return None
         calls = [center.bind([here[n] for n in indices]) for center, indices in self.parts]
         found = [call for call in calls if call is not None]
         return found if len(found) == len(calls) else None

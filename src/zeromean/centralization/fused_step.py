@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from zeromean.centralization.at_gradient import Arguments
+from zeromean.centralization.at_gradient import (
+    Arguments,
+    closure_of,
+    refuse_shared,
+    replace_closure,
+)
 from zeromean.centralization.centering import Centering
 from zeromean.errors import ZeromeanError
 from zeromean.fan_in import FanIn
@@ -317,6 +322,8 @@ class TakenOver:
         rest = self._stand_in(optimizer, step.left)
         self._centers_rest = bool(step.left)
         if step.left:  # nothing is written yet if one of these cannot be centered
+            if self._at == "gradient":
+                refuse_shared(optimizer, self._centering, step.left)
             self._two_passes.before_step(rest, (rest,), {})
         step.run()
         return rest
@@ -451,14 +458,12 @@ def _refusal(optimizer: Optimizer, reason: str) -> ZeromeanError:
 
 def _run_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     """Run a step's closure now, and return arguments with a closure that returns its loss."""
-    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    closure = closure_of(args, kwargs)
     if closure is None:
         return args, kwargs
     with torch.enable_grad():
         loss = closure()
-    if len(args) > 1:
-        return (args[0], partial(_same, loss), *args[2:]), kwargs
-    return args, {**kwargs, "closure": partial(_same, loss)}
+    return replace_closure(args, kwargs, partial(_same, loss))
 
 
 def _same(loss: Any) -> Any:

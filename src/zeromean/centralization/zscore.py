@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from zeromean.centralization.at_gradient import Arguments, Closure, wrap_closure
 from zeromean.centralization.explain import explain
 from zeromean.fan_in import FanIn
+from zeromean.projection import split, split_axes
 
 EPSILON = 1e-8
 
@@ -54,11 +55,7 @@ def standardize_gradients(optimizer: Optimizer, network: nn.Module) -> None:
 
 def standardize_(gradient: Tensor, fan_in: FanIn) -> None:
     """Standardize a gradient in place; a constant one becomes 0."""
-    axes: tuple[int, ...] = fan_in.axes
-    vectors = gradient
-    if fan_in.groups > 1:  # axis 0 holds blocks of vectors, each with its own input channels
-        vectors = gradient.view(fan_in.groups, -1, *gradient.shape[1:])
-        axes = tuple(axis + 1 for axis in axes)
+    vectors = gradient if fan_in.groups == 1 else split(gradient, fan_in.groups)
     wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    deviation, mean = torch.std_mean(wide, axes, correction=0, keepdim=True)
+    deviation, mean = torch.std_mean(wide, split_axes(fan_in), correction=0, keepdim=True)
     vectors.copy_((wide - mean) / (deviation + EPSILON))
