@@ -410,6 +410,31 @@ def test_tied_nnx_owners_must_agree() -> None:
     assert jax.tree.structure(axes) == jax.tree.structure(state)
 
 
+class LanguageModel(linen.Module):
+    @linen.compact
+    def __call__(self, tokens: Any) -> Any:
+        embed = linen.Embed(5, 3)
+        return embed.attend(embed(tokens))
+
+
+def test_linen_embedding_that_is_the_output_layer_is_left_alone() -> None:
+    tokens = jnp.zeros((2,), int)
+    (row,) = zeromean.jax.explain(LanguageModel(), KEY, tokens, embeddings=True)
+    assert not row.centered
+    assert "attend" in row.reason
+
+
+class Switched(linen.Module):
+    @linen.compact
+    def __call__(self, x: Any, on: Any) -> Any:
+        return linen.Dense(3)(x) if on else x
+
+
+def test_numpy_scalars_of_init_stay_concrete() -> None:
+    axes = zeromean.jax.fan_in(Switched(), KEY, jnp.ones((1, 4)), np.bool_(True))
+    assert axes["Dense_0"]["kernel"].axes == (0,)
+
+
 class Lists(nnx.Module):
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.layers = nnx.List([nnx.Linear(2, 3, rngs=rngs), nnx.Linear(3, 2, rngs=rngs)])

@@ -306,6 +306,7 @@ def test_axes_as_numbers() -> None:
         (lambda: centralize(AXES, embeddings="yes"), "embeddings="),
         (lambda: centralize(tree(0)), "axes has a ArrayImpl at conv"),
         (lambda: centralize({"a": True}), "axes has a bool at a"),
+        (lambda: centralize({"a.b": 0, "a": {"b": 1}}), "two leaves with the name 'a.b'"),
         (lambda: centralize(AXES, at="backward"), "at="),
         (
             lambda: centralize(AXES).update({"other": jnp.ones(2)}, optax.EmptyState()),
@@ -440,8 +441,10 @@ def test_absent_updates_stay_absent(dtype: Any) -> None:
     optimizer = centered(optax.sgd(0.1), "update")
     params = tree(0, dtype)
     some = {**tree(1, dtype), "conv": None}
-    updates, _ = optimizer.update(some, optimizer.init(params), params)
+    start = optimizer.init(params)
+    updates, state = optimizer.update(some, start, params)
     assert updates["conv"] is None
+    assert jax.tree.structure(state) == jax.tree.structure(start)
     assert jnp.abs(updates["dense"]["kernel"].mean(0)).max() < 0.01
 
 

@@ -111,10 +111,14 @@ def parse_axes(axes: Any) -> dict[str, AxesOfParameter]:
     """Return the axes of each parameter of a tree of axes, by name.
 
     Raises:
-        ZeromeanError: A leaf does not describe axes.
+        ZeromeanError: A leaf does not describe axes, or two leaves have the same name.
     """
     parsed: dict[str, AxesOfParameter] = {}
     for leaf in leaves(axes, is_leaf=_is_axes):
+        if leaf.name in parsed:
+            raise ZeromeanError(
+                f"axes has two leaves with the name {leaf.name!r}", "Use keys without dots"
+            )
         if isinstance(leaf.value, int) and not isinstance(leaf.value, bool):
             parsed[leaf.name] = (leaf.value,)
         elif _is_axes(leaf.value):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from zeromean.class_lookup import nearest
 from zeromean.fan_in import rule_for
@@ -25,6 +26,7 @@ class Maker(NamedTuple):
 
     module: Any
     shapes: Mapping[str, Shape]  # of each parameter as the module created it, by name
+    attends: bool = False  # whether its embedding is multiplied with features, as an output layer
 
 
 Makers = Callable[[Leaf], list[Maker]]
@@ -40,6 +42,7 @@ def _linen(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[
     from flax import linen
 
     seen: dict[tuple[str, ...], list[Maker]] = defaultdict(list)
+    attending: set[tuple[str, ...]] = set()
 
     def record(method: Callable[..., Any], a: Any, k: Any, context: Any) -> Any:
         result = method(*a, **k)
@@ -47,6 +50,8 @@ def _linen(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[
         if module.scope is not None:  # None for a module that is not in use
             own = module.variables.get("params", {})
             seen[module.path].append(Maker(module, dict(_arrays(own))))
+            if context.method_name == "attend":
+                attending.add(module.path)
         return result
 
     with linen.intercept_methods(record):
@@ -56,7 +61,8 @@ def _linen(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[
         name = leaf.path[-1]
         made = [one for one in seen[leaf.path[:-1]] if name in one.shapes]
         # linen.share_scope lets a layer and its wrapper own the same parameters.
-        return _distinct([one for one in made if rule_for(one.module)] or made, name)
+        found = _distinct([one for one in made if rule_for(one.module)] or made, name)
+        return [one._replace(attends=leaf.path[:-1] in attending) for one in found]
 
     return variables.get("params", {}), makers
 
@@ -112,11 +118,14 @@ _RECORDERS: dict[type | str, Recorder] = {
 def abstractly(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Return the shapes of the result of a call; arguments that are not arrays stay concrete."""
     values, structure = jax.tree.flatten((tuple(args), dict(kwargs)))
-    arrays = [value for value in values if is_array(value)]
+    abstract = [is_array(value) and not isinstance(value, np.generic) for value in values]
+    arrays = [value for value, found in zip(values, abstract, strict=True) if found]
 
     def run(*given: Any) -> Any:
         rest = iter(given)
-        filled = [next(rest) if is_array(value) else value for value in values]
+        filled = [
+            next(rest) if found else value for value, found in zip(values, abstract, strict=True)
+        ]
         run_args, run_kwargs = jax.tree.unflatten(structure, filled)
         return function(*run_args, **run_kwargs)
 

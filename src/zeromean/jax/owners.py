@@ -165,8 +165,10 @@ def _nnx(model: Any) -> tuple[Any, list[tuple[Leaf, list[Holder]]]]:
 def _makers(leaf: Leaf, makers: init_trace.Makers) -> list[Holder]:
     """Apply the rules of the modules that created an array."""
     held = []
-    for module, shapes in makers(leaf):
+    for module, shapes, attends in makers(leaf):
         holder = _holder(leaf.name, module, leaf.path[-1], shapes)
+        if attends:
+            holder = holder._replace(axes="attend uses it as an output layer too")
         if isinstance(holder.axes, FanIn):
             axes = shift_stacked(holder.axes, shapes[leaf.path[-1]], leaf.value.shape)
             holder = holder._replace(axes=axes)

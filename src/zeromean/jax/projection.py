@@ -15,7 +15,8 @@ def center(x: jax.Array, axes: int | Sequence[int], groups: int = 1) -> jax.Arra
     r"""Subtract the mean of each weight vector: :math:`P x = x - \frac{1}{M} \sum_{i=1}^{M} x_i`.
 
     P is linear, symmetric and idempotent, and never lengthens a vector. The mean accumulates in at
-    least float32. The function is pure: it can be jitted, differentiated, vectorized and sharded.
+    least float32. The function is pure: it can be jitted, differentiated and vectorized, and its
+    arrays can be sharded. Inside ``shard_map`` a mean is that of the local shard.
 
     Args:
         x: Floating-point or complex array of any shape.

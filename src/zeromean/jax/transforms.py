@@ -51,7 +51,9 @@ def centralize(
         layers: Selection of layers: "all" (default); "conv", every convolution; or "linear", every
             other parameter with fan-in axes. A parameter whose axes are given as numbers counts as
             a convolution if it has at least four dimensions.
-        embeddings: Whether to center embeddings too, over their tokens (default False).
+        embeddings: Whether to center embeddings too, over their tokens (default False). Leave out
+            a matrix that an NNX or Haiku model uses as its output layer too, which they do not
+            record.
         scope: Entries that share a mean: "vector" (default), or "tensor", an ablation that
             subtracts the mean of the whole tensor.
 
@@ -154,7 +156,7 @@ def _keep_means(fan_ins_of: FanInsOf) -> optax.GradientTransformation:
         weights = [None] * len(deltas) if params is None else _flatten(params)[0]
         columns = (deltas, fan_ins_of(updates), weights, state.rounding_error)
         kept = [
-            (delta, None) if fan_in is None else _keep_mean(delta, fan_in, weight, error)
+            (delta, error) if fan_in is None else _keep_mean(delta, fan_in, weight, error)
             for delta, fan_in, weight, error in zip(*columns, strict=True)
         ]
         errors = tuple(error for _, error in kept)
