@@ -247,6 +247,18 @@ def test_model_saved_before_training(tmp_path: Path) -> None:
     ]
 
 
+@once
+def test_h5_file_predicts(tmp_path: Path) -> None:
+    """Keras' loader of such files builds the optimizer without variables, so it cannot train."""
+    model = convnet()
+    loss = keras.losses.MeanSquaredError()
+    model.compile(zeromean.keras.centralize(O.SGD(0.01, momentum=0.9), model), loss=loss)
+    fit(model)
+    model.save(tmp_path / "model.h5")
+    loaded = keras.models.load_model(tmp_path / "model.h5")
+    assert furthest(values(loaded.variables), values(model.variables)) == 0
+
+
 def test_half_precision_state_is_saved(tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

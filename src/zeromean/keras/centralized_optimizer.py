@@ -50,8 +50,8 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is
         return self._plan
 
     def build(self, variables: Sequence[Any]) -> None:
-        # Planning may raise, so it comes first.
-        plan = _plan(self._planner, variables) if self._plan is None else None
+        # Planning may raise, so it comes first. Keras' loader of .h5 files passes no variables.
+        plan = _plan(self._planner, variables) if self._plan is None and variables else None
         super().build(variables)
         if plan is not None:
             _adopt(self, plan)

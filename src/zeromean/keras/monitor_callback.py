@@ -229,7 +229,7 @@ def _statistics(row: Row, gradient: Any, old: Any, start: Any) -> LayerStatistic
         gradient_max_centered=float(abs(pg).max()),
         gradient_mean=float(g.mean()),
         gradient_mean_centered=float(pg.mean()),
-        removed=share(_norm(mean), _norm(g)) ** 2,
+        removed=min(share(_norm(mean), _norm(g)) ** 2, 1.0),  # above 1 only by rounding
         vanished=share(float((vanished & (g != 0)).sum()), float((g != 0).sum())),
         weight_mean=_norm(now) / math.sqrt(in_vectors),
         weight_mean_drift=_norm(now - start) / math.sqrt(in_vectors),
