@@ -186,7 +186,8 @@ class Benchmark:
         comparisons: One per set of tensors and optimizer.
         bandwidth: Memory bandwidth of ``zeromean.optim``, by tensors and optimizer.
         retained: Bytes retained beyond those of the base, by baseline and type.
-        training: Times of whole training steps, by optimizer and baseline; the base is "plain".
+        training: Times of whole training steps, by optimizer and baseline; first those of the
+            base without GC.
     """
 
     settings: Settings
@@ -309,7 +310,7 @@ def _train(
             other = training_step(baseline.make, work.hyper, device)
         except Unavailable:
             continue
-        steps = {"plain": training_step(base.make, work.hyper, device), baseline.name: other}
+        steps = {base.name: training_step(base.make, work.hyper, device), baseline.name: other}
         results.training[optimizer, baseline] = _time(steps, results.settings, work)
 
 
