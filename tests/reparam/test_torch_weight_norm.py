@@ -146,6 +146,18 @@ def test_frozen_stays_frozen(form: str, layer: nn.Module) -> None:
     assert not any(p.requires_grad for p in layer.parameters())
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(4, 3), nn.ConvTranspose1d(4, 3, 2)], ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_frozen_v_stays_frozen(form: str, layer: nn.Module) -> None:
+    layer = normed(form, copy.deepcopy(layer))
+    for name, p in layer.named_parameters():
+        p.requires_grad_(not name.endswith(("original1", "weight_v")))
+    from_torch(layer)
+    trained = {name: p.requires_grad for name, p in layer.named_parameters()}
+    start = "parametrizations.weight.original"
+    assert trained == {"bias": True, f"{start}0": True, f"{start}1": False}
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_meta_device(form: str) -> None:
     with torch.device("meta"):

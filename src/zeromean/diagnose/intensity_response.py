@@ -191,7 +191,7 @@ def intensity_response(
         raise ZeromeanError(
             "Corollary 4.1 applies to no layer that ran: it needs a linear layer, or a convolution"
             " with pixels away from its padding",
-            "Pass larger images, or check layers=",
+            "Pass larger images, check layers=, or fold a copy of a re-parametrized model",
         )
     for name, probe in probes.items():
         if not probe.deviation.isfinite():

@@ -103,7 +103,7 @@ def weight_means(
 
     If the whole update is projected, the means stay as they were at initialization
     (:math:`e^T w_t = e^T w_0`). For a parametrized weight, they are those of the effective weight,
-    which the layer computes with.
+    which the layer computes with; for a natural re-parametrization ("nnn"), those of its v.
 
     Args:
         model: Model to diagnose.

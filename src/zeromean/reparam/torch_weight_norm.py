@@ -51,8 +51,8 @@ def from_torch(model: nn.Module) -> Report:
     ``torch.nn.utils.parametrizations.weight_norm``. If torch's norm is over the fan-in axes, g and
     v stay the same and training continues as before. If it is over other axes (``dim=0`` of a
     transposed convolution, or ``dim=None``), v becomes the weight and g the lengths of its
-    vectors: the function stays the same, but training differs. Create the optimizer after this
-    call.
+    vectors: the function stays the same, but training differs. A frozen g or v stays frozen.
+    Create the optimizer after this call.
 
     Args:
         model: Model with weights computed by torch's weight_norm.
@@ -87,9 +87,13 @@ def from_torch(model: nn.Module) -> Report:
         same = normed.dim >= 0 and normed.dim == _dim(row.fan_in, weight.ndim)
         _remove(normed)
         register(normed.module, normed.name, row.fan_in, WeightNorm, scale=None)
+        lists = normed.module.parametrizations
+        made = lists[normed.name]
         if same:  # with torch's own g and v
-            lists = normed.module.parametrizations
-            _put(lists[normed.name], {"original0": normed.g, "original1": normed.v})
+            _put(made, {"original0": normed.g, "original1": normed.v})
+        else:
+            made.original0.requires_grad_(normed.g.requires_grad)
+            made.original1.requires_grad_(normed.v.requires_grad)
         after = getattr(normed.module, normed.name).detach()
         changes.append(compare(row, weight, after))
     report = Report("wn", tuple(changes))
