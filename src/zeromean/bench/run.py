@@ -6,8 +6,8 @@ import os
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +31,7 @@ from zeromean.bench.paired_timing import CLOCKS, Step, Times, time_in_turn
 from zeromean.bench.retained_memory import retained_bytes
 from zeromean.bench.tensors import TENSORS
 from zeromean.errors import ZeromeanError
+from zeromean.memory import enough_memory
 from zeromean.study.engine import environment
 from zeromean.study.engine.executors import with_threads
 from zeromean.study.networks.build import build
@@ -227,17 +228,8 @@ def run(settings: Settings, on_progress: Callable[[str], None] = lambda text: No
     return results
 
 
-@contextmanager
-def _enough_memory(device: torch.device, content: str, fix: str) -> Iterator[None]:
-    """Raise a :class:`ZeromeanError` in place of torch's errors for a lack of memory."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        # torch has no class for a lack of CPU memory.
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if known or "DefaultCPUAllocator" in str(error):
-            raise ZeromeanError(f"The memory of {device} cannot hold {content}", fix) from error
-        raise
+def _enough_memory(device: torch.device, content: str, fix: str) -> AbstractContextManager[None]:
+    return enough_memory(ZeromeanError(f"The memory of {device} cannot hold {content}", fix))
 
 
 def _compare(

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zeromean.errors import ZeromeanWarning
+from zeromean.memory import enough_memory
 from zeromean.reparam.nnn import NaturalLinear
 from zeromean.study.spec.method import BASELINE, Method
 from zeromean.study.spec.metric import ACCURACY
@@ -136,9 +137,20 @@ class TrainingTask:
                 run = training.run() if training.ended else None
             yield Progress(epoch, None if run else training.state_dict(), run)
 
-    def _guard(self, when: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def _guard(self, when: str) -> Iterator[None]:
+        """Convert errors of the user's code, and those for a lack of memory."""
         function = self.problem.function
-        return nullcontext() if function is None else guard(function, when)
+        too_little = SettingError(
+            "batch_size",
+            f"{self.spec.label} does not fit into the memory of {self.problem.device}, with the"
+            " networks of all methods at once",
+            "Lower batch_size, or name fewer methods",
+            instead="Use a device with more memory, or fewer jobs on it",
+        )
+        inner = nullcontext() if function is None else guard(function, when)
+        with inner, enough_memory(too_little):
+            yield
 
 
 class Training:
@@ -177,35 +189,22 @@ class Training:
         )
 
     def advance(self) -> Epoch:
-        """Train and score one more epoch.
-
-        Raises:
-            ZeromeanError: The device has too little memory.
-        """
+        """Train and score one more epoch."""
         problem, device = self.problem, self.problem.device
         number = len(self.epochs) + 1
         seed = self.job.key.seed * EPOCHS_PER_SEED + number
         rate = self.optimizer.param_groups[0]["lr"]
-        try:
-            with _random_state(device, seed):
-                started = time.perf_counter()
-                train_loss, right = self._train(seed)
-                # Wait for the device, the only time in an epoch, before reading the clock.
-                metrics = {"train_loss": train_loss.item() / self.steps}
-                seconds = time.perf_counter() - started
-            metrics["train_score"] = metrics["train_loss"]
-            if problem.metric == ACCURACY:
-                entries = problem.train.targets[0].numel() * self.batch_size * self.steps
-                metrics["train_score"] = right.item() / entries
-            metrics |= evaluate(problem, self.network, problem.watched, self.half)
-        except torch.OutOfMemoryError as error:
-            raise SettingError(
-                "batch_size",
-                f"{self.job.key.task} does not fit into the memory of {device}, with the networks"
-                " of all methods at once",
-                "Lower batch_size, or name fewer methods",
-                instead="Use a device with more memory, or fewer jobs on it",
-            ) from error
+        with _random_state(device, seed):
+            started = time.perf_counter()
+            train_loss, right = self._train(seed)
+            # Wait for the device, the only time in an epoch, before reading the clock.
+            metrics = {"train_loss": train_loss.item() / self.steps}
+            seconds = time.perf_counter() - started
+        metrics["train_score"] = metrics["train_loss"]
+        if problem.metric == ACCURACY:
+            entries = problem.train.targets[0].numel() * self.batch_size * self.steps
+            metrics["train_score"] = right.item() / entries
+        metrics |= evaluate(problem, self.network, problem.watched, self.half)
         metrics["learning_rate"] = float(rate)
         self.epochs.append(Epoch(number, metrics, seconds))
         return self.epochs[-1]
