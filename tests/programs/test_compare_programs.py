@@ -103,6 +103,18 @@ def test_study_stops_if_the_first_seed_fails_with_every_method(program, tmp_path
         run(Study(tasks=(spec,), seeds=3), tmp_path / "out")
 
 
+def test_failed_runs_are_repeated_by_the_same_command(program, tmp_path: Path) -> None:
+    room = tmp_path / "room"
+    lines = f"import os\nif not os.path.exists({str(room)!r}):\n    raise SystemExit(5)\n{PROGRAM}"
+    study = Study(tasks=(task(program(lines), "{seed}", "0.1"),), seeds=1)
+    for _ in range(2):
+        with pytest.raises(ZeromeanError, match="fails with every method"):
+            run(study, tmp_path / "out")
+    room.touch()
+    found = run(study, tmp_path / "out")
+    assert [one.status for one in found.runs] == [RunStatus.FINISHED] * 2
+
+
 REFUSED = PROGRAM.replace("torch.optim.SGD(model.parameters(), lr=lr)", "Mine()").replace(
     "optimizer =",
     """class Mine(torch.optim.Optimizer):

@@ -93,6 +93,7 @@ def begin_or_resume(
     else:
         results.remove_checkpoints(out)  # of a study whose database was removed
     store = Store.create(out / results.DATABASE, facts)
+    store.remove_failed()
     if not file.exists():
         _write_file(study, study, file)
     return store
