@@ -21,9 +21,9 @@ from zeromean.tables import amount
 
 Verdict = Literal["helped", "harmed", "no difference shown", "too few seeds", "nothing to compare"]
 TUNING_NOISE = (
-    "Each method's learning rate was chosen by noisy validation scores. The differences, intervals"
-    " and p-values take the chosen rates as given, so they leave out the noise of that choice:"
-    " other tuning seeds may choose other rates and move the result."
+    "The tuned values of each method were chosen by noisy scores. The differences, intervals and"
+    " p-values take them as given, so they leave out the noise of that choice: other tuning seeds"
+    " may choose other values and move the result."
 )
 
 

@@ -127,17 +127,15 @@ def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
     candidates = {run.candidate for run in comparison.runs}
     numbers = final_seeds(study)
     listed = ", from 0" if numbers[-1] < study.seeds else f": {', '.join(map(str, numbers))}"
-    seeds = (
-        f"{study.seeds}{listed}; a seed sets initial weights and batches of every method"
-        f" alike{results.growth}"
-    )
+    seeds = f"{study.seeds}{listed}"
+    alike = "; a seed sets initial weights and batches of every method alike"
     if not isinstance(task, TrainedTask):
         better = "higher" if info.metric.higher_is_better else "lower"
         scored = "best" if task.best else "last"
         return {
             "Task": info.description,
             "Metric": f"{task.metric}; {better} is better; a run is scored by its {scored} value",
-            "Seeds": seeds,
+            "Seeds": f"{seeds}; runs of the same seed are paired{results.growth}",
         }
     rates = ", ".join(f"{lr:g}" for lr in sorted({one.lr for one in candidates}))
     given = study.lr is not None or optimizer.lr is not None
@@ -155,7 +153,7 @@ def _settings(comparison: Comparison, results: Results) -> dict[str, str]:
         "Learning rate": f"{rates} ({source}); {task.schedule.description}",
         "Epochs": f"{task.epochs} of {info.steps} steps",
         "Batch size": f"{task.batch_size}; an incomplete last batch is left out",
-        "Seeds": seeds,
+        "Seeds": f"{seeds}{alike}{results.growth}",
         "Computation": f"{study.precision}, {amount(results.threads, 'CPU thread')} per run",
     }
 
@@ -191,12 +189,19 @@ def _tuned(comparison: Comparison, results: Results) -> list[tuple[str, str]]:
                 text += f" (deviation between seeds {metric.number(noise)})"
         failed = len(done) - len(scores)
         if failed:
-            text += f"; {failed} of {len(done)} trials diverged"
-        rates = {one.lr for one in done}
-        if len(rates) > 1 and chosen.lr in (min(rates), max(rates)):
-            text += "; this is the end of the range, so a better one may lie beyond"
+            text += f"; {failed} of {len(done)} trials {comparison.unusable}"
+        for name, value in _tuned_values(chosen).items():
+            tried = {_tuned_values(one)[name] for one in done}
+            if len(tried) > 1 and value in (min(tried), max(tried)):
+                text += f"; this is the end of the range of the {name}: a better one may lie beyond"
         found.append((method, text))
     return found
+
+
+def _tuned_values(candidate: Candidate) -> dict[str, float]:
+    """Return the numbers of which a grid has a range, by their names."""
+    lr = {} if math.isnan(candidate.lr) else {"learning rate": candidate.lr}
+    return {**lr, **dict(candidate.values)}
 
 
 def _in_words(candidate: Candidate) -> str:

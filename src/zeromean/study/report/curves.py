@@ -16,6 +16,7 @@ from zeromean.study.engine.results import Comparison
 from zeromean.study.report.drawing import Style, figure, literal, styles, tidy
 from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.metric import with_unit
+from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.records import Run
 
 # One row per seed, one column per epoch.
@@ -39,7 +40,8 @@ def draw_scores(comparison: Comparison) -> Figure:
             upper.plot(epochs[-1:], scores[epochs - 1][-1:], "x", color=color)
     lower.axhline(0, color=look[BASELINE].color, linewidth=1.5)
     _draw(lower, _differences(comparison), look)
-    score = f"{comparison.info.watched.capitalize()} {metric.name}"
+    program = isinstance(comparison.task, ProgramTask)  # scored on what it likes
+    score = metric.name if program else f"{comparison.info.watched.capitalize()} {metric.name}"
     upper.set_ylabel(literal(with_unit(score, metric.unit)))
     lower.set_ylabel(with_unit("Difference", metric.difference_unit))
     _finish(chart, [upper, lower], comparison)

@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from zeromean.study.engine.results import Comparison, Results
 from zeromean.study.report.drawing import figure, literal, styles, tidy
 from zeromean.study.spec.metric import with_unit
+from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.records import FINAL, Candidate, Run
 
 CAPTION = (
-    "Validation score at the end of each tuning trial, mean over its seeds with one standard"
-    " deviation to each side. A ring marks the learning rate that the comparison uses."
+    "Score at the end of each tuning trial, mean over its seeds with one standard deviation to each"
+    " side. A ring marks the value that the comparison uses."
 )
 
 
@@ -90,7 +91,9 @@ def draw(results: Results, comparison: Comparison) -> Figure:
     if positions and min(positions) > 0:
         axes.set_xscale("log")
     axes.set_xlabel("Learning rate" if math.isfinite(first.lr) else first.values[0][0])
-    axes.set_ylabel(literal(with_unit(f"Validation {metric.name}", metric.unit)))
+    program = isinstance(comparison.task, ProgramTask)  # scored on what it likes
+    score = metric.name if program else f"Validation {metric.name}"
+    axes.set_ylabel(literal(with_unit(score, metric.unit)))
     chart.legend(loc="outside lower left", ncols=3, frameon=False, fontsize="small")
     tidy(axes)
     return chart
