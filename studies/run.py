@@ -93,7 +93,10 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def can_be_read(entry: Entry) -> bool:
-    """Return whether the results of a study can be read; print a line if they cannot."""
+    """Return whether a study can be run from the list; print a line if it cannot."""
+    if entry.study.programs:
+        print(f"{entry.name} is left out: run its programs by zeromean study", flush=True)
+        return False
     try:
         missing_runs(entry.study, entry.out)
         if holds_study(entry.out):

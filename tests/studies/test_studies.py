@@ -136,6 +136,18 @@ def test_study_with_damaged_results_is_left_out(
     assert damaged.read_text() == "no database"
 
 
+def test_study_of_programs_is_left_out(
+    studies: ModuleType,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program = '[[tasks]]\ncommand = ["train.py"]\nmetric = "loss=NUMBER"\n'
+    (folder / "3-program.toml").write_text(program)
+    assert start(studies, monkeypatch, "--folder", folder, "--left") == 0
+    assert "3-program is left out: run its programs by zeromean study" in capsys.readouterr().out
+
+
 def test_training_waits_while_the_pause_file_exists(
     studies: ModuleType, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
