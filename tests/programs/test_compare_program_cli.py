@@ -87,7 +87,7 @@ def compare(*words: str) -> tuple[int, str]:
             "--grid lr is given twice",
         ),
         ([*METRIC, "--devices", "0,,1", "--", "true"], "devices has an empty entry"),
-        ([*METRIC, "--grid", "lr=a", "--", "true", "{lr}"], "not of the form NAME=VALUE,VALUE"),
+        ([*METRIC, "--grid", "lr=a", "--", "true", "{lr}"], "not of the form NAME=NUMBER,NUMBER"),
         ([*METRIC, "--grid", "lr=1", "--", "true"], "no command contains {lr}"),
         ([*METRIC, "--grid", "seed=1,2", "--", "true", "{seed}"], "zeromean's own"),
         ([*METRIC, "--jobs", "2", "--", "true"], "would write to the same folder"),

@@ -258,6 +258,6 @@ def _values(text: str) -> tuple[str, tuple[float, ...]]:
         return name.strip(), tuple(float(one) for one in numbers.split(","))
     except ValueError as error:
         raise ZeromeanError(
-            f"--grid {text!r} is not of the form NAME=VALUE,VALUE",
-            "Write it as, for example, --grid lr=0.01,0.03,0.1",
+            f"--grid {text!r} is not of the form NAME=NUMBER,NUMBER",
+            "Write it as, for example, --grid lr=0.01,0.03,0.1; compare texts by --variant",
         ) from error

@@ -10,7 +10,10 @@ Precision = Annotated[str, typer.Option(help="float32 or bfloat16.")]
 Device = Annotated[str, typer.Option(help="Device of torch, such as cpu or cuda.")]
 Threads = Annotated[
     int | None,
-    typer.Option(help="CPU threads per run.", show_default="torch's, shared by the jobs"),
+    typer.Option(
+        help="CPU threads per run.",
+        show_default="torch's, shared by the jobs; each program decides for itself",
+    ),
 ]
 Jobs = Annotated[int, typer.Option(help="Number of runs that train at the same time.")]
 Ray = Annotated[

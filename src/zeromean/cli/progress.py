@@ -38,7 +38,7 @@ class LiveProgress(Watcher):
         self._left = list(left)
         self._ended: dict[Key, int] = {}
         self._runs = 0
-        self._first: dict[Key, list[float]] = {}
+        self._first: dict[Key, Run] = {}
         self._repeats = False
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
         self._console = Console(stderr=True)
@@ -57,9 +57,9 @@ class LiveProgress(Watcher):
             disable=not self._console.is_terminal,
         )
         names = ", ".join(task.title for task in study.tasks)
-        self._task = self._bar.add_task(
-            f"reading {names}", total=sum(map(study.epochs, self._left))
-        )
+        doing = "running" if study.programs else "reading"
+        epochs = sum(map(study.epochs, self._left))
+        self._task = self._bar.add_task(f"{doing} {names}", total=epochs)
 
     def on_epoch(self, key: Key, epoch: Epoch) -> None:
         """Advance by the epochs since the last one; a resumed run has earlier epochs."""
@@ -98,12 +98,11 @@ class LiveProgress(Watcher):
 
     def _compare_seeds(self, run: Run, name: str) -> None:
         """Say it at once if two seeds of a program are alike: the others may take hours."""
-        values = [epoch.score for epoch in run.epochs]
-        first = self._first.setdefault(run.key._replace(seed=0), values)
-        if first is not values and first == values and not self._repeats:
+        first = self._first.setdefault(run.key._replace(seed=0), run)
+        if first is not run and first.origin == run.origin and not self._repeats:
             self._repeats = True
             self._print(
-                f"{name}: identical to another seed. If the program sets its own seed, all runs"
+                f"{name}: begins like another seed. If the program sets its own seed, all runs"
                 " count as one; interrupt them, and make it use {seed}, or add --shift-seeds."
             )
 

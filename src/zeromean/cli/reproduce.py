@@ -108,7 +108,8 @@ def reproduce(
             for option in typed_options(context, RUN_OPTIONS):
                 raise ZeromeanError(
                     f"{option} has no effect with --study-file, which trains nothing",
-                    f"Leave {option} out here, and pass it to zeromean study",
+                    f"Leave {option} out here"
+                    + ("" if option == "--yes" else ", and pass it to zeromean study"),
                 )
             _write_study(study, study_file)
             return

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zeromean.cli.output import INTERRUPTED, echo, fill, refuse
+from zeromean.cli.output import INTERRUPTED, echo, fill, note, refuse
 from zeromean.study.spec.study import Study
 
 if TYPE_CHECKING:
@@ -53,8 +53,17 @@ def train_study(
     from zeromean.study.engine.results import count_runs, missing_runs
     from zeromean.study.engine.resume import check_folder
     from zeromean.study.engine.run import run
+    from zeromean.study.report.statistics import min_seeds
 
     check_folder(study, out)  # before its runs are counted
+    comparisons = sum(len(study.trained_methods(optimizer)) - 1 for _, optimizer in study.cells)
+    # With fewer than three seeds nobody expects a test.
+    if comparisons and 2 < study.seeds < min_seeds(comparisons) and missing_runs(study, out):
+        several = f" among {comparisons} comparisons" if comparisons > 1 else ""
+        note(
+            f"{study.seeds} seeds are too few to show a difference{several}; at least"
+            f" {min_seeds(comparisons)} can"
+        )
     with ExitStack() as stack:
         progress = stack.enter_context(LiveProgress(study, missing_runs(study, out)))
         watcher: Watcher = progress

@@ -287,7 +287,7 @@ _OF_TABLE: dict[str, Callable[[Any, str], Any]] = {
 _OF_NAME = {"methods": presets.method, "optimizers": presets.optimizer}
 # What to do about two parts with the same label.
 _SAME_LABEL = {
-    "tasks": "Drop one, or put it in another study if only its epochs or batch size differ",
+    "tasks": "Drop one, or put it in a study of its own",
     "methods": "Give one of them another label",
     "optimizers": "Give one of them another label",
 }
