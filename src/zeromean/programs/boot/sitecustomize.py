@@ -84,6 +84,8 @@ def after_torch(torch):
     if OPTIONS["shift_seeds"]:
         shift(torch.random, "manual_seed")
         torch.manual_seed = torch.random.manual_seed
+        for name in ("manual_seed", "manual_seed_all"):
+            shift(torch.cuda, name)
     try:
         from zeromean.programs import attach
     except ImportError as error:
