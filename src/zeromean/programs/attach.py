@@ -25,7 +25,7 @@ from torch.optim.optimizer import (
 from zeromean.eager import eager
 from zeromean.errors import ZeromeanError, ZeromeanWarning
 from zeromean.programs.options import Options
-from zeromean.programs.record import OptimizerRecord, Recorder
+from zeromean.programs.record import REACHED, OptimizerRecord, Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +110,8 @@ class Attachment:
         shaped = [p for p in parameters if not is_lazy(p)]
         entry.entries = sum(p.numel() for p in shaped)
         entry.weights = bits_hash(shaped)
-        entry.gradient = bits_hash([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        entry.gradient = bits_hash(gradients) if gradients else ""  # a closure computes them later
         try:
             return self._centralize(optimizer, parameters, entry)
         except ZeromeanError as error:
@@ -151,12 +152,12 @@ class Attachment:
                 return Observed(entry)
         if inner is not None and inner is not unwrap(optimizer):
             entry.state = "left alone"
-            entry.reason = f"it steps through {type(inner).__name__}, which is reached itself"
+            entry.reason = f"it steps through {type(inner).__name__}, which {REACHED}"
             return Observed(entry)
         for outer in list(self._observed):
             if outer is not optimizer and unwrap(outer) is optimizer:
                 entry.state = "left alone"
-                entry.reason = f"{type(outer).__name__}, which makes its step, is reached itself"
+                entry.reason = f"{type(outer).__name__}, which makes its step, {REACHED}"
                 return Observed(entry)
         held = {id(parameter) for parameter in parameters}
         found = find_model(parameters, list(self._models))

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from zeromean.tables import amount
 
+# The end of the reason why an optimizer is left alone whose parameters another one steps.
+REACHED = "is reached itself"
 State = Literal["centered", "plain", "already centralized", "left alone", "refused"]
 
 
@@ -71,6 +73,11 @@ class OptimizerRecord:
             self.entries,
             self.centered_entries,
         )
+
+    @property
+    def missed(self) -> bool:
+        """Whether parameters are not centered that no other entry is responsible for."""
+        return self.state in ("refused", "left alone") and not self.reason.endswith(REACHED)
 
     def add(self, other: OptimizerRecord) -> None:
         """Add another record of the same kind."""

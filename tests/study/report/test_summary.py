@@ -19,7 +19,7 @@ from zeromean.study.report.summary import Stage, Summary, TargetCost, target_sco
 from zeromean.study.report.summary import summarize as summarize_all
 from zeromean.study.report.table import MISSING, fold
 from zeromean.study.spec.metric import ACCURACY, LOSS, MINUS
-from zeromean.study.spec.records import Epoch
+from zeromean.study.spec.records import START_GRADIENT, START_WEIGHTS, Epoch
 
 # Three epochs on three seeds: plain's mean is best, 0.8, after epoch 2; a third of the way is 1.
 PLAIN = ((0.4, 0.7, 0.7), (0.5, 0.8, 0.8), (0.6, 0.9, 0.8))
@@ -427,3 +427,38 @@ def test_copies_of_one_pair_of_runs_count_as_one(
     varied = make_program_results(tmp_path, task, curves)
     assert len(summarize(varied)[1].final.difference.differences) == 6
     assert not varied.comparisons[0].notes
+
+
+STARTS = {"plain": 0.5, "gc": 0.6}
+
+
+def begun(results: Results, starts: dict[str, list[tuple[float, float]]]) -> Results:
+    """Give the runs of a program these hashes of initial weights and first gradient, by seed."""
+    runs = []
+    for run in results.runs:
+        weights, gradient = starts[run.key.method][run.key.seed]
+        metrics = {START_WEIGHTS: weights, START_GRADIENT: gradient}
+        epochs = tuple(replace(one, metrics={**one.metrics, **metrics}) for one in run.epochs)
+        runs.append(replace(run, epochs=epochs))
+    return replace(results, runs=tuple(runs))
+
+
+def test_start_of_a_run_decides_whether_seeds_act(tmp_path: Path) -> None:
+    task = ProgramTask(command=("train.py", "{seed}"), metric="accuracy=acc NUMBER")
+    noisy = {name: [(at, at + 1e-6 * n) for n in range(6)] for name, at in STARTS.items()}
+    same = {name: [(1.0, 2.0)] * 6 for name in STARTS}
+    found = begun(make_program_results(tmp_path, task, noisy), same)
+    assert conclusion(found).verdict == "too few seeds"
+    assert "count as one" in found.comparisons[0].notes[0]
+    # A coarse metric may be equal on all seeds.
+    coarse = {name: [(at, at)] * 6 for name, at in STARTS.items()}
+    equal = make_program_results(tmp_path, task, coarse)
+    several = {name: [(n, n + 10.0) for n in range(6)] for name in STARTS}
+    assert conclusion(begun(equal, several)).verdict == "helped"
+    assert not begun(equal, several).comparisons[0].notes
+    pretrained = {name: [(1.0, n) for n in range(6)] for name in STARTS}
+    (note,) = begun(equal, pretrained).comparisons[0].notes
+    assert "All runs begin with the same weights" in note
+    unpaired = {"plain": several["plain"], "gc": [(n + 0.5, n) for n in range(6)]}
+    (note,) = begun(equal, unpaired).comparisons[0].notes
+    assert note.startswith("gc and plain begin with different weights at the same seed")

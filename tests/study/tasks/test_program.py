@@ -177,7 +177,7 @@ def test_tuning_metric_has_its_own_direction(tuned_by: str, higher: bool, tmp_pa
     trial = job(study, tmp_path)._replace(key=Key("a", "program", "plain", 1, 0))
     points = [Point(1.0), Point(3.0), Point(2.0)]
     ended = Ended(0, 1.0, False)
-    made = ProgramRunner(study, spec)._make_run(trial, points, {}, ended, None, None)
+    made = ProgramRunner(study, spec)._make_run(trial, points, {}, ended, None, {})
     assert made.epochs[-1].score == (3.0 if higher else 1.0)
 
 
@@ -227,6 +227,24 @@ def test_metric_files(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             values(kind, file, key)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after"),
+    [
+        ("csv", "acc\n1\n2\n", "acc\n1\n2\n3\n"),
+        ("jsonl", '{"acc": 1}\n', '{"acc": 1}\n{"acc": 3}\n'),
+    ],
+)
+def test_rows_of_an_earlier_training_do_not_count(
+    kind: str, before: str, after: str, tmp_path: Path
+) -> None:
+    source, file = MetricSource("acc", kind, "", "log", "acc"), tmp_path / "log"
+    file.write_text(after)
+    copied = {file: before.encode()}
+    assert [p.value for p in read_points(source, [tmp_path], copied=copied)] == [3]
+    file.write_text(before)  # written again with the same content
+    assert read_points(source, [tmp_path], copied=copied) == read_points(source, [tmp_path])
 
 
 def test_copied_folder_does_not_lead_back(tmp_path: Path) -> None:
@@ -279,6 +297,51 @@ def test_failed_check_of_a_run_is_a_warning() -> None:
         "In a run of gc: SGD at=gradient was NOT CENTERED as expected.",
         "In a run of gc: plain is not plain: SGD centers by itself.",
     ]
+
+
+@pytest.mark.parametrize("method", [Method("plain"), Method("gc", gradient="gc")])
+def test_program_that_centralizes_itself_is_refused(method: Method) -> None:
+    record = Record([OptimizerRecord("SGD", "already centralized", steps=3)])
+    with pytest.raises(ZeromeanError, match=r"centralizes its SGD itself, so (plain|gc) would"):
+        program._check_record(record, method, Ended(0, 1.0, False))
+    variant = Method("own", arguments=("--gc",))
+    program._check_record(record, variant, Ended(0, 1.0, False))
+
+
+def test_optimizer_that_is_left_alone_is_a_warning() -> None:
+    centered = OptimizerRecord("SGD", "centered", at="at=gradient", centered=1)
+    alone = OptimizerRecord("LBFGS", "left alone", "no model holds its parameters")
+    wrapper = OptimizerRecord(
+        "Outer", "left alone", "it steps through SGD, which is reached itself"
+    )
+    record = Record([centered, alone, wrapper])
+    with pytest.warns(ZeromeanWarning) as caught:
+        program._check_record(record, Method("gc", gradient="gc"), Ended(0, 1.0, False))
+    assert [str(one.message) for one in caught] == [
+        "In a run of gc: LBFGS left alone: no model holds its parameters."
+    ]
+    program._check_record(record, Method("plain"), Ended(0, 1.0, False))
+
+
+def test_devices_without_jobs_are_refused() -> None:
+    study = Study(tasks=(task("train.py", "{out}", devices=("0", "1")),))
+    with pytest.raises(ZeromeanError, match=r"2 devices, but jobs is 1.*--jobs 2"):
+        check_programs(study, jobs=1, ray=None)
+    check_programs(study, jobs=2, ray=None)
+
+
+@pytest.mark.parametrize(("last", "tuned_by"), [(0.25, 0.75), (math.nan, math.nan)])
+def test_best_score_of_a_trial_hides_no_divergence(
+    last: float, tuned_by: float, tmp_path: Path
+) -> None:
+    spec = task("{lr}", metric="accuracy=acc NUMBER", best=True)
+    study = Study(tasks=(spec,), tuning=Tuning(values={"lr": (1.0,)}))
+    one = job(study, tmp_path, lr=1.0)
+    one = one._replace(key=one.key._replace(trial=0))
+    points = [Point(0.5), Point(0.75), Point(last)]
+    runner = ProgramRunner(study, study.tasks[0])
+    made = runner._make_run(one, points, {}, Ended(0, 1.0, False), None, {})
+    assert made.epochs[-1].score == pytest.approx(tuned_by, nan_ok=True)
 
 
 def job(study: Study, out: Path, method: str = "plain", seed: int = 3, **values: float) -> Job:

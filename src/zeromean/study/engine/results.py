@@ -14,6 +14,7 @@ import msgspec
 from zeromean.errors import ZeromeanError
 from zeromean.study.engine.scheduler import final_groups, planned_keys
 from zeromean.study.engine.store import Store
+from zeromean.study.spec.method import BASELINE
 from zeromean.study.spec.metric import Metric
 from zeromean.study.spec.program import ProgramTask
 from zeromean.study.spec.records import FINAL, Key, Run
@@ -77,9 +78,11 @@ class Comparison:
                 else "Use --shift-seeds, or pass {seed} to the program."
             )
             notes.append(
-                "All runs of a method are identical, so they count as one: the program sets its own"
-                f" seed. {advice}"
+                "All runs of a method begin with the same weights and gradient, or are identical,"
+                f" so they count as one: the program sets its own seed. {advice}"
             )
+        elif isinstance(self.task, ProgramTask):
+            notes += self._starts()
         for method in self.methods:
             runs = self.of(method)
             failed = {seed: run.failure for seed, run in runs.items() if run.failure is not None}
@@ -87,6 +90,32 @@ class Comparison:
                 notes.append(
                     f"{method} failed with {len(failed)} of {amount(len(runs), 'seed')};"
                     f" seed {seed}: {failure}"
+                )
+        return notes
+
+    def _starts(self) -> list[str]:
+        """Return notes on initial weights of a program that its seed does not decide."""
+        known = {
+            method: {
+                seed: run.start_weights
+                for seed, run in self.finished(method).items()
+                if run.start_weights is not None
+            }
+            for method in self.methods
+        }
+        plain, notes = known[BASELINE], []
+        if len(plain) > 1 and len({*plain.values()}) == 1:
+            notes.append(
+                "All runs begin with the same weights. Unless these are pretrained, let the seed"
+                " decide them too."
+            )
+        for method, starts in known.items():
+            differ = any(starts[seed] != plain[seed] for seed in starts.keys() & plain.keys())
+            if differ and not self.study.method(method).arguments:
+                notes.append(
+                    f"{method} and {BASELINE} begin with different weights at the same seed, so"
+                    " the pairs have nothing in common: the seed does not decide all that the"
+                    " program draws."
                 )
         return notes
 
@@ -101,15 +130,12 @@ class Comparison:
 
     @property
     def repeated(self) -> bool:
-        """Whether every seed of a program gave the same runs, because it sets its own seed."""
-        curves = [
-            [[epoch.score for epoch in run.epochs] for run in self.finished(method).values()]
-            for method in self.methods
-        ]
+        """Whether all seeds of a program began alike, because it sets its own seed."""
+        origins = [[run.origin for run in self.finished(one).values()] for one in self.methods]
         return (
             isinstance(self.task, ProgramTask)
-            and max(map(len, curves)) > 1
-            and all(one[1:] == one[:-1] for one in curves)
+            and max(map(len, origins)) > 1
+            and all(len({*one}) <= 1 for one in origins)
         )
 
     @property
@@ -244,7 +270,8 @@ def check_same_data(infos: Mapping[str, TaskInfo], known: Mapping[str, TaskInfo]
     for label, info in infos.items():
         if label not in known or known[label].fingerprint != info.fingerprint:
             raise ZeromeanError(
-                f"{label} does not have the data that the study began with",
+                f"{label} does not have the data that the study began with; those of a program are"
+                " its scripts and settings files",
                 "Put the old data back, seed whatever the task draws, or pass another folder",
             )
 

@@ -154,11 +154,19 @@ def check_programs(study: Study, jobs: int, ray: str | None) -> None:
     """Check that the runs of programs do not disturb each other.
 
     Raises:
-        ZeromeanError: ``ray`` is given, or several runs would write to the same folder.
+        ZeromeanError: ``ray`` is given, devices would not be used, or several runs would write to
+            the same folder.
     """
     for task in study.programs:
         if ray is not None:
             raise ZeromeanError("Ray cannot run programs", "Use jobs instead")
+        if len(task.devices) > max(jobs, 1):
+            raise ZeromeanError(
+                f"{task.label} has {len(task.devices)} devices, but jobs is {jobs}, so only"
+                f" {jobs} would be used",
+                f"Pass --jobs {len(task.devices)} (in Python, jobs={len(task.devices)}), or name"
+                " fewer devices",
+            )
         if jobs > 1 and not (task.has("out") or task.own_folder):
             raise ZeromeanError(
                 f"jobs is {jobs}, but the runs of {task.label} would write to the same folder",

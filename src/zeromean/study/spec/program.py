@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from zeromean.study.spec.method import Method
 from zeromean.study.spec.metric import Metric
+from zeromean.study.spec.records import START_GRADIENT, START_WEIGHTS
 from zeromean.study.spec.validation import SettingError, Spec, check_distinct, check_range
 
 # The placeholders that every command can have; tuned values have names of their own.
@@ -32,7 +33,8 @@ _LOWER = (
 SCORE = "score"
 # Columns of the records of a run, whose names the other metrics of a program cannot have.
 RECORDED = (
-    SCORE, "seconds", "taken_over", "task", "optimizer", "method", "seed", "trial", "epoch",
+    SCORE, "seconds", "taken_over", START_WEIGHTS, START_GRADIENT, "task", "optimizer", "method",
+    "seed", "trial", "epoch",
 )  # fmt: skip
 
 

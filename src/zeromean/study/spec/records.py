@@ -100,6 +100,10 @@ class Epoch:
         )
 
 
+# Hashes, as numbers, of the weights with which a program began and of its first gradient.
+START_WEIGHTS, START_GRADIENT = "start_weights", "start_gradient"
+
+
 @dataclass(frozen=True)
 class Run:
     """A run that ended.
@@ -137,6 +141,23 @@ class Run:
     def diverged(self) -> bool:
         """Whether the run has no usable score, because it diverged or failed."""
         return self.status is not RunStatus.FINISHED
+
+    @property
+    def start_weights(self) -> float | None:
+        """Hash of the weights with which a program began, or None if it is unknown."""
+        return self.epochs[-1].metrics.get(START_WEIGHTS) if self.epochs else None
+
+    @property
+    def origin(self) -> tuple[object, ...]:
+        """What two runs of a program have in common if both began with the same random numbers.
+
+        That is their first step. Rounding that is not reproducible may make later ones differ.
+        """
+        weights = self.start_weights
+        gradient = self.epochs[-1].metrics.get(START_GRADIENT) if self.epochs else None
+        if weights is not None and gradient is not None:
+            return (weights, gradient)
+        return (weights, *(epoch.score for epoch in self.epochs))
 
     @property
     def seconds_per_epoch(self) -> float:

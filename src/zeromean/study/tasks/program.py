@@ -19,9 +19,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
@@ -34,7 +35,16 @@ from zeromean.programs.record import Record, read_records
 from zeromean.study.spec.method import BASELINE, Method
 from zeromean.study.spec.optimizer import Optimizer
 from zeromean.study.spec.program import NUMBER, SCORE, MetricSource, ProgramTask, parse_metric
-from zeromean.study.spec.records import FINAL, Candidate, Epoch, Key, Run, number_text
+from zeromean.study.spec.records import (
+    FINAL,
+    START_GRADIENT,
+    START_WEIGHTS,
+    Candidate,
+    Epoch,
+    Key,
+    Run,
+    number_text,
+)
 from zeromean.study.spec.study import Study
 from zeromean.study.tasks.interface import Job, Progress, TaskInfo
 
@@ -148,8 +158,9 @@ class ProgramRunner:
             if self._failed.issuperset(methods):
                 raise ZeromeanError(
                     f"{self._spec.label} fails with every method: {run.failure}",
-                    f"Correct the command or the metric, and pass another folder; the output is in"
-                    f" {job.folder / 'log.txt'}",
+                    f"The output is in {job.folder / 'log.txt'}. Correct the cause and give the"
+                    " same command again; after a change of the command, the metric or the script,"
+                    " pass another folder",
                 )
         # Progress counts a program as one epoch, however many points its curve has.
         last = Epoch(1, run.epochs[-1].metrics) if run.epochs else None
@@ -175,6 +186,13 @@ class ProgramRunner:
             begin = out.stat().st_mtime_ns
             if spec.own_folder:
                 _copy_folder(Path.cwd(), work, without=folder.parent.parent.resolve())
+            copied = {
+                path: path.read_bytes()
+                for one in (source, *self._others)
+                if one.kind != "output"
+                for path in work.glob(one.file)
+                if path.is_file()
+            }
         except (OSError, shutil.Error) as error:
             raise ZeromeanError(
                 f"the folder {folder} cannot be made ({error})", "Make room, or pass another folder"
@@ -200,8 +218,10 @@ class ProgramRunner:
         for one in (source, *others):
             if one.kind != "output" and not failure:
                 try:
-                    found[one.name] = read_points(one, places, begin)
-                except (OSError, ValueError, OverflowError, csv.Error) as error:
+                    found[one.name] = read_points(one, places, begin, copied)
+                except (
+                    OSError, ValueError, OverflowError, RecursionError, csv.Error,
+                ) as error:  # fmt: skip
                     failure = f"{one.name} cannot be read: {error}"
             if not failure and not found[one.name]:
                 failure = f"it reported no {one.name} ({one.describe()})"
@@ -210,7 +230,7 @@ class ProgramRunner:
             failure = f"{failure}; {' / '.join(ended.last_lines) or 'no output'}"[:500]
         elif spec.own_folder:
             shutil.rmtree(work, ignore_errors=True)
-        return self._make_run(job, points, found, ended, failure or None, _taken_over(record))
+        return self._make_run(job, points, found, ended, failure or None, _recorded(record))
 
     def fill(self, job: Job, out: Path) -> list[str]:
         """Return the command of a run with its placeholders filled in.
@@ -252,20 +272,18 @@ class ProgramRunner:
         others: Mapping[str, Sequence[Point]],
         ended: Ended,
         failure: str | None,
-        taken_over: float | None,
+        recorded: Mapping[str, float],
     ) -> Run:
         epochs, before = [], 0.0
         for number, point in enumerate(points, 1):
             timed = math.isfinite(point.seconds)
             seconds = point.seconds - before if timed else ended.seconds / len(points)
             before = point.seconds if timed else before
-            metrics = {SCORE: point.value}
+            metrics = {SCORE: point.value, **recorded}
             back = len(points) - number + 1  # the last values belong to the last point
             metrics |= {
                 name: found[-back].value for name, found in others.items() if back <= len(found)
             }
-            if taken_over is not None:
-                metrics[TAKEN_OVER] = taken_over
             epochs.append(Epoch(number, metrics, seconds))
         final, score = job.key.trial == FINAL, None
         metric = self._spec.metric_of() if final else self._spec.tuning_metric()
@@ -275,9 +293,9 @@ class ProgramRunner:
             score = values[-1]
             if self._spec.best and finite:
                 score = max(finite) if metric.higher_is_better else min(finite)
-                if not final:  # tuning reads the last score
-                    last = Epoch(len(epochs), {SCORE: score}, epochs[-1].seconds)
-                    epochs = [*epochs[:-1], last]
+                if not final and math.isfinite(values[-1]):  # tuning reads the last score
+                    metrics = {**epochs[-1].metrics, SCORE: score}
+                    epochs = [*epochs[:-1], replace(epochs[-1], metrics=metrics)]
         return Run(
             job.key,
             job.candidate,
@@ -479,16 +497,24 @@ def _ended_in_time(process: subprocess.Popen[bytes], timeout: float | None, begi
     return True
 
 
-def read_points(source: MetricSource, folders: Sequence[Path], begin: int = 0) -> list[Point]:
+def read_points(
+    source: MetricSource,
+    folders: Sequence[Path],
+    begin: int = 0,
+    copied: Mapping[Path, bytes] = MappingProxyType({}),
+) -> list[Point]:
     """Read the values of a metric from the newest file that its pattern matches.
 
     Args:
         source: The metric.
         folders: The folders that the file may be below.
         begin: Time in nanoseconds; older files, which are copies, do not count.
+        copied: Content of files that were there before the program began. Rows that it appended
+            to one of them count alone.
 
     Raises:
-        ValueError, OverflowError, csv.Error: There is no such file, or it has no such values.
+        ValueError, OverflowError, RecursionError, csv.Error: There is no such file, or it has no
+            such values.
         OSError: It cannot be read.
     """
     paths = [path for folder in folders for path in folder.glob(source.file) if path.is_file()]
@@ -496,7 +522,16 @@ def read_points(source: MetricSource, folders: Sequence[Path], begin: int = 0) -
     if newest is None or newest.stat().st_mtime_ns < begin:
         places = " or ".join(map(str, folders))
         raise ValueError(f"the program wrote no file {source.file} below {places}")
-    text = newest.read_text(encoding="utf-8-sig", errors="replace")
+    content, before = newest.read_bytes(), copied.get(newest, b"")
+    points = _parse(source, content)
+    if source.kind != "json" and before and content.startswith(before) and content != before:
+        return points[len(_parse(source, before)) :]
+    return points
+
+
+def _parse(source: MetricSource, content: bytes) -> list[Point]:
+    """Return the values of a metric in the content of a file."""
+    text = content.decode("utf-8-sig", errors="replace")
     # Not splitlines: the texts in CSV and JSON may contain other line separators.
     if source.kind == "csv":
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
@@ -536,16 +571,35 @@ def _centering(method: Method) -> tuple[Any, Any, Any]:
     )
 
 
-def _taken_over(record: Record) -> float | None:
-    """Return the share of the centered optimizers whose step was taken over, or None if none is."""
+def _recorded(record: Record) -> dict[str, float]:
+    """Return numbers on a run: the way of its steps if it is centered, and how it began."""
     steps = [one.step for one in record.optimizers if one.centered]
-    return sum(step == "taken over" for step in steps) / len(steps) if steps else None
+    found = {}
+    if steps:
+        found[TAKEN_OVER] = sum(step == "taken over" for step in steps) / len(steps)
+    for first in record.optimizers[:1]:
+        for name, digest in ((START_WEIGHTS, first.weights), (START_GRADIENT, first.gradient)):
+            if digest:
+                found[name] = float(int(digest[:13], 16))  # exact: it has 52 bits
+    return found
 
 
 def _check_record(record: Record, method: Method, ended: Ended) -> None:
     """Raise if the method did not act in the program; warn of failed checks and remarks."""
     for text in record.warnings:
         warn(f"In a run of {method.label}: {text.rstrip('.')}.")
+    itself = next((one for one in record.optimizers if one.state == "already centralized"), None)
+    if itself is not None and (method.label == BASELINE or method.gradient is not None):
+        raise ZeromeanError(
+            f"the program centralizes its {itself.optimizer} itself, so {method.label} would not"
+            " differ by what its name says",
+            "Remove centralize or zeromean's optimizer from the program, or make it an option of"
+            " the program and compare that: --variant",
+        )
+    if method.gradient is not None:
+        for one in record.optimizers:
+            if one.missed:
+                warn(f"In a run of {method.label}: {one.sentence().rstrip('.')}.")
     if record.faults:
         raise ZeromeanError(
             "; ".join(record.faults),
