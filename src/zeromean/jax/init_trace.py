@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from zeromean.class_lookup import nearest
 from zeromean.fan_in import rule_for
@@ -118,7 +117,7 @@ _RECORDERS: dict[type | str, Recorder] = {
 def abstractly(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Return the shapes of the result of a call; arguments that are not arrays stay concrete."""
     values, structure = jax.tree.flatten((tuple(args), dict(kwargs)))
-    abstract = [is_array(value) and not isinstance(value, np.generic) for value in values]
+    abstract = [is_array(value) and not isinstance(value, jax.numpy.generic) for value in values]
     arrays = [value for value, found in zip(values, abstract, strict=True) if found]
 
     def run(*given: Any) -> Any:
