@@ -18,6 +18,7 @@ from zeromean.gc_options import GCOptions
 from zeromean.model import owners, owners_by_shape, refuse_lazy
 from zeromean.plan import Plan, Row, make_plan
 from zeromean.sharded import reshard
+from zeromean.tables import amount
 
 
 class CenteredParameter(NamedTuple):
@@ -156,14 +157,19 @@ class Centering:
                 f"{len(foreign)} of the optimizer's parameters ({foreign[0].name} first) do not"
                 " belong to the model and are not centered. Pass the model that holds all of them."
             )
-        rows += foreign
-        lost = [row for row in rows if self._fan_ins.get(row.parameter) and not row.centered]
-        lost = [row for row in lost if id(row.parameter) in held]
+        lost = [
+            row
+            for row in rows
+            if self._fan_ins.get(row.parameter) is not None
+            and not (row.centered or row.zero_mean_already)
+            and id(row.parameter) in held
+        ]
         if lost:
             warn(
-                f"{len(lost)} parameters ({lost[0].name} first) were centered, but no longer are:"
+                f"{amount(len(lost), 'parameter')} ({lost[0].name} first) not centered any more:"
                 f" {lost[0].reason}. Call centralize after wrapping or changing the model."
             )
+        rows += foreign
         # Other parameters of the model are planned if they are added to the optimizer.
         self._fan_ins = {
             row.parameter: row.fan_in if row.centered else None

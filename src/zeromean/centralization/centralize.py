@@ -46,8 +46,9 @@ def centralize(
       :math:`w \leftarrow w - P(\Delta)`. Each weight vector keeps the mean it had before the step.
     - ``at="backward"`` centers each gradient as soon as it is accumulated, for optimizers that step
       during the backward pass. Gradients are centered before they are clipped, and coupled weight
-      decay is refused. It changes gradients in place, which is wrong if autograd gives two weights
-      gradients in the same memory, as for ``torch.stack(weights).sum(0)``; the other places raise.
+      decay is refused. It changes gradients in place as they come. If autograd gave two weights
+      gradients in the same memory, as for ``torch.stack(weights).sum(0)``, it changes both, and
+      ``step`` raises only if it finds both.
 
     For SGD the first two agree; for adaptive methods the authors recommend the second. The
     optimizer's class and state do not change. Its param groups, and therefore its checkpoints, get

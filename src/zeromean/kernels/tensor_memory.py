@@ -78,13 +78,17 @@ def has_repeats(found: Iterable[int]) -> bool:
 
 
 def versions(tensors: Sequence[Tensor]) -> list[int]:
-    """Return the version of each tensor, by which autograd detects that it changed."""
-    return [x._version for x in tensors]
+    """Return the version of each tensor, by which autograd detects that it changed.
+
+    Inference tensors, which autograd does not use, have none.
+    """
+    return [0 if x.is_inference() else x._version for x in tensors]
 
 
 def changed_since(before: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the tensors whose version has changed."""
-    return [x for x, version in zip(tensors, before, strict=True) if x._version != version]
+    now = versions(tensors)
+    return [x for x, old, new in zip(tensors, before, now, strict=True) if old != new]
 
 
 def _describe(tensors: Sequence[Tensor], fixed: bool) -> list[tuple[object, ...]]:
