@@ -424,6 +424,22 @@ def test_linen_embedding_that_is_the_output_layer_is_left_alone() -> None:
     assert "attend" in row.reason
 
 
+class Pooling(linen.Dense):
+    """A layer with a method of that name, which is no embedding."""
+
+    def __call__(self, x: Any) -> Any:
+        return self.attend(super().__call__(x))
+
+    def attend(self, x: Any) -> Any:
+        return x
+
+
+def test_attend_of_other_layers_means_nothing() -> None:
+    rows = zeromean.jax.explain(Pooling(3), KEY, jnp.ones((1, 4)))
+    assert {row.name: row.reason for row in rows}["bias"] == "a bias has no fan-in"
+    assert [row.name for row in rows.centered] == ["kernel"]
+
+
 class Switched(linen.Module):
     @linen.compact
     def __call__(self, x: Any, on: Any) -> Any:

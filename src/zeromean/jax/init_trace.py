@@ -117,18 +117,19 @@ _RECORDERS: dict[type | str, Recorder] = {
 def abstractly(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Return the shapes of the result of a call; arguments that are not arrays stay concrete."""
     values, structure = jax.tree.flatten((tuple(args), dict(kwargs)))
-    abstract = [is_array(value) and not isinstance(value, jax.numpy.generic) for value in values]
-    arrays = [value for value, found in zip(values, abstract, strict=True) if found]
+    arrays = [value for value in values if _is_traced(value)]
 
     def run(*given: Any) -> Any:
         rest = iter(given)
-        filled = [
-            next(rest) if found else value for value, found in zip(values, abstract, strict=True)
-        ]
+        filled = [next(rest) if _is_traced(value) else value for value in values]
         run_args, run_kwargs = jax.tree.unflatten(structure, filled)
         return function(*run_args, **run_kwargs)
 
     return jax.eval_shape(run, *arrays)
+
+
+def _is_traced(value: Any) -> bool:
+    return is_array(value) and not isinstance(value, jax.numpy.generic)  # NumPy's scalars
 
 
 def _arrays(own: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:

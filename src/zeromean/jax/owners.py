@@ -167,7 +167,7 @@ def _makers(leaf: Leaf, makers: init_trace.Makers) -> list[Holder]:
     held = []
     for module, shapes, attends in makers(leaf):
         holder = _holder(leaf.name, module, leaf.path[-1], shapes)
-        if attends:
+        if attends and isinstance(holder.axes, FanIn) and holder.axes.role == "embedding":
             holder = holder._replace(axes="attend uses it as an output layer too")
         if isinstance(holder.axes, FanIn):
             axes = shift_stacked(holder.axes, shapes[leaf.path[-1]], leaf.value.shape)

@@ -52,8 +52,7 @@ def centralize(
             other parameter with fan-in axes. A parameter whose axes are given as numbers counts as
             a convolution if it has at least four dimensions.
         embeddings: Whether to center embeddings too, over their tokens (default False). Leave out
-            a matrix that an NNX or Haiku model uses as its output layer too, which they do not
-            record.
+            a matrix that is the output layer too, unless the ``attend`` of a Linen model uses it.
         scope: Entries that share a mean: "vector" (default), or "tensor", an ablation that
             subtracts the mean of the whole tensor.
 
