@@ -81,6 +81,7 @@ def begin_or_resume(
         with results.open_store(out) as (store, held, known):
             _check_study(study, held, out, store)
             results.check_same_data(infos, known)
+            store.restart_failed_tasks()
             if study != held:
                 revised = {"study": facts["study"]}
                 if study.seeds != held.seeds:
@@ -93,7 +94,6 @@ def begin_or_resume(
     else:
         results.remove_checkpoints(out)  # of a study whose database was removed
     store = Store.create(out / results.DATABASE, facts)
-    store.remove_failed()
     if not file.exists():
         _write_file(study, study, file)
     return store

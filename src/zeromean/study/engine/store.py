@@ -164,23 +164,11 @@ class Store:
             ]
             database.executemany("INSERT INTO epochs VALUES (?, ?, ?, ?)", rows)
 
-    def remove_failed(self) -> None:
-        """Remove failed runs, so that they are trained again.
-
-        Trials stay if they chose the values of a finished run.
-        """
-        failed = """
-            SELECT id FROM runs WHERE status = 'failed' AND (
-                trial = :final OR NOT EXISTS (
-                    SELECT 1 FROM runs AS other
-                    WHERE other.task = runs.task AND other.optimizer = runs.optimizer
-                    AND other.method = runs.method AND other.trial = :final
-                    AND other.status = 'finished'
-                )
-            )
-        """
+    def restart_failed_tasks(self) -> None:
+        """Remove the runs of tasks whose runs have all failed, so that they begin again."""
+        failed = "SELECT id FROM runs WHERE task NOT IN (SELECT task FROM runs WHERE status != ?)"
         with self._writing() as database:
-            rows = database.execute(failed, {"final": FINAL}).fetchall()
+            rows = database.execute(failed, (RunStatus.FAILED.value,)).fetchall()
             database.executemany("DELETE FROM epochs WHERE run = ?", rows)
             database.executemany("DELETE FROM runs WHERE id = ?", rows)
 
