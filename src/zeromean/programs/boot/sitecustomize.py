@@ -9,6 +9,7 @@ import operator
 import os
 import random
 import sys
+import threading
 import time
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -111,7 +112,13 @@ def shift(module, name, modulus=2**63):
 
     def shifted(seed=None, *args, **kwargs):
         seed = kwargs.pop("a", seed)  # its name in random.seed
-        return original(shifted_seed(seed, modulus), *args, **kwargs)
+        if getattr(SHIFTING, "now", False):  # torch.manual_seed calls that of torch.cuda
+            return original(seed, *args, **kwargs)
+        SHIFTING.now = True
+        try:
+            return original(shifted_seed(seed, modulus), *args, **kwargs)
+        finally:
+            SHIFTING.now = False
 
     shifted.__doc__, shifted.__name__ = original.__doc__, name
     setattr(module, name, shifted)
@@ -162,6 +169,7 @@ def run_next():
 
 
 OPTIONS = json.loads(os.environ.get("ZEROMEAN_RUN") or "null")
+SHIFTING = threading.local()
 # Child processes find this folder through PYTHONPATH; this process needs it no longer.
 sys.path[:] = [path for path in sys.path if os.path.abspath(path or ".") != FOLDER]
 if sys.version_info >= (3, 6):
