@@ -190,8 +190,8 @@ def test_plain_leaves_the_output_as_it_is() -> None:
     assert (done.code, done.out) == (bare.returncode, bare.stdout)
     assert done.err == bare.stderr + "zeromean: SGD observed without GC, 6 steps\n"
     centered = zeromean_run(script("lstm"))
-    assert centered.only.weights == done.only.weights
-    assert centered.only.gradient == done.only.gradient
+    assert centered.record.weights == done.record.weights != ""
+    assert centered.record.gradient == done.record.gradient != ""
     assert centered.out != done.out
 
 

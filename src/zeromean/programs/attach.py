@@ -109,9 +109,11 @@ class Attachment:
         entry.parameters = len(parameters)
         shaped = [p for p in parameters if not is_lazy(p)]
         entry.entries = sum(p.numel() for p in shaped)
-        entry.weights = bits_hash(shaped)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        entry.gradient = bits_hash(gradients) if gradients else ""  # a closure computes them later
+        record = self._recorder.record
+        if not record.weights:
+            record.weights = bits_hash(shaped)
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            record.gradient = bits_hash(gradients) if gradients else ""  # of a closure, unknown
         try:
             return self._centralize(optimizer, parameters, entry)
         except ZeromeanError as error:

@@ -39,7 +39,6 @@ class OptimizerRecord:
         gradient_mean: Largest mean of a weight vector's gradient that the optimizer saw, relative
             to the largest entry of that gradient.
         holds: Whether the guarantee held at every checked step; None if no step was checked.
-        weights, gradient: Hashes of the initial weights and of the first gradient before centering.
         notes: Further remarks.
     """
 
@@ -57,8 +56,6 @@ class OptimizerRecord:
     mean_change: float | None = None
     gradient_mean: float | None = None
     holds: bool | None = None
-    weights: str = ""
-    gradient: str = ""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -130,6 +127,8 @@ class Record:
         ranks: Ranks of the processes with an optimizer, if a launcher set them.
         finished: Whether every process with an optimizer ended by itself, so that ``steps`` is
             exact.
+        weights, gradient: Hashes of the first optimizer's weights and gradient at its first step,
+            before centering; "" without one.
     """
 
     optimizers: list[OptimizerRecord] = field(default_factory=list)
@@ -141,6 +140,8 @@ class Record:
     missing: list[str] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
     finished: bool = True
+    weights: str = ""
+    gradient: str = ""
 
     @property
     def acted(self) -> bool:
@@ -231,6 +232,8 @@ def merge(records: Iterable[Record]) -> Record:
         merged.missing += [python for python in record.missing if python not in merged.missing]
         merged.ranks += record.ranks
         merged.finished &= record.finished
+        if not merged.weights:
+            merged.weights, merged.gradient = record.weights, record.gradient
     merged.optimizers = list(kinds.values())
     return merged
 

@@ -19,7 +19,7 @@ from zeromean.study.report.summary import Stage, Summary, TargetCost, target_sco
 from zeromean.study.report.summary import summarize as summarize_all
 from zeromean.study.report.table import MISSING, fold
 from zeromean.study.spec.metric import ACCURACY, LOSS, MINUS
-from zeromean.study.spec.records import START_GRADIENT, START_WEIGHTS, Epoch
+from zeromean.study.spec.records import START_GRADIENT, START_WEIGHTS, Candidate, Epoch
 
 # Three epochs on three seeds: plain's mean is best, 0.8, after epoch 2; a third of the way is 1.
 PLAIN = ((0.4, 0.7, 0.7), (0.5, 0.8, 0.8), (0.6, 0.9, 0.8))
@@ -445,6 +445,7 @@ def begun(results: Results, starts: dict[str, list[tuple[float, float]]]) -> Res
 
 def test_start_of_a_run_decides_whether_seeds_act(tmp_path: Path) -> None:
     task = ProgramTask(command=("train.py", "{seed}"), metric="accuracy=acc NUMBER")
+    sizes = {"plain": 4.0, "gc": 8.0}
     noisy = {name: [(at, at + 1e-6 * n) for n in range(6)] for name, at in STARTS.items()}
     same = {name: [(1.0, 2.0)] * 6 for name in STARTS}
     found = begun(make_program_results(tmp_path, task, noisy), same)
@@ -458,7 +459,14 @@ def test_start_of_a_run_decides_whether_seeds_act(tmp_path: Path) -> None:
     assert not begun(equal, several).comparisons[0].notes
     pretrained = {name: [(1.0, n) for n in range(6)] for name in STARTS}
     (note,) = begun(equal, pretrained).comparisons[0].notes
-    assert "All runs begin with the same weights" in note
+    assert "All runs of plain begin with the same weights" in note
+    varied = begun(equal, pretrained | {"gc": [(2.0, n) for n in range(6)]})
+    runs = tuple(
+        replace(one, candidate=Candidate(math.nan, None, (("size", sizes[one.key.method]),)))
+        for one in varied.runs
+    )
+    (note,) = replace(varied, runs=runs).comparisons[0].notes  # the tuned size of a layer
+    assert note.startswith("All runs of plain")
     unpaired = {"plain": several["plain"], "gc": [(n + 0.5, n) for n in range(6)]}
     (note,) = begun(equal, unpaired).comparisons[0].notes
     assert note.startswith("gc and plain begin with different weights at the same seed")

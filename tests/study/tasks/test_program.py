@@ -302,7 +302,7 @@ def test_failed_check_of_a_run_is_a_warning() -> None:
 @pytest.mark.parametrize("method", [Method("plain"), Method("gc", gradient="gc")])
 def test_program_that_centralizes_itself_is_refused(method: Method) -> None:
     record = Record([OptimizerRecord("SGD", "already centralized", steps=3)])
-    with pytest.raises(ZeromeanError, match=r"centralizes its SGD itself, so (plain|gc) would"):
+    with pytest.raises(ZeromeanError, match="centralizes its SGD itself, so plain would"):
         program._check_record(record, method, Ended(0, 1.0, False))
     variant = Method("own", arguments=("--gc",))
     program._check_record(record, variant, Ended(0, 1.0, False))

@@ -95,27 +95,26 @@ class Comparison:
 
     def _starts(self) -> list[str]:
         """Return notes on initial weights of a program that its seed does not decide."""
-        known = {
-            method: {
-                seed: run.start_weights
-                for seed, run in self.finished(method).items()
-                if run.start_weights is not None
-            }
-            for method in self.methods
-        }
-        plain, notes = known[BASELINE], []
-        if len(plain) > 1 and len({*plain.values()}) == 1:
+        plain, notes = self.finished(BASELINE), []
+        known = [run.start_weights for run in plain.values() if run.start_weights is not None]
+        if len(known) > 1 and len({*known}) == 1:
             notes.append(
-                "All runs begin with the same weights. Unless these are pretrained, let the seed"
-                " decide them too."
+                f"All runs of {BASELINE} begin with the same weights. Unless these are pretrained,"
+                " let the seed decide them too."
             )
-        for method, starts in known.items():
-            differ = any(starts[seed] != plain[seed] for seed in starts.keys() & plain.keys())
+        for method in self.methods:
+            pairs = [(run, plain[n]) for n, run in self.finished(method).items() if n in plain]
+            differ = any(
+                one.start_weights != other.start_weights
+                for one, other in pairs
+                if None not in (one.start_weights, other.start_weights)
+                # A tuned value may be the size of a layer.
+                and one.candidate.values == other.candidate.values
+            )
             if differ and not self.study.method(method).arguments:
                 notes.append(
                     f"{method} and {BASELINE} begin with different weights at the same seed, so"
-                    " the pairs have nothing in common: the seed does not decide all that the"
-                    " program draws."
+                    " they are not paired: the seed does not decide all that the program draws."
                 )
         return notes
 

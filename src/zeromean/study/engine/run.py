@@ -160,7 +160,7 @@ def check_programs(study: Study, jobs: int, ray: str | None) -> None:
     for task in study.programs:
         if ray is not None:
             raise ZeromeanError("Ray cannot run programs", "Use jobs instead")
-        if len(task.devices) > max(jobs, 1):
+        if len(task.devices) > jobs:
             raise ZeromeanError(
                 f"{task.label} has {len(task.devices)} devices, but jobs is {jobs}, so only"
                 f" {jobs} would be used",

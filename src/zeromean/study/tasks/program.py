@@ -163,7 +163,9 @@ class ProgramRunner:
                     " pass another folder",
                 )
         # Progress counts a program as one epoch, however many points its curve has.
-        last = Epoch(1, run.epochs[-1].metrics) if run.epochs else None
+        metrics = dict(run.epochs[-1].metrics) if run.epochs else {}
+        shown = {name: metrics[name] for name in metrics.keys() - {START_WEIGHTS, START_GRADIENT}}
+        last = Epoch(1, shown) if run.epochs else None
         yield Progress(epoch=last, run=run)
 
     def run(self, job: Job, show: Callable[[str], None] | None = None) -> Run:
@@ -189,7 +191,7 @@ class ProgramRunner:
             copied = {
                 path: path.read_bytes()
                 for one in (source, *self._others)
-                if one.kind != "output"
+                if one.kind in ("csv", "jsonl")
                 for path in work.glob(one.file)
                 if path.is_file()
             }
@@ -524,7 +526,7 @@ def read_points(
         raise ValueError(f"the program wrote no file {source.file} below {places}")
     content, before = newest.read_bytes(), copied.get(newest, b"")
     points = _parse(source, content)
-    if source.kind != "json" and before and content.startswith(before) and content != before:
+    if before and content.startswith(before) and content != before:
         return points[len(_parse(source, before)) :]
     return points
 
@@ -577,10 +579,9 @@ def _recorded(record: Record) -> dict[str, float]:
     found = {}
     if steps:
         found[TAKEN_OVER] = sum(step == "taken over" for step in steps) / len(steps)
-    for first in record.optimizers[:1]:
-        for name, digest in ((START_WEIGHTS, first.weights), (START_GRADIENT, first.gradient)):
-            if digest:
-                found[name] = float(int(digest[:13], 16))  # exact: it has 52 bits
+    for name, digest in ((START_WEIGHTS, record.weights), (START_GRADIENT, record.gradient)):
+        if digest:
+            found[name] = float(int(digest[:13], 16))  # exact: it has 52 bits
     return found
 
 
@@ -591,8 +592,8 @@ def _check_record(record: Record, method: Method, ended: Ended) -> None:
     itself = next((one for one in record.optimizers if one.state == "already centralized"), None)
     if itself is not None and (method.label == BASELINE or method.gradient is not None):
         raise ZeromeanError(
-            f"the program centralizes its {itself.optimizer} itself, so {method.label} would not"
-            " differ by what its name says",
+            f"the program centralizes its {itself.optimizer} itself, so plain would be centered"
+            " too",
             "Remove centralize or zeromean's optimizer from the program, or make it an option of"
             " the program and compare that: --variant",
         )
