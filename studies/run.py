@@ -92,10 +92,10 @@ def entries(folder: Path) -> list[Entry]:
     ]
 
 
-def can_be_read(entry: Entry) -> bool:
+def can_be_run(entry: Entry) -> bool:
     """Return whether a study can be run from the list; print a line if it cannot."""
     if entry.study.programs:
-        print(f"{entry.name} is left out: run its programs by zeromean study", flush=True)
+        print(f"{entry.name} is left out: run it with zeromean study", flush=True)
         return False
     try:
         missing_runs(entry.study, entry.out)
@@ -206,7 +206,7 @@ def main() -> None:
     with one_line_errors():
         check_jobs(arguments.jobs, ray=None)
         listed = entries(arguments.folder.resolve())
-        every = [entry for entry in listed if can_be_read(entry)]
+        every = [entry for entry in listed if can_be_run(entry)]
         pause = arguments.pause.resolve()
         os.chdir(arguments.data)  # the paths of data in the files are relative to it
         timed: dict[Load, float] = {}

@@ -145,7 +145,7 @@ def test_study_of_programs_is_left_out(
     program = '[[tasks]]\ncommand = ["train.py"]\nmetric = "loss=NUMBER"\n'
     (folder / "3-program.toml").write_text(program)
     assert start(studies, monkeypatch, "--folder", folder, "--left") == 0
-    assert "3-program is left out: run its programs by zeromean study" in capsys.readouterr().out
+    assert "3-program is left out: run it with zeromean study" in capsys.readouterr().out
 
 
 def test_training_waits_while_the_pause_file_exists(

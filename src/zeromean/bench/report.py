@@ -128,7 +128,7 @@ def _training(benchmark: Benchmark) -> Iterator[str]:
         yield f"## A whole training step: ResNet-18, batch {BATCH}"
         yield (
             f"Images of {IMAGE_SIDE} x {IMAGE_SIDE} pixels; forward, backward and optimizer step,"
-            " relative to the same with the base's step, without GC."
+            " relative to the same training step with the base, without GC."
         )
         yield Table(("step", "ms", "ratio", "middle half", "base"), rows).markdown()
 

@@ -87,7 +87,7 @@ ShiftSeeds = Annotated[
     bool,
     _option(
         "Add the seed of a run to the numbers that the program passes to random.seed,"
-        " numpy.random.seed and torch.manual_seed.",
+        " numpy.random.seed, torch.manual_seed and torch.cuda.manual_seed_all.",
         "--shift-seeds",
     ),
 ]

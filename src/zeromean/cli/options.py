@@ -12,7 +12,7 @@ Threads = Annotated[
     int | None,
     typer.Option(
         help="CPU threads per run.",
-        show_default="torch's, shared by the jobs; each program decides for itself",
+        show_default="torch's, shared by the jobs; for programs, their own",
     ),
 ]
 Jobs = Annotated[int, typer.Option(help="Number of runs that train at the same time.")]

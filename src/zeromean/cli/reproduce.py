@@ -108,8 +108,7 @@ def reproduce(
             for option in typed_options(context, RUN_OPTIONS):
                 raise ZeromeanError(
                     f"{option} has no effect with --study-file, which trains nothing",
-                    f"Leave {option} out here"
-                    + ("" if option == "--yes" else ", and pass it to zeromean study"),
+                    f"Leave {option} out",
                 )
             _write_study(study, study_file)
             return
@@ -210,8 +209,8 @@ def _prepare_program(
     from zeromean.study.tasks.load import check_device
 
     assert recipe.program is not None
-    check_programs(study, jobs, ray)
     check_jobs(jobs, ray)
+    check_programs(study, jobs, ray)
     check_folder(msgspec.structs.replace(study, note=recipe.name), out)
     check_device(study.device)
     recipe.program.check_installed(recipe.name)

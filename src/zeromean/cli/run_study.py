@@ -57,15 +57,16 @@ def train_study(
 
     check_folder(study, out)  # before its runs are counted
     comparisons = sum(len(study.trained_methods(optimizer)) - 1 for _, optimizer in study.cells)
+    left = missing_runs(study, out)
     # With fewer than three seeds nobody expects a test.
-    if comparisons and 2 < study.seeds < min_seeds(comparisons) and missing_runs(study, out):
+    if left and comparisons and 2 < study.seeds < min_seeds(comparisons):
         several = f" among {comparisons} comparisons" if comparisons > 1 else ""
         note(
-            f"{study.seeds} seeds are too few to show a difference{several}; at least"
-            f" {min_seeds(comparisons)} can"
+            f"{study.seeds} seeds are too few to show a difference{several}; use at least"
+            f" {min_seeds(comparisons)}"
         )
     with ExitStack() as stack:
-        progress = stack.enter_context(LiveProgress(study, missing_runs(study, out)))
+        progress = stack.enter_context(LiveProgress(study, left))
         watcher: Watcher = progress
         if tensorboard:
             from zeromean.study.engine.tensorboard import TensorBoard
