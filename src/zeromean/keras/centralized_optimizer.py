@@ -11,7 +11,7 @@ from keras import ops
 
 from zeromean.errors import ZeromeanError, warn
 from zeromean.fan_in import FanIn
-from zeromean.keras.planners import At, Planner, planner, to_config
+from zeromean.keras.planners import AsSaved, At, Planner, planner, to_config
 from zeromean.keras.projection import center, is_full_precision, to_float32, vector_means
 from zeromean.plan import Plan
 
@@ -50,8 +50,11 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras is
         return self._plan
 
     def build(self, variables: Sequence[Any]) -> None:
-        # Planning may raise, so it comes first. Keras' loader of .h5 files passes no variables.
-        plan = _plan(self._planner, variables) if self._plan is None and variables else None
+        # Keras' loader of .h5 files passes no variables.
+        saved = self._planner.rows if isinstance(self._planner, AsSaved) else ()
+        plannable = self._plan is None and (variables or not saved)
+        # Planning may raise, so it comes first.
+        plan = _plan(self._planner, variables) if plannable else None
         super().build(variables)
         if plan is not None:
             _adopt(self, plan)

@@ -78,7 +78,7 @@ OPTUNA = {"rates": [1, 2], "search": "optuna", "trials": 3}
         ({"tasks": {"epochs": 3}}, "tasks", r"Write \[\[tasks\]\]"),
         ({"tasks": []}, "tasks", "empty"),
         ({"tasks": [{}, {}]}, "tasks", "digits/cnn appears 2 times"),
-        ({"tasks": [{}, {"epochs": 3}]}, "tasks", "in another study if only its epochs"),
+        ({"tasks": [{}, {"epochs": 3}]}, "tasks", "in a study of its own"),
         ({"tasks": [{"epoch": 3}]}, "epoch", r"^tasks\[0\]: 'epoch' is not one of"),
         ({"tasks": [{}, {"epochs": 10**9}]}, "epochs", r"^tasks\[1\]: epochs is 1000000000"),
         ({"tasks": [{"data": "a\0b"}]}, "data", "character"),
