@@ -137,10 +137,12 @@ class Attachment:
         from zeromean.programs.find_model import find_model
 
         inner = next((found for _, found in inner_optimizers(optimizer)), None)
-        if (
+        stepped = unwrap(optimizer)
+        reached = stepped is not optimizer and stepped in self._observed
+        if not reached and (
             handle_of(optimizer) is not None
             or is_drop_in(optimizer)
-            or (inner is not None and handle_of(unwrap(optimizer)) is not None)
+            or (inner is not None and handle_of(stepped) is not None)
         ):
             entry.state = "already centralized"
             return Observed(entry)
@@ -152,9 +154,10 @@ class Attachment:
                 ]
             if not self._options.rehearse:
                 return Observed(entry)
-        if inner is not None and inner is not unwrap(optimizer):
+        if reached or (inner is not None and inner is not stepped):
+            through = stepped if reached else inner
             entry.state = "left alone"
-            entry.reason = f"it steps through {type(inner).__name__}, which {REACHED}"
+            entry.reason = f"it steps through {type(through).__name__}, which {REACHED}"
             return Observed(entry)
         for outer in list(self._observed):
             if outer is not optimizer and unwrap(outer) is optimizer:

@@ -40,7 +40,7 @@ def draw_scores(comparison: Comparison) -> Figure:
             upper.plot(epochs[-1:], scores[epochs - 1][-1:], "x", color=color)
     lower.axhline(0, color=look[BASELINE].color, linewidth=1.5)
     _draw(lower, _differences(comparison), look)
-    program = isinstance(comparison.task, ProgramTask)  # scored on what it likes
+    program = isinstance(comparison.task, ProgramTask)  # the program decides what it is scored on
     score = metric.name if program else f"{comparison.info.watched.capitalize()} {metric.name}"
     upper.set_ylabel(literal(with_unit(score, metric.unit)))
     lower.set_ylabel(with_unit("Difference", metric.difference_unit))

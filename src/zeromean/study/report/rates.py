@@ -91,7 +91,7 @@ def draw(results: Results, comparison: Comparison) -> Figure:
     if positions and min(positions) > 0:
         axes.set_xscale("log")
     axes.set_xlabel("Learning rate" if math.isfinite(first.lr) else first.values[0][0])
-    program = isinstance(comparison.task, ProgramTask)  # scored on what it likes
+    program = isinstance(comparison.task, ProgramTask)  # the program decides what it is scored on
     score = metric.name if program else f"Validation {metric.name}"
     axes.set_ylabel(literal(with_unit(score, metric.unit)))
     chart.legend(loc="outside lower left", ncols=3, frameon=False, fontsize="small")

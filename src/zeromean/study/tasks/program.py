@@ -163,9 +163,11 @@ class ProgramRunner:
                     " pass another folder",
                 )
         # Progress counts a program as one epoch, however many points its curve has.
-        metrics = dict(run.epochs[-1].metrics) if run.epochs else {}
-        shown = {name: metrics[name] for name in metrics.keys() - {START_WEIGHTS, START_GRADIENT}}
-        last = Epoch(1, shown) if run.epochs else None
+        last = None
+        if run.epochs:
+            hashes = (START_WEIGHTS, START_GRADIENT)
+            metrics = run.epochs[-1].metrics
+            last = Epoch(1, {name: metrics[name] for name in metrics if name not in hashes})
         yield Progress(epoch=last, run=run)
 
     def run(self, job: Job, show: Callable[[str], None] | None = None) -> Run:
