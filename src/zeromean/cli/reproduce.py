@@ -209,8 +209,8 @@ def _prepare_program(
     from zeromean.study.tasks.load import check_device
 
     assert recipe.program is not None
-    check_jobs(jobs, ray)
     check_programs(study, jobs, ray)
+    check_jobs(jobs, ray)
     check_folder(msgspec.structs.replace(study, note=recipe.name), out)
     check_device(study.device)
     recipe.program.check_installed(recipe.name)
