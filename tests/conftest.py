@@ -96,6 +96,16 @@ def triton_interpreter() -> None:
 
 
 @pytest.fixture
+def mismatched_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make timm fail as it does with a torchvision that was built for another torch."""
+    (tmp_path / "timm.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+
+
+@pytest.fixture
 def browser(tmp_path: Path) -> Callable[[Path], str]:
     """Return a function that opens a page in Chromium and returns its document once it is idle."""
     names = ("chromium", "chromium-browser", "google-chrome")

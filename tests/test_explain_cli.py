@@ -145,14 +145,8 @@ def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Unknown model (vgg)" in stderr
 
 
-def test_torchvision_that_does_not_match_torch_is_named_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "timm.py").write_text(
-        "raise RuntimeError('operator torchvision::nms does not exist')"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "timm", raising=False)
+@pytest.mark.usefixtures("mismatched_timm")
+def test_torchvision_that_does_not_match_torch_is_named_in_one_line() -> None:
     code, stdout, stderr = invoke("timm:resnet50")
     assert (code, stdout, stderr.count("\n")) == (2, "", 1)
     assert (

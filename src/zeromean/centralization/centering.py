@@ -166,8 +166,8 @@ class Centering:
         ]
         if lost:
             warn(
-                f"{amount(len(lost), 'parameter')} ({lost[0].name} first) not centered any more:"
-                f" {lost[0].reason}. Call centralize after wrapping or changing the model."
+                f"No longer centered: {amount(len(lost), 'parameter')}, {lost[0].name} first"
+                f" ({lost[0].reason}). Call centralize after wrapping or changing the model."
             )
         rows += foreign
         # Other parameters of the model are planned if they are added to the optimizer.

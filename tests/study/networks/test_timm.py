@@ -56,14 +56,8 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
 
 
-def test_torchvision_that_does_not_match_torch_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "timm.py").write_text(
-        "raise RuntimeError('operator torchvision::nms does not exist')"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "timm", raising=False)
+@pytest.mark.usefixtures("mismatched_timm")
+def test_torchvision_that_does_not_match_torch_is_named() -> None:
     with pytest.raises(ZeromeanError, match=r"nms does not exist.*Install a torchvision that"):
         build("timm:small", channels=1, side=8, classes=5, seed=3)
 

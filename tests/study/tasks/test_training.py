@@ -15,7 +15,8 @@ from study_helpers import start, train, with_task
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zeromean.study import Method, Study, Tuning
+from zeromean.errors import ZeromeanError
+from zeromean.study import Method, Study, Tuning, run
 from zeromean.study.data.load import load_dataset
 from zeromean.study.engine.store import Store
 from zeromean.study.spec.optimizer import CUSTOMARY
@@ -390,6 +391,30 @@ def test_convolutions_and_images_are_channels_last(study: Study, tmp_path: Path)
     for one in (*seen, *weights):
         assert one.is_contiguous(memory_format=torch.channels_last)
         assert not one.is_contiguous()
+
+
+@pytest.mark.parametrize("where", ["network", "batches"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+    ids=["device", "torch on a CPU", "Python"],
+)
+def test_too_little_memory_is_named(
+    where: str, error: Exception, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    if where == "network":
+        monkeypatch.setattr(Problem, "network", fail)
+    else:
+        monkeypatch.setattr(Examples, "batches", fail)
+    with pytest.raises(ZeromeanError, match=r"does not fit into the memory of cpu.*batch_size"):
+        run(study, tmp_path / "out")
 
 
 def test_random_numbers_of_an_epoch_depend_on_the_seed_alone(
