@@ -341,6 +341,24 @@ def test_seeds_of_a_program(tmp_path: Path, shift: int | None) -> None:
     assert others == str([random.random(), np.random.rand()])
 
 
+SEEDED_ON_GPUS = """
+import torch
+def waiting():  # the seed that GPUs will get when they are used
+    (cell,) = torch.cuda._lazy_seed_tracker.manual_seed_all_cb[0].__closure__
+    return cell.cell_contents
+torch.manual_seed(3)
+print(waiting())
+torch.cuda.manual_seed_all(4)
+print(waiting())
+"""
+
+
+def test_seeds_of_gpus_are_shifted_once(tmp_path: Path) -> None:
+    variables = with_boot(Options(str(tmp_path), shift_seeds=5), environment())
+    done = start([sys.executable, "-c", SEEDED_ON_GPUS], env=variables)
+    assert (done.returncode, done.stdout) == (0, "8\n9\n")
+
+
 def test_merging_counts_ranks_once() -> None:
     def one(rank: int, change: float) -> Record:
         entry = OptimizerRecord("SGD", "centered", at="at=gradient", centered=2, steps=5)
